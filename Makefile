@@ -1,0 +1,45 @@
+# Two commands are all there is to know: `make demo` and `make test`.
+# ACCELERATOR=cuda12, cuda13 or tpu installs the jax that drives it; the default is the CPU.
+
+PYTHON ?= python3
+ACCELERATOR ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+UV := uv==0.13.9
+EXTRAS := bench,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
+comma := ,
+STAMP := $(VENV)/.installed-$(ACCELERATOR)
+
+.PHONY: demo test lint types setup lock clean
+
+demo: setup
+	$(BIN)/python -m benchmarks demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/basedpyright
+
+setup: $(STAMP)
+
+# The lock constrains every package of every extra; what is installed depends on ACCELERATOR.
+$(STAMP): pyproject.toml requirements.lock
+	@$(if $(filter $(ACCELERATOR),cpu cuda12 cuda13 tpu),,$(error ACCELERATOR must be cpu, cuda12, cuda13 or tpu, got '$(ACCELERATOR)'))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found %d.%d; name one with make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	$(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# Pins every extra for every supported Python and platform. It holds no address.
+lock: setup
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+		--no-header --no-annotate --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .cache results

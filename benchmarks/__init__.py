@@ -1,0 +1,1 @@
+"""The experiments, and the command that runs them: `python -m benchmarks`."""

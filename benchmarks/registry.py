@@ -1,0 +1,125 @@
+"""Which experiments there are, and what an experiment is.
+
+An experiment is one module of this package, named for what it measures. Its docstring opens with
+the claim, then cost, hardware and command. It reads like this::
+
+    \"\"\"Claim in one line: this is what `python -m benchmarks` lists.
+
+    Cost, hardware, command, source of the published figure.
+    \"\"\"
+
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        epochs: int = 10                       # every number the experiment depends on
+
+    PRESETS = {"smoke": Settings(), "cpu": Settings(...), "full": Settings(...)}
+
+    def run(settings: Settings, context: Context) -> Iterator[Record]:
+        for seed in context.seeds:
+            keys = streams(seed)               # common.seeds: init, order, noise, delay apart
+            with context.progress.task("gsgd", total=settings.epochs) as bar:
+                ...
+                bar.advance()
+            yield Record(method="gsgd", setting={"learning_rate": 0.1}, seed=seed,
+                         metrics={"test_accuracy": 0.97}, curve={"epoch": [...], ...},
+                         wall_time=seconds)
+
+    def tables(records: Sequence[Record]) -> str:   # Markdown, from records only
+    def plots(records: Sequence[Record], out: Path) -> list[Path]:   # PNG files, likewise
+
+Each record is written the moment it is yielded, so an interrupted run keeps what it finished.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from common.progress import Progress
+from common.records import Record
+
+NAMES = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
+"""Every experiment, in the order in which they are listed."""
+
+DEMO = NAMES
+"""What `python -m benchmarks demo` runs: one experiment for each method."""
+
+PRESET_NAMES = ("smoke", "cpu", "full")
+
+
+class Context(NamedTuple):
+    """What an experiment gets from the command line, beside its settings."""
+
+    seeds: tuple[int, ...]
+    """One run of every method each; at least one."""
+    data_dir: Path | None
+    """Where tensorflow-datasets finds prepared data sets; None for its default."""
+    progress: Progress
+    """Where progress bars are drawn."""
+
+
+class Experiment(Protocol):
+    """The module of one experiment; this module's docstring shows one."""
+
+    PRESETS: Mapping[str, Any]
+
+    def run(self, settings: Any, context: Context) -> Iterator[Record]:
+        """Runs the experiment, yielding each record as soon as it is finished."""
+        ...
+
+    def tables(self, records: Sequence[Record]) -> str:
+        """The experiment's tables as Markdown."""
+        ...
+
+    def plots(self, records: Sequence[Record], out: Path) -> list[Path]:
+        """Writes the experiment's figures into `out` and returns their paths."""
+        ...
+
+
+class UnknownNameError(ValueError):
+    """A name that is not known, with the nearest ones that are."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]):
+        """Builds the message: rule, what came, remedy."""
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        super().__init__(
+            f"no {kind} is called {name!r}: did you mean {near[0]!r}? Known: {', '.join(known)}."
+        )
+
+
+def load(name: str) -> Experiment:
+    """Imports the experiment called `name`.
+
+    Raises:
+        UnknownNameError: if there is none; it names the nearest.
+    """
+    if name not in NAMES:
+        raise UnknownNameError("experiment", name, (*NAMES, "demo"))
+    return cast("Experiment", importlib.import_module(f"benchmarks.{name}"))
+
+
+def preset(experiment: Experiment, name: str) -> Any:
+    """The settings called `name`, a frozen dataclass.
+
+    Raises:
+        UnknownNameError: if there are none; it names the nearest.
+    """
+    if name not in experiment.PRESETS:
+        raise UnknownNameError("preset", name, tuple(experiment.PRESETS))
+    settings = experiment.PRESETS[name]
+    assert dataclasses.is_dataclass(settings)
+    return settings
+
+
+def describe(name: str) -> str:
+    """An experiment's whole docstring, read without importing it (and so without importing jax)."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+def claim(name: str) -> str:
+    """The first line of an experiment's docstring."""
+    return describe(name).partition("\n")[0]

@@ -1,0 +1,136 @@
+"""Results as evidence: append-only JSON lines, one a (method, setting, seed).
+
+A line holds the keys benchmark, preset, method, setting, seed, metrics, curve, wall_time, run and
+provenance. Figures that are not finite (a diverged loss) are written as null, since JSON has no
+word for them, and read back as NaN.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Scalar = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run of one method, in one setting, from one seed."""
+
+    method: str
+    """The method's name, as it stands in tables."""
+    setting: Mapping[str, Scalar]
+    """What was varied, beside method and seed: step size, workers, search steps."""
+    seed: int
+    metrics: Mapping[str, float]
+    """Final figures. Fractions are fractions, times are seconds."""
+    curve: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    """Columns of equal length; by convention one of them is the abscissa (epoch, step, clock)."""
+    wall_time: float
+    """Seconds of the computation that this record came from; runs vmapped together share it."""
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Filled in by the writer: benchmark, preset, run, configuration, provenance."""
+
+    def __post_init__(self):
+        """Refuses a curve with columns of unequal length."""
+        lengths = {name: len(column) for name, column in self.curve.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns of a curve must be equally long, got {lengths}.")
+
+
+class RecordWriter:
+    """Appends records to one file; each line is written whole, or not at all."""
+
+    def __init__(self, path: Path, *, origin: Mapping[str, Any]):
+        """Opens `path` for appending, creating it and its folder where they are missing.
+
+        A last line that an interrupted writer left unfinished is cut off first.
+
+        Args:
+            path: the JSON-lines file.
+            origin: what every record of this run shares: the keys benchmark, preset, run,
+                configuration and provenance.
+        """
+        self._path, self._origin = path, dict(origin)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_unfinished_line(path)
+
+    def write(self, record: Record) -> Record:
+        """Appends one record, and returns it with its origin filled in."""
+        record = dataclasses.replace(record, origin=self._origin)
+        fields = dataclasses.asdict(record)
+        origin = fields.pop("origin")
+        line = json.dumps(_plain({**origin, **fields}), allow_nan=False) + "\n"
+        # One write to a file opened for appending: lines of two processes do not interleave.
+        with self._path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+            os.fsync(file.fileno())
+        return record
+
+
+def read_records(path: Path) -> list[Record]:
+    """Reads every complete record of a file, oldest first.
+
+    Args:
+        path: a file that `RecordWriter` wrote. An unfinished last line is left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a complete line is no record; it names the line.
+    """
+    text = path.read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1]
+    return [_parse(line, f"{path}:{i}") for i, line in enumerate(complete.splitlines(), start=1)]
+
+
+def last_run(records: Iterable[Record]) -> list[Record]:
+    """The records of the run that wrote last, in the order written."""
+    records = list(records)
+    return [r for r in records if r.origin.get("run") == records[-1].origin.get("run")]
+
+
+def _parse(line: str, where: str) -> Record:
+    own = {field.name for field in dataclasses.fields(Record)} - {"origin"}
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
+            raise TypeError("no JSON object")
+        origin = {key: fields.pop(key) for key in list(fields) if key not in own}
+        fields["metrics"] = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
+        fields["curve"] = {
+            name: [math.nan if v is None else v for v in column]
+            for name, column in fields["curve"].items()
+        }
+        return Record(**fields, origin=origin)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{where} is not a record ({error}); remove the line, or name another file."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types for everything; null for figures that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and jax, scalars and arrays
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,343 @@
+"""Training: a pure step, and the loop that takes it over epochs of a data set held on the device.
+
+The loop is one function, `fit`. It resumes to the bit from a checkpoint, stops on a loss that is
+not finite and says at which step, and trains many runs at once when it is given many keys.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from common.checkpoints import Checkpoints
+from common.progress import Bar
+
+ModelState = chex.ArrayTree
+Batch = chex.ArrayTree
+LossFn = Callable[
+    [optax.Params, ModelState, Batch, jax.Array], tuple[jax.Array, tuple[ModelState, Any]]
+]
+"""`(params, model_state, batch, key) -> (loss, (model_state, metrics))`, metrics a flat mapping."""
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step."""
+
+    params: optax.Params
+    model_state: ModelState
+    """What the model updates by itself, such as running averages; () where there is nothing."""
+    opt_state: optax.OptState
+    step: jax.Array
+    """Steps taken; int32, scalar."""
+
+
+class StepInfo(NamedTuple):
+    """What one step says about itself."""
+
+    loss: jax.Array
+    """The loss before the update; float32, scalar."""
+    metrics: Mapping[str, jax.Array]
+    """What the loss function returned beside it; scalars."""
+
+
+Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepInfo]]
+
+
+def init_state(
+    params: optax.Params, tx: optax.GradientTransformation, model_state: ModelState = ()
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        params: initial parameters.
+        tx: the transformation that `train_step` is given.
+        model_state: the model's own initial state.
+    """
+    return TrainState(params, model_state, tx.init(params), jnp.zeros([], jnp.int32))
+
+
+def train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
+    """A pure training step: gradient, transformation, update.
+
+    Args:
+        loss_fn: see `LossFn`.
+        tx: any optax transformation; one that takes extra arguments is given `value`, the loss.
+
+    Returns:
+        `(state, batch, key) -> (state, info)`; compose it with `jax.jit`, `jax.vmap`, `lax.scan`.
+    """
+    extended = optax.with_extra_args_support(tx)
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepInfo]:
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (model_state, metrics)), grads = grad_fn(state.params, state.model_state, batch, key)
+        updates, opt_state = extended.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, model_state, opt_state, state.step + 1), StepInfo(loss, metrics)
+
+    return step
+
+
+class Fit(NamedTuple):
+    """What `fit` returns. With many runs at once, arrays have a leading axis [runs]."""
+
+    state: TrainState
+    curve: dict[str, np.ndarray]
+    """Columns of shape [epochs] or [epochs, runs]: epoch (1, 2, ...; shape [epochs] always), loss
+    (mean over the epoch's steps), and what `evaluate` returned. NaN from divergence on."""
+    diverged_at: np.ndarray
+    """The first step, counted from 0, whose loss was not finite, or -1; int64, [] or [runs]."""
+
+
+def fit(
+    step: Step,
+    state: TrainState,
+    data: chex.ArrayTree,
+    *,
+    order: jax.Array,
+    noise: jax.Array,
+    batch_size: int,
+    epochs: int,
+    evaluate: Callable[[TrainState], Mapping[str, jax.Array | np.ndarray]] | None = None,
+    loop: Literal["auto", "scan", "driven"] = "auto",
+    chunk: int = 250,
+    bar: Bar | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Fit:
+    """Trains for whole epochs, each a fresh permutation of the data, the last short batch dropped.
+
+    Steps are taken in chunks: inside one `lax.scan`, or one jitted step after another. Chunks do
+    not change a result. Between them the losses are looked at, the bar is moved and the state is
+    checkpointed; where `checkpoints` holds a state already, training goes on from there and ends
+    with the parameters, to the bit, of a run that was never interrupted.
+
+    Args:
+        step: as `train_step` returns it.
+        state: where to start; for many runs at once, every leaf has a leading axis [runs].
+        data: a pytree of arrays that share their leading axis, [n, ...]; shared by all runs.
+        order: key of the data order, folded with the epoch; scalar, or [runs] for many runs.
+        noise: key handed to the loss function, folded with the step; of the same shape as `order`.
+        batch_size: examples a step.
+        epochs: passes over the data, counted from the beginning also when resuming.
+        evaluate: called with the state after each epoch; its figures, [] or [runs], join the curve.
+        loop: "scan", "driven", or "auto": driven if the step contains a convolution and runs on
+            CPU, where XLA runs convolution gradients inside a loop 5 to 24 times slower
+            (https://github.com/jax-ml/jax/issues/12868), else scan.
+        chunk: at most so many steps between two looks at the losses.
+        bar: advanced by 1 an epoch in fractions.
+        checkpoints: where to save after each chunk and to resume from.
+
+    Returns:
+        Final state, curve and divergence. A single run stops at its first loss that is not finite;
+        many runs go on until all have diverged, the figures of those that have being NaN.
+
+    Raises:
+        ValueError: if shapes do not fit, the batch is larger than the data, or the checkpoint
+            found belongs to a run with another batch size, data set size, chunk or key.
+    """
+    plan = _plan(data, order, noise, batch_size=batch_size, chunk=chunk)
+    runs = order.shape  # () or (runs,)
+    advance = _advance(step, state, data, order, noise, plan, loop)
+    state = jax.tree.map(jnp.copy, state)  # the loop donates its input; the caller keeps theirs
+    diverged_at = np.full(runs, -1, np.int64)
+    rows: list[dict[str, np.ndarray]] = []
+    losses: list[np.ndarray] = []  # of the epoch under way, a [steps, *runs] array a chunk
+
+    if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+        _check_fingerprint(found.notes["fingerprint"], plan.fingerprint)
+        state = found.state
+        diverged_at = np.asarray(found.notes["diverged_at"], np.int64)
+        rows = [_from_json(row) for row in found.notes["rows"]]
+        losses = [np.asarray(part, np.float32) for part in found.notes["losses"]]
+    done = sum(map(len, losses)) + len(rows) * plan.steps_per_epoch
+    if bar is not None:
+        bar.advance(min(done / plan.steps_per_epoch, epochs))
+
+    while len(rows) < epochs and not np.all(diverged_at >= 0):
+        epoch, position = divmod(done, plan.steps_per_epoch)
+        length = min(plan.chunk, plan.steps_per_epoch - position)
+        state, chunk_losses = advance(state, epoch, position, length)
+        diverged_at = _first_not_finite(chunk_losses, done, diverged_at)
+        losses.append(chunk_losses)
+        done += length
+        if position + length == plan.steps_per_epoch:
+            figures = {} if evaluate is None else evaluate(state)
+            rows.append(_row(np.concatenate(losses), figures, diverged_at))
+            losses = []
+        if bar is not None:
+            bar.advance(length / plan.steps_per_epoch, _note(rows, diverged_at))
+        if checkpoints is not None:
+            notes = {
+                "fingerprint": plan.fingerprint,
+                "diverged_at": diverged_at.tolist(),
+                "rows": [{name: value.tolist() for name, value in row.items()} for row in rows],
+                "losses": [part.tolist() for part in losses],
+            }
+            checkpoints.save(done, state, notes)
+
+    if len(rows) < epochs:  # every run diverged: the rest of the curve is NaN
+        names = rows[0] if rows else {"loss": None, **(evaluate(state) if evaluate else {})}
+        rows += [dict.fromkeys(names, np.full(runs, np.nan)) for _ in range(epochs - len(rows))]
+    curve = {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    return Fit(state, {"epoch": np.arange(1, len(rows) + 1), **curve}, diverged_at)
+
+
+class _Plan(NamedTuple):
+    size: int
+    batch_size: int
+    steps_per_epoch: int
+    chunk: int
+    fingerprint: dict[str, Any]
+
+
+def _plan(
+    data: chex.ArrayTree, order: jax.Array, noise: jax.Array, *, batch_size: int, chunk: int
+) -> _Plan:
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1:
+        raise ValueError(f"all arrays of the data must share their leading axis, got {sizes}.")
+    (size,) = sizes
+    if not 1 <= batch_size <= size:
+        raise ValueError(
+            f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}."
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 step, got {chunk}.")
+    if order.shape != noise.shape or order.ndim > 1:
+        raise ValueError(
+            "order and noise must both be one key, or both an array of keys [runs], "
+            f"got shapes {order.shape} and {noise.shape}."
+        )
+    steps = size // batch_size
+    # Equal chunks, so that only an epoch's last one can need a compilation of its own.
+    even = math.ceil(steps / math.ceil(steps / chunk))
+    fingerprint = {
+        "batch_size": batch_size,
+        "examples": size,
+        "chunk": even,
+        "order": jax.random.key_data(order).tolist(),
+        "noise": jax.random.key_data(noise).tolist(),
+    }
+    return _Plan(size, batch_size, steps, even, fingerprint)
+
+
+def _check_fingerprint(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    different = [f"{k} {found.get(k)} (now {v})" for k, v in wanted.items() if found.get(k) != v]
+    if different:
+        raise ValueError(
+            "the checkpoint belongs to another run, which had "
+            + ", ".join(different)
+            + ". Resume with the settings it was made with, or give this run a folder of its own."
+        )
+
+
+def _advance(
+    step: Step,
+    state: TrainState,
+    data: chex.ArrayTree,
+    order: jax.Array,
+    noise: jax.Array,
+    plan: _Plan,
+    loop: Literal["auto", "scan", "driven"],
+) -> Callable[[TrainState, int, int, int], tuple[TrainState, np.ndarray]]:
+    """The function that takes `length` steps from `position` in `epoch`."""
+
+    def permute(key: jax.Array, epoch: jax.Array) -> jax.Array:
+        shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), plan.size)
+        used = plan.steps_per_epoch * plan.batch_size
+        return shuffled[:used].reshape(plan.steps_per_epoch, plan.batch_size)
+
+    def one(
+        state: TrainState, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
+    ) -> tuple[TrainState, jax.Array]:
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        state, info = step(state, batch, jax.random.fold_in(noise, state.step))
+        return state, info.loss
+
+    if order.ndim:  # many runs: the data shared, all else with a leading axis
+        permute = jax.vmap(permute, in_axes=(0, None), out_axes=1)  # [steps, runs, batch]
+        one = jax.vmap(one, in_axes=(0, 0, 0, None))
+
+    permute = jax.jit(permute)
+    permuted: dict[int, jax.Array] = {}
+
+    def indices(epoch: int) -> jax.Array:
+        if epoch not in permuted:
+            permuted.clear()
+            permuted[epoch] = permute(order, jnp.asarray(epoch))
+        return permuted[epoch]
+
+    def by_scan(
+        state: TrainState, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
+    ) -> tuple[TrainState, jax.Array]:
+        return jax.lax.scan(lambda carry, i: one(carry, i, noise, data), state, rows)
+
+    if loop == "auto":
+        text = str(jax.make_jaxpr(one)(state, indices(0)[0], noise, data))
+        slow = "conv_general_dilated" in text and jax.default_backend() == "cpu"
+        loop = "driven" if slow else "scan"
+
+    if loop == "scan":
+        scanned = jax.jit(by_scan, donate_argnums=0)
+
+        def advance(
+            state: TrainState, epoch: int, position: int, length: int
+        ) -> tuple[TrainState, np.ndarray]:
+            rows = indices(epoch)[position : position + length]
+            state, losses = scanned(state, rows, noise, data)
+            return state, np.asarray(losses)
+
+        return advance
+
+    if loop != "driven":
+        raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {loop!r}.")
+    single = jax.jit(one, donate_argnums=0)
+
+    def advance_driven(
+        state: TrainState, epoch: int, position: int, length: int
+    ) -> tuple[TrainState, np.ndarray]:
+        losses = []
+        for rows in indices(epoch)[position : position + length]:
+            state, loss = single(state, rows, noise, data)
+            losses.append(loss)
+        return state, np.stack(jax.device_get(losses))
+
+    return advance_driven
+
+
+def _first_not_finite(losses: np.ndarray, offset: int, known: np.ndarray) -> np.ndarray:
+    """Adds the runs that diverged in this chunk, losses [steps, *runs], to those known."""
+    bad = ~np.isfinite(losses)
+    first = offset + bad.argmax(axis=0)
+    return np.where((known < 0) & bad.any(axis=0), first, known)
+
+
+def _row(
+    losses: np.ndarray, figures: Mapping[str, Any], diverged_at: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One epoch's figures; those of diverged runs NaN, also where a NaN network has an accuracy."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        every = {"loss": losses.mean(axis=0, dtype=np.float64), **figures}
+    return {
+        name: np.where(diverged_at >= 0, np.nan, np.asarray(value, np.float64))
+        for name, value in every.items()
+    }
+
+
+def _from_json(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value, np.float64) for name, value in row.items()}
+
+
+def _note(rows: list[dict[str, np.ndarray]], diverged_at: np.ndarray) -> str:
+    """How things stand, for the end of the bar."""
+    if diverged_at.ndim:
+        return f"{diverged_at.size} runs, {np.sum(diverged_at >= 0)} diverged"
+    if diverged_at >= 0:
+        return f"loss not finite at step {diverged_at}"
+    latest = rows[-1] if rows else {}
+    return ", ".join(f"{name} {float(value):.4g}" for name, value in latest.items())

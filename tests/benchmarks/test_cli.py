@@ -1,0 +1,153 @@
+"""The command line: lists, refuses with the nearest name, and leaves evidence that is whole."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from benchmarks import registry
+from benchmarks.cli import main
+from common.plots import figure
+from common.records import Record, read_records
+from common.tables import markdown, metric, number
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    steps: int = 2
+
+
+def experiment(fail_at=None, error=KeyboardInterrupt):
+    """An experiment that fits a line in closed form; it breaks off before seed `fail_at`."""
+
+    def run(settings, context):
+        for seed in context.seeds:
+            if seed == fail_at:
+                raise error
+            rng = np.random.default_rng(seed)
+            slope = np.polyfit(np.arange(5.0), np.arange(5.0) + 0.01 * rng.normal(size=5), 1)[0]
+            with context.progress.task("fit", total=settings.steps) as bar:
+                bar.advance(settings.steps)
+            yield Record(method="fit", setting={}, seed=seed, metrics={"slope": slope},
+                         wall_time=0.0)  # fmt: skip
+
+    def tables(records):
+        return markdown(["method", "slope"], [["fit", number(metric(records, "slope"))]])
+
+    def plots(records, out):
+        with figure(out / "slope.png") as panels:
+            panels[0, 0].plot([r.metrics["slope"] for r in records])
+        return [out / "slope.png"]
+
+    module = types.ModuleType("benchmarks.line")
+    vars(module).update(PRESETS={"smoke": Settings()}, run=run, tables=tables, plots=plots)
+    return module
+
+
+@pytest.fixture
+def line(monkeypatch):
+    """Registers the experiment above under the name "line"."""
+
+    def register(**options):
+        monkeypatch.setattr(registry, "NAMES", ("line",))
+        monkeypatch.setattr(registry, "DEMO", ("line",))
+        monkeypatch.setattr(registry, "claim", lambda name: "a claim")
+        monkeypatch.setitem(sys.modules, "benchmarks.line", experiment(**options))
+
+    return register
+
+
+def test_without_a_name_it_lists_every_experiment_with_its_claim(capsys):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    for name in registry.NAMES:
+        assert name in printed
+        assert registry.claim(name)[:30] in printed
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("NAME", "--preset", "--seeds", "--data-dir", "--out", "smoke", "cpu", "full"):
+        assert option in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gsgd_mpl"], "did you mean 'gsgd_mlp'?"),
+        (["../escape"], "no experiment is called '../escape'"),
+        (["gsgd_mlp", "--preset", "smok"], "did you mean 'smoke'?"),
+        (["gsgd_mlp", "--seeds", "0"], "--seeds must be at least 1"),
+    ],
+)
+def test_what_is_not_known_is_answered_with_the_nearest(arguments, message, capsys, tmp_path):
+    assert main([*arguments, "--out", str(tmp_path / "o")]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_leaves_records_manifest_tables_and_plots(line, tmp_path, capsys):
+    line()
+    assert main(["line", "--seeds", "2", "--out", str(tmp_path)]) == 0
+    assert "| fit" in capsys.readouterr().out
+    found = read_records(tmp_path / "records.jsonl")
+    assert [r.seed for r in found] == [0, 1]
+    assert found[0].origin["configuration"] == {"steps": 2}
+    assert found[0].origin["command"] == "python -m benchmarks line --preset smoke --seeds 2"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["records"] == 2
+    for name in manifest["files"]:
+        assert (tmp_path / name).is_file()
+    tables = (tmp_path / "tables.md").read_text()
+    assert "n = 2 seeds" in tables
+
+
+def test_a_second_run_appends_and_shows_itself(line, tmp_path):
+    line()
+    main(["line", "--seeds", "2", "--out", str(tmp_path)])
+    before = (tmp_path / "records.jsonl").read_bytes()
+    main(["line", "--seeds", "1", "--out", str(tmp_path)])
+    assert (tmp_path / "records.jsonl").read_bytes().startswith(before)
+    assert len(read_records(tmp_path / "records.jsonl")) == 3
+    assert "n = 1 seeds" in (tmp_path / "tables.md").read_text()
+
+
+def test_an_interrupted_run_keeps_what_it_finished(line, tmp_path, capsys):
+    line(fail_at=2)
+    assert main(["line", "--seeds", "3", "--out", str(tmp_path)]) == 130
+    assert "2 finished records are kept" in capsys.readouterr().err
+    assert [r.seed for r in read_records(tmp_path / "records.jsonl")] == [0, 1]
+    assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "interrupted"
+
+
+def test_a_failed_run_keeps_what_it_finished(line, tmp_path):
+    line(fail_at=1, error=ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        main(["line", "--seeds", "3", "--out", str(tmp_path)])
+    assert [r.seed for r in read_records(tmp_path / "records.jsonl")] == [0]
+    assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "failed"
+
+
+def test_the_demo_gives_every_experiment_a_folder(line, tmp_path):
+    line()
+    assert main(["demo", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "line" / "records.jsonl").is_file()
+
+
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_every_experiment_has_its_presets_and_a_docstring(name):
+    module = registry.load(name)
+    assert set(module.PRESETS) == set(registry.PRESET_NAMES)
+    for settings in module.PRESETS.values():
+        assert dataclasses.is_dataclass(settings)
+    assert len(registry.describe(name).splitlines()) > 3
+    assert registry.claim(name).endswith((".", ":"))

@@ -1,0 +1,205 @@
+"""The training loop: against a plain Python loop, scanned or driven, one run or many."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from common.classification import classification_metrics, cross_entropy_loss, evaluator
+from common.seeds import streams
+from common.training import TrainState, fit, init_state, train_step
+
+KEYS = streams(3)
+
+
+def linear(params, inputs):
+    return inputs @ params["w"] + params["b"][None, :]
+
+
+def problem(n=53):
+    """A small classification problem, [n, 4] to 3 classes."""
+    inputs = jax.random.normal(KEYS.data, (n, 4))
+    labels = (inputs @ jnp.eye(4, 3)).argmax(-1)
+    params = {"w": 0.1 * jax.random.normal(KEYS.init, (4, 3)), "b": jnp.zeros(3)}
+    return params, (inputs, labels)
+
+
+def plain_loop(params, data, tx, *, batch_size, epochs):
+    """The pseudocode, one jitted gradient at a time."""
+    inputs, labels = map(np.asarray, data)
+    loss_fn = cross_entropy_loss(linear)
+    grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True))
+    opt_state, n, losses = tx.init(params), len(labels), []
+    for epoch in range(epochs):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(KEYS.order, epoch), n))
+        for start in range(0, n - batch_size + 1, batch_size):
+            rows = order[start : start + batch_size]
+            batch = (jnp.asarray(inputs[rows]), jnp.asarray(labels[rows]))
+            losses.append(float(loss_fn(params, (), batch, KEYS.noise)[0]))
+            grads, _ = grad_fn(params, (), batch, KEYS.noise)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+    return params, np.reshape(losses, (epochs, -1)).mean(axis=1)
+
+
+def trained(tx, *, params=None, **options):
+    start, data = problem()
+    start = start if params is None else params
+    settings = {"order": KEYS.order, "noise": KEYS.noise, "batch_size": 8, "epochs": 3}
+    step = train_step(cross_entropy_loss(linear), tx)
+    return fit(step, init_state(start, tx), data, **(settings | options))
+
+
+@pytest.mark.parametrize("loop", ["scan", "driven", "auto"])
+@pytest.mark.parametrize("chunk", [250, 4, 1])
+def test_fit_is_the_plain_loop(loop, chunk):
+    params, data = problem()
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
+    wanted, losses = plain_loop(params, data, tx, batch_size=8, epochs=3)
+    found = trained(tx, loop=loop, chunk=chunk)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found.state.params, wanted
+    )
+    np.testing.assert_allclose(found.curve["loss"], losses, rtol=1e-5)
+    np.testing.assert_array_equal(found.curve["epoch"], [1, 2, 3])
+    assert int(found.state.step) == 3 * (53 // 8)
+    assert found.diverged_at == -1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_chunk_length_changes_no_bit():
+    results = [trained(optax.adam(0.01), chunk=c).state.params for c in (1, 2, 4, 250)]
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, results[0], other)
+
+
+def test_the_callers_state_survives():
+    tx = optax.sgd(0.1)
+    params, data = problem()
+    state = init_state(params, tx)
+    step = train_step(cross_entropy_loss(linear), tx)
+    fit(step, state, data, order=KEYS.order, noise=KEYS.noise, batch_size=8, epochs=1)
+    np.testing.assert_array_equal(state.params["b"], np.zeros(3))
+
+
+def test_many_runs_are_the_single_runs():
+    params, data = problem()
+    rates = jnp.asarray([0.01, 0.1, 0.5])
+    orders = jnp.stack([streams(seed).order for seed in range(3)])
+
+    def start(rate):
+        return init_state(params, optax.inject_hyperparams(optax.sgd)(learning_rate=rate))
+
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)
+    step = train_step(cross_entropy_loss(linear), tx)
+    score = evaluator(classification_metrics(linear), data, many_runs=True)
+    many = fit(
+        step, jax.vmap(start)(rates), data, order=orders, noise=orders, batch_size=8, epochs=2,
+        evaluate=score,
+    )  # fmt: skip
+    assert many.curve["accuracy"].shape == (2, 3)
+    for i in range(3):
+        one = fit(
+            step, start(rates[i]), data, order=orders[i], noise=orders[i], batch_size=8, epochs=2,
+            evaluate=evaluator(classification_metrics(linear), data),
+        )  # fmt: skip
+        np.testing.assert_allclose(many.state.params["w"][i], one.state.params["w"], rtol=1e-5)
+        np.testing.assert_allclose(many.curve["loss"][:, i], one.curve["loss"], rtol=1e-5)
+        np.testing.assert_allclose(many.curve["accuracy"][:, i], one.curve["accuracy"])
+
+
+def noisy_step(bad_step):
+    """A step whose loss is NaN from `bad_step` on; of run r, from `bad_step + r` on."""
+
+    def step(state, batch, key):
+        del batch, key
+        value = jnp.where(state.step >= bad_step + state.params, jnp.nan, 1.0)
+        info = type("Info", (), {"loss": value})
+        return TrainState(state.params, (), (), state.step + 1), info
+
+    return step
+
+
+def test_a_single_run_stops_at_its_first_loss_that_is_not_finite():
+    state = TrainState(jnp.asarray(0), (), (), jnp.zeros([], jnp.int32))
+    accuracy = {"accuracy": np.asarray(0.1)}
+    found = fit(
+        noisy_step(7), state, jnp.zeros(20), order=KEYS.order, noise=KEYS.noise, batch_size=4,
+        epochs=4, evaluate=lambda _: accuracy, chunk=2,
+    )  # fmt: skip
+    assert found.diverged_at == 7
+    assert int(found.state.step) == 9  # the end of the chunk that step 7 is in
+    np.testing.assert_array_equal(found.curve["loss"], [1.0, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(found.curve["accuracy"], [0.1, np.nan, np.nan, np.nan])
+
+
+def test_many_runs_go_on_past_those_that_diverged():
+    state = TrainState(jnp.asarray([0, 100]), (), (), jnp.zeros([2], jnp.int32))
+    keys = jnp.stack([KEYS.order, KEYS.order])
+    found = fit(noisy_step(3), state, jnp.zeros(20), order=keys, noise=keys, batch_size=4, epochs=2)
+    np.testing.assert_array_equal(found.diverged_at, [3, -1])
+    np.testing.assert_array_equal(found.curve["loss"], [[np.nan, 1.0], [np.nan, 1.0]])
+
+
+def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
+    scans = []
+    scan = jax.lax.scan
+    monkeypatch.setattr(jax.lax, "scan", lambda *a, **k: scans.append(1) or scan(*a, **k))
+
+    def apply(params, images):
+        return jax.lax.conv(images, params["k"], (1, 1), "SAME").mean((2, 3))
+
+    data = (jnp.ones((8, 1, 4, 4)), jnp.zeros(8, jnp.int32))
+    tx = optax.sgd(0.1)
+    step = train_step(cross_entropy_loss(apply), tx)
+    state = init_state({"k": jnp.ones((2, 1, 3, 3))}, tx)
+    options = {"order": KEYS.order, "noise": KEYS.noise, "batch_size": 4, "epochs": 1}
+    fit(step, state, data, **options)
+    assert not scans
+    fit(step, state, data, loop="scan", **options)
+    assert scans
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 54}, "between 1 and the 53 examples"),
+        ({"batch_size": 0}, "between 1 and the 53 examples"),
+        ({"chunk": 0}, "at least 1 step"),
+        ({"loop": "fast"}, "'auto', 'scan' or 'driven', got 'fast'"),
+        ({"order": jnp.stack([KEYS.order])}, "both be one key, or both an array"),
+    ],
+)
+def test_bad_input_is_one_clear_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        trained(optax.sgd(0.1), **options)
+
+
+def test_data_of_unequal_length_are_refused():
+    tx = optax.sgd(0.1)
+    params, (inputs, labels) = problem()
+    step = train_step(cross_entropy_loss(linear), tx)
+    with pytest.raises(ValueError, match="share their leading axis"):
+        fit(
+            step, init_state(params, tx), (inputs, labels[1:]), order=KEYS.order,
+            noise=KEYS.noise, batch_size=4, epochs=1,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [1000, 10, 7])
+def test_evaluation_counts_every_example_once(batch_size):
+    params, data = problem()
+    state = TrainState(params, (), (), jnp.zeros([], jnp.int32))
+    score = evaluator(classification_metrics(linear), data, batch_size=batch_size, prefix="test_")
+    inputs, labels = (np.asarray(a, np.float64) for a in data)
+    logits = inputs @ np.asarray(params["w"], np.float64)
+    entropy = np.log(np.exp(logits).sum(-1)) - logits[np.arange(53), labels.astype(int)]
+    found = score(state)
+    np.testing.assert_allclose(found["test_accuracy"], np.mean(logits.argmax(-1) == labels))
+    np.testing.assert_allclose(found["test_cross_entropy"], entropy.mean(), rtol=1e-6)
+
+
+def test_evaluation_needs_an_example():
+    with pytest.raises(ValueError, match="at least one example"):
+        evaluator(classification_metrics(linear), (jnp.zeros((0, 4)), jnp.zeros(0, jnp.int32)))

@@ -1,0 +1,60 @@
+"""The strict environment every test runs in: no accelerator, no network, no silent promotion."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported: compiled programs are kept between runs, and nothing looks for a device.
+_CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax  # noqa: E402  (the environment above must be set first)
+import jaxtyping  # noqa: E402  (as above)
+import pytest  # noqa: E402  (as above)
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shapes and dtypes written in annotations are checked here, and only here.
+jaxtyping.install_import_hook(["gsgd_jax", "dcasgd_jax", "lacim_jax"], "beartype.beartype")
+
+# A test may be skipped only for want of something this machine need not have.
+ALLOWED_SKIP = "needs "
+_unexpected: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Notes every skip that does not say what the machine lacks."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(ALLOWED_SKIP):
+            _unexpected.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fails the run on an unexpected skip."""
+    if _unexpected and exitstatus == 0:
+        session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the unexpected skips."""
+    for line in _unexpected:
+        terminalreporter.write_line(f"UNEXPECTED SKIP {line}", red=True)
+
+
+@pytest.fixture
+def x64():
+    """Runs the test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """Lets int32 meet float32, as optax's bias correction does (`decay ** count`): not our code."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
