@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from common.data import DataError
 from rich.console import Console
 
 from benchmarks import registry
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         _run(arguments, console)
-    except (registry.UnknownNameError, UsageError, DataError) as error:
+    except (registry.UnknownNameError, UsageError, FileNotFoundError) as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return 2
     except RunInterruptedError as error:

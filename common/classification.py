@@ -1,9 +1,10 @@
 """Classification: the loss to train with, and exact figures over a whole data set."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +33,30 @@ def cross_entropy_loss(apply_fn: ApplyFn) -> LossFn:
         del key
         images, labels = batch
         logits = apply_fn(params, images)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (model_state, {})
+        return _cross_entropy(logits, labels).mean(), (model_state, {})
+
+    return loss_fn
+
+
+def network_loss(network: nn.Module) -> LossFn:
+    """Mean softmax cross-entropy of a linen network, its running averages carried along.
+
+    Args:
+        network: takes (images, train=...) and returns logits [batch, classes]; `model_state` holds
+            its collections other than "params", {"batch_stats": ...} or {}.
+
+    Returns:
+        A loss for `common.training.train_step`; the batch is (images, labels int [batch]).
+    """
+
+    def loss_fn(params: optax.Params, model_state: Any, batch: Any, key: jax.Array):
+        del key
+        images, labels = batch
+        variables = {"params": params, **model_state}
+        logits, model_state = network.apply(
+            variables, images, train=True, mutable=list(model_state)
+        )
+        return _cross_entropy(logits, labels).mean(), (model_state, {})
 
     return loss_fn
 
@@ -47,13 +70,36 @@ def classification_metrics(apply_fn: ApplyFn) -> MetricsFn:
 
     def metrics(state: TrainState, batch: Any) -> dict[str, jax.Array]:
         images, labels = batch
-        logits = apply_fn(state.params, images)
-        return {
-            "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
-            "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-        }
+        return _figures(apply_fn(state.params, images), labels)
 
     return metrics
+
+
+def network_metrics(network: nn.Module) -> MetricsFn:
+    """Accuracy and cross-entropy of every example, by a linen network's running averages.
+
+    Args:
+        network: as for `network_loss`.
+    """
+
+    def metrics(state: TrainState, batch: Any) -> dict[str, jax.Array]:
+        images, labels = batch
+        model_state: Any = state.model_state
+        logits = network.apply({"params": state.params, **model_state}, images, train=False)
+        return _figures(cast("jax.Array", logits), labels)
+
+    return metrics
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _figures(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    return {
+        "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
+        "cross_entropy": _cross_entropy(logits, labels),
+    }
 
 
 def evaluator(

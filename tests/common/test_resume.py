@@ -88,19 +88,19 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
     """Kills the process at moments that do not depend on where it is, until it gets through."""
-    wanted = train(tmp_path / "whole", epochs=40)
+    wanted = train(tmp_path / "whole", epochs=24)
     folder, result = tmp_path / "killed", tmp_path / "result.npz"
     script = (
         "import sys, numpy, pathlib; from tests.common.test_resume import train\n"
         "print('started', flush=True)\n"
-        "found = train(pathlib.Path(sys.argv[1]), epochs=40)\n"
+        "found = train(pathlib.Path(sys.argv[1]), epochs=24)\n"
         "numpy.savez(sys.argv[2], w=found.state.params['w'], loss=found.curve['loss'])\n"
     )
     # Without the tests' strict settings, which have no say in what is computed.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     kills = 0
     # Waits that grow past the run's own length, so the last try is not killed.
-    for wait in (0.6, 1.1, 1.7, 2.4, 60.0):
+    for wait in (0.4, 0.9, 1.5, 60.0):
         process = subprocess.Popen(
             [sys.executable, "-c", script, str(folder), str(result)],
             env=environment, cwd=ROOT, stdout=subprocess.PIPE,

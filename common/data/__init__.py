@@ -1,0 +1,35 @@
+"""Image-classification data as arrays, whichever way it is stored.
+
+    train = load("mnist5k", "train")                                # comes with a dependency
+    train = load("cifar10", "train", data_dir="~/tensorflow_datasets")  # prepared by tfds
+    train, validation = train_validation_split(train, keys.data, fraction=0.1)
+
+    statistics = pixel_statistics(train.images)                     # of the train split only
+    images = standardise(train.images, statistics)                  # float32, on the device
+    for images, labels in batches((images, train.labels), 128, key=keys.order, epochs=10):
+        ...
+
+Nothing here touches the network, and nothing imports tensorflow.
+"""
+
+from common.data.batches import batches, epoch_order
+from common.data.dataset import Dataset, from_arrays
+from common.data.embedded import EMBEDDED
+from common.data.loading import load
+from common.data.pixels import PixelStatistics, as_float, pixel_statistics, standardise
+from common.data.splits import take, train_validation_split
+
+__all__ = [
+    "Dataset",
+    "load",
+    "EMBEDDED",
+    "from_arrays",
+    "train_validation_split",
+    "take",
+    "epoch_order",
+    "batches",
+    "as_float",
+    "PixelStatistics",
+    "pixel_statistics",
+    "standardise",
+]

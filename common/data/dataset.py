@@ -1,0 +1,71 @@
+"""What a data set is here: all images and labels of one split, in memory."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """Images with one label each."""
+
+    images: np.ndarray
+    """uint8, [n, height, width, channels], 0 to 255."""
+    labels: np.ndarray
+    """int32, [n], 0 to num_classes - 1."""
+    num_classes: int
+    name: str
+    """Where it came from, as "mnist5k/train": for messages and records."""
+
+
+def from_arrays(
+    images: np.ndarray, labels: np.ndarray, *, num_classes: int, name: str = "arrays"
+) -> Dataset:
+    """A data set made of the arrays given, after checking that they are one.
+
+    Args:
+        images: uint8, [n, height, width] or [n, height, width, channels], n at least 1.
+        labels: any integers, [n], from 0 to num_classes - 1.
+        num_classes: how many classes there are; at least 1, whether or not each has an image.
+        name: for messages and records.
+
+    Returns:
+        The data set, its images [n, height, width, channels] and its labels int32.
+
+    Raises:
+        TypeError: if the images are not uint8 or the labels are not integers.
+        ValueError: if shapes do not fit, there is no image, or a label is out of range.
+
+    Example:
+        >>> from_arrays(np.zeros((2, 8, 8), np.uint8), np.array([0, 1]), num_classes=2).images.shape
+        (2, 8, 8, 1)
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        raise TypeError(
+            f"images of {name} must be uint8 (0 to 255), got {images.dtype}: scale them to whole "
+            "numbers first, or keep floating-point images beside the labels as plain arrays."
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels of {name} must be integers, got {labels.dtype}.")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4:
+        raise ValueError(
+            f"images of {name} must have shape [n, height, width, channels], got {images.shape}."
+        )
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{name} must have one label an image, [n] = [{len(images)}], got {labels.shape}."
+        )
+    if images.size == 0:
+        raise ValueError(f"{name} must hold at least one pixel, got shape {images.shape}.")
+    if num_classes < 1:
+        raise ValueError(f"num_classes of {name} must be at least 1, got {num_classes}.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        unlabelled = " A label of -1 marks a split without labels." if low == -1 else ""
+        raise ValueError(
+            f"labels of {name} must lie between 0 and num_classes - 1 = {num_classes - 1}, "
+            f"got {low} to {high}.{unlabelled}"
+        )
+    return Dataset(images, labels.astype(np.int32), int(num_classes), name)

@@ -1,0 +1,1 @@
+"""Tests, mirroring the packages file by file."""
