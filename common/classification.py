@@ -85,7 +85,8 @@ def network_metrics(network: nn.Module) -> MetricsFn:
     def metrics(state: TrainState, batch: Any) -> dict[str, jax.Array]:
         images, labels = batch
         model_state: Any = state.model_state
-        logits = network.apply({"params": state.params, **model_state}, images, train=False)
+        variables: Any = {"params": state.params, **model_state}
+        logits = network.apply(variables, images, train=False)
         return _figures(cast("jax.Array", logits), labels)
 
     return metrics

@@ -181,6 +181,8 @@ def fit(
             checkpoints.save(done, state, notes)
 
     if len(rows) < epochs:  # every run diverged: the rest of the curve is NaN
+        if bar is not None:
+            bar.advance(epochs - done / plan.steps_per_epoch, _note(rows, diverged_at))
         names = rows[0] if rows else {"loss": None, **(evaluate(state) if evaluate else {})}
         rows += [dict.fromkeys(names, np.full(runs, np.nan)) for _ in range(epochs - len(rows))]
     curve = {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}

@@ -1,0 +1,73 @@
+"""Delayed gradients: compensation rules, arrival schedules, and an exact simulator.
+
+In an optax pipeline, compensation is one more transformation, told where the gradient was taken::
+
+    import optax
+    from dcasgd_jax import delay_compensation
+
+    tx = optax.chain(
+        delay_compensation(2.0, mean_square_decay=0.95),  # DC-ASGD-a
+        optax.add_decayed_weights(1e-4),                  # at the server's weights, uncompensated
+        optax.sgd(0.1, momentum=0.9),
+    )
+    updates, state = tx.update(gradients, state, params, stale_params=snapshot)
+
+A cluster of eight workers, simulated to the last bit inside one jitted function::
+
+    import jax
+    from dcasgd_jax import dcasgd, round_robin, simulate
+
+    schedule = round_robin(num_workers=8, num_steps=1000)
+    params, info = simulate(jax.grad(loss), params, dcasgd(0.1, 0.04), schedule, batches)
+    info.staleness, info.distance, info.clock           # per server step
+
+In a training loop that cannot pass `stale_params` on (Flax's TrainState), the same eight workers
+are `constant_delay(dcasgd(0.1, 0.04), 7)`, an ordinary optimiser.
+"""
+
+from dcasgd_jax.compensation import DelayCompensationState, delay_compensation
+from dcasgd_jax.compute_times import (
+    exponential_times,
+    failure_times,
+    gamma_times,
+    straggler_times,
+)
+from dcasgd_jax.constant_delay import ConstantDelayState, constant_delay
+from dcasgd_jax.dcasgd import dcasgd
+from dcasgd_jax.schedule import Schedule, from_arrivals, from_compute_times, round_robin
+from dcasgd_jax.simulator import (
+    SimulationInfo,
+    Simulator,
+    SimulatorLog,
+    SimulatorState,
+    simulate,
+    slot_simulator,
+)
+from dcasgd_jax.trace import read_trace, write_trace
+from dcasgd_jax.waves import Waves, waves
+
+__all__ = [
+    "delay_compensation",
+    "DelayCompensationState",
+    "dcasgd",
+    "constant_delay",
+    "ConstantDelayState",
+    "Schedule",
+    "round_robin",
+    "gamma_times",
+    "exponential_times",
+    "straggler_times",
+    "failure_times",
+    "from_compute_times",
+    "from_arrivals",
+    "read_trace",
+    "write_trace",
+    "waves",
+    "Waves",
+    "simulate",
+    "SimulationInfo",
+    "slot_simulator",
+    "Simulator",
+    "SimulatorState",
+    "SimulatorLog",
+]
