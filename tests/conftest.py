@@ -26,6 +26,26 @@ ALLOWED_SKIP = "needs "
 _unexpected: list[str] = []
 
 
+class DoctestsAsTyped:
+    """Runs docstrings' examples as users type them, without the tests' strict promotion.
+
+    A plugin, since the hooks of a conftest do not reach files outside its folder.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item):
+        """Lifts strictness around a docstring's example."""
+        if not isinstance(item, pytest.DoctestItem):
+            return (yield)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the plugin above."""
+    config.pluginmanager.register(DoctestsAsTyped())
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Notes every skip that does not say what the machine lacks."""
     if report.skipped and not hasattr(report, "wasxfail"):

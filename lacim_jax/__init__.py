@@ -1,0 +1,87 @@
+"""The latent causal invariant model (LaCIM): training, latent inference, prediction.
+
+Train on several domains, with any optax optimiser::
+
+    import jax, optax
+    from lacim_jax import LaCIM, MLP, MLPDecoder, MLPEncoder, Examples, check_examples, lacim_loss
+
+    model = LaCIM(MLPEncoder(), MLPDecoder((28, 28, 2)), MLP((256, 2)), num_domains=2)
+    data = Examples(images, labels, domains)            # pixels between 0 and 1
+    variables = jax.jit(model.init)(key, data.images[:1], data.domains[:1])
+    check_examples(model, variables, data)
+
+    loss = lacim_loss(model, beta=optax.linear_schedule(0.0, 1.0, 500))
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    gradients, (step, terms) = gradient(params, step, batch, key)
+
+Predict on a new domain, which may be none of those::
+
+    from lacim_jax import predict
+
+    found = predict(model, {"params": params}, images, key, steps=50)
+    found.probabilities, found.disagreement, found.objective_after
+"""
+
+from lacim_jax.checks import check_examples
+from lacim_jax.distributions import Gaussian, bounded_log_var, log_mixture
+from lacim_jax.elbo import Elbo, compiled_elbo, elbo, lacim_loss
+from lacim_jax.erm import ERM, erm_loss
+from lacim_jax.inference import (
+    Inference,
+    Prediction,
+    infer,
+    infer_along,
+    predict,
+    predict_from,
+)
+from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood, gaussian_likelihood
+from lacim_jax.model import Densities, Examples, LaCIM, Latents
+from lacim_jax.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lacim_jax.search import (
+    Regulariser,
+    Search,
+    SearchState,
+    begin_search,
+    mixture_prior,
+    squared_norm,
+    step_search,
+)
+
+__all__ = [
+    "LaCIM",
+    "Densities",
+    "Latents",
+    "Examples",
+    "check_examples",
+    "MLP",
+    "MLPEncoder",
+    "MLPDecoder",
+    "ConvEncoder",
+    "ConvDecoder",
+    "Gaussian",
+    "bounded_log_var",
+    "log_mixture",
+    "Likelihood",
+    "BERNOULLI",
+    "CATEGORICAL",
+    "gaussian_likelihood",
+    "elbo",
+    "compiled_elbo",
+    "Elbo",
+    "lacim_loss",
+    "predict",
+    "Prediction",
+    "infer",
+    "infer_along",
+    "Inference",
+    "predict_from",
+    "Search",
+    "Regulariser",
+    "mixture_prior",
+    "squared_norm",
+    "begin_search",
+    "step_search",
+    "SearchState",
+    "ERM",
+    "erm_loss",
+]

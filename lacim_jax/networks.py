@@ -1,0 +1,128 @@
+"""Encoder trunks, decoders and classifiers of usual sizes; any other module can take their place.
+
+What LaCIM asks of a module is its call alone:
+
+- an encoder trunk maps images [batch, ...] to features [batch, features],
+- a decoder maps latents [batch, s_dim + v_dim] to the likelihood's parameters [batch, ...],
+- a classifier maps s [batch, s_dim] to the label likelihood's parameters, logits [batch, classes].
+
+Each must treat the examples of a batch apart, so normalise by layer or by group, never by batch:
+latents are searched example by example, and the result must not depend on the company.
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU between them: the classifier p(y|s).
+
+    Example:
+        >>> import jax
+        >>> classifier = MLP(widths=(64, 2))
+        >>> logits, _ = classifier.init_with_output(jax.random.key(0), jax.numpy.ones((5, 16)))
+        >>> logits.shape
+        (5, 2)
+    """
+
+    widths: Sequence[int]
+    """Of each layer, the last being the number of outputs."""
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
+        """Applies the layers; the last one has no activation."""
+        hidden = inputs
+        for i, width in enumerate(self.widths):
+            hidden = nn.Dense(width)(nn.relu(hidden) if i else hidden)
+        return hidden
+
+
+class MLPEncoder(nn.Module):
+    """Flattened images through fully connected layers, each followed by ReLU."""
+
+    widths: Sequence[int] = (512, 256)
+    """Of each layer, the last being the number of features."""
+
+    @nn.compact
+    def __call__(self, images: Float[Array, " batch *image"]) -> Float[Array, "batch features"]:
+        """Features of images of any size, [batch, widths[-1]]."""
+        return nn.relu(MLP(self.widths)(images.reshape(images.shape[0], -1)))
+
+
+class MLPDecoder(nn.Module):
+    """Latents through fully connected layers with ReLU between them, to one number a pixel."""
+
+    shape: Sequence[int]
+    """Of one example's likelihood parameters: (28, 28, 2), or (dim,) for vectors."""
+    widths: Sequence[int] = (256, 512)
+    """Of the hidden layers."""
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "batch dim"]) -> Float[Array, " batch *image"]:
+        """Likelihood parameters, [batch, *shape]."""
+        pixels = MLP((*self.widths, math.prod(self.shape)))(latents)
+        return pixels.reshape(latents.shape[0], *self.shape)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2, each followed by group normalisation and ReLU; a dense layer.
+
+    The feature map is flattened and not averaged, since where a stroke is tells digits apart.
+    Images of 28x28, 32x32 or 64x64 need nothing but as many levels as they can be halved.
+    """
+
+    channels: Sequence[int] = (32, 64)
+    """Of each convolution; each halves height and width. Multiples of `group_size`."""
+    features: int = 256
+    group_size: int = 8
+    """Channels normalised together."""
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch features"]:
+        """Features, [batch, features]."""
+        hidden = images
+        for width in self.channels:
+            hidden = nn.Conv(width, (3, 3), strides=2)(hidden)
+            hidden = nn.relu(nn.GroupNorm(num_groups=None, group_size=self.group_size)(hidden))
+        return nn.relu(nn.Dense(self.features)(hidden.reshape(images.shape[0], -1)))
+
+
+class ConvDecoder(nn.Module):
+    """One dense layer, then transposed convolutions that double height and width."""
+
+    shape: Sequence[int]
+    """Of one example's likelihood parameters, (height, width, channels): height and width must be
+    divisible by 2 to the number of `channels`."""
+    channels: Sequence[int] = (64, 32)
+    """Of the feature maps, from the smallest on. Multiples of `group_size`."""
+    group_size: int = 8
+    """Channels normalised together."""
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "batch dim"]
+    ) -> Float[Array, "batch height width channels"]:
+        """Likelihood parameters, [batch, *shape].
+
+        Raises:
+            ValueError: if height or width cannot be halved so often.
+        """
+        height, width, outputs = self.shape
+        scale = 2 ** len(self.channels)
+        if height % scale or width % scale:
+            raise ValueError(
+                f"height and width must be divisible by {scale}, 2 to the number of channels "
+                f"{tuple(self.channels)}, got {height}x{width}; give fewer channels."
+            )
+        hidden = nn.Dense(height // scale * (width // scale) * self.channels[0])(latents)
+        hidden = hidden.reshape(-1, height // scale, width // scale, self.channels[0])
+        for channels in (*self.channels[1:], None):
+            hidden = nn.relu(nn.GroupNorm(num_groups=None, group_size=self.group_size)(hidden))
+            # A kernel of twice the stride covers every pixel equally: no checkerboard.
+            hidden = nn.ConvTranspose(channels or outputs, (4, 4), strides=(2, 2))(hidden)
+        return hidden

@@ -1,0 +1,137 @@
+"""Which density depends on what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder
+
+KEY = jax.random.key(0)
+
+
+def small(num_domains=3, **options):
+    settings = {"s_dim": 2, "v_dim": 3, **options}
+    return LaCIM(
+        MLPEncoder((8,)),
+        MLPDecoder((4, 4, 1), (8,)),
+        MLP((2,)),
+        num_domains=num_domains,
+        **settings,
+    )
+
+
+def trained_like(model, n=6):
+    """Images, domains and variables in which no two domains are alike."""
+    images = jax.random.uniform(KEY, (n, 4, 4, 1))
+    domains = jnp.arange(n) % model.num_domains
+    variables = jax.jit(model.init)(KEY, images, domains)
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
+    return images, domains, jax.tree.unflatten(tree, noisy)
+
+
+def test_shapes():
+    model = small()
+    images, domains, variables = trained_like(model)
+    found = model.apply(variables, images, domains)
+    assert found.posterior.mean.shape == found.prior.log_var.shape == (6, 5)
+    assert found.reconstruction.shape == images.shape
+    assert found.logits.shape == (6, 2)
+    s, v = model.split(found.posterior.mean)
+    assert s.shape == (6, 2)
+    assert v.shape == (6, 3)
+    np.testing.assert_array_equal(jnp.concatenate([s, v], axis=1), found.posterior.mean)
+
+
+def test_each_domain_has_a_head_and_a_prior_of_its_own():
+    model = small()
+    images, domains, variables = trained_like(model)
+    every = model.apply(variables, images, method="encode_in_every_domain")
+    own = model.apply(variables, images, domains, method="encode")
+    priors = model.apply(variables, method="priors")
+    prior = model.apply(variables, domains, method="prior")
+    for i, d in enumerate(np.asarray(domains)):
+        np.testing.assert_array_equal(own.mean[i], every.mean[i, d])
+        np.testing.assert_array_equal(own.log_var[i], every.log_var[i, d])
+        np.testing.assert_array_equal(prior.mean[i], priors.mean[d])
+        np.testing.assert_array_equal(prior.log_var[i], priors.log_var[d])
+    assert np.ptp(np.asarray(every.mean), axis=1).min() > 0
+    assert np.ptp(np.asarray(priors.mean), axis=0).min() > 0
+
+    def of_domain(d):
+        def mean(variables):
+            same = jnp.full_like(domains, d)
+            posterior = model.apply(variables, images, same, method="encode")
+            prior = model.apply(variables, same, method="prior")
+            return posterior.mean.sum() + prior.mean.sum()
+
+        return jax.grad(mean)(variables)["params"]
+
+    gradient = of_domain(1)
+    for touched in (gradient["prior_mean"], jnp.moveaxis(gradient["head"]["kernel"], 1, 0)):
+        moved = np.abs(np.asarray(touched)).reshape(3, -1).max(axis=1) > 0
+        np.testing.assert_array_equal(moved, [False, True, False])
+
+
+def test_the_label_depends_on_s_alone():
+    model = small()
+    images, domains, variables = trained_like(model)
+
+    def logits(latents):
+        return model.apply(variables, model.split(latents).s, method="classify")
+
+    latents = model.apply(variables, images, domains).posterior.mean
+    slopes = jax.vmap(jax.jacobian(lambda z: logits(z[None])[0]))(latents)  # [n, classes, dim]
+    assert np.abs(slopes[..., :2]).min() > 0
+    np.testing.assert_array_equal(slopes[..., 2:], 0)
+
+
+def test_the_image_depends_on_both():
+    model = small()
+    images, domains, variables = trained_like(model)
+    latents = model.apply(variables, images, domains).posterior.mean[0]
+    slopes = jax.jacobian(lambda z: model.apply(variables, z[None], method="decode")[0])(latents)
+    assert np.abs(np.asarray(slopes)).reshape(-1, 5).max(axis=0).min() > 0
+
+
+@pytest.mark.parametrize("domain", [-1, 3, 1000])
+def test_a_domain_that_was_not_trained_shows(domain):
+    model = small()
+    images, _, variables = trained_like(model)
+    unseen = jnp.full(6, domain)
+    posterior = jax.jit(lambda: model.apply(variables, images, unseen, method="encode"))()
+    prior = jax.jit(lambda: model.apply(variables, unseen, method="prior"))()
+    for parameter in (*posterior, *prior):
+        assert np.isnan(parameter).all()
+
+
+def test_training_starts_from_the_standard_normal_prior():
+    model = small()
+    variables = model.init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))
+    for parameter in model.apply(variables, method="priors"):
+        np.testing.assert_array_equal(parameter, np.zeros((3, 5)))
+
+
+def test_log_variances_are_bounded():
+    model = small(log_var_bound=2.0)
+    images, domains, variables = trained_like(model)
+    wild = jax.tree.map(lambda w: 1e3 * w, variables)
+    found = model.apply(wild, images, domains)
+    for gaussian in (found.posterior, found.prior):
+        assert np.abs(gaussian.log_var).max() <= 2.0
+        assert np.abs(gaussian.log_var).max() > 1.9
+
+
+def test_models_of_equal_parts_are_equal():
+    assert small() == small()
+    assert hash(small()) == hash(small())
+    assert small() != small(num_domains=2)
+
+
+@pytest.mark.parametrize("options", [{"num_domains": 0}, {"s_dim": 0}, {"v_dim": -1}])
+def test_impossible_sizes_are_refused(options):
+    model = small(**options)
+    with pytest.raises(ValueError, match="num_domains and s_dim must be at least 1"):
+        model.init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))

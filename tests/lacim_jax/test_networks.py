@@ -1,0 +1,57 @@
+"""Networks: sizes, and that no example of a batch sees another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lacim_jax import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("size", [28, 32, 64])
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        (MLPEncoder((12, 10)), lambda shape: MLPDecoder(shape, (9, 8))),
+        (ConvEncoder((8, 16), 10), lambda shape: ConvDecoder(shape, (16, 8))),
+    ],
+    ids=["mlp", "conv"],
+)
+def test_pairs_fit_common_image_sizes(size, encoder, decoder):
+    images = jax.ShapeDtypeStruct((3, size, size, 2), jnp.float32)
+    features, _ = jax.eval_shape(encoder.init_with_output, KEY, images)
+    assert features.shape == (3, 10)
+    pixels, _ = jax.eval_shape(decoder((size, size, 2)).init_with_output, KEY, features)
+    assert pixels.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (MLP((7, 3)), (4,)),
+        (MLPEncoder((7,)), (8, 8, 2)),
+        (ConvEncoder((8, 8), 5), (8, 8, 2)),
+        (MLPDecoder((8, 8, 1), (7,)), (4,)),
+        (ConvDecoder((8, 8, 1), (8, 8)), (4,)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_examples_are_treated_apart(network, shape):
+    batch = jax.random.uniform(KEY, (5, *shape))
+    variables = jax.jit(network.init)(KEY, batch)
+    together = network.apply(variables, batch)
+    alone = network.apply(variables, batch[2:3])
+    np.testing.assert_allclose(together[2:3], alone, rtol=1e-5, atol=1e-6)
+    assert np.ptp(np.asarray(together), axis=0).max() > 1e-3
+
+
+def test_vectors_are_images_too():
+    pixels, _ = MLPDecoder((5,)).init_with_output(KEY, jnp.ones((2, 3)))
+    assert pixels.shape == (2, 5)
+
+
+def test_a_size_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match=r"divisible by 8, .* got 28x28; give fewer channels"):
+        ConvDecoder((28, 28, 1), (16, 16, 16)).init(KEY, jnp.ones((1, 4)))
