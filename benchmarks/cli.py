@@ -24,16 +24,16 @@ tables and plots show the latest run."""
 class Arguments:
     """What the command line says."""
 
-    name: Annotated[str | None, tyro.conf.Positional] = None
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
     """Which experiment to run; "demo" runs one of each method."""
-    preset: str = "smoke"
+    preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "smoke"
     """Its size: smoke (about a minute, data that come with the packages), cpu (minutes on two
     cores, full data sets), full (the published setting, one accelerator)."""
-    seeds: int = 3
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many seeds: 0, 1, ..."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for records and plots; by default results/NAME."""
 
     def command(self) -> str:
@@ -47,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; by default the process's own.
     """
-    arguments = tyro.cli(
-        Arguments, prog="python -m benchmarks", description=_DESCRIPTION, args=argv
-    )
+    # The parser joins lines, so each experiment is a paragraph of its own.
+    claims = [f"{name}: {registry.claim(name)}" for name in registry.NAMES]
+    description = "\n\n".join([_DESCRIPTION, "Experiments:", *claims])
+    arguments = tyro.cli(Arguments, prog="python -m benchmarks", description=description, args=argv)
     console = Console()
     if arguments.name is None:
         _list(console)
@@ -69,17 +70,22 @@ class UsageError(ValueError):
     """An option out of its range."""
 
 
-def _list(console: Console) -> None:
+def _listing() -> str:
     width = max(map(len, registry.NAMES))
-    for name in registry.NAMES:
-        console.print(f"{name:<{width}}  {registry.claim(name)}", highlight=False, markup=False)
-    console.print(
-        f"\npython -m benchmarks NAME --preset {'|'.join(registry.PRESET_NAMES)} --seeds 3 "
-        "--data-dir FOLDER --out FOLDER\npython -m benchmarks --help",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    return "\n".join(f"{name:<{width}}  {registry.claim(name)}" for name in registry.NAMES)
+
+
+def _list(console: Console) -> None:
+    usage = (
+        f"python -m benchmarks NAME --preset {'|'.join(registry.PRESET_NAMES)} --seeds 3 "
+        "--data-dir FOLDER --out FOLDER\npython -m benchmarks --help"
     )
+    _print(console, f"{_listing()}\n\n{usage}")
+
+
+def _print(console: Console, text: str) -> None:
+    """Prints text as it is, whatever the width of the terminal."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run(arguments: Arguments, console: Console) -> None:
@@ -95,7 +101,7 @@ def _run(arguments: Arguments, console: Console) -> None:
     for (name, experiment), chosen in zip(experiments, settings, strict=True):
         out = base if arguments.out and not demo else base / name
         console.rule(f"[bold]{name}[/bold] · {arguments.preset}")
-        console.print(registry.claim(name), highlight=False, markup=False, soft_wrap=True)
+        _print(console, registry.claim(name))
         context = registry.Context(
             seeds=tuple(range(arguments.seeds)),
             data_dir=arguments.data_dir,
@@ -105,12 +111,10 @@ def _run(arguments: Arguments, console: Console) -> None:
         report = run_experiment(
             name, experiment, chosen, context, preset=arguments.preset, command=command, out=out
         )
-        console.print(f"\n{report.tables}\n", highlight=False, markup=False, soft_wrap=True)
+        _print(console, f"\n{report.tables}\n")
         plots = ", ".join(path.name for path in report.plots)
-        console.print(
+        _print(
+            console,
             f"{report.records} records in {report.seconds:.0f} s: {out}/records.jsonl; "
             f"tables.md; plots {plots}\n",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )

@@ -73,7 +73,17 @@ def test_help_names_every_option(capsys):
         main(["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("NAME", "--preset", "--seeds", "--data-dir", "--out", "smoke", "cpu", "full"):
+    for option in (
+        *registry.NAMES,
+        "[NAME]",
+        "--preset",
+        "--seeds",
+        "--data-dir",
+        "--out",
+        "smoke",
+        "cpu",
+        "full",
+    ):
         assert option in printed
 
 
@@ -150,4 +160,4 @@ def test_every_experiment_has_its_presets_and_a_docstring(name):
     for settings in module.PRESETS.values():
         assert dataclasses.is_dataclass(settings)
     assert len(registry.describe(name).splitlines()) > 3
-    assert registry.claim(name).endswith((".", ":"))
+    assert registry.claim(name).endswith((".", ":", "?"))
