@@ -75,7 +75,7 @@ def test_help_names_every_option(capsys):
     printed = capsys.readouterr().out
     for option in (
         *registry.NAMES,
-        "[NAME]",
+        " NAME ",
         "--preset",
         "--seeds",
         "--data-dir",
