@@ -1,0 +1,48 @@
+"""Which arithmetic is done in which precision.
+
+Path values are products of weights along a whole path, and leave the range of half-precision
+numbers long before the weights do. So the factors of a path are kept in float32, or wider where the
+parameters are wider; what is handed back has the dtype and the weak type of what came in.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def working_dtype(arrays: Iterable[jax.Array]) -> np.dtype:
+    """The dtype in which path factors are kept: float64 if an array has it, else float32.
+
+    Args:
+        arrays: real floating-point arrays of any shapes.
+
+    Raises:
+        TypeError: if an array is of another dtype.
+    """
+    widest = np.dtype(np.float32)
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                "path space is defined for real floating-point parameters, got "
+                f"{array.dtype}[{','.join(map(str, array.shape))}]; leave such a leaf outside the "
+                "gauge, with ground at both ends."
+            )
+        # By size, since strict dtype promotion has no path between a half and a single.
+        widest = array.dtype if array.dtype.itemsize > widest.itemsize else widest
+    return widest
+
+
+def cast_like(array: jax.Array, reference: jax.Array) -> jax.Array:
+    """`array` in the dtype and the weak type of `reference`.
+
+    Args:
+        array: shape [*s].
+        reference: shape [*s].
+    """
+    array = array if array.dtype == reference.dtype else array.astype(reference.dtype)
+    if reference.weak_type and not array.weak_type:
+        # jax has no public cast to a weak type, but writing into a weakly typed array keeps it so.
+        return jnp.zeros_like(reference).at[...].set(array)
+    return array

@@ -1,0 +1,207 @@
+"""Any optax transformation in path space."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
+
+from gsgd_jax.chart import chart
+from gsgd_jax.paths import (
+    allocate,
+    changes_at,
+    inverse_chain_rule,
+    path_values,
+    slopes_at,
+    values_at,
+)
+from gsgd_jax.skeleton import Skeleton
+
+
+class PathSpaceState(NamedTuple):
+    """State of `in_path_space`."""
+
+    inner_state: optax.OptState  # of the inner transformation, whose parameters are path values
+    least_ratio: jax.Array  # shape=(), dtype=float32: smallest v'/v last asked for on the skeleton
+    bounded: jax.Array  # shape=(), dtype=int32: how many skeleton steps were shortened so far
+
+
+def in_path_space(
+    inner: optax.GradientTransformation,
+    skeleton: Skeleton | None,
+    *,
+    max_ratio: chex.Numeric | None = 10.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Runs an optax transformation on path values instead of weights.
+
+    The gradient is pulled back to the path values v (`inverse_chain_rule`), the inner
+    transformation steps on these, v' = v + u, and the weights are allocated anew (`allocate`). So a
+    network and a rescaled copy of it, which are the same function, stay the same function at every
+    step. G-SGD is `optax.sgd` inside; G-momentum, G-Adam and G-RMSProp are made likewise.
+
+    It takes the step itself: the weights do not depend linearly on the learning rate, so the
+    learning rate belongs inside, and `in_path_space` last in a chain. What comes before it in a
+    chain acts on weight gradients and may break the invariance (clipping by norm does). What is
+    inside acts on path values: weight decay decays them, `optax.masked` freezes them. Entries
+    outside the group are stepped by the inner transformation like any other parameter.
+
+    Signs. The sign of a skeleton entry is part of the coordinates. As the value v_s of a free
+    skeleton path nears zero, the weights into its node grow without bound; if a step takes it
+    through zero, they all change sign and the function jumps. (All other path values cross zero
+    freely.) `max_ratio` = r bounds the step of those values, v'_s / v_s in [1/r, r]. Nothing else
+    is changed or lost: all other path values arrive where the inner transformation sends them;
+    steps inside the bound are the same to the bit; and where it acts, the next gradient is taken at
+    the point really reached and asks for what is still missing. The state counts how often it
+    acted. A value that presses against zero for long is badly chosen as a coordinate: choose the
+    skeleton anew from the present weights, which does not change the function, and go on from a
+    fresh state.
+
+    Args:
+        inner: any optax transformation; it sees path values as parameters.
+        skeleton: of the parameters' gauge; None for no group, which is `inner` itself.
+        max_ratio: r > 1; None for no bound, as published.
+
+    Returns:
+        A transformation whose `update` needs `params`. Extra arguments are handed to `inner`; of
+        those that optax's line searches take, `grad` and `value_fn` are translated to path values.
+
+    Raises:
+        ValueError: here, if max_ratio is not above 1; from `update`, if `params` is missing; from
+            both functions, if the tree is not the gauge's or is masked.
+
+    Example:
+        >>> from gsgd_jax import choose_skeleton, mlp_gauge
+        >>> params = [jnp.array([[2.0, 3.0]]), jnp.array([[5.0], [7.0]])]
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params)
+        >>> tx = in_path_space(optax.adam(1e-3), skeleton)
+        >>> def loss(params):
+        ...     return jnp.sum((jax.nn.relu(params[0]) @ params[1]) ** 2)
+        >>> updates, state = tx.update(jax.grad(loss)(params), tx.init(params), params)
+        >>> params = optax.apply_updates(params, updates)
+        >>> params[0]  # the tree
+        Array([[2., 3.]], dtype=float32)
+        >>> path_values(params, skeleton)[1].ravel()
+        Array([ 9.999, 20.999], dtype=float32)
+
+    References:
+        Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
+        space*, ICLR 2019, algorithm 1, for gradient descent and layers of equal width.
+    """
+    concrete = max_ratio is not None and not isinstance(max_ratio, Tracer)
+    if concrete and not np.all(np.asarray(max_ratio) > 1):
+        raise ValueError(
+            f"max_ratio must be above 1, got {max_ratio}: it is the factor by which a step may "
+            "change a skeleton path value; give None for no bound."
+        )
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> PathSpaceState:
+        return PathSpaceState(
+            inner_state=inner.init(_initial_values(params, skeleton)),
+            least_ratio=jnp.ones([], jnp.float32),
+            bounded=jnp.zeros([], jnp.int32),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, PathSpaceState]:
+        if skeleton is None:
+            updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+            return updates, state._replace(inner_state=inner_state)
+        if params is None:
+            raise ValueError(NO_PARAMS_MSG)
+        here = chart(params, skeleton)
+        values, slopes = values_at(here, params), slopes_at(here, updates)
+        translated = _translate(extra_args, params, skeleton)
+        steps, inner_state = inner.update(slopes, state.inner_state, values, **translated)
+        updates, info = changes_at(here, steps, max_ratio)
+        room = jnp.iinfo(jnp.int32).max - state.bounded
+        return updates, PathSpaceState(
+            inner_state=inner_state,
+            least_ratio=info.least_ratio.astype(jnp.float32),
+            bounded=state.bounded + jnp.minimum(info.bounded, room),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def gsgd(
+    learning_rate: optax.ScalarOrSchedule,
+    skeleton: Skeleton | None,
+    *,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    max_ratio: chex.Numeric | None = 10.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""G-SGD: gradient descent on path values, v' = v - η dL/dv.
+
+    An alias of `in_path_space(optax.sgd(learning_rate, momentum, nesterov), skeleton)`; all that is
+    said there holds here. It owns its learning rate and belongs last in a chain.
+
+    Args:
+        learning_rate: η, or a schedule of it.
+        skeleton: of the parameters' gauge; None for no group, which is `optax.sgd`.
+        momentum: of path values; None for none.
+        nesterov: whether the momentum is Nesterov's.
+        max_ratio: the largest factor, above 1, by which a step may change a free skeleton path
+            value; None for no bound, as published.
+
+    Returns:
+        A transformation whose `update` needs `params`.
+
+    Raises:
+        ValueError: as `in_path_space`.
+
+    Example:
+        >>> from gsgd_jax import choose_skeleton, mlp_gauge
+        >>> params = [jnp.array([[2.0, 3.0]]), jnp.array([[5.0], [7.0]])]
+        >>> tx = gsgd(0.1, choose_skeleton(mlp_gauge(params), params))
+        >>> grads = jax.tree.map(jnp.ones_like, params)
+        >>> tx.update(grads, tx.init(params), params)[0][1].ravel()  # -0.1 g / α²
+        Array([-0.025     , -0.01111111], dtype=float32)
+
+    References:
+        Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
+        space*, ICLR 2019, algorithm 1.
+    """
+    return in_path_space(
+        optax.sgd(learning_rate, momentum, nesterov), skeleton, max_ratio=max_ratio
+    )
+
+
+def _initial_values(params: optax.Params, skeleton: Skeleton | None) -> optax.Params:
+    """Path values for `inner.init`, or a tree that stands for them where there are no values.
+
+    optax initialises with placeholders to find out what in a state is like the parameters, and with
+    bare shapes; path values have the parameters' shapes and dtypes, so these can stand for them.
+    """
+    if skeleton is None:
+        return params
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
+    if not all(isinstance(leaf, (jax.Array, np.ndarray, optax.MaskedNode)) for leaf in leaves):
+        return params
+    return path_values(params, skeleton)
+
+
+def _translate(
+    extra_args: dict[str, Any], params: optax.Params, skeleton: Skeleton
+) -> dict[str, Any]:
+    """The two extra arguments of optax's line searches that speak of weights, on path values."""
+    translated = dict(extra_args)
+    if translated.get("grad") is not None:
+        translated["grad"] = inverse_chain_rule(extra_args["grad"], params, skeleton)
+    if translated.get("value_fn") is not None:
+        value_fn = extra_args["value_fn"]
+
+        def value_of_values(values: optax.Params, *args: Any, **kwargs: Any) -> Any:
+            return value_fn(allocate(values, params, skeleton), *args, **kwargs)
+
+        translated["value_fn"] = value_of_values
+    return translated

@@ -1,0 +1,492 @@
+"""Optax transformations in path space: trajectories, guard, and what surrounds them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.training.train_state import TrainState
+
+from gsgd_jax import (
+    allocate,
+    balance,
+    choose_skeleton,
+    gsgd,
+    in_path_space,
+    inverse_chain_rule,
+    mlp_gauge,
+    skeleton_init,
+    trivial_gauge,
+    weight_updates,
+)
+from tests.gsgd_jax.networks import (
+    VALLEY,
+    apply,
+    batch,
+    compiled_quickly,
+    furthest,
+    loss,
+    loss_and_grads,
+    one_step,
+    perceptron,
+    ravel,
+    rescaled,
+    train,
+    values_of,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+WIDTHS = [4, 9, 3, 6, 2]
+INNER = {
+    "sgd": optax.sgd(0.02),
+    "momentum": optax.sgd(0.02, momentum=0.9),
+    "nesterov": optax.sgd(0.02, momentum=0.9, nesterov=True),
+    "adam": optax.adam(2e-3),
+    "rmsprop": optax.rmsprop(2e-3),
+}
+# optax's bias correction raises a float32 decay to an int32 count.
+optax_promotes = pytest.mark.usefixtures("standard_promotion")
+
+
+def problem(widths=WIDTHS, bias=True, rule="largest", basis="paths", tree_values="ones"):
+    params = perceptron(widths, bias)
+    gauge = mlp_gauge(params)
+    skeleton = choose_skeleton(gauge, params, rule=rule, basis=basis, tree_values=tree_values)
+    return params, gauge, skeleton, batch(widths)
+
+
+def distance(one, two, widths=WIDTHS):
+    x, _ = batch(widths, seed=9)
+    outputs = jax.jit(apply)
+    return float(jnp.abs(outputs(one, x) - outputs(two, x)).max())
+
+
+# What path space is for: sections 3 and 5 of the derivation.
+
+
+@optax_promotes
+@pytest.mark.parametrize(
+    ("inner", "basis"),
+    [*((inner, "paths") for inner in INNER), ("sgd", "cycles"), ("adam", "cycles")],
+)
+def test_trajectories_do_not_see_the_scale_of_the_start(inner, basis):
+    options = {"rule": "largest", "basis": basis}
+    options |= {"tree_values": "balanced"} if basis == "cycles" else {}
+    params, gauge, skeleton, data = problem(**options)
+    moved = rescaled(gauge, params, 7, spread=0.5)
+    # Everything is chosen anew from the rescaled copy, as someone who was handed it would.
+    again = choose_skeleton(gauge, moved, **options)
+    one, _ = train(in_path_space(INNER[inner], skeleton), params, data, 10)
+    two, _ = train(in_path_space(INNER[inner], again), moved, data, 10)
+    assert distance(one, two) < 1e-9
+    assert distance(one, params) > 1e-2
+    if basis == "paths":  # the control: the same transformation on weights
+        one, two = (train(INNER[inner], start, data, 10)[0] for start in (params, moved))
+        assert distance(one, two) > 1e-4
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, VALLEY])
+def test_trajectories_of_the_papers_skeleton_do_not_see_it_either(widths):
+    params, gauge, _, data = problem(widths)
+    skeleton = choose_skeleton(gauge, params)
+    params = skeleton_init(params, skeleton)
+    moved = rescaled(gauge, params, 7)
+    tx = gsgd(0.01, skeleton)
+    one, two = (train(tx, start, data, 10)[0] for start in (params, moved))
+    assert distance(one, two, widths) < 1e-9
+    assert distance(one, params, widths) > 1e-3
+
+
+@optax_promotes
+@pytest.mark.parametrize("inner", INNER)
+def test_it_is_the_same_transformation_on_explicit_path_values(inner):
+    params, _, skeleton, data = problem()
+    values = values_of(params, skeleton)
+
+    def value_loss(values, data):
+        return loss(allocate(values, params, skeleton), data)
+
+    explicit, _ = train(INNER[inner], values, data, 10, loss=value_loss)
+    found, _ = train(in_path_space(INNER[inner], skeleton), params, data, 10)
+    assert furthest(found, weights_of(explicit, params, skeleton)) < 1e-10
+    assert furthest(found, params) > 1e-2
+
+
+def test_cycles_are_gradient_descent_with_the_tree_frozen_at_one():
+    params, gauge, _, data = problem(rule="diagonal")
+    skeleton = choose_skeleton(gauge, params, basis="cycles")
+    params = skeleton_init(params, skeleton)
+    found, _ = train(gsgd(0.02, skeleton), params, data, 10)
+
+    def frozen(params, data):
+        kept = allocate(params, jax.lax.stop_gradient(params), skeleton)
+        flat = [
+            jnp.where(mask, jax.lax.stop_gradient(w), w)
+            for mask, w in zip(tree, jax.tree.leaves(params), strict=True)
+        ]
+        assert jax.tree.structure(kept) == jax.tree.structure(params)
+        return loss(jax.tree.unflatten(jax.tree.structure(params), flat), data)
+
+    marks = np.isin(np.arange(gauge.num_entries), skeleton.in_edges)
+    tree = [
+        m.reshape(s)
+        for m, s in zip(np.split(marks, gauge.offsets[1:-1]), gauge.shapes, strict=True)
+    ]
+    expected, _ = train(optax.sgd(0.02), params, data, 10, loss=frozen)
+    assert furthest(found, expected) < 1e-12
+    np.testing.assert_array_equal(ravel(found)[skeleton.in_edges], 1)
+
+
+def test_balanced_cycles_are_gradient_descent_on_balanced_weights_with_the_tree_frozen():
+    params, gauge, skeleton, data = problem(basis="cycles", tree_values="balanced")
+    balanced = balance(params, gauge)
+    _, grads = loss_and_grads(balanced, data)
+    tx = gsgd(0.1, skeleton)
+    _, updates, _ = one_step(tx, grads, balanced)
+    free = np.setdiff1d(np.arange(gauge.num_entries), skeleton.in_edges)
+    np.testing.assert_allclose(ravel(updates)[free], -0.1 * ravel(grads)[free], rtol=1e-9)
+    np.testing.assert_array_equal(ravel(updates)[skeleton.in_edges], 0)
+
+
+def test_choosing_the_skeleton_anew_keeps_the_function_and_goes_on():
+    params, gauge, skeleton, data = problem()
+    before, _ = train(gsgd(0.02, skeleton), params, data, 10)
+    anew = choose_skeleton(gauge, before, rule="largest")
+    assert anew.gauge == gauge
+    after, _ = train(gsgd(0.02, anew), before, data, 50)
+    last, middle, first = (loss_and_grads(w, data)[0] for w in (after, before, params))
+    assert last < middle < first
+
+
+# The guard on signs.
+
+
+def descent_through_zero():
+    """One hidden unit, out of which a path of value 1 leads; its best value is -1."""
+    params = [jnp.array([[1.0]]), jnp.array([[1.0, 2.0]])]
+    skeleton = choose_skeleton(mlp_gauge(params), params)
+    return params, skeleton, [jnp.zeros((1, 1)), jnp.array([[2.0, 0.3]])]
+
+
+def test_guard_bounds_the_step_of_free_skeleton_values_and_of_nothing_else():
+    params, skeleton, grads = descent_through_zero()
+    values = values_of(params, skeleton)
+    for max_ratio, reached, bounded in [(None, -1.0, 0), (4.0, 0.25, 1), (10.0, 0.1, 1)]:
+        tx = gsgd(1.0, skeleton, max_ratio=max_ratio)
+        after, _, state = one_step(tx, grads, params)
+        found = values_of(after, skeleton)
+        np.testing.assert_allclose(found[1], [[reached, values[1][0, 1] - 0.3]], rtol=1e-12)
+        assert float(state.least_ratio) == -1.0
+        assert int(state.bounded) == bounded
+
+
+def test_guard_bounds_growth_too():
+    params, skeleton, grads = descent_through_zero()
+    tx = gsgd(-1.0, skeleton, max_ratio=1.5)
+    _, updates, state = one_step(tx, grads, params)
+    np.testing.assert_allclose(updates[1], [[0.5, 0.3]], rtol=1e-12)
+    assert (float(state.least_ratio), int(state.bounded)) == (3.0, 1)
+
+
+def test_guard_moves_the_other_weights_of_the_node_along():
+    """With three paths into and out of the unit, every value but the bounded one arrives."""
+    params, _, _, _ = problem([2, 3, 3, 2])
+    gauge = mlp_gauge(params)
+    skeleton = choose_skeleton(gauge, params, rule="largest")
+    values = values_of(params, skeleton)
+    steps = jax.tree.map(lambda v: 0.1 * jnp.ones_like(v), values)
+    first = int(skeleton.out_edges[skeleton.free_nodes[0]])
+    flat = ravel(steps)
+    flat[first] = -3 * ravel(values)[first]
+    unravel = jax.flatten_util.ravel_pytree(params)[1]
+    fixed = optax.stateless(lambda updates, params: unravel(jnp.asarray(flat)))
+    tx = in_path_space(fixed, skeleton, max_ratio=2.0)
+    reached, _, state = one_step(tx, params, params)
+    assert int(state.bounded) >= 1
+    reached = ravel(values_of(reached, skeleton))
+    asked = ravel(values) + flat
+    free = np.setdiff1d(np.arange(gauge.num_entries), [*skeleton.in_edges, *skeleton.out_edges])
+    np.testing.assert_allclose(reached[free], asked[free], rtol=1e-11)
+    np.testing.assert_allclose(reached[first], ravel(values)[first] / 2, rtol=1e-11)
+
+
+def test_inside_the_bound_the_guard_changes_nothing():
+    params, _, skeleton, data = problem()
+    on, state = train(gsgd(0.02, skeleton, max_ratio=10.0), params, data, 20)
+    off, _ = train(gsgd(0.02, skeleton, max_ratio=None), params, data, 20)
+    assert int(state.bounded) == 0
+    assert 0.1 < float(state.least_ratio) < 1.1
+    assert furthest(on, off) < 1e-14
+    # Operation by operation, where no compiler fuses differently, not a bit.
+    steps = jax.tree.map(lambda w: -0.1 * w, params)
+    on, info = weight_updates(steps, params, skeleton, max_ratio=10.0)
+    off, _ = weight_updates(steps, params, skeleton)
+    assert int(info.bounded) == 0
+    assert furthest(on, off) == 0
+
+
+def test_guard_loses_nothing_on_the_way():
+    """A value a hundred times too large comes down as far as it should, only in more steps."""
+    params = [jnp.array([[1.0]]), jnp.array([[100.0]])]
+    skeleton = choose_skeleton(mlp_gauge(params), params)
+    data = jnp.array([[1.0]]), jnp.array([[2.0]])
+
+    def squared(params, data):
+        return 0.5 * jnp.sum((apply([(w,) for w in params], data[0]) - data[1]) ** 2)
+
+    tx = gsgd(1.0, skeleton, max_ratio=3.0)  # the full step is Newton's, and ends at 2 at once
+    reached, state = train(tx, params, data, 10, loss=squared)
+    assert int(state.bounded) == 3  # 100, 33.3, 11.1, 3.7
+    np.testing.assert_allclose(apply([(w,) for w in reached], data[0]), 2.0, rtol=1e-12)
+
+
+def test_without_the_guard_a_crossing_breaks_the_function():
+    """Why there is one: all weights into the node change sign, all path values but one do not."""
+    params, _, skeleton, _ = problem([2, 3, 2], bias=False)
+    node = skeleton.free_nodes[0]
+    crossed = ravel(values_of(params, skeleton))
+    crossed[skeleton.out_edges[node]] *= -1
+    unravel = jax.flatten_util.ravel_pytree(params)[1]
+    moved = weights_of(unravel(jnp.asarray(crossed)), params, skeleton)
+    into = np.setdiff1d(np.ravel_multi_index((np.arange(2), [node] * 2), (2, 3)), skeleton.in_edges)
+    np.testing.assert_allclose(ravel(moved)[into], -ravel(params)[into], rtol=1e-12)
+
+
+def test_not_a_number_is_not_hidden_by_the_guard():
+    params, skeleton, grads = descent_through_zero()
+    tx = gsgd(1.0, skeleton)
+    _, updates, state = one_step(tx, jax.tree.map(lambda g: g * jnp.nan, grads), params)
+    assert np.isnan(np.asarray(updates[1])).all()
+    assert np.isnan(state.least_ratio)
+
+
+# What surrounds it.
+
+
+def test_no_group_is_the_inner_transformation_to_the_bit():
+    params, gauge, _, data = problem()
+    trivial = choose_skeleton(trivial_gauge(params), params)
+    single = [(jnp.ones((3, 2)), jnp.ones(2))]
+    for inner in (INNER["sgd"], INNER["momentum"]):
+        expected, _ = train(inner, params, data, 5)
+        for skeleton in (None, trivial):
+            found, state = train(in_path_space(inner, skeleton), params, data, 5)
+            assert furthest(found, expected) == 0
+            assert (float(state.least_ratio), int(state.bounded)) == (1.0, 0)
+    skeleton = choose_skeleton(mlp_gauge(single), single)
+    tx = gsgd(0.5, skeleton)
+    _, updates, _ = one_step(tx, single, single)
+    assert furthest(updates, jax.tree.map(lambda w: -0.5 * w, single)) == 0
+    assert gauge.num_nodes > 0
+
+
+def test_leaves_outside_the_group_are_stepped_by_the_inner_transformation():
+    params = {
+        "w0": 2 * jnp.ones((2, 2)),
+        "w1": 3 * jnp.ones((2, 1)),
+        "scale": jnp.array([1.0, 2.0]),
+    }
+    skeleton = choose_skeleton(mlp_gauge(params, layers=["w0", "w1"]), params)
+    tx = in_path_space(optax.sgd(0.1, momentum=0.9), skeleton)
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+    np.testing.assert_allclose(updates["scale"], -0.19 * jnp.ones(2), rtol=1e-12)
+
+
+def test_gsgd_is_the_alias_it_says():
+    params, _, skeleton, data = problem()
+    for options in ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}):
+        one, _ = train(gsgd(0.02, skeleton, **options), params, data, 5)
+        two, _ = train(in_path_space(optax.sgd(0.02, **options), skeleton), params, data, 5)
+        assert furthest(one, two) == 0
+
+
+@optax_promotes
+def test_schedules_and_injected_hyperparameters():
+    params, _, skeleton, data = problem()
+    schedule = optax.linear_schedule(0.02, 0.0, 4)
+    scheduled, _ = train(gsgd(schedule, skeleton), params, data, 4)
+    injected = optax.inject_hyperparams(gsgd)(learning_rate=schedule, skeleton=skeleton)
+    outside, state = train(injected, params, data, 4)
+    inside = in_path_space(optax.inject_hyperparams(optax.sgd)(schedule), skeleton)
+    within, _ = train(inside, params, data, 4)
+    assert furthest(scheduled, outside) < 1e-7  # hyperparameters are kept in float32
+    assert furthest(scheduled, within) < 1e-7
+    assert set(state.hyperparams) == {"learning_rate", "max_ratio"}
+
+
+def test_weight_decay_and_clipping_inside_act_on_path_values():
+    params, _, skeleton, _ = problem()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = in_path_space(optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0)), skeleton)
+    reached, updates, _ = one_step(tx, zeros, params)
+    decayed = values_of(reached, skeleton)
+    values, free = values_of(params, skeleton), np.setdiff1d(np.arange(113), skeleton.in_edges)
+    np.testing.assert_allclose(ravel(decayed)[free], 0.9 * ravel(values)[free], rtol=1e-12)
+    assert not ravel(updates)[skeleton.in_edges].any()
+
+
+def test_masks_belong_inside():
+    params, _, skeleton, data = problem()
+    mask = [(True, False)] * 4  # biases' path values are left alone
+    inner = optax.chain(optax.masked(optax.set_to_zero(), [(False, True)] * 4), optax.sgd(0.02))
+    found, _ = train(in_path_space(inner, skeleton), params, data, 3)
+    before, after = values_of(params, skeleton), values_of(found, skeleton)
+    free = [i for i in range(113) if i not in skeleton.in_edges]
+    biases = [
+        i
+        for i in free
+        if i
+        in set(
+            np.concatenate(
+                [
+                    np.arange(skeleton.gauge.offsets[k], skeleton.gauge.offsets[k + 1])
+                    for k in (1, 3, 5, 7)
+                ]
+            )
+        )
+    ]
+    np.testing.assert_allclose(ravel(after)[biases], ravel(before)[biases], rtol=1e-11)
+    assert furthest(after, before) > 1e-3
+    outside = optax.masked(gsgd(0.02, skeleton), mask)
+    with pytest.raises(ValueError, match="put the mask inside"):
+        outside.init(params)
+
+
+def test_extra_arguments_reach_the_inner_transformation():
+    params, _, skeleton, data = problem()
+    seen = []
+
+    def update(updates, state, params=None, *, value, **extra):
+        seen.append((value, sorted(extra)))
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = in_path_space(inner, skeleton)
+    _, grads = loss_and_grads(params, data)
+    tx.update(grads, tx.init(params), params, value=3.0, anything=1)
+    assert seen == [(3.0, ["anything"])]
+    tx = in_path_space(optax.sgd(0.1), skeleton)  # takes none
+    tx.update(grads, tx.init(params), params, value=3.0, anything=1)
+
+
+def test_line_searches_see_path_space():
+    params, _, skeleton, data = problem()
+    values = values_of(params, skeleton)
+    seen = {}
+
+    def update(updates, state, params=None, *, grad, value_fn, **extra):
+        seen["value"], seen["values"], seen["grad"] = value_fn(params), params, grad
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx, grads = in_path_space(inner, skeleton), jax.grad(loss)(params, data)
+    objective = functools.partial(loss, data=data)
+    tx.update(grads, tx.init(params), params, grad=grads, value_fn=objective)
+    np.testing.assert_allclose(seen["value"], loss_and_grads(params, data)[0], rtol=1e-12)
+    assert furthest(seen["values"], values) < 1e-14
+    assert furthest(seen["grad"], inverse_chain_rule(grads, params, skeleton)) < 1e-14
+
+
+@optax_promotes
+def test_lbfgs_with_its_line_search_runs_in_path_space():
+    params, gauge, skeleton, data = problem()
+    objective = functools.partial(loss, data=data)
+    tx = in_path_space(optax.lbfgs(memory_size=5), skeleton)
+
+    @compiled_quickly
+    def step(params, state):
+        value, grads = jax.value_and_grad(objective)(params)
+        updates, state = tx.update(
+            grads, state, params, value=value, grad=grads, value_fn=objective
+        )
+        return optax.apply_updates(params, updates), state
+
+    def run(params):
+        state = tx.init(params)
+        for _ in range(6):
+            params, state = step(params, state)
+        return params
+
+    found = run(params)
+    assert loss_and_grads(found, data)[0] < 0.7 * loss_and_grads(params, data)[0]
+    assert distance(found, run(rescaled(gauge, params, 0))) < 1e-6
+
+
+def test_parameters_are_needed():
+    params, _, skeleton, _ = problem()
+    tx = gsgd(0.1, skeleton)
+    with pytest.raises(ValueError, match="you are not passing `params`"):
+        tx.update(params, tx.init(params))
+
+
+@pytest.mark.parametrize("max_ratio", [1.0, 0.5, -2.0, float("nan")])
+def test_bad_bounds_are_refused(max_ratio):
+    with pytest.raises(ValueError, match="max_ratio must be above 1, got"):
+        gsgd(0.1, None, max_ratio=max_ratio)
+
+
+def test_trees_that_are_not_the_gauges_are_refused():
+    params, _, skeleton, _ = problem()
+    with pytest.raises(ValueError, match="the tree must have the leaves that the gauge was built"):
+        gsgd(0.1, skeleton).init(params[:-1])
+
+
+def test_flax_train_state_and_flax_trees():
+    import flax.linen as nn
+
+    network = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(4), nn.relu, nn.Dense(2)])
+    x, labels = batch([3, 2], dtype=jnp.float32)
+    params = network.init(jax.random.key(0), x)
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+    state = TrainState.create(apply_fn=network.apply, params=params, tx=gsgd(0.5, skeleton))
+
+    @compiled_quickly
+    def step(state):
+        def objective(params):
+            logits = state.apply_fn(params, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        value, grads = jax.value_and_grad(objective)(state.params)
+        return state.apply_gradients(grads=grads), value
+
+    state, first = step(state)
+    for _ in range(30):
+        state, last = step(state)
+    assert last < 0.9 * first
+
+
+def test_training_vectorises_over_seeds_and_step_sizes():
+    params, gauge, _, data = problem()
+    skeleton = choose_skeleton(gauge, params)
+    starts = [skeleton_init(perceptron(WIDTHS, True, seed), skeleton) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    rates = jnp.array([0.01, 0.02, 0.03])
+    tunable = optax.inject_hyperparams(lambda learning_rate: gsgd(learning_rate, skeleton))
+    tx = tunable(learning_rate=0.0)
+
+    @compiled_quickly
+    @jax.vmap
+    def run(params, rate):
+        state = tx.init(params)
+        state.hyperparams["learning_rate"] = rate
+        return _scan(tx, params, state, data)
+
+    together = run(stacked, rates)
+    for i in range(3):
+        alone, _ = train(gsgd(float(rates[i]), skeleton), starts[i], data, 5)
+        assert furthest(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone) < 1e-12
+
+
+def _scan(tx, params, state, data):
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, data), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, (params, state), length=5)[0][0]
