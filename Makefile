@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/python -m benchmarks demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -32,9 +32,14 @@ from gsgd_jax.initializers import skeleton_init
 from gsgd_jax.mlp_gauge import mlp_gauge
 from gsgd_jax.paths import StepInfo, allocate, inverse_chain_rule, path_values, weight_updates
 from gsgd_jax.skeleton import Skeleton
+from gsgd_jax.tracing import FoundGauge, Pin, RescalingGroup, find_gauge
 from gsgd_jax.transform import PathSpaceState, gsgd, in_path_space
 
 __all__ = [
+    "find_gauge",
+    "FoundGauge",
+    "RescalingGroup",
+    "Pin",
     "mlp_gauge",
     "trivial_gauge",
     "Gauge",

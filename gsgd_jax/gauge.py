@@ -278,7 +278,8 @@ def grounded_gauge(
 def leaf_names(params: optax.Params) -> list[str]:
     """The leaves' paths, "layer_0/kernel", in the order of `jax.tree.leaves`."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+    return [name.removesuffix("/value") for name in names]  # which Flax nnx adds
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -184,10 +184,10 @@ def _initial_values(params: optax.Params, skeleton: Skeleton | None) -> optax.Pa
     """
     if skeleton is None:
         return params
+    kinds = (jax.Array, np.ndarray, optax.MaskedNode)  # the last is an error, and has a message
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
-    if not all(isinstance(leaf, (jax.Array, np.ndarray, optax.MaskedNode)) for leaf in leaves):
-        return params
-    return path_values(params, skeleton)
+    there = leaves and all(isinstance(leaf, kinds) for leaf in leaves)
+    return path_values(params, skeleton) if there else params
 
 
 def _translate(

@@ -30,7 +30,9 @@ class Likelihood(NamedTuple):
 def _bernoulli_log_prob(
     logits: Float[Array, "*pixels"], value: Float[Array, "*pixels"]
 ) -> Float[Array, ""]:
-    # Equal to x log sigmoid(l) + (1 - x) log sigmoid(-l), which has 0 * inf in it.
+    # Equal to x log sigmoid(l) + (1 - x) log sigmoid(-l), which has 0 * inf in it. One long axis:
+    # on CPU it is summed more than twice as fast as several short ones.
+    logits, value = logits.ravel(), value.ravel()
     return (value * logits - jax.nn.softplus(logits)).sum()
 
 
@@ -95,7 +97,7 @@ def gaussian_likelihood(scale: float) -> Likelihood:
     log_normaliser = math.log(scale) + 0.5 * math.log(2 * math.pi)
 
     def log_prob(mean: Float[Array, "*x"], value: Float[Array, "*x"]) -> Float[Array, ""]:
-        return -(0.5 * ((value - mean) / scale) ** 2 + log_normaliser).sum()
+        return -(0.5 * ((value.ravel() - mean.ravel()) / scale) ** 2 + log_normaliser).sum()
 
     return Likelihood(log_prob, lambda mean: mean, _check_finite)
 

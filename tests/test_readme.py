@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -11,8 +12,13 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.
 
 
 @pytest.mark.parametrize("index", range(len(SNIPPETS)))
-@pytest.mark.usefixtures("standard_promotion")
 def test_snippets_run_each_by_itself(index):
+    # As users have jax, not as these tests do.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        run(index)
+
+
+def run(index):
     exec(compile(SNIPPETS[index], f"README.md, snippet {index}", "exec"), {"__name__": "readme"})
 
 

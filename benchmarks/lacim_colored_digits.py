@@ -1,0 +1,497 @@
+"""Colour predicts the label in training and misleads in test: do latent causes carry over?
+
+Two-class coloured MNIST (digits below 5 or not). Colour and label agree on 90% and 80% of the
+images of two training domains, and on 10% of the test domain's. Without label noise the digit is
+the better predictor. With 25% of the labels flipped, as in the experiment of invariant risk
+minimisation, it is the colour, and whatever is chosen on training domains is drawn to it.
+
+All methods have the same encoder, data order, number of steps and number of trials of their
+training settings, a Latin hypercube; trials are chosen by mean validation accuracy over the seeds,
+on images of the training domains. LaCIM's search of the latents, the weight of its prior and its
+number of steps, is chosen likewise; test accuracy is shown at every number of steps.
+
+- ERM: the bar to beat.
+- Pool-LaCIM and LaCIM: one prior for all domains, and one for each.
+- ERM without colour: both channels alike in training and test. It is told what to ignore: the
+  ceiling.
+
+Published, with 25% of labels flipped and selection on training domains: ERM 10.0, IRM 10.2
+(DomainBed, https://arxiv.org/abs/2007.01434).
+
+Cost: smoke 1 minute and cpu 10 minutes on two cores, full 20 minutes on one accelerator.
+Command: python -m benchmarks lacim_colored_digits --preset smoke --seeds 3
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import latent_report
+from benchmarks.latent_pictures import picture
+from benchmarks.latent_report import COLORLESS, ERM_, LACIM, METHODS, POOLED
+from benchmarks.registry import Context
+from common.classification import MetricsFn, evaluator
+from common.colored_digits import (
+    ColoredDigits,
+    ColoredDomains,
+    colored_domains,
+    without_color,
+)
+from common.data import load
+from common.progress import Bar
+from common.records import Record
+from common.seeds import streams
+from common.selection import best_setting
+from common.tables import group
+from common.training import Fit, LossFn, TrainState, fit, init_state, train_step
+from lacim_jax import (
+    ERM,
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    Examples,
+    LaCIM,
+    MLPDecoder,
+    MLPEncoder,
+    Search,
+    elbo,
+    erm_loss,
+    infer_along,
+    lacim_loss,
+    predict_from,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    data: str = "mnist5k"
+    pool: int = 2
+    """Images are reduced by averaging over squares of this side."""
+    label_noises: tuple[float, ...] = (0.0,)
+    correlations: tuple[float, ...] = (0.9, 0.8)
+    test_correlation: float = 0.1
+    validation: float = 0.1
+    """Share of the training images that everything is chosen on."""
+    convolutions: bool = False
+    """Convolutional encoder and decoder; else fully connected."""
+    widths: tuple[int, ...] = (128, 128)
+    """Of the encoder: of its dense layers, or of its convolutions and then its features. The
+    decoder has them in the opposite order."""
+    s_dim: int = 16
+    v_dim: int = 16
+    batch_size: int = 32
+    epochs: int = 12
+    trials: int = 3
+    """Training settings tried for each method."""
+    learning_rates: tuple[float, float] = (5e-4, 5e-3)
+    """The range of the trials, the same for all methods; logarithmic, like all ranges."""
+    weight_decays: tuple[float, float] = (1e-3, 1.0)
+    """Of ERM, the range of its second setting."""
+    betas: tuple[float, float] = (0.03, 1.0)
+    """Of LaCIM: factor on the divergence, warmed up over the first third of training."""
+    label_weights: tuple[float, float] = (3.0, 100.0)
+    """Of LaCIM: factor on the label's term."""
+    search_rate: float = 0.03
+    search_weights: tuple[float, ...] = (0.1, 1.0)
+    """Weights of the prior in the search of the latents."""
+    search_steps: tuple[int, ...] = (0, 10, 50, 100)
+    search_draws: int = 1
+
+
+PRESETS = {
+    "smoke": Settings(),
+    "cpu": Settings(
+        data="mnist",
+        label_noises=(0.25, 0.0),
+        validation=0.05,
+        batch_size=128,
+        widths=(256, 256),
+        epochs=5,
+        trials=4,
+    ),
+    "full": Settings(
+        data="mnist",
+        pool=1,
+        label_noises=(0.25, 0.0),
+        convolutions=True,
+        widths=(32, 64, 256),
+        batch_size=128,
+        epochs=30,
+        trials=8,
+        search_weights=(0.03, 0.1, 0.3, 1.0, 3.0),
+        search_steps=(0, 10, 50, 100, 500),
+        search_draws=4,
+    ),
+}
+
+
+tables, plots = latent_report.tables, latent_report.plots
+
+
+class Column(NamedTuple):
+    """One version of the data: all methods are trained on every one."""
+
+    label_noise: float
+    seed: int
+
+
+class Case(NamedTuple):
+    """One run of a method: training settings on a version of the data."""
+
+    trial: dict[str, float]
+    column: int
+
+
+class Setup(NamedTuple):
+    """What tells one run from another within a method: carried as the model's own state."""
+
+    column: jax.Array  # of the data; int32, scalar
+    step: jax.Array  # steps taken; int32, scalar
+    beta: jax.Array  # float32, scalar
+    label_weight: jax.Array  # float32, scalar
+
+
+def trials(settings: Settings, method: str) -> list[dict[str, float]]:
+    """The training settings tried for a method, one in every stratum of every range.
+
+    All methods get the same learning rates.
+    """
+    generator = np.random.default_rng(0)
+
+    def draws(span: tuple[float, float]) -> list[float]:
+        strata = (generator.permutation(settings.trials) + 0.5) / settings.trials
+        return [float(f"{x:.2g}") for x in span[0] * (span[1] / span[0]) ** strata]
+
+    names = {"learning_rate": settings.learning_rates}
+    if method in (POOLED, LACIM):
+        names |= {"beta": settings.betas, "label_weight": settings.label_weights}
+    else:
+        names |= {"weight_decay": settings.weight_decays}
+    columns = {name: draws(span) for name, span in names.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields a record for each method, noise, trial and seed, and for each search that follows."""
+    columns = [Column(noise, seed) for noise in settings.label_noises for seed in context.seeds]
+    data = load_data(settings, columns, context.data_dir)
+    searches = len(columns) * (len(settings.search_weights) + 1)
+    for method in METHODS:
+        total = settings.epochs + (searches if method in (POOLED, LACIM) else 0)
+        with context.progress.task(method, total=total) as bar:
+            yield from _run_method(method, data, columns, settings, bar)
+
+
+def load_data(
+    settings: Settings, columns: Sequence[Column], data_dir: Path | None
+) -> ColoredDomains:
+    """Every column's own domains, colours and flipped labels: arrays [n, columns, ...]."""
+    train, test = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
+
+    def version(column: Column) -> ColoredDomains:
+        domains = colored_domains(
+            streams(column.seed).data,
+            train,
+            test,
+            correlations=settings.correlations,
+            test_correlation=settings.test_correlation,
+            label_noise=column.label_noise,
+            validation_fraction=settings.validation,
+        )
+        return ColoredDomains(
+            *(part._replace(images=_reduced(part.images, settings.pool)) for part in domains)
+        )
+
+    every = [version(column) for column in columns]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
+
+
+def _reduced(images: jax.Array, side: int) -> jax.Array:
+    """Averages over squares."""
+    n, height, width, channels = images.shape
+    squares = images.reshape(n, height // side, side, width // side, side, channels)
+    return squares.mean(axis=(2, 4))
+
+
+def _examples(colored: ColoredDigits, method: str) -> Examples:
+    """What the method sees of a part of the data."""
+    if method == COLORLESS:
+        colored = without_color(colored)
+    domains = colored.domains if method == LACIM else jnp.zeros_like(colored.domains)
+    return Examples(colored.images, colored.labels, domains)
+
+
+def _own(examples: Examples, column: int | jax.Array) -> Examples:
+    """One column of the data."""
+    return jax.tree.map(lambda leaf: leaf[:, column], examples)
+
+
+def build(settings: Settings, method: str, image: tuple[int, ...]) -> ERM | LaCIM:
+    """The method's model; the encoder trunk and the classifier are the same for all."""
+    classifier = MLP((64, 2))
+    if settings.convolutions:
+        *channels, features = settings.widths
+        encoder = ConvEncoder(tuple(channels), features)
+        decoder = ConvDecoder(image, tuple(reversed(channels)))
+    else:
+        encoder = MLPEncoder(settings.widths)
+        decoder = MLPDecoder(image, tuple(reversed(settings.widths)))
+    if method in (ERM_, COLORLESS):
+        return ERM(encoder, classifier, s_dim=settings.s_dim)
+    return LaCIM(
+        encoder,
+        decoder,
+        classifier,
+        num_domains=len(settings.correlations) if method == LACIM else 1,
+        s_dim=settings.s_dim,
+        v_dim=settings.v_dim,
+    )
+
+
+def _run_method(
+    method: str, data: ColoredDomains, columns: Sequence[Column], settings: Settings, bar: Bar
+) -> Iterator[Record]:
+    begun = time.perf_counter()
+    train, validation, test = (_examples(part, method) for part in data)
+    model = build(settings, method, train.images.shape[2:])
+    cases = [Case(t, c) for t in trials(settings, method) for c in range(len(columns))]
+    found = _train(model, train, cases, [c.seed for c in columns], settings, bar)
+    # LaCIM has no encoder for the test domain: it searches, below.
+    measured = {"validation_": validation} | ({"test_": test} if isinstance(model, ERM) else {})
+    measure: MetricsFn = functools.partial(_figures, model)
+    figures = {}
+    for prefix, part in measured.items():
+        figures |= evaluator(measure, part, prefix=prefix, many_runs=True)(found.state)
+    wall_time = time.perf_counter() - begun
+    records = [
+        Record(
+            method=method,
+            setting={"label_noise": columns[case.column].label_noise, **case.trial},
+            seed=columns[case.column].seed,
+            metrics={
+                name: float(value[run]) if found.diverged_at[run] < 0 else math.nan
+                for name, value in figures.items()
+            },
+            wall_time=wall_time,
+        )
+        for run, case in enumerate(cases)
+    ]
+    yield from records
+    if isinstance(model, ERM):
+        return
+    for noise, tried in group(records, lambda record: record.setting["label_noise"]).items():
+        best = best_setting(tried)
+        models = []
+        for record in best:
+            run = records.index(record)
+            variables = {"params": jax.tree.map(lambda w, run=run: w[run], found.state.params)}
+            parts = [_own(part, cases[run].column) for part in (validation, test)]
+            models.append(Trained(model, variables, parts[0], parts[1], record))
+        yield from _search(models, settings, bar)
+        if method == LACIM and noise == settings.label_noises[-1]:
+            yield _picture(models[0], settings)
+
+
+def _train(
+    model: ERM | LaCIM,
+    train: Examples,
+    cases: Sequence[Case],
+    seeds: Sequence[int],
+    settings: Settings,
+    bar: Bar,
+) -> Fit:
+    """Trains all cases of a method at once."""
+    steps = len(train.labels) // settings.batch_size * settings.epochs
+    schedule = optax.cosine_decay_schedule(1.0, steps)
+    ramp = optax.linear_schedule(0.0, 1.0, max(steps // 3, 1))
+
+    def rule(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_schedule(schedule),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    tunable = optax.inject_hyperparams(rule)
+
+    def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
+        if isinstance(model, ERM):
+            objective = erm_loss(model)
+        else:
+            objective = lacim_loss(
+                model,
+                beta=lambda step: setup.beta * ramp(step),
+                label_weight=lambda _: setup.label_weight,
+            )
+        value, (_, terms) = objective(params, setup.step, _own(batch, setup.column), key)
+        return value, (setup._replace(step=setup.step + 1), terms)
+
+    def start(params: optax.Params, rate: Any, decay: Any, setup: Setup) -> TrainState:
+        return init_state(params, tunable(learning_rate=rate, weight_decay=decay), setup)
+
+    init, first = jax.jit(model.init), _own(train, 0)
+    inputs = first.images[:1], *(() if isinstance(model, ERM) else (first.domains[:1],))
+    initial = {seed: init(streams(seed).init, *inputs)["params"] for seed in set(seeds)}
+
+    def values(name: str) -> jax.Array:
+        return jnp.asarray([case.trial.get(name, 0.0) for case in cases])
+
+    columns = jnp.asarray([case.column for case in cases])
+    keys = [streams(seeds[case.column]) for case in cases]
+    return fit(
+        train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
+        jax.vmap(start)(
+            jax.tree.map(lambda *w: jnp.stack(w), *(initial[seeds[c.column]] for c in cases)),
+            values("learning_rate"),
+            values("weight_decay"),
+            Setup(columns, jnp.zeros_like(columns), values("beta"), values("label_weight")),
+        ),
+        train,
+        order=jnp.stack([k.order for k in keys]),
+        noise=jnp.stack([k.noise for k in keys]),
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        bar=bar,
+    )
+
+
+def _figures(model: ERM | LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:
+    """Figures of one run for every example; LaCIM's encoder is told the domain, a training one."""
+    own = _own(batch, state.model_state.column)
+    variables = {"params": state.params}
+    if isinstance(model, ERM):
+        logits: Any = model.apply(variables, own.images)
+        return {"accuracy": (logits.argmax(-1) == own.labels).astype(jnp.float32)}
+    densities: Any = model.apply(variables, own.images, own.domains)
+    terms = elbo(model, variables, own, jax.random.key(0))
+    return {
+        "accuracy": (densities.logits.argmax(-1) == own.labels).astype(jnp.float32),
+        "bound": terms.bound,
+        "reconstruction": terms.reconstruction,
+        "kl": terms.kl_per_dim.sum(-1),
+        "kl_s": terms.kl_per_dim[:, : model.s_dim].sum(-1),
+    }
+
+
+class Trained(NamedTuple):
+    """A trained LaCIM, and what its search is chosen and judged by."""
+
+    model: LaCIM
+    variables: dict[str, Any]
+    validation: Examples
+    test: Examples
+    record: Record
+
+
+def _search(models: Sequence[Trained], settings: Settings, bar: Bar) -> Iterator[Record]:
+    """Searches validation images with every weight, then test images with the chosen one."""
+    tried = []
+    for weight in settings.search_weights:
+        search = _search_of(settings, weight)
+        for trained in models:
+            begun = time.perf_counter()
+            curve = {
+                "step": list(settings.search_steps),
+                **_along(trained, "validation", settings.search_steps, search),
+            }
+            tried.append(
+                Record(
+                    method=trained.record.method,
+                    setting={**trained.record.setting, "search_weight": weight},
+                    seed=trained.record.seed,
+                    metrics={"validation_accuracy": max(curve["validation_accuracy"])},
+                    curve=curve,
+                    wall_time=time.perf_counter() - begun,
+                )
+            )
+            bar.advance(note="latent search")
+    chosen = best_setting(tried)
+    yield from (record for record in tried if record not in chosen)
+    best = _chosen_steps(chosen)
+    weight = float(chosen[0].setting["search_weight"] or 0)
+    search = _search_of(settings, weight)
+    for trained, record in zip(models, chosen, strict=True):
+        begun = time.perf_counter()
+        curve = {**record.curve, **_along(trained, "test", settings.search_steps, search)}
+        yield dataclasses.replace(
+            record,
+            metrics={name: column[best] for name, column in curve.items()},
+            curve=curve,
+            wall_time=record.wall_time + time.perf_counter() - begun,
+        )
+        bar.advance(note="latent search")
+
+
+@functools.cache
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    """One object a rate, so that searches share a compilation."""
+    return optax.adam(learning_rate)
+
+
+def _search_of(settings: Settings, weight: float) -> Search:
+    return Search(
+        optimiser=_adam(settings.search_rate),
+        weight=weight,
+        draws=settings.search_draws,
+        chunk_size=200,
+    )
+
+
+def _along(
+    trained: Trained, part: str, steps: Sequence[int], search: Search
+) -> dict[str, list[float]]:
+    """Figures after each number of steps of the search, for the validation or test images."""
+    examples = trained.validation if part == "validation" else trained.test
+    key = streams(trained.record.seed).noise
+    found = infer_along(
+        trained.model, trained.variables, examples.images, key, steps=steps, search=search
+    )
+    predictions = [predict_from(trained.model, trained.variables, each) for each in found]
+    labels = np.asarray(examples.labels)
+    # NaN where training diverged: what such a model answers is no accuracy.
+    valid = 0 * trained.record.metrics["validation_accuracy"]
+    return {
+        f"{part}_accuracy": [
+            float(np.mean(p.probabilities.argmax(-1) == labels)) + valid for p in predictions
+        ],
+        f"{part}_objective": [float(p.objective_after.mean()) for p in predictions],
+        f"{part}_disagreement": [float(p.disagreement.mean()) for p in predictions],
+    }
+
+
+def _chosen_steps(searches: Sequence[Record]) -> int:
+    """Index of the number of steps with the best validation accuracy, of equal ones the least."""
+    return int(np.mean([r.curve["validation_accuracy"] for r in searches], axis=0).argmax())
+
+
+def _picture(trained: Trained, settings: Settings) -> Record:
+    """A record without figures, of what the latents of one model look like."""
+    begun = time.perf_counter()
+    curve = picture(
+        trained.model,
+        trained.variables,
+        test=trained.test,
+        validation=trained.validation,
+        key=streams(trained.record.seed).noise,
+        steps=settings.search_steps[-1],
+        search=_search_of(settings, settings.search_weights[0]),
+    )
+    return dataclasses.replace(
+        trained.record,
+        setting={**trained.record.setting, "picture": "latents"},
+        metrics={},
+        curve=curve,
+        wall_time=time.perf_counter() - begun,
+    )

@@ -1,0 +1,13 @@
+"""Finding the rescaling group of any JAX model by tracing it.
+
+gauge = find_gauge(apply_fn, params, example_input)
+print(gauge)                                    # nodes, edges, and what was pinned where
+gauge.verify(apply_fn, params, example_input)   # a random rescaling leaves the outputs alone
+skeleton = choose_skeleton(gauge, params)       # where the group is a graph
+"""
+
+from gsgd_jax.tracing.find import find_gauge
+from gsgd_jax.tracing.found import FoundGauge, RescalingGroup
+from gsgd_jax.tracing.interpreter import Pin
+
+__all__ = ["find_gauge", "FoundGauge", "RescalingGroup", "Pin"]

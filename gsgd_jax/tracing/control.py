@@ -1,0 +1,115 @@
+"""How calls, loops and branches pass scales on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
+from gsgd_jax.tracing.scales import Value
+
+
+def _call(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    inner, consts = called(eqn)
+    return trace.give_up(eqn, values) if inner is None else trace.run(inner, consts, values)
+
+
+def called(eqn: Any) -> tuple[Any, Sequence[Any]]:
+    """The jaxpr within a call, and its constants; None where there is none.
+
+    Args:
+        eqn: the equation of a call.
+    """
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = eqn.params.get(name)
+        if inner is not None:
+            return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+    return None, ()
+
+
+def _fresh_carry(trace: Trace, avals: Sequence[Any]) -> list[Value]:
+    """Unknown scales for what a loop hands from step to step."""
+    carry = []
+    for aval in avals:
+        shape = tuple(getattr(aval, "shape", ()))
+        if is_inexact(aval):
+            carry.append(trace.scales.fresh(shape, [(a,) for a in range(len(shape))]))
+        else:
+            carry.append(Value(shape))
+    return carry
+
+
+def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Value]) -> None:
+    """The scales of a carry are the same at all steps."""
+    for one, other in zip(carry, others, strict=True):
+        _, count = trace.scales.equate(one, other)
+        if other.known is not None:
+            trace.charge(eqn, count)
+
+
+def scan_arguments(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many carries; the rest are sequences."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carries, _ = params["ft_in"].unpack()  # from jax 0.12 on
+    return len(constants), len(carries)
+
+
+def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    p = eqn.params
+    body, steps = p["jaxpr"], p["length"]
+    consts, carries = scan_arguments(p)
+    start, sequences = values[consts : consts + carries], values[consts + carries :]
+    data = any(value.data for value in values)
+    carry = _fresh_carry(trace, [v.aval for v in body.jaxpr.invars[consts : consts + carries]])
+    carry = [value._replace(data=data) for value in carry]
+    _close(trace, eqn, carry, start)
+    slices = [trace.scales.reduce(value, (0,)) for value in sequences]
+    made = trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices])
+    _close(trace, eqn, carry, made[:carries])
+    stacked = [
+        trace.scales.place(v, (steps, *v.shape), range(1, len(v.shape) + 1)) for v in made[carries:]
+    ]
+    return [*carry, *stacked]
+
+
+def _while(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    p = eqn.params
+    tests, bodies = p["cond_nconsts"], p["body_nconsts"]
+    start, body, test = values[tests + bodies :], p["body_jaxpr"], p["cond_jaxpr"]
+    data = any(value.data for value in values)
+    carry = _fresh_carry(trace, [v.aval for v in body.jaxpr.invars[bodies:]])
+    carry = [value._replace(data=data) for value in carry]
+    _close(trace, eqn, carry, start)
+    trace.run(test.jaxpr, test.consts, [*values[:tests], *carry])
+    given = [*values[tests : tests + bodies], *carry]
+    _close(trace, eqn, carry, trace.run(body.jaxpr, body.consts, given))
+    return carry
+
+
+def _branch(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    _, *operands = values
+    outcomes = [trace.run(b.jaxpr, b.consts, operands) for b in eqn.params["branches"]]
+    results = []
+    for first, *others in zip(*outcomes, strict=True):
+        total = first._replace(known=None)
+        for other in others:
+            total, _ = trace.scales.equate(total, other)
+        results.append(total)
+    return results
+
+
+CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "checkpoint",
+    "remat",
+    "remat2",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+)
+"""Primitives that hand their inputs, one by one, to a jaxpr within."""
+
+RULES: dict[str, Rule] = {"scan": _scan, "while": _while, "cond": _branch}
+RULES |= dict.fromkeys(CALLS, _call)

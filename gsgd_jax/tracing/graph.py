@@ -1,0 +1,209 @@
+"""From the solved equations to nodes and edges."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gsgd_jax.gauge import GROUND
+from gsgd_jax.tracing.partition import Partition
+from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.solver import Form, System
+
+_LARGEST_LEAF = 2**16
+
+
+class Exponents(NamedTuple):
+    """The factor of a leaf's entries: that of the first times those of blocks of axes."""
+
+    overall: Form  # node -> exponent
+    blocks: tuple[tuple[tuple[int, ...], list[Form]], ...]  # axes, exponents in row-major order
+
+
+def choose_nodes(
+    system: System, candidates: Sequence[np.ndarray], leaves: Sequence[Value | None]
+) -> None:
+    """Makes scales of hidden channels the basis in which those of parameters are expressed.
+
+    Args:
+        system: of equations, solved.
+        candidates: form numbers of hidden channels, in the order of the model.
+        leaves: of the parameters; None outside the group.
+    """
+    own = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
+    spanned = {v for n in np.unique(np.concatenate(own)).tolist() for v in system.form(n)}
+    # Channels are a basis only if the parameters' scales span all that there is.
+    complete = system.rank(own) == len(spanned)
+    for numbers in [*(candidates if complete else []), *own]:
+        order = np.sort(np.unique(numbers, return_index=True)[1])
+        for number in numbers[order].tolist():
+            if all(v < 0 or v in spanned for v in system.form(number)):
+                system.adopt(number)
+
+
+def exponents(system: System, leaves: Sequence[Value | None]) -> tuple[list[Exponents], list[int]]:
+    """The leaves' factors by node, nodes numbered 0, 1, ..., and the nodes' variables.
+
+    Args:
+        system: of equations, with a basis.
+        leaves: of the parameters; None outside the group.
+    """
+    raw = []
+    for leaf in leaves:
+        overall = {} if leaf is None else system.form(leaf.overall)
+        blocks = () if leaf is None else leaf.blocks
+        tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in blocks)
+        raw.append(Exponents(overall, tuple((a, t) for a, t in tables if any(t))))
+    met = {v for leaf in raw for form in _forms(leaf) for v in form}
+    basis = sorted(met, reverse=True)
+    place = {v: node for node, v in enumerate(basis)}
+
+    def renamed(form: Form) -> Form:
+        return {place[v]: c for v, c in form.items()}
+
+    found = [
+        Exponents(renamed(x.overall), tuple((a, list(map(renamed, t))) for a, t in x.blocks))
+        for x in raw
+    ]
+    return found, basis
+
+
+def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Every entry's tail and head, or None if some entry has several of either.
+
+    Args:
+        leaf: its factors.
+        shape: its shape.
+
+    Returns:
+        Node numbers of shapes that broadcast to the leaf's.
+    """
+    if len(leaf.blocks) > 1:
+        found = _separate_edges(leaf, shape)
+        if found is not None:
+            return found
+    axes = tuple(itertools.chain.from_iterable(axes for axes, _ in leaf.blocks))
+    if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_LEAF and len(leaf.blocks) > 1:
+        return None
+    ends = []
+    for terms in itertools.product(*(table for _, table in leaf.blocks)):
+        end = _ends(_sum(leaf.overall, *terms))
+        if end is None:
+            return None
+        ends.append(end)
+    dims, order = [shape[a] for a in axes], np.argsort(axes).astype(int)
+    full = [n if a in axes else 1 for a, n in enumerate(shape)]
+    tails, heads = (
+        np.array(side).reshape(dims).transpose(order).reshape(full)
+        for side in zip(*ends, strict=True)
+    )
+    return tails, heads
+
+
+def fill_ground(
+    tails: np.ndarray, heads: np.ndarray, shape: tuple[int, ...], partition: Partition
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ground at one end of a kernel, laid out along the axes that the other end leaves.
+
+    It says of the first and the last kernel which of their axes are inputs and which outputs.
+
+    Args:
+        tails: of a leaf.
+        heads: of it.
+        shape: of it.
+        partition: its groups of axes.
+    """
+    ends = [tails, heads]
+    for own, other in ((0, 1), (1, 0)):
+        if (ends[own] == GROUND).all():
+            varying = {a for a, n in enumerate(ends[other].shape) if n > 1}
+            groups = [group for group in partition if not varying & set(group)]
+            if varying and groups:
+                axes = set(itertools.chain.from_iterable(groups))
+                dims = [n if a in axes else 1 for a, n in enumerate(shape)]
+                ends[own] = np.full(dims, GROUND)
+    return ends[0], ends[1]
+
+
+def one_sided(tails: Sequence[np.ndarray], heads: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Nodes that no entry enters or none leaves: nothing makes up for their scale.
+
+    Args:
+        tails: of all leaves.
+        heads: of all leaves.
+        count: of nodes.
+    """
+    entered, left = (
+        np.isin(np.arange(count), np.concatenate([[GROUND], *(ids.ravel() for ids in side)]))
+        for side in (heads, tails)
+    )
+    return np.flatnonzero(~(entered & left))
+
+
+def _separate_edges(
+    leaf: Exponents, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Heads that vary along one block of axes and tails along another, as in a kernel."""
+    if len(leaf.blocks) != 2:
+        return None
+    for into, out_of in (leaf.blocks, leaf.blocks[::-1]):
+        for first_head, first_tail in itertools.product(_bases(leaf, 1), _bases(leaf, -1)):
+            if _sum(_unit(first_head), _unit(first_tail, -1)) != leaf.overall:
+                continue
+            heads = [_node(_sum(_unit(first_head), form)) for form in into[1]]
+            tails = [_node(_sum(_unit(first_tail), form, sign=-1)) for form in out_of[1]]
+            if None not in heads and None not in tails:
+                return _laid_out(tails, out_of[0], shape), _laid_out(heads, into[0], shape)
+    return None
+
+
+def _bases(leaf: Exponents, side: int) -> Iterator[int]:
+    """Nodes that can be the first head (side 1) or tail (side -1)."""
+    nodes = dict.fromkeys(v for v, c in leaf.overall.items() if c == side)
+    for _, table in leaf.blocks:
+        nodes |= dict.fromkeys(v for v, c in table[1].items() if c == -side)
+    return iter([*nodes, GROUND])
+
+
+def _laid_out(nodes: Sequence[int | None], axes: tuple[int, ...], shape: tuple) -> np.ndarray:
+    return np.array(nodes).reshape([n if a in axes else 1 for a, n in enumerate(shape)])
+
+
+def _unit(node: int, coefficient: int = 1) -> Form:
+    return {} if node == GROUND else {node: coefficient}
+
+
+def _node(form: Form) -> int | None:
+    """The node whose scale this is, ground for 1, None for anything else."""
+    if not form:
+        return GROUND
+    if len(form) == 1:
+        ((node, coefficient),) = form.items()
+        return node if coefficient == 1 else None
+    return None
+
+
+def _ends(form: Form) -> tuple[int, int] | None:
+    """(tail, head) of an entry with this factor."""
+    tail = _node({v: -c for v, c in form.items() if c < 0})
+    head = _node({v: c for v, c in form.items() if c > 0})
+    return None if tail is None or head is None else (tail, head)
+
+
+def _sum(first: Form, *others: Form, sign: int = 1) -> Form:
+    total = dict(first)
+    for form in others:
+        for v, c in form.items():
+            total[v] = total.get(v, 0) + sign * c
+    return {v: c for v, c in total.items() if c}
+
+
+def _forms(leaf: Exponents) -> Iterator[Form]:
+    yield leaf.overall
+    for _, table in leaf.blocks:
+        yield from table
+
+
+def _numbers(leaf: Value) -> list[np.ndarray]:
+    return [np.array([leaf.overall], np.int64), *(table.ravel() for _, table in leaf.blocks)]

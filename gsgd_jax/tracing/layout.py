@@ -1,0 +1,193 @@
+"""How rearranging, reducing and selecting entries passes scales on."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+from jax import lax
+
+from gsgd_jax.tracing.interpreter import Rule, Trace
+from gsgd_jax.tracing.scales import Value
+
+
+def _shape(eqn: Any) -> tuple[int, ...]:
+    return tuple(eqn.outvars[0].aval.shape)
+
+
+def _broadcast(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    shape = _shape(eqn)
+    value = trace.scales.place(values[0], shape, eqn.params["broadcast_dimensions"])
+    known = values[0].known
+    if known is not None and known.size == 1:
+        value = value._replace(known=np.broadcast_to(known.reshape(()), shape))
+    return [value]
+
+
+def _transpose(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    places = np.argsort(eqn.params["permutation"]).tolist()
+    return [trace.scales.place(values[0], _shape(eqn), places)]
+
+
+def _reshape(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    if eqn.primitive.name == "reshape" and eqn.params.get("dimensions") is not None:
+        return trace.give_up(eqn, values)
+    return [trace.scales.reshape(values[0], _shape(eqn))]
+
+
+def _slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value, p = values[0], eqn.params
+    strides = p["strides"] or (1,) * len(value.shape)
+    for axis, ends in enumerate(zip(p["start_indices"], p["limit_indices"], strides, strict=True)):
+        value = trace.scales.take(value, axis, np.arange(*ends))
+    return [value]
+
+
+def _split(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    axis, places = eqn.params["axis"], np.cumsum((0, *eqn.params["sizes"]))
+    return [
+        trace.scales.take(values[0], axis, np.arange(low, high))
+        for low, high in itertools.pairwise(places)
+    ]
+
+
+def _reverse(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value = values[0]
+    for axis in eqn.params["dimensions"]:
+        value = trace.scales.take(value, axis, np.arange(value.shape[axis])[::-1])
+    return [value]
+
+
+def _tile(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value, repeats = values[0], eqn.params["reps"]
+    for axis, times in enumerate(repeats):
+        value = trace.scales.take(value, axis, np.tile(np.arange(value.shape[axis]), times))
+    return [value] if value.shape == _shape(eqn) else trace.give_up(eqn, values)
+
+
+def _concatenate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value, _ = trace.scales.concatenate(values, int(eqn.params["dimension"]))
+    return [value]
+
+
+def _pad(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Zeros around an array may have any scale, which a sum with other channels then settles."""
+    value, filler = values
+    if any(inside for _, _, inside in eqn.params["padding_config"]):
+        value = trace.scales.constant(
+            value, [a for a, (_, _, n) in enumerate(eqn.params["padding_config"]) if n]
+        )
+        if not filler.absorbing:
+            return trace.give_up(eqn, values)
+    for axis, (low, high, inside) in enumerate(eqn.params["padding_config"]):
+        size = value.shape[axis]
+        if inside:
+            size += max(size - 1, 0) * inside
+            shape = tuple(size if a == axis else n for a, n in enumerate(value.shape))
+            value = value._replace(shape=shape)
+        index = np.arange(max(-low, 0), size - max(-high, 0))
+        value = trace.scales.take(value, axis, index)
+        parts = []
+        for extra in (max(int(low), 0), max(int(high), 0)):
+            shape = tuple(extra if a == axis else n for a, n in enumerate(value.shape))
+            flat = trace.scales.place(filler, (1,) * len(shape), ())
+            parts.append(flat._replace(shape=shape, known=None))
+        parts = [part for part in (parts[0], value, parts[1]) if part.shape[axis]]
+        value, count = trace.scales.concatenate(parts or [value], axis)
+        if not filler.absorbing:
+            trace.charge(eqn, count)
+    return [value]
+
+
+def _reduce(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    return [trace.scales.reduce(values[0], eqn.params["axes"])]
+
+
+def _accumulate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    return [trace.scales.constant(values[0], [eqn.params["axis"]])]
+
+
+def _window(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value, shape, p = values[0], _shape(eqn), eqn.params
+    moved = [
+        a
+        for a, (window, old, new) in enumerate(
+            zip(p["window_dimensions"], value.shape, shape, strict=True)
+        )
+        if window != 1 or old != new
+    ]
+    return [trace.scales.constant(value, moved)._replace(shape=shape)]
+
+
+def _order(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Sorting, and the places of extrema: entries that are compared must scale alike."""
+    if len(values) != 1:
+        return trace.give_up(eqn, values)
+    p, rank = eqn.params, len(values[0].shape)
+    axes = p["axes"] if "axes" in p else [p.get("dimension", p.get("axis", rank - 1)) % rank]
+    value = trace.scales.constant(values[0], axes)
+    return [value._replace(shape=tuple(var.aval.shape), known=None) for var in eqn.outvars]
+
+
+def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Entries by index. Along axes indexed by unknown numbers the scales must be constant."""
+    value, index = values
+    p, dims = eqn.params, eqn.params["dimension_numbers"]
+    sizes, shape = p["slice_sizes"], _shape(eqn)
+    filler = p.get("fill_value")
+    if (filler is not None and filler != 0) or getattr(dims, "operand_batching_dims", ()):
+        return trace.give_up(eqn, values)
+    axes = [a for a in range(len(value.shape)) if a not in dims.collapsed_slice_dims]
+    batch = [a for a in range(len(shape)) if a not in dims.offset_dims]
+    indexed = set(dims.start_index_map) | {a for a, n in enumerate(value.shape) if sizes[a] != n}
+    if index.known is not None and len(indexed) == 1 and indexed == set(dims.collapsed_slice_dims):
+        (axis,) = indexed
+        flat = index.known.reshape(-1)
+        inside = ((flat >= 0) & (flat < value.shape[axis])).all()
+        if inside or p["mode"] == lax.GatherScatterMode.CLIP:
+            known = trace.scales.take(value, axis, np.clip(flat, 0, value.shape[axis] - 1))
+            spread = [known.shape[a] for a in axes]
+            places = [len(spread) if a == axis else axes.index(a) for a in range(len(value.shape))]
+            known = trace.scales.place(known, (*spread, len(flat)), places)
+            lengths = tuple(shape[a] for a in batch)
+            known = trace.scales.reshape(known, (*spread, *lengths))
+            return [trace.scales.place(known, shape, [*dims.offset_dims, *batch])]
+    value = trace.scales.constant(value, indexed)
+    rest = trace.scales.reduce(value, dims.collapsed_slice_dims)
+    rest = rest._replace(shape=tuple(sizes[a] for a in axes))
+    return [trace.scales.place(rest, shape, dims.offset_dims)]
+
+
+def _dynamic_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value, shape = values[0], _shape(eqn)
+    moved = [a for a, n in enumerate(value.shape) if n != shape[a]]
+    return [trace.scales.constant(value, moved)._replace(shape=shape)]
+
+
+def _dynamic_update_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    value, update = values[:2]
+    moved = [a for a, n in enumerate(value.shape) if n != update.shape[a]]
+    value, update = trace.scales.constant(value, moved), trace.scales.constant(update, moved)
+    total, _ = trace.scales.equate(value._replace(shape=update.shape), update)
+    return [total._replace(shape=_shape(eqn))]
+
+
+RULES: dict[str, Rule] = {
+    "broadcast_in_dim": _broadcast,
+    "transpose": _transpose,
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "expand_dims": _reshape,
+    "slice": _slice,
+    "split": _split,
+    "rev": _reverse,
+    "tile": _tile,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "gather": _gather,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
+}
+RULES |= dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min"), _reduce)
+RULES |= dict.fromkeys(("cumsum", "cummax", "cummin"), _accumulate)
+RULES |= dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window)
+RULES |= dict.fromkeys(("sort", "top_k", "argmax", "argmin"), _order)

@@ -1,0 +1,320 @@
+"""Symbolic log-scales of arrays: which factor every entry of an intermediate value carries."""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from gsgd_jax.tracing.solver import ZERO, System
+
+Block = tuple[tuple[int, ...], np.ndarray]
+"""Axes, ascending, and a table of form numbers over them whose first entry is zero."""
+
+_LARGEST_TABLE = 2**20
+"""Tables beyond it are not made: their axes are required to be constant, which is always safe."""
+
+
+class Value(NamedTuple):
+    r"""An array whose entry i is multiplied by exp(overall + Σ_b table_b[i_b]) under the group.
+
+    Axes in no block are constant; blocks share no axis. Tables are zero at their first entry, so
+    that equal log-scales have equal descriptions.
+    """
+
+    shape: tuple[int, ...]
+    overall: int = ZERO  # form number of the first entry
+    blocks: tuple[Block, ...] = ()
+    absorbing: bool = False  # every entry is 0 or infinite: no positive factor changes it
+    known: np.ndarray | None = None  # the array itself, where it depends on no input
+    data: bool = False  # whether it depends on the model's inputs
+
+
+class Scales:
+    """The algebra of values; each method may add equations to the system.
+
+    Args:
+        system: of equations.
+    """
+
+    def __init__(self, system: System):
+        self.system = system
+
+    def fresh(self, shape: tuple[int, ...], partition: Iterable[Sequence[int]]) -> Value:
+        """A value with a variable of its own for every entry of the given groups of axes.
+
+        Args:
+            shape: of the array.
+            partition: disjoint groups of axes that may vary jointly.
+        """
+        blocks = []
+        for axes in partition:
+            dims = tuple(shape[a] for a in axes)
+            numbers = np.append(ZERO, self.system.fresh(int(np.prod(dims, dtype=np.int64)) - 1))
+            blocks.append((tuple(axes), numbers.astype(np.int64).reshape(dims)))
+        return self._make(shape, int(self.system.fresh(1)[0]), blocks)
+
+    def multiply(self, left: Value, right: Value, sign: int = 1) -> Value:
+        """The product (sign 1) or quotient (-1); shapes of one rank that broadcast.
+
+        Args:
+            left: a value.
+            right: another.
+            sign: of the right's logarithm.
+        """
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        components = _merge([axes for axes, _ in (*left.blocks, *right.blocks)])
+        blocks = []
+        for axes in components:
+            if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_TABLE:
+                left, right = self.constant(left, axes), self.constant(right, axes)
+            else:
+                tables = self._table(left, axes, shape), self._table(right, axes, shape)
+                blocks.append((axes, self.system.combine(*tables, sign)))
+        overall = self._plus(left.overall, right.overall, sign)
+        absorbing, data = left.absorbing or right.absorbing, left.data or right.data
+        return self._make(shape, overall, blocks)._replace(absorbing=absorbing, data=data)
+
+    def equate(self, left: Value, right: Value) -> tuple[Value, int]:
+        """Requires equal scales, except of what no factor changes; returns them, and their price.
+
+        Args:
+            left: a value.
+            right: another, of a shape of the same rank that broadcasts with left's.
+        """
+        shape = np.broadcast_shapes(left.shape, right.shape)
+        data, absorbing = left.data or right.data, left.absorbing and right.absorbing
+        count, kept = 0, right if left.absorbing else left
+        if not (left.absorbing or right.absorbing):
+            count = self.ground(self.multiply(left, right, -1))
+            kept = min(left, right, key=lambda value: sum(t.size for _, t in value.blocks))
+        return Value(shape, kept.overall, kept.blocks, absorbing, None, data), count
+
+    def ground(self, value: Value) -> int:
+        """Requires that the value is left alone; returns how many equations that took.
+
+        Args:
+            value: a value.
+        """
+        if value.absorbing:
+            return 0
+        tables = [table for _, table in value.blocks]
+        return sum(self.system.vanish(numbers) for numbers in (value.overall, *tables))
+
+    def constant(self, value: Value, axes: Iterable[int]) -> Value:
+        """Requires that the scales do not vary along some axes.
+
+        Args:
+            value: a value.
+            axes: numbers of axes.
+        """
+        blocks, among = [], set(axes)
+        for own, table in value.blocks:
+            if among & set(own) and not value.absorbing:
+                first = table[tuple(slice(0, 1) if a in among else slice(None) for a in own)]
+                self.system.vanish(self.system.combine(table, first, -1))
+            blocks.append((own, table))
+        kept = [
+            (
+                tuple(a for a in own if a not in among),
+                np.asarray(table[tuple(0 if a in among else slice(None) for a in own)]),
+            )
+            for own, table in blocks
+        ]
+        return self._remake(value, value.shape, value.overall, kept)
+
+    def reduce(self, value: Value, axes: Iterable[int]) -> Value:
+        """Sums, or takes the greatest, along axes, which must then be constant.
+
+        Args:
+            value: a value.
+            axes: numbers of axes.
+        """
+        among = set(axes)
+        value = self.constant(value, among)
+        rest = [a for a in range(len(value.shape)) if a not in among]
+        shape = tuple(value.shape[a] for a in rest)
+        return self._relabel(value, shape, {a: i for i, a in enumerate(rest)})
+
+    def place(self, value: Value, shape: tuple[int, ...], dims: Sequence[int]) -> Value:
+        """Puts axis i where axis dims[i] of the shape is; other axes, and those of size 1, repeat.
+
+        Args:
+            value: a value.
+            shape: of the result.
+            dims: for every axis of the value an axis of the result.
+        """
+        return self._relabel(value, shape, dict(enumerate(dims)))
+
+    def reshape(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """Splits and merges axes in row-major order.
+
+        Args:
+            value: a value.
+            shape: of the result, of as many entries.
+        """
+        if 0 in shape:
+            return self._remake(value, shape, value.overall, [])
+        blocks = []
+        groups = _factor(value.shape, shape)
+        touched = [
+            old for old, _ in groups if any(set(old) & set(axes) for axes, _ in value.blocks)
+        ]
+        for axes in _merge([*touched, *(axes for axes, _ in value.blocks)]):
+            target = [b for old, new in groups if set(old) & set(axes) for b in new]
+            dims = tuple(shape[b] for b in target)
+            if np.prod(dims, dtype=np.int64) > _LARGEST_TABLE:
+                value = self.constant(value, axes)
+            else:
+                blocks.append((tuple(target), self._table(value, axes, value.shape).reshape(dims)))
+        return self._remake(value, shape, value.overall, blocks)
+
+    def take(self, value: Value, axis: int, index: np.ndarray) -> Value:
+        """The entries at known places along an axis.
+
+        Args:
+            value: a value.
+            axis: along which.
+            index: integers in range, [n].
+        """
+        blocks = [
+            (axes, table.take(index, axes.index(axis)) if axis in axes else table)
+            for axes, table in value.blocks
+        ]
+        shape = tuple(len(index) if a == axis else n for a, n in enumerate(value.shape))
+        return self._remake(value, shape, value.overall, blocks if len(index) else [])
+
+    def concatenate(self, values: Sequence[Value], axis: int) -> tuple[Value, int]:
+        """Joins values along an axis; other axes must agree. Absorbing parts may scale anyhow.
+
+        Args:
+            values: of shapes that agree but for the axis.
+            axis: along which.
+
+        Returns:
+            The joined value, and the number of equations it took.
+        """
+        live = [v for v in values if not v.absorbing]
+        size = sum(int(v.shape[axis]) for v in values)
+        shape = tuple(size if a == axis else n for a, n in enumerate(values[0].shape))
+        data = any(v.data for v in values)
+        if not live:
+            return Value(shape, absorbing=True, data=data), 0
+        joint = next(
+            axes
+            for axes in _merge([(axis,), *(axes for v in live for axes, _ in v.blocks)])
+            if axis in axes
+        )
+        outside, count = live[0], 0
+        for v in live[1:]:
+            for axes in _merge([a for a, _ in (*outside.blocks, *v.blocks) if axis not in a]):
+                if not set(axes) & set(joint):
+                    one, other = self._table(outside, axes, shape), self._table(v, axes, shape)
+                    count += self.system.vanish(self.system.combine(one, other, -1))
+        parts = []
+        for v in values:
+            dims = tuple(v.shape[a] for a in joint)
+            if v.absorbing:
+                lone = [v.shape[axis] if a == axis else 1 for a in joint]
+                part = np.broadcast_to(self.system.fresh(v.shape[axis]).reshape(lone), dims)
+            else:
+                part = self.system.combine(self._table(v, joint, v.shape), v.overall)
+            parts.append(part)
+        rest = [(axes, table) for axes, table in outside.blocks if not set(axes) & set(joint)]
+        table = np.concatenate(parts, axis=joint.index(axis))
+        blocks = [*rest, (joint, table)]
+        return self._make(shape, ZERO, blocks)._replace(data=data), count
+
+    def power(self, value: Value, exponent: int | Fraction) -> Value:
+        """The value to a power.
+
+        Args:
+            value: a value.
+            exponent: not zero.
+        """
+        blocks = [(axes, self.system.times(table, exponent)) for axes, table in value.blocks]
+        overall = int(self.system.times(value.overall, exponent))
+        made = self._make(value.shape, overall, blocks)
+        return made._replace(absorbing=value.absorbing, data=value.data)
+
+    def entries(self, value: Value) -> np.ndarray | None:
+        """All form numbers that occur, [n], in row-major order; None where there are too many.
+
+        Args:
+            value: a value.
+        """
+        numbers = np.array([value.overall], np.int64)
+        for _, table in value.blocks:
+            if numbers.size * table.size > _LARGEST_TABLE:
+                return None
+            numbers = self.system.combine(numbers[:, None], table.reshape(1, -1)).ravel()
+        return numbers
+
+    def _table(self, value: Value, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """The blocks within some axes as one table."""
+        total = np.zeros([shape[a] for a in axes], np.int64)
+        for own, table in value.blocks:
+            if set(own) <= set(axes):
+                dims = [shape[a] if a in own else 1 for a in axes]
+                total = self.system.combine(total, table.reshape(dims))
+        return total
+
+    def _plus(self, one: int, other: int, sign: int = 1) -> int:
+        return int(self.system.combine(one, other, sign))
+
+    def _relabel(self, value: Value, shape: tuple[int, ...], label: dict[int, int]) -> Value:
+        blocks = []
+        for axes, table in value.blocks:
+            order = np.argsort([label[a] for a in axes])
+            blocks.append((tuple(sorted(label[a] for a in axes)), table.transpose(order)))
+        return self._remake(value, shape, value.overall, blocks)
+
+    def _remake(self, old: Value, shape: tuple[int, ...], overall: int, blocks: list) -> Value:
+        made = self._make(shape, overall, blocks)
+        return made._replace(absorbing=old.absorbing, data=old.data)
+
+    def _make(self, shape: tuple[int, ...], overall: int, blocks: Iterable[Block]) -> Value:
+        """A value in canonical form: tables start at zero, and those that are zero are left out."""
+        kept = []
+        for axes, table in blocks:
+            if not table.size:
+                continue
+            axes = tuple(a for a, n in zip(axes, table.shape, strict=True) if n > 1)
+            numbers = self.system.simplified(table).reshape([n for n in table.shape if n > 1])
+            first = numbers.flat[0]
+            if first:
+                numbers = self.system.combine(numbers, int(first), -1)
+                overall = self._plus(overall, int(first))
+            if numbers.any():
+                kept.append((axes, numbers))
+        return Value(tuple(shape), overall, tuple(kept))
+
+
+def _merge(groups: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
+    """Unites groups that share an axis."""
+    merged: list[set[int]] = []
+    for group in groups:
+        united = set(group)
+        apart = [other for other in merged if not other & united]
+        merged = [*apart, united.union(*(other for other in merged if other & united))]
+    return [tuple(sorted(group)) for group in merged if group]
+
+
+def _factor(
+    old: tuple[int, ...], new: tuple[int, ...]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Matches runs of axes of equal size between two shapes of one size, leaving out size 1."""
+    ours = [a for a, n in enumerate(old) if n != 1]
+    theirs = [b for b, n in enumerate(new) if n != 1]
+    groups, i, j = [], 0, 0
+    while i < len(ours) and j < len(theirs):
+        first_i, first_j = i, j
+        left, right = old[ours[i]], new[theirs[j]]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * old[ours[i]], i + 1
+            else:
+                right, j = right * new[theirs[j]], j + 1
+        groups.append((tuple(ours[first_i:i]), tuple(theirs[first_j:j])))
+    return groups

@@ -1,0 +1,210 @@
+"""Linear equations between symbolic log-scales, solved exactly as they arrive."""
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+import numpy as np
+
+Form = Mapping[int, int | Fraction]
+"""A linear form: variable -> coefficient, none of them zero."""
+
+Numbers = np.ndarray | np.integer | int
+"""Numbers of forms."""
+
+ZERO = 0
+"""The number of the form 0."""
+
+
+class System:
+    """Linear forms by number, and the homogeneous equations that hold between their variables.
+
+    Arrays of scales hold form numbers, so that an array in which one form recurs costs little. An
+    equation eliminates one variable at once: the one last made, of those with coefficient 1 or -1
+    where there are any. Most equations have two terms, and then this is a union-find with weights;
+    the others are eliminated exactly, in integers or, for want of a unit coefficient, in fractions.
+
+    Example:
+        >>> system = System()
+        >>> x, y = system.fresh(2)
+        >>> system.vanish(system.combine(x, y, -1))  # x - y = 0: one independent equation
+        1
+        >>> system.vanish(system.combine(x, y, -1))
+        0
+        >>> system.form(system.combine(x, y))
+        {1: 2}
+    """
+
+    def __init__(self):
+        self._forms: list[Form] = [{}]
+        self._numbers: dict[tuple, int] = {(): ZERO}
+        self._solved: dict[int, Form] = {}
+        self._variables = 0
+        self._basis = 0
+
+    def fresh(self, count: int) -> np.ndarray:
+        """Numbers of `count` new variables, int64 [count]."""
+        first = self._variables + 1
+        self._variables += count
+        return np.array([self._number({v: 1}) for v in range(first, first + count)], np.int64)
+
+    def form(self, number: int | np.integer | np.ndarray) -> Form:
+        """The form of a number, in variables that no equation has eliminated.
+
+        Args:
+            number: of a form.
+        """
+        resolved = self._resolve(self._forms[int(number)])
+        self._forms[int(number)] = resolved
+        return resolved
+
+    def simplified(self, numbers: Numbers) -> np.ndarray:
+        """The numbers of the same forms after elimination: equal forms get equal numbers.
+
+        Args:
+            numbers: of forms, any shape.
+        """
+        if not np.any(numbers):
+            return np.asarray(numbers)
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        mapped = np.array([self._number(self.form(n)) for n in unique.tolist()], np.int64)
+        return np.asarray(mapped[inverse.reshape(np.shape(numbers))])
+
+    def combine(self, left: Numbers, right: Numbers, sign: int = 1) -> np.ndarray:
+        """The forms left + sign right, elementwise.
+
+        Args:
+            left: form numbers.
+            right: form numbers, of a shape that broadcasts with left's.
+            sign: the coefficient of the right.
+        """
+        left, right = np.broadcast_arrays(np.asarray(left, np.int64), np.asarray(right, np.int64))
+        if not right.any():
+            return left
+        base = len(self._forms)
+        unique, inverse = np.unique(left * base + right, return_inverse=True)
+        sums = []
+        for pair in unique.tolist():
+            one, other = divmod(pair, base)
+            total = dict(self.form(one))
+            _add(total, self.form(other), sign)
+            sums.append(self._number(total))
+        return np.asarray(np.array(sums, np.int64)[inverse.reshape(left.shape)])
+
+    def times(self, numbers: Numbers, factor: int | Fraction) -> np.ndarray:
+        """The forms multiplied by a rational number.
+
+        Args:
+            numbers: of forms.
+            factor: not zero.
+        """
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        scaled = [
+            self._number({v: _tidy(c * factor) for v, c in self.form(n).items()})
+            for n in unique.tolist()
+        ]
+        return np.asarray(np.array(scaled, np.int64)[inverse.reshape(np.shape(numbers))])
+
+    def vanish(self, numbers: Numbers) -> int:
+        """Adds the equations that these forms are zero.
+
+        Args:
+            numbers: of forms.
+
+        Returns:
+            How many of them did not follow from those before.
+        """
+        independent = 0
+        for number in np.unique(numbers).tolist():
+            form = self.form(number)
+            if form:
+                self._eliminate(form)
+                independent += 1
+        return independent
+
+    def adopt(self, number: int | np.integer | np.ndarray) -> int | None:
+        """Makes a form a basis element, in which other forms are then expressed.
+
+        Basis elements are variables -1, -2, ... and are never eliminated.
+
+        Args:
+            number: of a form.
+
+        Returns:
+            The new variable, or None if the form depends on the basis so far.
+        """
+        form = dict(self.form(number))
+        if all(variable < 0 for variable in form):
+            return None
+        self._basis += 1
+        form[-self._basis] = -1
+        self._eliminate(form)
+        return -self._basis
+
+    def drop(self, variables: Iterable[int]) -> None:
+        """Sets variables to zero.
+
+        Args:
+            variables: not eliminated so far.
+        """
+        for variable in variables:
+            self._eliminate({variable: 1})
+
+    def rank(self, arrays: Iterable[np.ndarray]) -> int:
+        """How many of the forms are independent of one another.
+
+        Args:
+            arrays: numbers of forms.
+        """
+        scratch, count = System(), 0
+        for number in np.unique(np.concatenate(list(arrays))).tolist():
+            form = scratch._resolve(self.form(number))
+            if form:
+                scratch._eliminate(form)
+                count += 1
+        return count
+
+    def _eliminate(self, form: Form) -> None:
+        """Solves form = 0 for the last variable that can be solved for without fractions."""
+        free = [v for v in form if v > 0] or list(form)
+        pivot = max(free, key=lambda v: (abs(form[v]) == 1, v))
+        factor = form[pivot]
+        self._solved[pivot] = {
+            v: _tidy(Fraction(-c) / factor) if abs(factor) != 1 else _tidy(-c * factor)
+            for v, c in form.items()
+            if v != pivot
+        }
+
+    def _resolve(self, form: Form) -> Form:
+        if not any(v in self._solved for v in form):
+            return form
+        total: dict[int, int | Fraction] = {}
+        for v, c in form.items():
+            if v in self._solved:
+                self._solved[v] = self._resolve(self._solved[v])
+                _add(total, self._solved[v], c)
+            else:
+                _add(total, {v: 1}, c)
+        return total
+
+    def _number(self, form: Form) -> int:
+        key = tuple(sorted(form.items()))
+        number = self._numbers.setdefault(key, len(self._forms))
+        if number == len(self._forms):
+            self._forms.append(form)
+        return number
+
+
+def _add(total: dict[int, int | Fraction], form: Form, factor: int | Fraction) -> None:
+    for v, c in form.items():
+        value = _tidy(total.get(v, 0) + factor * c)
+        if value:
+            total[v] = value
+        else:
+            total.pop(v, None)
+
+
+def _tidy(value: int | Fraction) -> int | Fraction:
+    """Whole fractions as integers, which are faster and hash alike."""
+    if isinstance(value, Fraction) and value.denominator == 1:
+        return value.numerator
+    return value

@@ -1,0 +1,198 @@
+"""The group found is the one counted by hand and by the null space, and leaves outputs alone."""
+
+import importlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gsgd_jax import Gauge, Skeleton, choose_skeleton, in_path_space, mlp_gauge
+from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge
+from tests.gsgd_jax.tracing.models import MODELS
+from tests.oracles.null_space import null_space_dimension
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@every_model
+def test_counts_the_nodes_and_leaves_the_outputs_alone(x64, name):
+    model = MODELS[name]
+    params, x = model.draw(0)
+    found = find_gauge(model.apply, params, x)
+    assert found.num_nodes == model.nodes
+    assert isinstance(found, FoundGauge if model.graph else RescalingGroup)
+    assert found.verify(model.apply, params, x, tolerance=1e-9) < 1e-9
+    moved = found.rescale(params, jax.random.key(1))
+    changed = [
+        bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (params, moved)), strict=True)
+    ]
+    assert any(changed) == (model.nodes > 0)
+
+
+@every_model
+def test_agrees_with_the_null_space(x64, name):
+    model = MODELS[name]
+    seeds = range(model.seed, model.seed + (1 if model.linear else 8))
+    draws = ((p, (x,)) for p, x in (model.draw(seed, batch=96) for seed in seeds))
+    dimension = null_space_dimension(model.apply, draws, floor=model.nodes)
+    if model.linear:
+        assert model.nodes < dimension
+    else:
+        assert model.nodes == dimension
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.graph])
+def test_says_what_has_no_skeleton(x64, name):
+    model = MODELS[name]
+    found = find_gauge(model.apply, *model.draw(0))
+    assert found.obstacle in found.names
+    assert f"{model.nodes} nodes, not a graph" in str(found)
+    assert "no skeleton yet" in str(found)
+    with pytest.raises(ValueError, match="the tree must have leaves of shapes"):
+        found.rescale({"gate": jnp.ones((2, 2))}, jax.random.key(0))
+
+
+def test_acts_as_mlp_gauge(x64):
+    model = MODELS["mlp"]
+    params, x = model.draw(0)
+    found = find_gauge(model.apply, params, x)
+    named = mlp_gauge(params, layers=[("w1", "b1"), ("w2", "b2"), ("w3", "b3")])
+    scales = jnp.exp(jax.random.normal(jax.random.key(0), (11,)))
+    for ours, theirs in zip(
+        jax.tree.leaves(found.act(params, scales)),
+        jax.tree.leaves(named.act(params, scales)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.num_edges == named.num_edges
+    for rule in ("diagonal", "largest"):
+        ours, theirs = (choose_skeleton(g, params, rule=rule) for g in (found, named))
+        np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
+        np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
+
+
+def nearest(gauge):
+    """The skeleton of shortest ways to ground, which no cycle among the nodes can mislead."""
+    sides = [
+        np.concatenate(
+            [np.broadcast_to(i, s).ravel() for i, s in zip(ids, gauge.shapes, strict=True)]
+        )
+        for ids in (gauge.tails, gauge.heads)
+    ]
+    chosen = []
+    for own, other in (sides[::-1], sides):
+        edges = np.full(gauge.num_nodes, -1)
+        while (edges < 0).any():
+            reached = np.append(edges >= 0, True)
+            new = np.flatnonzero(reached[other] & ~reached[own])
+            edges[own[new]] = new
+        chosen.append(edges)
+    return Skeleton(gauge, *chosen)
+
+
+@pytest.mark.parametrize("name", ["cnn", "grouped_cnn", "basic_block", "densenet", "relu_rnn"])
+def test_trajectories_in_path_space_are_invariant(x64, name):
+    model = MODELS[name]
+    params, x = model.draw(0)
+    gauge = find_gauge(model.apply, params, x)
+    assert isinstance(gauge, Gauge)
+    skeleton = choose_skeleton(gauge, params, rule="largest") if name == "cnn" else nearest(gauge)
+    tx = in_path_space(optax.sgd(1e-4, momentum=0.9), skeleton)
+
+    def loss(params):
+        return jnp.mean((model.apply(params, x) - 1.0) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    runs = [params, gauge.rescale(params, jax.random.key(2))]
+    states = [tx.init(run) for run in runs]
+    for _ in range(5):
+        runs, states = zip(*(step(p, s) for p, s in zip(runs, states, strict=True)), strict=True)
+    one, other = (model.apply(run, x) for run in runs)
+    scale = jnp.abs(one).max()
+    assert jnp.abs(one - model.apply(params, x)).max() > 1e-6 * scale  # it did move
+    assert jnp.abs(one - other).max() < 1e-9 * scale
+
+
+class Perceptron(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(6)(x))
+        x = nn.leaky_relu(nn.remat(nn.Dense)(5)(x))
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=True)(x))
+
+
+def test_flax_from_shapes_alone():
+    x = jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    model = Perceptron()
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    gauge = find_gauge(model.apply, params, x)
+    assert gauge.num_nodes == 11
+    params = model.init(jax.random.key(0), jnp.ones((8, 4)))
+    assert gauge.verify(model.apply, params, jnp.ones((8, 4))) < 1e-5
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=6)(x, x)
+
+
+def test_flax_attention_has_a_node_per_head_and_dimension():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    model = Attention()
+    params = jax.jit(model.init)(jax.random.key(0), x)
+    found = find_gauge(model.apply, params, x)
+    assert found.num_nodes == 12
+    assert found.verify(model.apply, params, x) < 1e-4
+
+
+def test_pins_name_primitive_and_line():
+    def model(w, x):
+        return jnp.tanh(x @ w[0]) @ w[1] + jax.nn.relu(x @ w[2]) @ w[3]
+
+    w = [jnp.ones((2, 3)), jnp.ones((3, 2)), jnp.ones((2, 4)), jnp.ones((4, 2))]
+    gauge = find_gauge(model, w, jnp.ones((1, 2)))
+    assert gauge.num_nodes == 4
+    (pin,) = gauge.pins
+    assert (pin.primitive, pin.scales) == ("tanh", 3)
+    line = model.__code__.co_firstlineno + 1
+    assert pin.source == f"test_find.py:{line} ({model.__qualname__})"
+    assert f"pinned by tanh at {pin.source}: 3 scales" in str(gauge)
+
+
+def test_verify_says_by_how_much():
+    model = MODELS["mlp"]
+    params, x = jax.tree.map(lambda a: a.astype(jnp.float32), model.draw(0))
+    gauge = find_gauge(model.apply, params, x)
+    with pytest.raises(ValueError, match=r"moved them by \d.* of the largest"):
+        gauge.verify(lambda p, x: jnp.tanh(x @ p["w1"]), params, x)
+
+
+def test_parameters_that_reach_no_output_are_outside():
+    def model(p, x):
+        unused = x @ p["unused"]
+        del unused
+        return jax.nn.relu(x @ p["w"])[:, :2] @ p["v"]
+
+    params = {"unused": jnp.ones((2, 2)), "w": jnp.ones((2, 3)), "v": jnp.ones((2, 1))}
+    params["count"] = jnp.zeros([], jnp.int32)
+    gauge = find_gauge(model, params, jnp.ones((1, 2)))
+    assert gauge.num_nodes == 2
+    assert not gauge.touches(gauge.names.index("unused"))
+    assert gauge.verify(model, params, jnp.ones((1, 2))) < 1e-5
+
+
+def test_a_model_without_parameters_has_a_trivial_group():
+    assert find_gauge(lambda p, x: x, {}, jnp.ones(3)).num_nodes == 0
+
+
+def test_documented_exports():
+    module = importlib.import_module("gsgd_jax.tracing")
+    assert all(hasattr(module, name) for name in module.__all__)
