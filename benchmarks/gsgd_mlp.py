@@ -186,7 +186,8 @@ def _train(
 
     def rule(learning_rate: float) -> optax.GradientTransformation:
         def schedule(count: ArrayLike) -> jax.Array:
-            return learning_rate * jnp.exp(-settings.decay * (jnp.asarray(count) // steps))
+            epoch = (jnp.asarray(count) // steps).astype(jnp.float32)
+            return learning_rate * jnp.exp(-settings.decay * epoch)
 
         return gsgd(schedule, job.skeleton) if job.method.in_path_space else optax.sgd(schedule)
 

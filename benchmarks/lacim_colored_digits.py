@@ -75,6 +75,7 @@ from lacim_jax import (
 class Settings:
     """What the experiment depends on."""
 
+    methods: tuple[str, ...] = METHODS
     data: str = "mnist5k"
     pool: int = 2
     """Images are reduced by averaging over squares of this side."""
@@ -187,7 +188,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     columns = [Column(noise, seed) for noise in settings.label_noises for seed in context.seeds]
     data = load_data(settings, columns, context.data_dir)
     searches = len(columns) * (len(settings.search_weights) + 1)
-    for method in METHODS:
+    for method in settings.methods:
         total = settings.epochs + (searches if method in (POOLED, LACIM) else 0)
         with context.progress.task(method, total=total) as bar:
             yield from _run_method(method, data, columns, settings, bar)

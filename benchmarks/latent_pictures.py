@@ -15,9 +15,9 @@ from lacim_jax import Examples, LaCIM, Search, infer_along
 
 TILES = 8
 """Images in a row."""
-ROWS = ("test image", "decoded", "after search", "s moved", "s moved", "v moved", "v moved")
-"""Decoded from the best start and after the search; then the first image again, while one latent
-moves over 2.5 standard deviations either side: of s and of v the two most active ones."""
+ROWS = ("test image", "decoded", "searched", "s moved", "s moved", "v moved", "v moved")
+"""Decoded from the best start, and from where the search led; then the first image again, while
+one latent moves over 2.5 standard deviations either side: the two most active of s and of v."""
 
 
 def picture(
@@ -70,7 +70,7 @@ def plot_picture(record: Record, path: Path) -> None:
     """
     pixels = np.stack([record.curve["red"], record.curve["green"]], axis=-1) / 255
     side = round((len(pixels) / (len(ROWS) * TILES)) ** 0.5)
-    with figure(path, panel=(6.6, 5.1)) as panels:
+    with figure(path, panel=(6.8, 5.1)) as panels:
         axes: Axes = panels[0, 0]
         axes.imshow(as_rgb(pixels.reshape(len(ROWS) * side, -1, 2)), interpolation="nearest")
         axes.set_yticks(side * (np.arange(len(ROWS)) + 0.5), ROWS)

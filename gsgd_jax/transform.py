@@ -49,6 +49,9 @@ def in_path_space(
     inside acts on path values: weight decay decays them, `optax.masked` freezes them. Entries
     outside the group are stepped by the inner transformation like any other parameter.
 
+    Sharded parameters keep their shardings, on meshes of automatic axes; on explicit ones, jax asks
+    for the sharding of every intermediate vector over nodes, which is not given here.
+
     Signs. The sign of a skeleton entry is part of the coordinates. As the value v_s of a free
     skeleton path nears zero, the weights into its node grow without bound; if a step takes it
     through zero, they all change sign and the function jumps. (All other path values cross zero

@@ -21,6 +21,7 @@ is not annotated `optax.ScalarOrSchedule` among its causes. When optax adds, dro
 of either suite, importing this module, or the sharding run, says so.
 """
 
+import importlib
 import inspect
 import itertools
 import json
@@ -30,7 +31,6 @@ import sys
 import unittest
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -148,31 +148,40 @@ def run_sharding(factories: str) -> None:
     Raises:
         AssertionError: if a test fails or is skipped, or the suite is not the one we know.
     """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    found = run_on_eight_devices(f"{__name__}:sharding_worker", factories)
+    expected = {f"{factory}:{test}" for factory in _named(factories) for test in SHARDING_TESTS}
+    assert set(json.loads(found)) == expected
+
+
+def run_on_eight_devices(function: str, *arguments: str) -> str:
+    """Calls a function in a process of its own that has eight host devices.
+
+    Args:
+        function: where it is found, as "module:name".
+        *arguments: strings to call it with.
+
+    Returns:
+        The last line of what it wrote.
+
+    Raises:
+        AssertionError: if it raises; the message is its traceback.
+    """
+    call = f"from {__name__} import _named; _named({function!r})(*{arguments!r})"
     done = subprocess.run(
-        [sys.executable, "-m", __name__, factories],
+        [sys.executable, "-c", call],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    module, name = factories.split(":")
-    expected = {
-        f"{factory}:{test}" for factory in getattr(_module(module), name) for test in SHARDING_TESTS
-    }
-    assert set(json.loads(done.stdout.splitlines()[-1])) == expected
+    return done.stdout.strip().rpartition("\n")[2]
 
 
-def _module(name: str) -> ModuleType:
-    __import__(name)
-    return sys.modules[name]
-
-
-def _sharding_worker(factories: str) -> None:
-    """The process of `run_sharding`: prints the tests that passed, raises at the first failure."""
+def sharding_worker(factories: str) -> None:
+    """The process of `run_sharding`: writes the tests that passed, raises at the first failure."""
     assert jax.device_count() == 8, jax.devices()
     from optax._src import sharding_test
 
@@ -182,9 +191,8 @@ def _sharding_worker(factories: str) -> None:
         raise AssertionError(f"optax {optax.__version__} changed its sharding suite: {set(bodies)}")
     # The suite compares version strings, "0.10.2" < "0.7.2", and skips on every new jax.
     jax.__version__ = "0.9.0"
-    module, name = factories.split(":")
     passed = []
-    for factory, make in getattr(_module(module), name).items():
+    for factory, make in _named(factories).items():
         for test in SHARDING_TESTS:
             generated, body = bodies[test]
             body(sharding_test.ShardingTest(generated), make(1.0))
@@ -192,5 +200,7 @@ def _sharding_worker(factories: str) -> None:
     sys.stdout.write(json.dumps(passed) + "\n")
 
 
-if __name__ == "__main__":
-    _sharding_worker(sys.argv[1])
+def _named(place: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
