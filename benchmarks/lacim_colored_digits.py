@@ -117,9 +117,8 @@ PRESETS = {
         label_noises=(0.25, 0.0),
         validation=0.05,
         batch_size=128,
-        widths=(256, 256),
-        epochs=5,
-        trials=4,
+        widths=(256, 128),
+        epochs=4,
     ),
     "full": Settings(
         data="mnist",
