@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from benchmarks import registry
+from benchmarks import evidence, registry
 from benchmarks.runner import RunInterruptedError, run_experiment
 from common.progress import Bars
 
@@ -17,7 +17,11 @@ _DESCRIPTION = """Experiments of G-SGD, DC-ASGD and LaCIM.
 
 Without a name: the list of experiments. With one: runs it, prints its tables, and leaves
 records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never overwritten;
-tables and plots show the latest run."""
+tables and plots show the latest run. With "report": makes the pages of evidence from the records
+that are kept with the code; "report --help" tells more."""
+
+
+_PROGRAM = "python -m benchmarks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +45,30 @@ class Arguments:
         return f"python -m benchmarks {self.name} --preset {self.preset} --seeds {self.seeds}"
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportArguments:
+    """Makes the pages of benchmarks/evidence from the summaries of records that lie there."""
+
+    take: tuple[Path, ...] = ()
+    """Folders of finished runs; the latest run of each is kept, in summary form, as the evidence of
+    its experiment and preset."""
+    check: bool = False
+    """Write nothing; fail when a page is not what its records say."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0, 2 for bad input, 130 when interrupted.
 
     Args:
         argv: arguments without the program's name; by default the process's own.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "report":
+        return _report(tyro.cli(ReportArguments, prog=f"{_PROGRAM} report", args=argv[1:]))
     # The parser joins lines, so each experiment is a paragraph of its own.
     claims = [f"{name}: {registry.claim(name)}" for name in registry.NAMES]
     description = "\n\n".join([_DESCRIPTION, "Experiments:", *claims])
-    arguments = tyro.cli(Arguments, prog="python -m benchmarks", description=description, args=argv)
+    arguments = tyro.cli(Arguments, prog=_PROGRAM, description=description, args=argv)
     console = Console()
     if arguments.name is None:
         _list(console)
@@ -58,16 +76,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments, console)
     except (registry.UnknownNameError, UsageError, FileNotFoundError) as error:
-        print(f"python -m benchmarks: {error}", file=sys.stderr)
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
     except RunInterruptedError as error:
-        print(f"python -m benchmarks: {error}", file=sys.stderr)
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 130
     return 0
 
 
 class UsageError(ValueError):
     """An option out of its range."""
+
+
+def _report(arguments: ReportArguments) -> int:
+    console = Console()
+    try:
+        if arguments.check:
+            evidence.check()
+            return 0
+        for run in arguments.take:
+            _print(console, f"{run} -> {evidence.take(run)}")
+        for path in evidence.render():
+            _print(console, str(path))
+    except (evidence.StaleEvidenceError, FileNotFoundError, ValueError) as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _listing() -> str:
@@ -78,7 +112,8 @@ def _listing() -> str:
 def _list(console: Console) -> None:
     usage = (
         f"python -m benchmarks NAME --preset {'|'.join(registry.PRESET_NAMES)} --seeds 3 "
-        "--data-dir FOLDER --out FOLDER\npython -m benchmarks --help"
+        "--data-dir FOLDER --out FOLDER\npython -m benchmarks report --take FOLDER\n"
+        "python -m benchmarks --help"
     )
     _print(console, f"{_listing()}\n\n{usage}")
 

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,13 +99,13 @@ def run_experiment(
         raise
     records = last_run(read_records(path))
     tables = experiment.tables(records)
-    _write_whole(out / "tables.md", f"{tables}\n\n{_caption(origin)}\n")
+    _write_whole(out / "tables.md", f"{tables}\n\n{caption(origin)}\n")
     plots = experiment.plots(records, out)
     manifest("finished", [path, out / "tables.md", *plots])
     return Report(tables, plots, written, time.perf_counter() - started)
 
 
-def _caption(origin: dict[str, Any]) -> str:
+def caption(origin: Mapping[str, Any]) -> str:
     """Where a table's figures came from, in one line."""
     source = origin["provenance"]
     device, versions = source["device"], source["versions"]

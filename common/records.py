@@ -65,7 +65,7 @@ class RecordWriter:
         record = dataclasses.replace(record, origin=self._origin)
         fields = dataclasses.asdict(record)
         origin = fields.pop("origin")
-        line = json.dumps(_plain({**origin, **fields}), allow_nan=False) + "\n"
+        line = json.dumps(plain({**origin, **fields}), allow_nan=False) + "\n"
         # One write to a file opened for appending: lines of two processes do not interleave.
         with self._path.open("ab", buffering=0) as file:
             file.write(line.encode())
@@ -85,7 +85,8 @@ def read_records(path: Path) -> list[Record]:
     """
     text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
-    return [_parse(line, f"{path}:{i}") for i, line in enumerate(complete.splitlines(), start=1)]
+    lines = complete.splitlines()
+    return [parse_record(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
 
 
 def last_run(records: Iterable[Record]) -> list[Record]:
@@ -94,7 +95,16 @@ def last_run(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.origin.get("run") == records[-1].origin.get("run")]
 
 
-def _parse(line: str, where: str) -> Record:
+def parse_record(line: str, where: str) -> Record:
+    """The record that a line of JSON holds; the keys that are no field of it are its origin.
+
+    Args:
+        line: one line of a file.
+        where: which one, for the error.
+
+    Raises:
+        ValueError: if it is no record.
+    """
     own = {field.name for field in dataclasses.fields(Record)} - {"origin"}
     try:
         fields = json.loads(line)
@@ -113,14 +123,18 @@ def _parse(line: str, where: str) -> Record:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    """JSON's own types for everything; null for figures that are not finite."""
+def plain(value: Any) -> Any:
+    """JSON's own types for everything; null for figures that are not finite.
+
+    Args:
+        value: mappings, sequences, scalars, NumPy and JAX arrays, paths, nested at will.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # numpy and jax, scalars and arrays
-        return _plain(np.asarray(value).tolist())
+        return plain(np.asarray(value).tolist())
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):

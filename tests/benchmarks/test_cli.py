@@ -2,62 +2,12 @@
 
 import dataclasses
 import json
-import sys
-import types
 
-import numpy as np
 import pytest
 
 from benchmarks import registry
 from benchmarks.cli import main
-from common.plots import figure
-from common.records import Record, read_records
-from common.tables import markdown, metric, number
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    steps: int = 2
-
-
-def experiment(fail_at=None, error=KeyboardInterrupt):
-    """An experiment that fits a line in closed form; it breaks off before seed `fail_at`."""
-
-    def run(settings, context):
-        for seed in context.seeds:
-            if seed == fail_at:
-                raise error
-            rng = np.random.default_rng(seed)
-            slope = np.polyfit(np.arange(5.0), np.arange(5.0) + 0.01 * rng.normal(size=5), 1)[0]
-            with context.progress.task("fit", total=settings.steps) as bar:
-                bar.advance(settings.steps)
-            yield Record(method="fit", setting={}, seed=seed, metrics={"slope": slope},
-                         wall_time=0.0)  # fmt: skip
-
-    def tables(records):
-        return markdown(["method", "slope"], [["fit", number(metric(records, "slope"))]])
-
-    def plots(records, out):
-        with figure(out / "slope.png") as panels:
-            panels[0, 0].plot([r.metrics["slope"] for r in records])
-        return [out / "slope.png"]
-
-    module = types.ModuleType("benchmarks.line")
-    vars(module).update(PRESETS={"smoke": Settings()}, run=run, tables=tables, plots=plots)
-    return module
-
-
-@pytest.fixture
-def line(monkeypatch):
-    """Registers the experiment above under the name "line"."""
-
-    def register(**options):
-        monkeypatch.setattr(registry, "NAMES", ("line",))
-        monkeypatch.setattr(registry, "DEMO", ("line",))
-        monkeypatch.setattr(registry, "claim", lambda name: "a claim")
-        monkeypatch.setitem(sys.modules, "benchmarks.line", experiment(**options))
-
-    return register
+from common.records import read_records
 
 
 def test_without_a_name_it_lists_every_experiment_with_its_claim(capsys):

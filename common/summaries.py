@@ -1,0 +1,82 @@
+"""Records in a form short enough to be committed: all final figures, thinned curves.
+
+A summary is a file of JSON lines too. Its first line is what all records of a run share (benchmark,
+preset, command, configuration, provenance); each further line is one record without that. Final
+figures are kept to the last bit, so tables made from a summary are those made from the records;
+curves are thinned and rounded to what a figure can show.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.records import Record, parse_record, plain
+
+POINTS = 32
+"""The most points a kept curve has; its first and last are always among them."""
+
+DIGITS = 4
+"""Significant digits of a kept curve, enough for a figure a thousand pixels high."""
+
+
+def write_summary(records: Sequence[Record], path: Path) -> None:
+    """Writes the summary of one run, replacing the file in one go.
+
+    Args:
+        records: of one run, as `read_records` gave them.
+        path: the file; its folder is made where it is missing.
+
+    Raises:
+        ValueError: if there are no records, or they are of several runs.
+    """
+    origins = {json.dumps(plain(r.origin), sort_keys=True) for r in records}
+    if len(origins) != 1:
+        raise ValueError(
+            f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
+        )
+    lines = [{"origin": plain(records[0].origin)}]
+    for record in records:
+        fields = dataclasses.asdict(dataclasses.replace(record, curve=_thinned(record.curve)))
+        del fields["origin"]
+        lines.append(plain(fields))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_summary(path: Path) -> list[Record]:
+    """The records of a summary, oldest first, each with its origin.
+
+    Args:
+        path: a file that `write_summary` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is no record; it names the line.
+    """
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        origin = json.loads(first)["origin"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}:1 does not say where its records come from; write it with write_summary."
+        ) from error
+    records = [parse_record(line, f"{path}:{i}") for i, line in enumerate(lines, start=2)]
+    return [dataclasses.replace(record, origin=origin) for record in records]
+
+
+def _thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """At most `POINTS` entries of each column, the same ones of all, rounded to `DIGITS`."""
+    length = max((len(column) for column in curve.values()), default=0)
+    kept = np.unique(np.linspace(0, length - 1, min(length, POINTS)).round().astype(int))
+    return {name: [_rounded(column[i]) for i in kept] for name, column in curve.items()}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
