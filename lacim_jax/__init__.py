@@ -23,6 +23,8 @@ Predict on a new domain, which may be none of those::
 """
 
 from lacim_jax.checks import check_examples
+from lacim_jax.correlated import CorrelatedGaussian
+from lacim_jax.discretised_logistic import discretised_logistic
 from lacim_jax.distributions import Gaussian, bounded_log_var, log_mixture
 from lacim_jax.elbo import Elbo, compiled_elbo, elbo, lacim_loss
 from lacim_jax.erm import ERM, erm_loss
@@ -35,8 +37,9 @@ from lacim_jax.inference import (
     predict_from,
 )
 from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood, gaussian_likelihood
-from lacim_jax.model import Densities, Examples, LaCIM, Latents
+from lacim_jax.model import Densities, Examples, LaCIM, Latents, Prior
 from lacim_jax.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lacim_jax.reparameterised import ReparameterisedLaCIM
 from lacim_jax.search import (
     Regulariser,
     Search,
@@ -49,6 +52,7 @@ from lacim_jax.search import (
 
 __all__ = [
     "LaCIM",
+    "ReparameterisedLaCIM",
     "Densities",
     "Latents",
     "Examples",
@@ -59,12 +63,15 @@ __all__ = [
     "ConvEncoder",
     "ConvDecoder",
     "Gaussian",
+    "CorrelatedGaussian",
+    "Prior",
     "bounded_log_var",
     "log_mixture",
     "Likelihood",
     "BERNOULLI",
     "CATEGORICAL",
     "gaussian_likelihood",
+    "discretised_logistic",
     "elbo",
     "compiled_elbo",
     "Elbo",

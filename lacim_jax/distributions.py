@@ -1,7 +1,7 @@
 """Diagonal Gaussians over the latents, safe for any input that is finite."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,14 @@ class Gaussian(NamedTuple):
         # expm1 keeps the digits where the two variances are nearly equal.
         return 0.5 * (jnp.expm1(difference) - difference + shift**2)
 
+    def kl_from(self, other: "Gaussian") -> Float[Array, "*batch dim"]:
+        """KL(other || self), as `kl` of the other: what a prior is asked.
+
+        Args:
+            other: a Gaussian of the same shape.
+        """
+        return other.kl(self)
+
 
 def bounded_log_var(raw: Float[Array, "*shape"], *, bound: float = 8.0) -> Float[Array, "*shape"]:
     r"""A log-variance that cannot run away, $b \tanh(r / b)$.
@@ -80,12 +88,21 @@ def bounded_log_var(raw: Float[Array, "*shape"], *, bound: float = 8.0) -> Float
     return bound * jnp.tanh(raw / bound)
 
 
-def log_mixture(components: Gaussian, value: Float[Array, " dim"]) -> Float[Array, ""]:
-    r"""The log-density of the equal mixture, $\log \frac{1}{m} \sum_{j=1}^m N(z; \mu_j, \rho_j)$.
+@runtime_checkable
+class Density(Protocol):
+    """What the mixture asks of its components: a NamedTuple of arrays with a log-density."""
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """The log-density at a value."""
+        ...
+
+
+def log_mixture(components: Density, value: Float[Array, " dim"]) -> Float[Array, ""]:
+    r"""The log-density of the equal mixture, $\log \frac{1}{m} \sum_{j=1}^m p_j(z)$.
 
     Args:
-        components: m Gaussians, [m, dim].
+        components: m Gaussians, correlated or not; [m, dim].
         value: z, [dim].
     """
-    every = jax.vmap(Gaussian.log_prob, in_axes=(0, None))(components, value)
+    every = jax.vmap(lambda component: component.log_prob(value))(components)
     return jax.nn.logsumexp(every) - math.log(every.shape[0])

@@ -102,20 +102,21 @@ def elbo(
     prior = apply(model, variables, "prior", domains)
     shape = (num_samples, *posterior.mean.shape)
     noise = jax.random.normal(key, shape, posterior.mean.dtype)
-    latents = jax.vmap(posterior.sample)(noise)  # [K, batch, dim]
+    draws = jax.vmap(posterior.sample)(noise)  # [K, batch, dim]
 
-    flat = latents.reshape(-1, latents.shape[-1])
+    flat = draws.reshape(-1, draws.shape[-1])
+    flat = apply(model, variables, "latents", flat, jnp.tile(domains, num_samples))
     pixels = apply(model, variables, "decode", flat)
     logits = apply(model, variables, "classify", model.split(flat).s)
-    pixels, logits = (p.reshape(*latents.shape[:2], *p.shape[1:]) for p in (pixels, logits))
+    pixels, logits = (p.reshape(*draws.shape[:2], *p.shape[1:]) for p in (pixels, logits))
 
     def every(log_prob: Callable[..., jax.Array], parameters: jax.Array, values: jax.Array):
         return jax.vmap(jax.vmap(log_prob), in_axes=(0, None))(parameters, values)  # [K, batch]
 
     log_w = every(model.label_likelihood.log_prob, logits, labels)
     log_x = every(model.likelihood.log_prob, pixels, images)
-    log_prior = jax.vmap(prior.log_prob)(latents)
-    log_posterior = jax.vmap(posterior.log_prob)(latents)
+    log_prior = jax.vmap(prior.log_prob)(draws)
+    log_posterior = jax.vmap(posterior.log_prob)(draws)
 
     weights = jax.nn.softmax(log_w, axis=0)
 
@@ -133,7 +134,7 @@ def elbo(
         divergence=divergence,
         prior=prior_term,
         entropy=entropy,
-        kl_per_dim=posterior.kl(prior),
+        kl_per_dim=prior.kl_from(posterior),
         log_evidence=_log_mean_exp(log_w + log_x + log_prior - log_posterior),
         sample_size=1 / (weights**2).sum(0),
     )

@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
 from lacim_jax.checks import check_images
-from lacim_jax.distributions import Gaussian
 from lacim_jax.likelihoods import CATEGORICAL
 from lacim_jax.model import LaCIM, Latents, Variables, apply
 from lacim_jax.search import Search, SearchState, begin_search, step_search
@@ -109,8 +108,8 @@ def infer_along(
         raise ValueError(f"steps must be at least 0 and ascend, got {steps}.")
     pixels = np.asarray(images)
     check_images(model, variables, pixels)
-    priors: Gaussian = apply(model, variables, "priors")
-    noise = jax.random.normal(key, (search.draws, *priors.mean.shape), priors.mean.dtype)
+    shape = (search.draws, model.num_domains, model.s_dim + model.v_dim)
+    noise = jax.random.normal(key, shape, jnp.result_type(*jax.tree.leaves(variables["params"])))
     driven = search.loop == "driven"
     if search.loop == "auto" and jax.default_backend() == "cpu":
         driven = _has_convolution(model, variables)

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lacim_jax.correlated import CorrelatedGaussian
 from lacim_jax.distributions import Gaussian, bounded_log_var
 from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
 
 Variables = Mapping[str, Any]
 """What `model.init` returns: {"params": ...}."""
+
+
+Prior = Gaussian | CorrelatedGaussian
+"""p(s,v|d), of diagonal or of full covariance."""
 
 
 class Latents(NamedTuple):
@@ -34,7 +39,7 @@ class Densities(NamedTuple):
     """All densities of the model around one batch, the latents being the posterior's means."""
 
     posterior: Gaussian  # q(s,v|x,d), [batch, s_dim + v_dim]
-    prior: Gaussian  # p(s,v|d), [batch, s_dim + v_dim]
+    prior: Prior  # p(s,v|d), [batch, s_dim + v_dim]
     reconstruction: jax.Array  # parameters of p(x|s,v), [batch, ...]
     logits: jax.Array  # parameters of p(y|s), [batch, classes]
 
@@ -48,8 +53,9 @@ class LaCIM(nn.Module):
 
         $p(x, y, s, v | d) = p(s,v|d) \, p(x|s,v) \, p(y|s)$.
 
-    - The prior $p(s,v|d)$ is a diagonal Gaussian with a mean and a variance for each domain.
-      `num_domains=1` with every d equal to 0 is Pool-LaCIM, one prior for all.
+    - The prior $p(s,v|d)$ is a Gaussian with a mean and a covariance for each domain: diagonal, or
+      full, in which s and v may be correlated. `num_domains=1` with every d equal to 0 is
+      Pool-LaCIM, one prior for all.
     - The encoder $q(s,v|x,d)$ is a diagonal Gaussian too: one trunk, and one linear head a domain.
       It never sees y: the posterior given y follows from it as
       $q(s,v|x,y,d) = q(s,v|x,d) \, p(y|s) / q(y|x,d)$, which is what `elbo` is built on.
@@ -90,32 +96,46 @@ class LaCIM(nn.Module):
     """The family of p(x|s,v)."""
     label_likelihood: Likelihood = CATEGORICAL
     """The family of p(y|s)."""
+    correlated_prior: bool = False
+    """Whether the latents of one domain may be correlated, s with v above all: a prior of full
+    covariance; without it they are independent given the domain."""
     log_var_bound: float = 8.0
     """Log-variances of prior and encoder stay between minus this and this."""
 
     def setup(self):
         """Declares the parameters that are not in the three modules passed in."""
-        if self.num_domains < 1 or self.s_dim < 1 or self.v_dim < 0:
-            raise ValueError(
-                "num_domains and s_dim must be at least 1 and v_dim at least 0, got "
-                f"{self.num_domains}, {self.s_dim} and {self.v_dim}."
-            )
+        self.check_sizes()
         dim = self.s_dim + self.v_dim
         self.head = nn.DenseGeneral((self.num_domains, 2 * dim))
         zeros = nn.initializers.zeros
         self.prior_mean = self.param("prior_mean", zeros, (self.num_domains, dim))
         self.prior_raw_log_var = self.param("prior_raw_log_var", zeros, (self.num_domains, dim))
+        if self.correlated_prior:
+            self.prior_mixing = self.param("prior_mixing", zeros, (self.num_domains, dim, dim))
+
+    def check_sizes(self) -> None:
+        """Refuses fields out of their range.
+
+        Raises:
+            ValueError: naming what came.
+        """
+        if self.num_domains < 1 or self.s_dim < 1 or self.v_dim < 0:
+            raise ValueError(
+                "num_domains and s_dim must be at least 1 and v_dim at least 0, got "
+                f"{self.num_domains}, {self.s_dim} and {self.v_dim}."
+            )
 
     def __call__(
         self, images: Float[Array, " batch *image"], domains: Int[Array, " batch"]
     ) -> Densities:
         """Every density at the posterior's mean; touches every parameter, so `init` uses it."""
         posterior = self.encode(images, domains)
+        latents = self.latents(posterior.mean, domains)
         return Densities(
             posterior=posterior,
             prior=self.prior(domains),
-            reconstruction=self.decode(posterior.mean),
-            logits=self.classify(self.split(posterior.mean).s),
+            reconstruction=self.decode(latents),
+            logits=self.classify(self.split(latents).s),
         )
 
     def encode(
@@ -139,20 +159,47 @@ class LaCIM(nn.Module):
         mean, raw = jnp.split(self.head(self.encoder(images)), 2, axis=-1)
         return Gaussian(mean, bounded_log_var(raw, bound=self.log_var_bound))
 
-    def prior(self, domains: Int[Array, " batch"]) -> Gaussian:
+    def prior(self, domains: Int[Array, " batch"]) -> Prior:
         """The prior p(s,v|d) of each domain given, [batch, s_dim + v_dim].
 
         Args:
             domains: d, from 0 to num_domains - 1; any other gives NaN.
         """
-        batch = domains.size
-        every = (jnp.broadcast_to(p, (batch, *p.shape)) for p in self.priors())
-        return Gaussian(*(_own(parameter, domains) for parameter in every))
+        return jax.tree.map(lambda every: _rows(every, domains), self.priors())
 
-    def priors(self) -> Gaussian:
+    def priors(self) -> Prior:
         """The priors of all training domains, [num_domains, s_dim + v_dim]."""
         log_var = bounded_log_var(self.prior_raw_log_var, bound=self.log_var_bound)
+        if self.correlated_prior:
+            return CorrelatedGaussian(self.prior_mean, log_var, self.prior_mixing)
         return Gaussian(self.prior_mean, log_var)
+
+    def latents(
+        self, draws: Float[Array, "batch dim"], domains: Int[Array, " batch"]
+    ) -> Float[Array, "batch dim"]:
+        """Z = (s, v) from what `encode` and `prior` are densities of; here the same."""
+        del domains
+        return draws
+
+    def starts(
+        self, images: Float[Array, " batch *image"], noise: Float[Array, "draws num_domains dim"]
+    ) -> Float[Array, "batch starts dim"]:
+        """Latents from which to explain images of unknown domain: the encoder's, in every domain.
+
+        Args:
+            images: x.
+            noise: standard normal; every image uses the same.
+
+        Returns:
+            The means, in the order of the domains, then the draws; num_domains * (1 + draws).
+        """
+        every = self.encode_in_every_domain(images)
+
+        def starts_of(own: Gaussian) -> Float[Array, "starts dim"]:
+            drawn = jax.vmap(own.sample)(noise)  # [draws, num_domains, dim]
+            return jnp.concatenate([own.mean, drawn.reshape(-1, drawn.shape[-1])])
+
+        return jax.vmap(starts_of)(every)
 
     def decode(self, latents: Float[Array, "batch dim"]) -> Float[Array, " batch *image"]:
         """The parameters of p(x|s,v), for z = (s, v)."""
@@ -173,6 +220,12 @@ def _own(
 ) -> Float[Array, "batch dim"]:
     """Each example's own row; NaN, which shows, for a domain that was not trained."""
     rows = every.at[jnp.arange(domains.size), domains]
+    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _rows(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
+    """The row of each domain given, [batch, ...]; NaN for a domain that was not trained."""
+    rows = every.at[domains]
     return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 

@@ -10,14 +10,14 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from lacim_jax.distributions import Gaussian, log_mixture
-from lacim_jax.model import LaCIM, Variables, apply
+from lacim_jax.distributions import log_mixture
+from lacim_jax.model import LaCIM, Prior, Variables, apply
 
-Regulariser = Callable[[jax.Array, Gaussian], jax.Array]
+Regulariser = Callable[[jax.Array, Prior], jax.Array]
 """J: `(latents [dim], priors [num_domains, dim]) -> scalar`, larger where latents are likelier."""
 
 
-def mixture_prior(latents: Float[Array, " dim"], priors: Gaussian) -> Float[Array, ""]:
+def mixture_prior(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, ""]:
     r"""The log-density of the latents under the equal mixture of all training domains' priors.
 
     With weight 1 the search maximises the posterior density of a domain that is any one of those
@@ -26,7 +26,7 @@ def mixture_prior(latents: Float[Array, " dim"], priors: Gaussian) -> Float[Arra
     return log_mixture(priors, latents)
 
 
-def squared_norm(latents: Float[Array, " dim"], priors: Gaussian) -> Float[Array, ""]:
+def squared_norm(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, ""]:
     r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$: no belief but that 0 is near."""
     del priors
     return -(latents**2).sum()
@@ -108,13 +108,7 @@ def begin_search(
     Returns:
         The searches, num_domains * (1 + draws) for each image, before their first step.
     """
-    every = apply(model, variables, "encode_in_every_domain", images)  # [batch, m, dim]
-
-    def starts_of(own: Gaussian) -> Float[Array, "starts dim"]:
-        drawn = jax.vmap(own.sample)(noise)  # [draws, m, dim]
-        return jnp.concatenate([own.mean, drawn.reshape(-1, drawn.shape[-1])])
-
-    latents = jax.vmap(starts_of)(every)
+    latents = apply(model, variables, "starts", images, noise)
     values, gradient = _value_and_grad(model, variables, images, latents, regulariser, weight)
     values = _not_nan(values)
     opt_state = jax.vmap(jax.vmap(optimiser.init))(latents)

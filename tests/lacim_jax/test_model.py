@@ -3,9 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder
+from lacim_jax import (
+    MLP,
+    Examples,
+    LaCIM,
+    MLPDecoder,
+    MLPEncoder,
+    gaussian_likelihood,
+    lacim_loss,
+)
 
 KEY = jax.random.key(0)
 
@@ -135,3 +144,41 @@ def test_impossible_sizes_are_refused(options):
     model = small(**options)
     with pytest.raises(ValueError, match="num_domains and s_dim must be at least 1"):
         model.init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_full_covariance_starts_diagonal_and_learns_to_correlate():
+    """The label's cause and the rest move together in the data, and so in the learnt prior."""
+    rng = np.random.default_rng(0)
+    s = rng.normal(size=200)
+    images = jnp.asarray(np.stack([s, s + 0.3 * rng.normal(size=200)], axis=1), jnp.float32)
+    data = Examples(images, (images[:, 0] > 0).astype(jnp.int32), jnp.zeros(200, jnp.int32))
+    model = LaCIM(
+        MLPEncoder((16,)),
+        MLPDecoder((2,), widths=()),
+        MLP((2,)),
+        num_domains=1,
+        s_dim=1,
+        v_dim=1,
+        likelihood=gaussian_likelihood(0.1),
+        correlated_prior=True,
+    )
+    params = jax.jit(model.init)(KEY, images, data.domains)["params"]
+    covariance = model.apply({"params": params}, method="priors").covariance()[0]
+    np.testing.assert_array_equal(covariance, np.eye(2))
+    loss, tx = lacim_loss(model), optax.adam(0.02)
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state, key):
+        grads, (_, terms) = jax.grad(loss, has_aux=True)(params, jnp.int32(0), data, key)
+        updates, state = tx.update(grads, state)
+        return optax.apply_updates(params, updates), state, terms["bound"]
+
+    bounds = []
+    for i in range(300):
+        params, state, bound = step(params, state, jax.random.fold_in(KEY, i))
+        bounds.append(float(bound))
+    assert np.mean(bounds[-20:]) > np.mean(bounds[:20]) + 1
+    covariance = np.asarray(model.apply({"params": params}, method="priors").covariance()[0])
+    assert abs(covariance[0, 1]) / np.sqrt(covariance[0, 0] * covariance[1, 1]) > 0.2
