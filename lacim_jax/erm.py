@@ -10,6 +10,11 @@ from jaxtyping import Array, Float
 from lacim_jax.likelihoods import CATEGORICAL, Likelihood
 from lacim_jax.model import Examples
 
+LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+"""`(params, state, examples, key) -> (loss, (state, terms))`: what all objectives here are, so that
+one training loop serves all. `state` is what an objective carries from step to step: its number of
+steps, the weights of its domains, or nothing."""
+
 
 class ERM(nn.Module):
     """LaCIM's path from image to label and nothing else: trunk, one linear head, classifier.
@@ -32,15 +37,26 @@ class ERM(nn.Module):
     """[batch, s_dim] to logits [batch, classes]."""
     s_dim: int = 16
 
-    @nn.compact
+    def setup(self):
+        """Declares the head."""
+        self.head = nn.Dense(self.s_dim)
+
     def __call__(self, images: Float[Array, " batch *image"]) -> Float[Array, "batch classes"]:
         """The logits of each image."""
-        return self.classifier(nn.Dense(self.s_dim, name="head")(self.encoder(images)))
+        return self.classify(self.represent(images))
+
+    def represent(self, images: Float[Array, " batch *image"]) -> Float[Array, "batch s_dim"]:
+        """What the classifier sees of each image: the head's values."""
+        return self.head(self.encoder(images))
+
+    def classify(
+        self, representation: Float[Array, "batch s_dim"]
+    ) -> Float[Array, "batch classes"]:
+        """The logits of what `represent` gave."""
+        return self.classifier(representation)
 
 
-def erm_loss(
-    model: ERM, *, label_likelihood: Likelihood = CATEGORICAL
-) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
+def erm_loss(model: ERM, *, label_likelihood: Likelihood = CATEGORICAL) -> LossFn:
     """Minus the log-likelihood of the labels, averaged over the batch, whatever the domain.
 
     Args:
@@ -53,11 +69,11 @@ def erm_loss(
     """
 
     def loss_fn(
-        params: Any, state: Any, examples: Examples, key: jax.Array
+        params: Any, state: Any, examples: Examples, key: Any
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         del key
         logits = jax.numpy.asarray(model.apply({"params": params}, examples.images))
-        log_prob = jax.vmap(label_likelihood.log_prob)(logits, examples.labels)
-        return -log_prob.mean(), (state, {})
+        log_probs = jax.vmap(label_likelihood.log_prob)(logits, examples.labels)
+        return -log_probs.mean(), (state, {})
 
     return loss_fn

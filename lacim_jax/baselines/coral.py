@@ -1,0 +1,59 @@
+"""Correlation alignment: the same mean and covariance of the representation in every domain."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lacim_jax.baselines.domain_risks import Batch, mean_over_pairs, penalised_loss
+from lacim_jax.erm import ERM, LossFn
+from lacim_jax.likelihoods import CATEGORICAL, Likelihood
+from lacim_jax.model import Examples
+
+
+def coral_loss(
+    model: ERM,
+    *,
+    num_domains: int,
+    weight: optax.ScalarOrSchedule,
+    label_likelihood: Likelihood = CATEGORICAL,
+) -> LossFn:
+    r"""The risk plus the squared distance of each two domains' first two moments.
+
+    With mean $\mu_d$ and covariance $C_d$ of the representation over domain d, of k dimensions,
+
+        $\frac{1}{k} \|\mu_d - \mu_e\|^2 + \frac{1}{k^2} \|C_d - C_e\|_F^2$,
+
+    averaged over pairs of domains.
+
+    Args:
+        model: the network; what is aligned is what its classifier sees.
+        num_domains: how many training domains there are, at least 1.
+        weight: at least 0, or a schedule of it by step.
+        label_likelihood: the family of p(y|x).
+
+    Returns:
+        `(params, step, examples, key) -> (loss, (step + 1, {"risk", "penalty"}))`.
+
+    Raises:
+        ValueError: if there is no domain, or the weight is negative.
+
+    References:
+        Sun and Saenko, *Deep CORAL*, 2016 (https://arxiv.org/abs/1607.01719), for the covariances;
+        with the means beside them as in DomainBed (https://arxiv.org/abs/2007.01434).
+    """
+
+    def penalty(batch: Batch, examples: Examples) -> jax.Array:
+        del examples
+        values, weights = batch.representation, batch.membership
+        means = weights.T @ values  # [num_domains, k]
+        second = jnp.einsum("bd,bi,bj->dij", weights, values, values)
+        counts = (weights > 0).sum(0).astype(values.dtype)
+        unbiased = counts / jnp.maximum(counts - 1, 1.0)
+        covariances = unbiased[:, None, None] * (second - means[:, :, None] * means[:, None])
+        distances = ((means[:, None] - means[None]) ** 2).mean(-1)
+        distances += ((covariances[:, None] - covariances[None]) ** 2).mean((-2, -1))
+        return mean_over_pairs(distances, batch)
+
+    return penalised_loss(
+        model, penalty, num_domains=num_domains, weight=weight, label_likelihood=label_likelihood
+    )

@@ -1,0 +1,160 @@
+"""Causal semantic generation: one correlated prior, and its independent version for new domains."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lacim_jax.baselines.domain_risks import at_step
+from lacim_jax.correlated import CorrelatedGaussian
+from lacim_jax.distributions import Gaussian
+from lacim_jax.erm import LossFn
+from lacim_jax.model import Examples, LaCIM, Variables, apply
+
+
+class Priors(NamedTuple):
+    """The log-densities of latents under the training prior and under its independent version."""
+
+    trained: jax.Array  # shape=[...]: log p(s, v)
+    independent: jax.Array  # shape=[...]: log p(s) + log p(v)
+
+
+def csg_loss(
+    model: LaCIM,
+    *,
+    num_samples: int = 8,
+    beta: optax.ScalarOrSchedule = 1.0,
+    label_weight: optax.ScalarOrSchedule = 1.0,
+) -> LossFn:
+    r"""Minus the bound of CSG-ind, whose encoder is the one that a new domain asks for.
+
+    In training s and v are correlated, $p(s,v)$; in a new domain they are taken to be independent,
+    $p^\perp(s,v) = p(s) \, p(v)$. The encoder $q^\perp(s,v|x)$ is that of the new domain; the
+    training one follows from it by the ratio of the priors, $r = p(s,v) / p^\perp(s,v)$. With
+    $\pi(y|x) = E_{q^\perp} [r \, p(y|s)]$ the bound is
+
+        $\log \pi(y|x) + E_{q^\perp} \big[ \tfrac{r \, p(y|s)}{\pi(y|x)} \, \log
+        \tfrac{p^\perp(s,v) \, p(x|s,v)}{q^\perp(s,v|x)} \big]$,
+
+    estimated from the same draws in both terms, as `elbo` is; with independent s and v, it is that.
+
+    Args:
+        model: LaCIM of one domain with a correlated prior: `num_domains=1, correlated_prior=True`.
+        num_samples: draws for each example, at least 1; the ratio needs several.
+        beta: factor on $\log q^\perp - \log p^\perp$, or a schedule of it by step.
+        label_weight: factor on $\log \pi(y|x)$, or a schedule of it by step.
+
+    Returns:
+        `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
+        counted from 0; the domains are not looked at.
+
+    Raises:
+        ValueError: if the model has several domains or an uncorrelated prior, or there is no draw.
+
+    References:
+        Liu et al., *Learning causal semantic representation for out-of-distribution prediction*,
+        NeurIPS 2021 (https://arxiv.org/abs/2011.01681), section 4.1, the objective of CSG-ind.
+    """
+    if model.num_domains != 1 or not model.correlated_prior:
+        raise ValueError(
+            "CSG has one prior for all domains, in which s and v are correlated; make the model "
+            f"with num_domains=1 and correlated_prior=True, got {model.num_domains} and "
+            f"{model.correlated_prior}."
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+
+    def loss_fn(
+        params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        variables = {"params": params}
+        posterior = _encode(model, variables, examples.images)
+        noise = jax.random.normal(key, (num_samples, *posterior.mean.shape), posterior.mean.dtype)
+        draws = jax.vmap(posterior.sample)(noise)  # [K, batch, dim]
+        flat = draws.reshape(-1, draws.shape[-1])
+        pixels = apply(model, variables, "decode", flat)
+        logits = apply(model, variables, "classify", model.split(flat).s)
+        pixels, logits = (p.reshape(*draws.shape[:2], *p.shape[1:]) for p in (pixels, logits))
+        over = jax.vmap(jax.vmap(model.likelihood.log_prob), in_axes=(0, None))
+        log_x = over(pixels, examples.images)
+        over = jax.vmap(jax.vmap(model.label_likelihood.log_prob), in_axes=(0, None))
+        log_y = over(logits, examples.labels)
+        prior = independent_version(apply(model, variables, "priors"), draws, s_dim=model.s_dim)
+        log_w = log_y + prior.trained - prior.independent
+        weights = jax.nn.softmax(log_w, axis=0)
+        label = jax.nn.logsumexp(log_w, axis=0) - math.log(num_samples)
+        divergence = jax.vmap(posterior.log_prob)(draws) - prior.independent
+        terms = {
+            "label": label.mean(),
+            "reconstruction": (weights * log_x).sum(0).mean(),
+            "divergence": (weights * divergence).sum(0).mean(),
+        }
+        factors = (jnp.asarray(at_step(f, step), label.dtype) for f in (label_weight, beta))
+        on_label, on_divergence = factors
+        bound = on_label * terms["label"] + terms["reconstruction"]
+        return on_divergence * terms["divergence"] - bound, (step + 1, terms)
+
+    return loss_fn
+
+
+def csg_probabilities(
+    model: LaCIM,
+    variables: Variables,
+    images: Float[Array, " batch *image"],
+    key: PRNGKeyArray,
+    *,
+    num_samples: int = 32,
+) -> Float[Array, "batch classes"]:
+    r"""What a new domain's labels are expected to be, $E_{q^\perp(s|x)} \, p(y|s)$.
+
+    Args:
+        model: as it was trained by `csg_loss`.
+        variables: its variables.
+        images: x.
+        key: for the draws.
+        num_samples: draws for each image.
+
+    Returns:
+        Probabilities of the classes.
+    """
+    posterior = _encode(model, variables, images)
+    noise = jax.random.normal(key, (num_samples, *posterior.mean.shape), posterior.mean.dtype)
+    draws = jax.vmap(posterior.sample)(noise)
+    logits = apply(model, variables, "classify", model.split(draws.reshape(-1, draws.shape[-1])).s)
+    every = model.label_likelihood.mean(logits)
+    return every.reshape(num_samples, len(images), -1).mean(0)
+
+
+def independent_version(
+    prior: CorrelatedGaussian, latents: Float[Array, "*batch dim"], *, s_dim: int
+) -> Priors:
+    """Latents under the prior and under the product of its margins of s and of v.
+
+    Args:
+        prior: of one domain, [1, dim].
+        latents: (s, v).
+        s_dim: how many numbers s has.
+
+    Returns:
+        The two log-densities, [...].
+    """
+    one = CorrelatedGaussian(*(leaf[0] for leaf in prior))
+    flat = latents.reshape(-1, latents.shape[-1])
+    trained = jax.vmap(one.log_prob)(flat)
+    # In a chain of regressions the first dimensions are a chain by themselves.
+    s = CorrelatedGaussian(one.mean[:s_dim], one.log_var[:s_dim], one.mixing[:s_dim, :s_dim])
+    independent = jax.vmap(s.log_prob)(flat[:, :s_dim])
+    if flat.shape[-1] > s_dim:
+        covariance = one.covariance()[s_dim:, s_dim:]
+        log_v = jax.scipy.stats.multivariate_normal.logpdf
+        mean = one.mean[s_dim:]
+        independent += jax.vmap(lambda v: log_v(v, mean, covariance))(flat[:, s_dim:])
+    shape = latents.shape[:-1]
+    return Priors(trained.reshape(shape), independent.reshape(shape))
+
+
+def _encode(model: LaCIM, variables: Variables, images: jax.Array) -> Gaussian:
+    return apply(model, variables, "encode", images, jnp.zeros(len(images), jnp.int32))

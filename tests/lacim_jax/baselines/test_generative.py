@@ -1,0 +1,224 @@
+"""DIVA, CSG and iVAE against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from lacim_jax import (
+    MLP,
+    CorrelatedGaussian,
+    Examples,
+    LaCIM,
+    MLPDecoder,
+    MLPEncoder,
+    gaussian_likelihood,
+    lacim_loss,
+)
+from lacim_jax.baselines import DIVA, csg_loss, csg_probabilities, diva_loss, ivae
+from lacim_jax.baselines.csg import independent_version
+
+KEY = jax.random.key(0)
+UNIT = gaussian_likelihood(1.0)
+STEP = jnp.zeros([], jnp.int32)
+
+
+def examples(n=8):
+    images = jax.random.normal(KEY, (n, 5))
+    return Examples(images, (images[:, 0] > 0).astype(jnp.int32), jnp.arange(n) % 3)
+
+
+def shaken(params):
+    """Parameters away from where they start, so that nothing is zero by chance."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+DIVA_MODEL = DIVA(
+    MLPEncoder((8,)), MLPDecoder((5,), (8,)), MLP((2,)), num_domains=3, dim=2, likelihood=UNIT
+)
+CSG_MODEL = LaCIM(
+    MLPEncoder((8,)),
+    MLPDecoder((5,), (8,)),
+    MLP((2,)),
+    num_domains=1,
+    s_dim=2,
+    v_dim=2,
+    likelihood=UNIT,
+    correlated_prior=True,
+)
+
+
+@pytest.fixture(scope="module")
+def diva():
+    return shaken(jax.jit(DIVA_MODEL.init)(KEY, examples().images)["params"])
+
+
+def test_the_loss_of_diva_is_its_formula(diva):
+    data = examples()
+    loss = diva_loss(
+        DIVA_MODEL,
+        beta=0.5,
+        label_weight=3.0,
+        domain_weight=lambda step: jnp.where(step == 0, 2.0, 0.0),
+    )
+    value, (step, _) = loss(diva, STEP, data, KEY)
+
+    def bound(raw):
+        return 8 * np.tanh(np.asarray(raw, np.float64) / 8)
+
+    features = np.maximum(MLP((8,)).apply({"params": diva["encoder"]["MLP_0"]}, data.images), 0)
+    heads = np.asarray(features) @ np.asarray(diva["head"]["kernel"]) + np.asarray(
+        diva["head"]["bias"]
+    )
+    means, log_vars = heads[:, :6], bound(heads[:, 6:])
+    noise = np.asarray(jax.random.normal(KEY, (8, 6)))
+    draws = means + np.exp(log_vars / 2) * noise
+    prior_means = np.concatenate(
+        [diva["domain_mean"][data.domains], np.zeros((8, 2)), diva["label_mean"][data.labels]], 1
+    )
+    prior_vars = np.exp(
+        np.concatenate(
+            [
+                bound(diva["domain_raw"])[data.domains],
+                np.zeros((8, 2)),
+                bound(diva["label_raw"])[data.labels],
+            ],
+            1,
+        )
+    )
+    kl = 0.5 * (
+        np.exp(log_vars) / prior_vars
+        - 1
+        - log_vars
+        + np.log(prior_vars)
+        + (means - prior_means) ** 2 / prior_vars
+    )
+    draw = jnp.asarray(draws, jnp.float32)
+    pixels = MLPDecoder((5,), (8,)).apply({"params": diva["decoder"]}, draw)
+    log_x = scipy.stats.norm.logpdf(data.images, pixels, 1.0).sum(1)
+    logits = MLP((2,)).apply({"params": diva["classifier"]}, draw[:, 4:])
+    weights = diva["domain_classifier"]
+    domain_logits = np.maximum(draws[:, :2], 0) @ np.asarray(weights["kernel"])
+    domain_logits += np.asarray(weights["bias"])
+    cross = optax.softmax_cross_entropy_with_integer_labels
+    due = (
+        -log_x.mean()
+        + 0.5 * kl.sum(1).mean()
+        + 3.0 * cross(logits, data.labels).mean()
+        + 2.0 * cross(jnp.asarray(domain_logits, jnp.float32), data.domains).mean()
+    )
+    np.testing.assert_allclose(value, due, rtol=1e-4)
+    assert step == 1
+
+
+def test_diva_predicts_from_the_labels_latents_alone(diva):
+    images = examples().images
+    before = DIVA_MODEL.apply({"params": diva}, images)
+    head = diva["head"]
+    # Means of the domain's and the rest's latents are the first four outputs of the head.
+    others = jnp.concatenate([jnp.arange(1.0, 5.0), jnp.zeros(8)])
+    moved = diva | {"head": {**head, "bias": head["bias"] + others}}
+    np.testing.assert_array_equal(DIVA_MODEL.apply({"params": moved}, images), before)
+
+
+def test_diva_shows_a_domain_that_was_not_trained(diva):
+    data = examples()
+    strange = data._replace(domains=data.domains + 1)
+    value, _ = diva_loss(DIVA_MODEL)(diva, STEP, strange, KEY)
+    assert np.isnan(value)
+
+
+@pytest.fixture(scope="module")
+def csg():
+    data = examples()
+    return shaken(jax.jit(CSG_MODEL.init)(KEY, data.images, data.domains * 0)["params"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_independent_version_has_the_margins_of_the_prior():
+    rng = np.random.default_rng(0)
+    prior = CorrelatedGaussian(
+        *(jnp.asarray(rng.normal(size=shape)) for shape in ((1, 5), (1, 5), (1, 5, 5)))
+    )
+    covariance, mean = np.asarray(prior.covariance())[0], np.asarray(prior.mean)[0]
+    latents = jnp.asarray(rng.normal(size=(3, 4, 5)))
+    found = independent_version(prior, latents, s_dim=2)
+    normal = scipy.stats.multivariate_normal
+    np.testing.assert_allclose(found.trained, normal(mean, covariance).logpdf(latents), rtol=1e-10)
+    due = normal(mean[:2], covariance[:2, :2]).logpdf(latents[..., :2])
+    due = due + normal(mean[2:], covariance[2:, 2:]).logpdf(latents[..., 2:])
+    np.testing.assert_allclose(found.independent, due, rtol=1e-10)
+
+
+def test_without_correlation_csg_is_the_bound_of_pooled_lacim(csg):
+    data = examples()
+    params = csg | {"prior_mixing": jnp.zeros_like(csg["prior_mixing"])}
+    pooled = data._replace(domains=data.domains * 0)
+    for num_samples in (1, 6):
+        found, _ = csg_loss(CSG_MODEL, num_samples=num_samples, beta=0.5, label_weight=2.0)(
+            params, STEP, data, KEY
+        )
+        due, _ = lacim_loss(CSG_MODEL, num_samples=num_samples, beta=0.5, label_weight=2.0)(
+            params, STEP, pooled, KEY
+        )
+        np.testing.assert_allclose(found, due, rtol=1e-5)
+
+
+def test_correlation_weights_the_draws_by_the_ratio_of_the_priors(csg):
+    """The formula, term by term, from the model's own densities at the same draws."""
+    data = examples()
+    found, (_, terms) = csg_loss(CSG_MODEL, num_samples=6)(csg, STEP, data, KEY)
+    variables = {"params": csg}
+    posterior = CSG_MODEL.apply(variables, data.images, data.domains * 0, method="encode")
+    draws = jax.vmap(posterior.sample)(jax.random.normal(KEY, (6, 8, 4)))
+    ratio = independent_version(CSG_MODEL.apply(variables, method="priors"), draws, s_dim=2)
+    bounds = []
+    for i in range(8):
+        pixels = CSG_MODEL.apply(variables, draws[:, i], method="decode")
+        logits = CSG_MODEL.apply(variables, draws[:, i, :2], method="classify")
+        log_y = jax.nn.log_softmax(logits)[:, data.labels[i]]
+        log_x = scipy.stats.norm.logpdf(data.images[i][None], pixels, 1.0).sum(1)
+        scale = np.exp(posterior.log_var[i] / 2)
+        log_q = scipy.stats.norm.logpdf(draws[:, i], posterior.mean[i][None], scale[None]).sum(1)
+        weight = np.exp(log_y + ratio.trained[:, i] - ratio.independent[:, i])
+        inside = ratio.independent[:, i] + log_x - log_q
+        bounds.append(np.log(weight.mean()) + (weight * inside).sum() / weight.sum())
+    np.testing.assert_allclose(-found, np.mean(bounds), rtol=1e-4)
+    assert set(terms) == {"label", "reconstruction", "divergence"}
+
+
+def test_csg_predicts_by_the_mean_over_its_draws(csg):
+    images = examples().images
+    found = csg_probabilities(CSG_MODEL, {"params": csg}, images, KEY, num_samples=500)
+    np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
+    other = csg_probabilities(
+        CSG_MODEL, {"params": csg}, images, jax.random.key(7), num_samples=500
+    )
+    np.testing.assert_allclose(found, other, atol=0.08)
+    assert np.abs(found - found[::-1]).max() > 0.1  # images differ by more than the draws do
+
+
+@pytest.mark.parametrize("fault", [{"num_domains": 2}, {"correlated_prior": False}])
+def test_csg_needs_one_correlated_prior(fault):
+    fields = {"num_domains": 1, "correlated_prior": True} | fault
+    model = LaCIM(MLPEncoder(), MLPDecoder((5,)), MLP((2,)), **fields)
+    with pytest.raises(ValueError, match="make the model with num_domains=1"):
+        csg_loss(model)
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        csg_loss(CSG_MODEL, num_samples=0)
+
+
+def test_all_latents_of_ivae_may_cause_the_label():
+    model = ivae(
+        MLPEncoder((8,)), MLPDecoder((5,), (8,)), MLP((2,)), num_domains=3, dim=3, likelihood=UNIT
+    )
+    data = examples()
+    params = jax.jit(model.init)(KEY, data.images, data.domains)["params"]
+    grads, _ = jax.grad(lacim_loss(model), has_aux=True)(params, STEP, data, KEY)
+    assert params["classifier"]["Dense_0"]["kernel"].shape == (3, 2)
+    assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) > 0

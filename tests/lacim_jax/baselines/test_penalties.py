@@ -1,0 +1,184 @@
+"""Penalties on ERM's network, each against NumPy, and all on batches that lack a domain."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lacim_jax import ERM, MLP, Examples, MLPEncoder, erm_loss
+from lacim_jax.baselines import coral_loss, group_dro_loss, irm_loss, mmd_loss, vrex_loss
+
+KEY = jax.random.key(0)
+MODEL = ERM(MLPEncoder((6,)), MLP((3,)), s_dim=4)
+PENALTIES = {"irm": irm_loss, "vrex": vrex_loss, "coral": coral_loss, "mmd": mmd_loss}
+START = jnp.zeros([], jnp.int32)
+
+
+def examples(domains=(0, 1, 2, 0, 1, 2, 2, 0, 2, 1)):
+    n = len(domains)
+    return Examples(
+        jax.random.normal(KEY, (n, 5)), jnp.arange(n) % 3, jnp.asarray(domains, jnp.int32)
+    )
+
+
+PARAMS = jax.jit(MODEL.init)(KEY, examples().images)["params"]
+
+
+def seen(data):
+    """The network's outputs in float64: representation, logits, losses, slopes in the scale."""
+    represented = np.asarray(
+        MODEL.apply({"params": PARAMS}, data.images, method="represent"), np.float64
+    )
+    logits = np.asarray(MODEL.apply({"params": PARAMS}, data.images), np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    one_hot = np.eye(3)[np.asarray(data.labels)]
+    losses = -np.log((probabilities * one_hot).sum(1))
+    return represented, logits, losses, (logits * (probabilities - one_hot)).sum(1)
+
+
+def by_domain(values, data, num_domains=3):
+    return [values[np.asarray(data.domains) == d] for d in range(num_domains)]
+
+
+def coral(values):
+    """Of two domains at a time, by NumPy's own covariance."""
+    distances = []
+    for x, y in itertools.combinations(values, 2):
+        covariances = np.cov(x, rowvar=False) - np.cov(y, rowvar=False)
+        distances.append(((x.mean(0) - y.mean(0)) ** 2).mean() + (covariances**2).mean())
+    return np.mean(distances)
+
+
+def mmd(values, gammas=(1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)):
+    """Pair by pair of examples."""
+
+    def kernel(x, y):
+        squares = [[((a - b) ** 2).sum() for b in y] for a in x]
+        return sum(np.exp(-gamma * np.asarray(squares)) for gamma in gammas).mean()
+
+    pairs = itertools.combinations(values, 2)
+    return np.mean([kernel(x, x) + kernel(y, y) - 2 * kernel(x, y) for x, y in pairs])
+
+
+def wanted(name, data, num_domains=3):
+    represented, _, losses, slopes = seen(data)
+    risks = [own.mean() for own in by_domain(losses, data, num_domains)]
+    if name == "irm":
+        halves = [
+            (own[::2].mean(), own[1::2].mean()) for own in by_domain(slopes, data, num_domains)
+        ]
+        return np.mean(risks), np.mean([a * b for a, b in halves])
+    if name == "vrex":
+        return np.mean(risks), np.var(risks)
+    return np.mean(risks), {"coral": coral, "mmd": mmd}[name](by_domain(represented, data))
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_penalty_is_numpys(name):
+    data = examples()
+    risk, penalty = wanted(name, data)
+    loss = PENALTIES[name](MODEL, num_domains=3, weight=0.7)
+    value, (step, terms) = loss(PARAMS, START, data, KEY)
+    np.testing.assert_allclose(terms["risk"], risk, rtol=1e-5)
+    np.testing.assert_allclose(terms["penalty"], penalty, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value, risk + 0.7 * penalty, rtol=1e-5)
+    assert step == 1
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_weight_may_be_a_schedule(name):
+    data = examples()
+    loss = PENALTIES[name](MODEL, num_domains=3, weight=lambda step: jnp.where(step < 2, 0.0, 5.0))
+    early, (_, terms) = loss(PARAMS, START, data, KEY)
+    late, _ = loss(PARAMS, START + 2, data, KEY)
+    np.testing.assert_allclose(early, terms["risk"], rtol=1e-6)
+    np.testing.assert_allclose(late, terms["risk"] + 5 * terms["penalty"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_domains_that_are_alike_cost_nothing_but_the_risk(name):
+    """Two copies of one domain: every penalty but IRM's, which asks for optimality, is zero."""
+    one = examples((0,) * 6)
+    data = jax.tree.map(lambda x: jnp.concatenate([x, x]), one)
+    data = data._replace(domains=jnp.repeat(jnp.arange(2), 6))
+    value, (_, terms) = PENALTIES[name](MODEL, num_domains=2, weight=1.0)(PARAMS, START, data, KEY)
+    plain, _ = erm_loss(MODEL)(PARAMS, (), one, KEY)
+    np.testing.assert_allclose(terms["risk"], plain, rtol=1e-5)
+    if name == "irm":
+        np.testing.assert_allclose(terms["penalty"], wanted("irm", data, 2)[1], rtol=1e-4)
+    else:
+        np.testing.assert_allclose(value, plain, rtol=1e-5)
+
+
+def test_the_penalty_of_irm_vanishes_at_the_optimal_scale():
+    """Logits that give each label its frequency cannot be improved by any factor."""
+    model = ERM(MLPEncoder((2,)), MLP((2,)), s_dim=1)
+    data = Examples(jnp.ones((32, 3)), jnp.arange(32) // 4 % 4 // 3, jnp.arange(32) % 2)
+    params = model.init(KEY, data.images)["params"]
+    params = jax.tree.map(jnp.zeros_like, params)
+    frequencies = jnp.asarray([0.75, 0.25])  # in each half of each domain's examples
+    params["classifier"]["Dense_0"]["bias"] = jnp.log(frequencies)
+    loss = irm_loss(model, num_domains=2, weight=1.0)
+    _, (_, terms) = loss(params, START, data, KEY)
+    np.testing.assert_allclose(terms["penalty"], 0.0, atol=1e-9)
+    params["classifier"]["Dense_0"]["bias"] *= 2
+    _, (_, terms) = loss(params, START, data, KEY)
+    assert terms["penalty"] > 1e-3
+
+
+@pytest.mark.parametrize("name", [*PENALTIES, "group_dro"])
+@pytest.mark.parametrize("domains", [(0, 0, 2, 2), (1, 1, 1, 1), (0, 1, 2, 2)])
+def test_a_domain_without_examples_or_with_one_leaves_all_finite(name, domains):
+    data = examples(domains)
+    if name == "group_dro":
+        loss, state = group_dro_loss(MODEL, num_domains=3, rate=0.1), jnp.zeros(3)
+    else:
+        loss, state = PENALTIES[name](MODEL, num_domains=3, weight=1.0), START
+    grads, (_, terms) = jax.grad(loss, has_aux=True)(PARAMS, state, data, KEY)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, terms)))
+    present = sorted(set(domains))
+    _, _, losses, _ = seen(data)
+    risks = by_domain(losses, data)
+    np.testing.assert_allclose(
+        terms["risk"], np.mean([risks[d].mean() for d in present]), rtol=1e-5
+    )
+
+
+def test_group_dro_follows_the_exponentiated_gradient():
+    data, rate = examples(), 0.5
+    _, _, losses, _ = seen(data)
+    risks = np.asarray([own.mean() for own in by_domain(losses, data)])
+    loss, state, q = group_dro_loss(MODEL, num_domains=3, rate=rate), jnp.zeros(3), np.ones(3) / 3
+    for _ in range(3):
+        value, (state, terms) = loss(PARAMS, state, data, KEY)
+        q = q * np.exp(rate * risks)
+        q /= q.sum()
+        np.testing.assert_allclose(value, (q * risks).sum(), rtol=1e-5)
+        np.testing.assert_allclose(jnp.exp(state), q, rtol=1e-5)
+        np.testing.assert_allclose(terms["worst"], risks.max(), rtol=1e-5)
+    # The weights are no path for the gradient.
+    gradient = jax.grad(lambda p: loss(p, jnp.zeros(3), data, KEY)[0])(PARAMS)
+    q = np.exp(rate * risks) / np.exp(rate * risks).sum()
+
+    def weighted(params):
+        logits = MODEL.apply({"params": params}, data.images)
+        each = -jnp.take_along_axis(jax.nn.log_softmax(logits), data.labels[:, None], 1)[:, 0]
+        own = jax.nn.one_hot(data.domains, 3)
+        return ((each @ own) / own.sum(0) * jnp.asarray(q, jnp.float32)).sum()
+
+    for found, due in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(jax.grad(weighted)(PARAMS)), strict=True
+    ):
+        np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_arguments_out_of_range_are_refused(name):
+    with pytest.raises(ValueError, match="num_domains must be at least 1, got 0"):
+        PENALTIES[name](MODEL, num_domains=0, weight=1.0)
+    with pytest.raises(ValueError, match=r"weight must be at least 0, .* got -1"):
+        PENALTIES[name](MODEL, num_domains=2, weight=-1.0)
+    with pytest.raises(ValueError, match="rate must be at least 0"):
+        group_dro_loss(MODEL, num_domains=2, rate=-0.1)
