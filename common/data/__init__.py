@@ -9,15 +9,29 @@
     for images, labels in batches((images, train.labels), 128, key=keys.order, epochs=10):
         ...
 
+Data of several domains have a domain beside each label::
+
+    whole = read_folders("PACS")                        # or read_npz, read_volumes
+    train, validation, test = leave_one_out(whole, "sketch", keys.data)
+
 Nothing here touches the network, and nothing imports tensorflow.
 """
 
 from common.data.batches import batches, epoch_order
 from common.data.dataset import Dataset, from_arrays
+from common.data.domains import (
+    DomainDataset,
+    DomainSplit,
+    from_domains,
+    leave_one_out,
+    read_npz,
+)
 from common.data.embedded import EMBEDDED
+from common.data.image_folders import NICO, PACS, read_folders
 from common.data.loading import load
 from common.data.pixels import PixelStatistics, as_float, pixel_statistics, standardise
 from common.data.splits import take, train_validation_split
+from common.data.volumes import read_volumes
 
 __all__ = [
     "Dataset",
@@ -32,4 +46,13 @@ __all__ = [
     "PixelStatistics",
     "pixel_statistics",
     "standardise",
+    "DomainDataset",
+    "DomainSplit",
+    "from_domains",
+    "read_npz",
+    "read_folders",
+    "PACS",
+    "NICO",
+    "read_volumes",
+    "leave_one_out",
 ]
