@@ -41,10 +41,10 @@ from typing import Any, NamedTuple, Protocol, cast
 from common.progress import Progress
 from common.records import Record
 
-NAMES = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
+NAMES = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits", "lacim_baselines")
 """Every experiment, in the order in which they are listed."""
 
-DEMO = NAMES
+DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 """What `python -m benchmarks demo` runs: one experiment for each method."""
 
 PRESET_NAMES = ("smoke", "cpu", "full")

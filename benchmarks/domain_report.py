@@ -1,0 +1,93 @@
+"""Tables and plots of methods that learn from several domains, from their records alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.plots import figure, plot_bars
+from common.records import Record
+from common.selection import best_setting
+from common.tables import group, markdown, metric, number, percent
+
+RULES = {
+    "training domains": "validation_accuracy",
+    "left-out domain": "left_out_accuracy",
+    "oracle": "oracle_accuracy",
+}
+"""What settings are chosen by, and the metric that each rule looks at."""
+
+
+def _chosen(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """For each rule and method, the records of the setting chosen, one a seed."""
+    found = {}
+    for rule, criterion in RULES.items():
+        known = [record for record in records if criterion in record.metrics]
+        if known:
+            found[rule] = {
+                method: best_setting(tried, criterion=criterion)
+                for method, tried in group(known, lambda record: record.method).items()
+            }
+    return found
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Test accuracy as chosen by each rule; then what the first rule's choice is worth beside it.
+
+    Args:
+        records: of one experiment.
+
+    Returns:
+        Markdown.
+    """
+    chosen = _chosen(records)
+    methods = list(dict.fromkeys(record.method for record in records))
+    rows = [
+        [method, *(percent(metric(chosen[rule][method], "test_accuracy")) for rule in chosen)]
+        for method in methods
+    ]
+    accuracy = markdown(["test %, chosen by", *chosen], rows)
+    first = chosen["training domains"]
+    names = {
+        "test_calibration_error": "calibration error",
+        "confidence_auroc": "AUROC, doubt",
+        "disagreement_auroc": "disagreement",
+        "bound_auroc": "bound",
+    }
+    rows = []
+    for method in methods:
+        row = [method, _setting(first[method][0])]
+        row.append(percent(metric(first[method], "validation_accuracy")))
+        for name in names:
+            known = all(name in record.metrics for record in first[method])
+            row.append(number(metric(first[method], name)) if known else "-")
+        rows.append(row)
+    header = ["chosen on training domains", "setting", "validation %", *names.values()]
+    return (
+        f"{accuracy}\n\nCalibration on the test domain, and how well the test domain is told from "
+        "the training ones (AUROC, 0.5 says nothing) by doubt, 1 - max p(y|x), and by what a "
+        f"latent search leaves:\n\n{markdown(header, rows)}"
+    )
+
+
+def _setting(record: Record) -> str:
+    shown = {k: v for k, v in record.setting.items() if k != "label_noise"}
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in shown.items())
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """One panel a rule: test accuracy of every method.
+
+    Args:
+        records: of one experiment.
+        out: the folder.
+
+    Returns:
+        The files written.
+    """
+    chosen = _chosen(records)
+    path = out / "selection.png"
+    with figure(path, columns=len(chosen), panel=(3.6, 3.4)) as panels:
+        for axes, (rule, methods) in zip(panels[0], chosen.items(), strict=True):
+            values = [[r.metrics["test_accuracy"] for r in runs] for runs in methods.values()]
+            plot_bars(axes, list(methods), values, scale=100)
+            axes.set(title=f"chosen by {rule}", xlabel="test accuracy, %", xlim=(0, 100))
+    return [path]
