@@ -19,7 +19,7 @@ from lacim_jax import Examples
 
 SETTINGS = dataclasses.replace(
     lacim_baselines.PRESETS["smoke"],
-    methods=("GroupDRO", "CSG", "LaCIM"), data="digits8x8", pool=2, size=400, test_size=80,
+    methods=("GroupDRO", "LaCIM"), data="digits8x8", pool=2, size=400, test_size=80,
     left_out=True, widths=(8,), s_dim=3, v_dim=2, epochs=1, trials=2, batch_size=64,
     search_steps=(1, 3),
 )  # fmt: skip
