@@ -40,6 +40,7 @@ from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood, gaussian_l
 from lacim_jax.model import Densities, Examples, LaCIM, Latents, Prior
 from lacim_jax.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from lacim_jax.reparameterised import ReparameterisedLaCIM
+from lacim_jax.saliency import Saliency, saliency, saliency_of
 from lacim_jax.search import (
     Regulariser,
     Search,
@@ -49,6 +50,8 @@ from lacim_jax.search import (
     squared_norm,
     step_search,
 )
+from lacim_jax.selection import ChosenSearch, choose_search
+from lacim_jax.traversal import active_dims, exchange, traverse
 
 __all__ = [
     "LaCIM",
@@ -89,6 +92,14 @@ __all__ = [
     "begin_search",
     "step_search",
     "SearchState",
+    "choose_search",
+    "ChosenSearch",
+    "traverse",
+    "exchange",
+    "active_dims",
+    "saliency",
+    "Saliency",
+    "saliency_of",
     "ERM",
     "erm_loss",
 ]
