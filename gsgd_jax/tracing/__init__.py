@@ -8,6 +8,6 @@ skeleton = choose_skeleton(gauge, params)       # where the group is a graph
 
 from gsgd_jax.tracing.find import find_gauge
 from gsgd_jax.tracing.found import FoundGauge, RescalingGroup
-from gsgd_jax.tracing.interpreter import Pin
+from gsgd_jax.tracing.interpreter import Approximation, Pin
 
-__all__ = ["find_gauge", "FoundGauge", "RescalingGroup", "Pin"]
+__all__ = ["find_gauge", "FoundGauge", "RescalingGroup", "Pin", "Approximation"]

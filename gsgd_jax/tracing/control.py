@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
+from gsgd_jax.tracing.interpreter import CALLS, Rule, Trace, is_inexact
 from gsgd_jax.tracing.scales import Value
 
 
@@ -63,7 +63,7 @@ def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     carry = [value._replace(data=data) for value in carry]
     _close(trace, eqn, carry, start)
     slices = [trace.scales.reduce(value, (0,)) for value in sequences]
-    made = trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices])
+    made = trace.settle(trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices]))
     _close(trace, eqn, carry, made[:carries])
     stacked = [
         trace.scales.place(v, (steps, *v.shape), range(1, len(v.shape) + 1)) for v in made[carries:]
@@ -81,13 +81,14 @@ def _while(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     _close(trace, eqn, carry, start)
     trace.run(test.jaxpr, test.consts, [*values[:tests], *carry])
     given = [*values[tests : tests + bodies], *carry]
-    _close(trace, eqn, carry, trace.run(body.jaxpr, body.consts, given))
+    _close(trace, eqn, carry, trace.settle(trace.run(body.jaxpr, body.consts, given)))
     return carry
 
 
 def _branch(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     _, *operands = values
-    outcomes = [trace.run(b.jaxpr, b.consts, operands) for b in eqn.params["branches"]]
+    branches = eqn.params["branches"]
+    outcomes = [trace.settle(trace.run(b.jaxpr, b.consts, operands)) for b in branches]
     results = []
     for first, *others in zip(*outcomes, strict=True):
         total = first._replace(known=None)
@@ -96,20 +97,6 @@ def _branch(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         results.append(total)
     return results
 
-
-CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "checkpoint",
-    "remat",
-    "remat2",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-)
-"""Primitives that hand their inputs, one by one, to a jaxpr within."""
 
 RULES: dict[str, Rule] = {"scan": _scan, "while": _while, "cond": _branch}
 RULES |= dict.fromkeys(CALLS, _call)

@@ -3,8 +3,17 @@
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
-from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.scales import ZERO, Epsilon, Value
+
+_LARGEST_EPSILON = 1e-2
+"""What is larger changes what is computed; Keras normalises with 1e-3."""
+
+
+_LARGEST_DENOMINATOR = 8
+"""Of exponents; others, such as 0.1, are no short fractions in binary."""
 
 
 def _ranked(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -29,13 +38,31 @@ def _multiply(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 def _equate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     """Sums, extrema and choices: σ(c x, c y) = c σ(x, y), for c > 0 and one c for all."""
+    softened = _soften(trace, eqn, values)
+    if softened is not None:
+        return _shaped(eqn, softened)
     total, *others = _ranked(trace, eqn, values)
+    fixed = any(value.known is not None for value in values)
     for other in others:
-        fixed = total.known is not None or other.known is not None
         total, count = trace.scales.equate(total, other)
         if fixed:  # something moved meets a constant: worth telling
             trace.charge(eqn, count)
     return _shaped(eqn, total)
+
+
+def _soften(trace: Trace, eqn: Any, values: list[Value]) -> Value | None:
+    """A variance or norm with its epsilon: nothing, as long as it is only divided by."""
+    if not trace.soften or eqn.primitive.name not in ("add", "max"):
+        return None
+    for value, other in (values, values[::-1]):
+        amount = None if other.known is None or not other.known.size else other.known
+        if amount is None or not (value.size and value.known is None):
+            continue
+        moves = value.overall != ZERO or bool(value.blocks)
+        if moves and np.min(amount) > 0 and np.max(amount) <= _LARGEST_EPSILON:
+            (ranked, _) = _ranked(trace, eqn, [value, other])
+            return ranked._replace(soft=Epsilon(float(np.max(amount)), eqn))
+    return None
 
 
 def _select(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -76,10 +103,13 @@ def _integer_power(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 
 def _general_power(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
-    exponent = values[1].known
-    if exponent is None or exponent.size != 1 or float(exponent.item()) not in (0.5, 1.0, 2.0, 3.0):
+    known = values[1].known
+    if known is None or known.size != 1 or not np.isfinite(known) or not np.any(known):
         return trace.give_up(eqn, values)
-    return [trace.scales.power(values[0], Fraction(float(exponent.item())))]
+    exponent = Fraction(float(known.item()))
+    if exponent.denominator > _LARGEST_DENOMINATOR:
+        return trace.give_up(eqn, values)
+    return [trace.scales.power(values[0], exponent)]
 
 
 _KEPT = ("stop_gradient", "copy", "copy_p", "device_put")

@@ -1,7 +1,7 @@
 """Finding the rescaling group of any model by tracing it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,15 +12,19 @@ from gsgd_jax.gauge import leaf_names
 from gsgd_jax.tracing import contractions, control, elementwise, layout
 from gsgd_jax.tracing.found import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.graph import choose_nodes, edges, exponents, fill_ground, one_sided
-from gsgd_jax.tracing.interpreter import Pin, Trace, is_real
+from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real, source
 from gsgd_jax.tracing.partition import Partition, axis_partitions
 from gsgd_jax.tracing.scales import Value
 
 _RULES = elementwise.RULES | layout.RULES | contractions.RULES | control.RULES
+_SMALL = 2**12
 
 
 def find_gauge(
-    apply_fn: Callable[..., Any], params: optax.Params, *example_inputs: Any
+    apply_fn: Callable[..., Any],
+    params: optax.Params,
+    *example_inputs: Any,
+    absorbing: bool = True,
 ) -> FoundGauge | RescalingGroup:
     r"""Finds the rescalings of the parameters that leave a model's outputs alone.
 
@@ -31,24 +35,37 @@ def find_gauge(
 
     It is exact where the rules know an operation. One that they do not know, or that no scaling
     passes, such as tanh or exp, *pins* what it is given: the group found may then be too small, but
-    is never wrong; `pins` and the printed summary say where. Normalisation pins its input: the
-    epsilon in it breaks the symmetry. So do additions of a constant. Scales that the outputs never
-    see, of unused parameters or entries or of what a division takes out again, are left out of a
-    gauge, which needs an edge out of every node. What is no real floating-point number is too.
+    is never wrong; `pins` and the printed summary say where. So do additions of a constant. Scales
+    that the outputs never see, of unused parameters or entries, are left out. What is no real
+    floating-point number is too.
 
     Only scalings by the channel are looked for: a matrix product of two kernels without activation
-    in between allows more, of which the scalings are found.
+    in between allows more, of which the scalings are found. Of a model that returns its new running
+    averages these are outputs too, and pin: trace the function that training differentiates.
+
+    A scale that normalisation takes away (BatchNorm, LayerNorm, RMSNorm, GroupNorm, weights divided
+    by their norm: recognised by what is computed, whoever wrote it) is a node that no edge leaves,
+    an *absorbing* one. The epsilon added to the variance makes its symmetry *approximate*: it is
+    exact as epsilon goes to 0. Constants up to 0.01 count as epsilon, where they are added to a sum
+    of squares or of absolute values, or are the least that it may be, and the result is only
+    divided by, perhaps after a square root; anywhere else they pin. Such a group is given as a
+    `RescalingGroup` that names the absorbing and the approximate nodes, and has its exact part, a
+    gauge, as `gauge`. BatchNorm by running averages is no normalisation: kernel, running mean and
+    scale then move together, exactly, if the averages are among the parameters; an average that the
+    function closes over, or is given beside them, does not move and pins.
 
     Args:
         apply_fn: a function of the parameters and inputs that JAX can trace; close over anything
             that is no array, such as `train=False`.
         params: the parameters, or anything with their tree, shapes and dtypes (`jax.eval_shape`).
         *example_inputs: inputs, likewise; a small batch is as good as a large one.
+        absorbing: whether to look for absorbing and approximate nodes; if not, the exact part is
+            returned.
 
     Returns:
-        Where every entry has at most one node at either end a `FoundGauge`, which is a `Gauge` for
-        all that asks for one; else a `RescalingGroup`, which can be counted, applied and verified
-        but has no skeleton yet.
+        Where every entry has at most one node at either end, and no node is absorbing or
+        approximate, a `FoundGauge`, which is a `Gauge` for all that asks for one; else a
+        `RescalingGroup`, which can be counted, applied and verified.
 
     Raises:
         TypeError: from JAX, if the function cannot be traced.
@@ -61,9 +78,9 @@ def find_gauge(
         >>> gauge = find_gauge(model, params, jnp.ones((1, 3)))
         >>> print(gauge)
         gauge: 4 nodes, 24 of 24 parameters in the group, 20 free dimensions
-          b  (4,)    ground -> nodes 0-3
-          v  (4, 2)  nodes 0-3 -> ground
-          w  (3, 4)  ground -> nodes 0-3
+          b  (4,)    ground -> nodes 0-3  4 edges, 0 free
+          v  (4, 2)  nodes 0-3 -> ground  8 edges, 8 free
+          w  (3, 4)  ground -> nodes 0-3  12 edges, 12 free
         >>> gauge.verify(model, params, jnp.ones((1, 3))) < 1e-5
         True
     """
@@ -72,7 +89,7 @@ def find_gauge(
     jaxpr, used_inputs = live[0], live[1]
     shapes = [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
-    trace = Trace(_RULES)
+    trace = Trace(_RULES, soften=absorbing)
     leaves: list[Value | None] = [None] * len(shapes)
     partitions: list[Partition] = [()] * len(shapes)
     for i, groups in zip(used, axis_partitions(jaxpr, len(used)), strict=True):
@@ -82,37 +99,98 @@ def find_gauge(
     given = [leaves[i] or Value(shapes[i]) for i in used]
     for var in jaxpr.invars[len(used) :]:
         given.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
-    outputs = trace.run(jaxpr, closed.consts, given)
+    outputs = trace.settle(trace.run(jaxpr, closed.consts, given))
     for output in outputs:
         trace.scales.ground(output)
-    return _found(trace, leaves, partitions, leaf_names(params), shapes)
-
-
-def _found(
-    trace: Trace,
-    leaves: list[Value | None],
-    partitions: list[Partition],
-    names: list[str],
-    shapes: list[tuple[int, ...]],
-) -> FoundGauge | RescalingGroup:
-    """Nodes, and edges if there are any, from the solved equations."""
-    pins, fields = trace.pins, (tuple(names), tuple(shapes))
     if any(leaf is not None for leaf in leaves):
-        channels = [trace.scales.entries(value) for value in trace.seen]
+        # Channels before the factors by which a norm divides them.
+        seen = sorted(trace.seen, key=lambda value: value.size or value.derived)
+        small = [v for v in leaves if v is not None and np.prod(v.shape) <= _SMALL]
+        apart: dict[tuple, Value] = {}
+        for value in (*seen, *small):
+            apart.setdefault(_content(value), value)
+        channels = [trace.scales.entries(value) for value in apart.values()]
         choose_nodes(trace.system, [c for c in channels if c is not None], leaves)
-    while True:
-        factors, basis = exponents(trace.system, leaves)
-        ends = [edges(leaf, shape) for leaf, shape in zip(factors, shapes, strict=True)]
-        if any(end is None for end in ends):
-            obstacle = names[next(i for i, end in enumerate(ends) if end is None)]
-            return RescalingGroup(*fields, tuple(factors), len(basis), pins, obstacle)
-        tails = tuple(end[0] for end in ends if end is not None)
-        heads = tuple(end[1] for end in ends if end is not None)
-        lost = one_sided(tails, heads, len(basis))
-        if not lost.size:
-            filled = map(fill_ground, tails, heads, shapes, partitions)
-            tails, heads = zip(*filled, strict=True) if leaves else ((), ())
-            return FoundGauge(*fields, tails, heads, len(basis), pins)
-        # An edge needs two ends. Such scales reach no output, or are normalised away on the way.
-        trace.system.drop([basis[node] for node in lost.tolist()])
-        pins = (*pins, Pin("want of an outlet", "scales the outputs never see", int(lost.size)))
+    return _found(_Traced(trace, leaves, partitions, leaf_names(params), shapes), absorbing)
+
+
+def _content(value: Value) -> tuple:
+    return value.overall, tuple((table.shape, table.tobytes()) for _, table in value.blocks)
+
+
+class _Traced(NamedTuple):
+    trace: Trace
+    leaves: list[Value | None]
+    partitions: list[Partition]
+    names: list[str]
+    shapes: list[tuple[int, ...]]
+
+
+def _found(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
+    """Nodes, and edges if there are any, from the solved equations."""
+    trace = traced.trace
+    factors, basis = exponents(trace.system, traced.leaves)
+    normalised = _variables(trace, trace.divisors) if absorbing else set()
+    sinks = one_sided(factors, len(basis)).tolist()
+    lost = [basis[node] for node in sinks if basis[node] not in normalised]
+    pins = trace.pins
+    if lost:  # an edge needs two ends; such scales reach no output
+        trace.system.drop(lost)
+        pins = (*pins, Pin("want of an outlet", "scales the outputs never see", len(lost)))
+        factors, basis = exponents(trace.system, traced.leaves)
+    place = {variable: node for node, variable in enumerate(basis)}
+    sinks = one_sided(factors, len(basis)).tolist()
+    absorbed = tuple(node for node in sinks if basis[node] in normalised)
+    approximations = _approximations(trace, place)
+    approximate = tuple(sorted({node for nodes in approximations.values() for node in nodes}))
+    notes = tuple(Approximation(*where, len(nodes)) for where, nodes in approximations.items())
+    ends = [edges(leaf, shape) for leaf, shape in zip(factors, traced.shapes, strict=True)]
+    tangled = [name for name, end in zip(traced.names, ends, strict=True) if end is None]
+    fields = (tuple(traced.names), tuple(traced.shapes))
+    if not (tangled or absorbed or approximate):
+        return _gauge(traced, [end for end in ends if end is not None], len(basis), pins)
+    gauge = None
+    if absorbed or approximate:
+        trace.system.drop([basis[node] for node in {*absorbed, *approximate}])
+        exact = _found(traced, False)
+        gauge = exact if isinstance(exact, FoundGauge) else None
+    return RescalingGroup(
+        *fields,
+        tuple(factors),
+        len(basis),
+        pins,
+        tangled[0] if tangled else None,
+        absorbing=absorbed,
+        approximate=approximate,
+        approximations=notes,
+        gauge=gauge,
+    )
+
+
+def _gauge(
+    traced: _Traced, ends: list[tuple[np.ndarray, np.ndarray]], count: int, pins: tuple[Pin, ...]
+) -> FoundGauge:
+    names, shapes = tuple(traced.names), tuple(traced.shapes)
+    tails, heads = [end[0] for end in ends], [end[1] for end in ends]
+    filled = list(map(fill_ground, tails, heads, shapes, traced.partitions))
+    tails, heads = zip(*filled, strict=True) if filled else ((), ())
+    return FoundGauge(names, shapes, tails, heads, count, pins)
+
+
+def _variables(trace: Trace, values: Iterable[Value]) -> set[int]:
+    """The variables in which the scales of some values are expressed."""
+    tables = [np.append(table, value.overall) for value in values for _, table in value.blocks]
+    single = [value.overall for value in values if not value.blocks]
+    numbers = np.unique(np.concatenate([np.array(single, np.int64), *map(np.ravel, tables)]))
+    return {variable for number in numbers.tolist() for variable in trace.system.form(number)}
+
+
+def _approximations(trace: Trace, place: dict[int, int]) -> dict[tuple[str, str, float], set[int]]:
+    """By epsilon the nodes that move what it was added to."""
+    found: dict[tuple[str, str, float], set[int]] = {}
+    for value, epsilon in trace.softened:
+        nodes = {place[v] for v in _variables(trace, [value]) if v in place}
+        if nodes:
+            where = epsilon.equation.primitive.name, source(epsilon.equation), epsilon.amount
+            found.setdefault(where, set()).update(nodes)
+    return found

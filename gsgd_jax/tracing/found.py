@@ -1,7 +1,7 @@
 """What tracing a model finds: its rescaling group, and what kept it from being larger."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.gauge import Gauge
+from gsgd_jax.gauge import GROUND, Gauge
 from gsgd_jax.precision import cast_like, working_dtype
 from gsgd_jax.tracing.graph import Exponents
-from gsgd_jax.tracing.interpreter import Pin
-
-_SHOWN = 12
+from gsgd_jax.tracing.interpreter import Approximation, Pin
+from gsgd_jax.tracing.summary import nodes_of, num_moved, per_leaf, pin_lines, shortened
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -56,27 +55,49 @@ class FoundGauge(Gauge):
         Raises:
             ValueError: if it is above the tolerance; it says by how much.
         """
-        return _verify(self, apply_fn, params, inputs, key, tolerance)
+        key = jax.random.key(0) if key is None else key
+        moved = self.rescale(params, key, spread=0.5)
+        return _compare(apply_fn, params, moved, inputs, tolerance, 0.0)
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *_pin_lines(self.pins)])
+        head, *lines = super().__str__().split("\n")
+        moved = [
+            set(np.unique(np.concatenate([t.ravel(), h.ravel()])).tolist()) - {GROUND}
+            for t, h in zip(self.tails, self.heads, strict=True)
+        ]
+        counts = [
+            int(np.count_nonzero(np.broadcast_to((t != GROUND) | (h != GROUND), s)))
+            for t, h, s in zip(self.tails, self.heads, self.shapes, strict=True)
+        ]
+        ends = per_leaf(moved, counts, self.sizes)
+        width = max(map(len, lines), default=0)
+        shown = [f"{line:{width}}  {end}" for line, end in zip(lines, ends, strict=True)]
+        return "\n".join([head, *shown, *pin_lines(self.pins)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RescalingGroup:
-    """A rescaling group that is no graph in the nodes found: some entry moves with several of them.
+    """A rescaling group that is more than a graph between inputs and outputs.
 
     Under it entry e becomes w_e Π_h c_h^k_eh, with exponents k that are integers, rarely fractions.
-    Skeletons need a graph, at most one node at either end of an entry, so there is none yet for
-    such a model (gated units, attention behind a normalisation). Rescaling and verifying work.
+    Skeletons need a graph, an edge into and out of every node and at most one node at either end of
+    an entry. Here some entry moves with several (gated units, attention behind a normalisation), or
+    some node is *absorbing*: normalisation takes its scale away, and no edge leaves it. Counting,
+    rescaling and verifying work on all of it; `gauge` is the part that has skeletons.
 
     Args:
         names: of the leaves.
         shapes: of the leaves.
         leaves: the exponents of their entries.
-        num_nodes: the dimension of the group.
+        num_nodes: the dimension of the group, absorbing and approximate nodes included.
         pins: which primitives took dimensions from the group, and where.
-        obstacle: the name of a leaf that is no edge.
+        obstacle: the name of a leaf that is no edge; None where all are.
+        absorbing: numbers of the nodes that normalisation absorbs.
+        approximate: numbers of the nodes whose symmetry an epsilon breaks: all else equal, outputs
+            move in proportion to it.
+        approximations: these epsilons, and where they are added.
+        gauge: what is left without absorbing and approximate nodes, as a gauge; None if it is no
+            graph.
     """
 
     names: tuple[str, ...]
@@ -84,7 +105,36 @@ class RescalingGroup:
     leaves: tuple[Exponents, ...]
     num_nodes: int
     pins: tuple[Pin, ...]
-    obstacle: str
+    obstacle: str | None
+    absorbing: tuple[int, ...] = ()
+    approximate: tuple[int, ...] = ()
+    approximations: tuple[Approximation, ...] = ()
+    gauge: FoundGauge | None = None
+
+    @property
+    def num_absorbing(self) -> int:
+        """How many nodes normalisation absorbs."""
+        return len(self.absorbing)
+
+    @property
+    def epsilon(self) -> float:
+        """The largest constant that was treated as nothing; 0 if the group is exact."""
+        return max((note.epsilon for note in self.approximations), default=0.0)
+
+    @property
+    def num_entries(self) -> int:
+        """The number of parameter entries, m."""
+        return int(sum(np.prod(shape, dtype=np.int64) for shape in self.shapes))
+
+    @property
+    def num_edges(self) -> int:
+        """How many entries the group moves."""
+        return sum(map(num_moved, self.leaves, self.shapes))
+
+    @property
+    def num_free(self) -> int:
+        """The dimension of the space of functions, to first order: m - H."""
+        return self.num_entries - self.num_nodes
 
     def act(self, params: optax.Params, scales: jax.typing.ArrayLike) -> optax.Params:
         """Applies one element of the group: the same function from other weights.
@@ -116,9 +166,12 @@ class RescalingGroup:
             key: a PRNG key.
             spread: standard deviation of the log-scales.
         """
+        return self.act(params, jnp.exp(self._logs(params, key, spread)))
+
+    def _logs(self, params: optax.Params, key: jax.Array, spread: float) -> jax.Array:
         arrays, inside = self._split(params)
         dtype = working_dtype([jnp.asarray(arrays[i]) for i in inside])
-        return self.act(params, jnp.exp(spread * jax.random.normal(key, (self.num_nodes,), dtype)))
+        return spread * jax.random.normal(key, (self.num_nodes,), dtype)
 
     def verify(
         self,
@@ -130,13 +183,18 @@ class RescalingGroup:
     ) -> float:
         """Checks that a random finite rescaling leaves the model's outputs alone.
 
+        Where some nodes are approximate the others are checked first, by themselves and without
+        allowance. With all of them, an epsilon beside a variance v moves outputs by about
+        epsilon / (2 v), relative: less than the square root of epsilon as long as v is above it.
+
         Args:
             apply_fn: the model, a function of parameters and inputs.
             params: its parameters.
             *inputs: its inputs.
             key: of the rescaling; None for a fixed one.
             tolerance: largest deviation allowed, relative to the largest output; None for the
-                square root of the outputs' precision.
+                square root of the outputs' precision or, with approximate nodes, of their epsilon
+                if that is larger.
 
         Returns:
             The largest deviation, relative to the largest output.
@@ -144,7 +202,12 @@ class RescalingGroup:
         Raises:
             ValueError: if it is above the tolerance; it says by how much.
         """
-        return _verify(self, apply_fn, params, inputs, key, tolerance)
+        logs = self._logs(params, jax.random.key(0) if key is None else key, 0.5)
+        if self.approximate:
+            still = logs.at[np.array(self.approximate)].set(0.0)
+            _compare(apply_fn, params, self.act(params, jnp.exp(still)), inputs, tolerance, 0.0)
+        moved = self.act(params, jnp.exp(logs))
+        return _compare(apply_fn, params, moved, inputs, tolerance, self.epsilon)
 
     def _split(self, params: optax.Params) -> tuple[list[Any], list[int]]:
         """The leaves, and the numbers of those that the group moves."""
@@ -158,24 +221,43 @@ class RescalingGroup:
         return arrays, [i for i, leaf in enumerate(self.leaves) if leaf.overall or leaf.blocks]
 
     def __repr__(self) -> str:
-        return f"RescalingGroup({self.num_nodes} nodes, no skeleton yet)"
+        return f"RescalingGroup({self.num_nodes} nodes, {self.num_absorbing} absorbing)"
 
     def __str__(self) -> str:
-        lines = [
-            f"rescaling group: {self.num_nodes} nodes, not a graph ({self.obstacle} moves with "
-            "several at one end), so it has no skeleton yet"
+        kinds = [
+            f"{len(nodes)} of them {kind}"
+            for nodes, kind in ((self.absorbing, "absorbing"), (self.approximate, "approximate"))
+            if nodes
         ]
+        lines = [
+            ", ".join([f"rescaling group: {self.num_nodes} nodes", *kinds])
+            + f", {self.num_edges} of {self.num_entries} parameters in the group, "
+            f"{self.num_free} free dimensions"
+        ]
+        if self.obstacle is not None:
+            lines.append(
+                f"  not a graph ({self.obstacle} moves with several nodes at one end), so it has "
+                "no skeleton yet"
+            )
         width = max(map(len, self.names), default=0)
         shapes = max((len(str(shape)) for shape in self.shapes), default=0)
-        for name, shape, leaf in zip(self.names, self.shapes, self.leaves, strict=True):
-            nodes = {v for form in (leaf.overall, *_tables(leaf)) for v in form}
-            words = f"moves with {len(nodes)} nodes" if nodes else "outside the group"
-            lines.append(f"  {name:{width}}  {shape!s:{shapes}}  {words}")
-        return "\n".join([*lines, *_pin_lines(self.pins)])
-
-
-def _tables(leaf: Exponents) -> Iterable[Any]:
-    return (form for _, table in leaf.blocks for form in table)
+        moved = list(map(nodes_of, self.leaves))
+        sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.shapes]
+        counts = list(map(num_moved, self.leaves, self.shapes))
+        ends = per_leaf(moved, counts, sizes)
+        absorbing = set(self.absorbing)
+        for name, shape, nodes, end in zip(self.names, self.shapes, moved, ends, strict=True):
+            plural = "s" if len(nodes) > 1 else ""
+            words = f"moves with {len(nodes)} node{plural}" if nodes else "outside the group"
+            among = len(nodes & absorbing)
+            words += f" ({among} absorbing)" if among else ""
+            lines.append(f"  {name:{width}}  {shape!s:{shapes}}  {words}, {end}")
+        notes = [
+            f"  approximate by epsilon {n.epsilon:.2g} in {n.primitive} at {n.source}: "
+            f"{n.nodes} nodes"
+            for n in self.approximations
+        ]
+        return "\n".join([*lines, *shortened(notes), *pin_lines(self.pins)])
 
 
 def _logarithms(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax.Array:
@@ -191,30 +273,23 @@ def _logarithms(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax
     return total
 
 
-def _pin_lines(pins: tuple[Pin, ...]) -> list[str]:
-    lines = [f"  pinned by {p.primitive} at {p.source}: {p.scales} scales" for p in pins[:_SHOWN]]
-    hidden = len(pins) - _SHOWN
-    return [*lines, f"  and {hidden} more places, see .pins"] if hidden > 0 else lines
-
-
-def _verify(
-    group: FoundGauge | RescalingGroup,
+def _compare(
     apply_fn: Callable[..., Any],
     params: optax.Params,
+    moved: optax.Params,
     inputs: tuple[Any, ...],
-    key: jax.Array | None,
     tolerance: float | None,
+    epsilon: float,
 ) -> float:
-    key = jax.random.key(0) if key is None else key
     before = jax.tree.leaves(apply_fn(params, *inputs))
-    after = jax.tree.leaves(apply_fn(group.rescale(params, key, spread=0.5), *inputs))
+    after = jax.tree.leaves(apply_fn(moved, *inputs))
     worst = 0.0
     for one, other in zip(map(jnp.asarray, before), map(jnp.asarray, after), strict=True):
         inexact = jnp.issubdtype(one.dtype, jnp.inexact)
         old, new = (np.asarray(x, np.result_type(np.asarray(x), np.float64)) for x in (one, other))
         size = np.abs(old[np.isfinite(old)]).max(initial=0)
         gap = np.where(old == new, 0, np.abs(old - new)).max(initial=0) / (size or 1)
-        bound = float(jnp.finfo(one.dtype).eps) ** 0.5 if inexact else 0.0
+        bound = max(float(jnp.finfo(one.dtype).eps), epsilon) ** 0.5 if inexact else 0.0
         bound = bound if tolerance is None else tolerance
         if not gap <= bound:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -35,9 +36,12 @@ def choose_nodes(
     spanned = {v for n in np.unique(np.concatenate(own)).tolist() for v in system.form(n)}
     # Channels are a basis only if the parameters' scales span all that there is.
     complete = system.rank(own) == len(spanned)
+    tried = set()
     for numbers in [*(candidates if complete else []), *own]:
-        order = np.sort(np.unique(numbers, return_index=True)[1])
-        for number in numbers[order].tolist():
+        for number in dict.fromkeys(numbers.ravel().tolist()):
+            if number in tried:
+                continue
+            tried.add(number)
             if all(v < 0 or v in spanned for v in system.form(number)):
                 system.adopt(number)
 
@@ -126,18 +130,30 @@ def fill_ground(
     return ends[0], ends[1]
 
 
-def one_sided(tails: Sequence[np.ndarray], heads: Sequence[np.ndarray], count: int) -> np.ndarray:
+def one_sided(leaves: Sequence[Exponents], count: int) -> np.ndarray:
     """Nodes that no entry enters or none leaves: nothing makes up for their scale.
 
     Args:
-        tails: of all leaves.
-        heads: of all leaves.
+        leaves: their factors.
         count: of nodes.
+
+    Returns:
+        Their numbers, ascending.
     """
-    entered, left = (
-        np.isin(np.arange(count), np.concatenate([[GROUND], *(ids.ravel() for ids in side)]))
-        for side in (heads, tails)
-    )
+    entered, left = np.zeros(count, bool), np.zeros(count, bool)
+    for leaf in leaves:
+        least, most = dict(leaf.overall), dict(leaf.overall)
+        for _, table in leaf.blocks:
+            ranges: dict[int, list[int | Fraction]] = {}
+            for form in table:
+                for node, c in form.items():
+                    ranges.setdefault(node, []).append(c)
+            for node, met in ranges.items():
+                others = () if len(met) == len(table) else (0,)
+                least[node] = least.get(node, 0) + min(*met, *others, met[0])
+                most[node] = most.get(node, 0) + max(*met, *others, met[0])
+        entered[[node for node, c in most.items() if c > 0]] = True
+        left[[node for node, c in least.items() if c < 0]] = True
     return np.flatnonzero(~(entered & left))
 
 

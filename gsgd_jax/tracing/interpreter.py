@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from gsgd_jax.tracing.scales import Scales, Value
+from gsgd_jax.tracing.scales import Epsilon, Scales, Value
 from gsgd_jax.tracing.solver import System
 
 Rule = Callable[["Trace", Any, list[Value]], list[Value]]
@@ -47,6 +47,35 @@ _FOLDED = frozenset(
     )
 )
 _LARGEST_KNOWN = 2**16
+CALLS = frozenset(
+    (
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "checkpoint",
+        "remat",
+        "remat2",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+    )
+)
+"""Primitives that hand their inputs, one by one, to a jaxpr within."""
+_MOVES = frozenset(
+    (
+        "broadcast_in_dim",
+        "reshape",
+        "squeeze",
+        "expand_dims",
+        "transpose",
+        "convert_element_type",
+        "copy",
+        "stop_gradient",
+        "sqrt",
+    )
+)
+"""What a variance with its epsilon may go through on the way to where it divides."""
 
 
 class Pin(NamedTuple):
@@ -57,6 +86,15 @@ class Pin(NamedTuple):
     scales: int  # how many dimensions the group lost there
 
 
+class Approximation(NamedTuple):
+    """An epsilon without which some scales could be moved exactly."""
+
+    primitive: str  # "add"
+    source: str  # "model.py:12 (__call__)"
+    epsilon: float
+    nodes: int  # how many nodes leave the outputs alone only where it is small
+
+
 class Trace:
     """One walk through a model: its equations, and what pinned scales.
 
@@ -65,12 +103,16 @@ class Trace:
 
     Args:
         rules: by the primitives' names.
+        soften: whether an epsilon may be treated as nothing.
     """
 
-    def __init__(self, rules: dict[str, Rule]):
+    def __init__(self, rules: dict[str, Rule], *, soften: bool = True):
         self.system = System()
         self.scales = Scales(self.system)
         self.seen: list[Value] = []  # values that depend on the inputs, in order
+        self.divisors: list[Value] = []  # what normalises: sizes by which something is divided
+        self.softened: list[tuple[Value, Epsilon]] = []  # those to which an epsilon was added
+        self.soften = soften
         self._rules = rules
         self._pins: dict[tuple[str, str], int] = {}
 
@@ -100,10 +142,17 @@ class Trace:
             given = [read(atom) for atom in eqn.invars]
             made = self._apply(eqn, given)
             data = any(value.data for value in given)
+            size = _makes_size(eqn) or _all_sizes(given)
+            derived = all(v.size or v.derived for v in given if v.data)
             for var, value in zip(eqn.outvars, made, strict=True):
                 if not is_inexact(var.aval):
                     value = Value(tuple(getattr(var.aval, "shape", ())), known=value.known)
-                env[var] = value = value._replace(data=value.data or data)
+                value = value._replace(
+                    data=value.data or data,
+                    size=value.size or size,
+                    derived=data and (value.derived or derived),
+                )
+                env[var] = value
                 if value.data and not value.absorbing:
                     self.seen.append(value)
         return [read(atom) for atom in jaxpr.outvars]
@@ -125,8 +174,22 @@ class Trace:
             count: how many.
         """
         if count:
-            where = (eqn.primitive.name, _source(eqn))
+            where = (eqn.primitive.name, source(eqn))
             self._pins[where] = self._pins.get(where, 0) + count
+
+    def settle(self, values: Sequence[Value]) -> list[Value]:
+        """Takes back that an epsilon is nothing: what it was added to is pinned where it was.
+
+        Args:
+            values: some of them softened.
+
+        Returns:
+            The values, none of them softened.
+        """
+        for value in values:
+            if value.soft is not None:
+                self.pin(value.soft.equation, value)
+        return [value._replace(soft=None) for value in values]
 
     def give_up(self, eqn: Any, values: Sequence[Value]) -> list[Value]:
         """What holds for any primitive whatever: inputs that do not move leave outputs alone.
@@ -153,8 +216,20 @@ class Trace:
                     ]
                     return [constant(eqn.primitive.bind(*given, **eqn.params))]
         if name not in self._rules:
-            return self.give_up(eqn, values)
-        return self._rules[name](self, eqn, values)
+            return self.give_up(eqn, self.settle(values))
+        if name in CALLS:
+            return self._rules[name](self, eqn, values)
+        divisor = _divisor(eqn, values)
+        if divisor is None and name in _MOVES:
+            (moved,) = self._rules[name](self, eqn, [values[0]._replace(soft=None), *values[1:]])
+            return [moved._replace(soft=values[0].soft)]
+        if divisor is not None:
+            if divisor.size:
+                self.divisors.append(divisor)
+            if divisor.soft is not None:
+                self.softened.append((divisor, divisor.soft))
+            values = [v._replace(soft=None) if v is divisor else v for v in values]
+        return self._rules[name](self, eqn, self.settle(values))
 
 
 def constant(array: Any) -> Value:
@@ -171,6 +246,38 @@ def constant(array: Any) -> Value:
     inexact = jnp.issubdtype(known.dtype, jnp.inexact)
     absorbing = bool(inexact and not np.any(np.isfinite(known) & (known != 0)))
     return Value(shape, absorbing=absorbing, known=known)
+
+
+def _makes_size(eqn: Any) -> bool:
+    """Whether an equation squares something, or takes its absolute value."""
+    name = eqn.primitive.name
+    if name == "mul":
+        return eqn.invars[0] is eqn.invars[1]
+    if name == "dot_general" and eqn.invars[0] is eqn.invars[1]:
+        (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+        rank = len(eqn.invars[0].aval.shape)  # every entry must meet itself
+        return (left, left_batch) == (right, right_batch) and rank == len(left) + len(left_batch)
+    return name in ("square", "abs") or (name == "integer_pow" and eqn.params["y"] == 2)
+
+
+def _all_sizes(values: Sequence[Value]) -> bool:
+    made = [value for value in values if value.known is None]
+    return bool(made) and all(value.size for value in made)
+
+
+def _divisor(eqn: Any, values: Sequence[Value]) -> Value | None:
+    """Which of its inputs an equation divides by."""
+    name = eqn.primitive.name
+    if name == "div":
+        return values[1]
+    if name == "rsqrt":
+        return values[0]
+    if name == "integer_pow" and eqn.params["y"] < 0:
+        return values[0]
+    if name == "pow":
+        exponent = values[1].known
+        return values[0] if exponent is not None and np.all(exponent < 0) else None
+    return None
 
 
 def is_inexact(aval: Any) -> bool:
@@ -192,8 +299,12 @@ def is_real(aval: Any) -> bool:
     return is_inexact(aval) and bool(jnp.issubdtype(aval.dtype, jnp.floating))
 
 
-def _source(eqn: Any) -> str:
-    """The innermost line outside of installed packages, else the innermost outside of JAX."""
+def source(eqn: Any) -> str:
+    """The innermost line outside of installed packages, else the innermost outside of JAX.
+
+    Args:
+        eqn: the equation of which it tells where it was written.
+    """
     traceback = eqn.source_info.traceback
     frames = [] if traceback is None else traceback.frames
     ours, libraries = Path(__file__).resolve().parents[1], Path(jax.__file__).parents[1]

@@ -16,7 +16,8 @@ def _shape(eqn: Any) -> tuple[int, ...]:
 
 def _broadcast(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     shape = _shape(eqn)
-    value = trace.scales.place(values[0], shape, eqn.params["broadcast_dimensions"])
+    dims = [int(d) for d in eqn.params["broadcast_dimensions"]]  # NumPy's, under vmap
+    value = trace.scales.place(values[0], shape, dims)
     known = values[0].known
     if known is not None and known.size == 1:
         value = value._replace(known=np.broadcast_to(known.reshape(()), shape))

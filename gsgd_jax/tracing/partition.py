@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from gsgd_jax.tracing.control import CALLS, called, scan_arguments
+from gsgd_jax.tracing.control import called, scan_arguments
+from gsgd_jax.tracing.interpreter import CALLS
 
 Partition = tuple[tuple[int, ...], ...]
 """Disjoint groups of axes; the scale of an entry is a product over groups. Others are constant."""

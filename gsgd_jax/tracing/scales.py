@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,13 @@ Block = tuple[tuple[int, ...], np.ndarray]
 
 _LARGEST_TABLE = 2**20
 """Tables beyond it are not made: their axes are required to be constant, which is always safe."""
+
+
+class Epsilon(NamedTuple):
+    """A small constant that was added to a value, and treated as nothing until it is used."""
+
+    amount: float
+    equation: Any  # where
 
 
 class Value(NamedTuple):
@@ -28,6 +35,9 @@ class Value(NamedTuple):
     absorbing: bool = False  # every entry is 0 or infinite: no positive factor changes it
     known: np.ndarray | None = None  # the array itself, where it depends on no input
     data: bool = False  # whether it depends on the model's inputs
+    size: bool = False  # whether it is made of squares or absolute values, as a variance is
+    derived: bool = False  # whether it depends on the inputs by way of sizes alone
+    soft: Epsilon | None = None  # what was added to it, so far thought to be nothing
 
 
 class Scales:

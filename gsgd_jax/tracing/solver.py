@@ -53,9 +53,10 @@ class System:
         Args:
             number: of a form.
         """
-        resolved = self._resolve(self._forms[int(number)])
-        self._forms[int(number)] = resolved
-        return resolved
+        form = self._forms[number]
+        if not self._solved.keys().isdisjoint(form):
+            form = self._forms[number] = self._resolve(form)
+        return form
 
     def simplified(self, numbers: Numbers) -> np.ndarray:
         """The numbers of the same forms after elimination: equal forms get equal numbers.
@@ -80,6 +81,8 @@ class System:
         left, right = np.broadcast_arrays(np.asarray(left, np.int64), np.asarray(right, np.int64))
         if not right.any():
             return left
+        if sign == 1 and not left.any():
+            return right
         base = len(self._forms)
         unique, inverse = np.unique(left * base + right, return_inverse=True)
         sums = []
@@ -175,7 +178,7 @@ class System:
         }
 
     def _resolve(self, form: Form) -> Form:
-        if not any(v in self._solved for v in form):
+        if self._solved.keys().isdisjoint(form):
             return form
         total: dict[int, int | Fraction] = {}
         for v, c in form.items():
@@ -187,7 +190,7 @@ class System:
         return total
 
     def _number(self, form: Form) -> int:
-        key = tuple(sorted(form.items()))
+        key = tuple(sorted(form.items())) if len(form) > 1 else tuple(form.items())
         number = self._numbers.setdefault(key, len(self._forms))
         if number == len(self._forms):
             self._forms.append(form)

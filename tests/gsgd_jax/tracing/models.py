@@ -153,7 +153,7 @@ def gated(p, x):
 
 def _norm(x, scale, shift):
     x = x - jnp.mean(x, axis=-1, keepdims=True)
-    x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+    x = x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True))
     return _bias(shift, x * scale.reshape(1, 1, -1))
 
 
@@ -270,7 +270,8 @@ MODELS = {
         2,
     ),
     "gated": Model(gated, {"gate": (3, 5), "up": (3, 5), "down": (5, 2)}, (4, 3), 10, graph=False),
-    # 4 + 4 channels after the norms, 6 query-key and 6 value-output dimensions, 5 hidden units.
+    # 4 + 4 channels after the norms, 6 query-key and 6 value-output dimensions, 5 hidden units; and
+    # the stream, which both norms divide by its size and `out` makes up for.
     "transformer": Model(
         transformer,
         {
@@ -284,7 +285,7 @@ MODELS = {
             "out": (4, 2),
         },
         (3, 4, 3),
-        25,
+        26,
         graph=False,
         linear=True,
     ),

@@ -1,5 +1,6 @@
 """The group found is the one counted by hand and by the null space, and leaves outputs alone."""
 
+import dataclasses
 import importlib
 
 import flax.linen as nn
@@ -49,7 +50,8 @@ def test_says_what_has_no_skeleton(x64, name):
     model = MODELS[name]
     found = find_gauge(model.apply, *model.draw(0))
     assert found.obstacle in found.names
-    assert f"{model.nodes} nodes, not a graph" in str(found)
+    assert str(found).startswith(f"rescaling group: {model.nodes} nodes")
+    assert f"not a graph ({found.obstacle} moves" in str(found)
     assert "no skeleton yet" in str(found)
     with pytest.raises(ValueError, match="the tree must have leaves of shapes"):
         found.rescale({"gate": jnp.ones((2, 2))}, jax.random.key(0))
@@ -151,6 +153,78 @@ def test_flax_attention_has_a_node_per_head_and_dimension():
     found = find_gauge(model.apply, params, x)
     assert found.num_nodes == 12
     assert found.verify(model.apply, params, x) < 1e-4
+
+
+def test_summary_has_nodes_edges_and_free_dimensions_of_every_leaf(x64):
+    model = MODELS["flat_heads"]
+    lines = str(find_gauge(model.apply, *model.draw(0))).split("\n")[1:5]
+    # A node takes its dimension from the leaf that has it first: query-key ones from k.
+    assert [line.split("  ")[-1].strip() for line in lines] == [
+        "18 edges, 12 free",
+        "12 edges, 6 free",
+        "18 edges, 18 free",
+        "18 edges, 18 free",
+    ]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    """A module that is a pytree of its arrays, as Equinox has them."""
+
+    weight: jax.Array
+    bias: jax.Array
+    active: bool = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, x):
+        y = jax.vmap(lambda row: self.weight @ row + self.bias)(x)
+        return jax.nn.relu(y) if self.active else y
+
+
+def test_modules_that_are_pytrees(x64):
+    rng = np.random.default_rng(0)
+    widths = ((4, 6), (6, 5), (5, 3))
+    layers = [
+        Layer(jnp.asarray(rng.normal(size=(n, m))), jnp.asarray(rng.normal(size=n)), n > 3)
+        for m, n in widths
+    ]
+
+    def apply(layers, x):
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    x = jnp.asarray(rng.normal(size=(8, 4)))
+    gauge = find_gauge(apply, layers, x)
+    assert gauge.num_nodes == 11
+    assert gauge.names[:2] == ("0/weight", "0/bias")
+    assert gauge.verify(apply, layers, x, tolerance=1e-9) < 1e-9
+
+
+def test_functions_transformed_into_pure_ones(x64):
+    """Parameters in a dictionary of dictionaries by module path, as Haiku has them."""
+
+    def apply(params, key, x):
+        del key
+        for path in ("net/~/linear_0", "net/~/linear_1"):
+            x = jax.nn.relu(
+                jnp.dot(x, params[path]["w"]) + jnp.broadcast_to(params[path]["b"], (8, 5))
+            )
+        return jnp.dot(x, params["net/~/out"]["w"])
+
+    rng = np.random.default_rng(0)
+    shapes = {
+        "net/~/linear_0": {"w": (4, 5), "b": (5,)},
+        "net/~/linear_1": {"w": (5, 5), "b": (5,)},
+        "net/~/out": {"w": (5, 2)},
+    }
+    params = jax.tree.map(
+        lambda s: jnp.asarray(rng.normal(size=s)), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
+    x = jnp.asarray(rng.normal(size=(8, 4)))
+    gauge = find_gauge(apply, params, jax.random.key(0), x)
+    assert gauge.num_nodes == 10
+    assert gauge.verify(apply, params, jax.random.key(0), x, tolerance=1e-9) < 1e-9
 
 
 def test_pins_name_primitive_and_line():
