@@ -45,7 +45,8 @@ def csg_loss(
         model: LaCIM of one domain with a correlated prior: `num_domains=1, correlated_prior=True`.
         num_samples: draws for each example, at least 1; the ratio needs several.
         beta: factor on $\log q^\perp - \log p^\perp$, or a schedule of it by step.
-        label_weight: factor on $\log \pi(y|x)$, or a schedule of it by step.
+        label_weight: factor on the label's part of $\log \pi(y|x)$, which is
+            $\log (E_{q^\perp} [r \, p(y|s)] / E_{q^\perp} r)$, or a schedule of it by step.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
@@ -83,18 +84,23 @@ def csg_loss(
         over = jax.vmap(jax.vmap(model.label_likelihood.log_prob), in_axes=(0, None))
         log_y = over(logits, examples.labels)
         prior = independent_version(apply(model, variables, "priors"), draws, s_dim=model.s_dim)
-        log_w = log_y + prior.trained - prior.independent
+        log_r = prior.trained - prior.independent
+        log_w = log_y + log_r
         weights = jax.nn.softmax(log_w, axis=0)
-        label = jax.nn.logsumexp(log_w, axis=0) - math.log(num_samples)
+        # log pi in two parts: the label under the training posterior, and how much of that there
+        # is. A factor on the second would reward nothing but a large ratio.
+        label = jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(log_r, axis=0)
+        ratio = jax.nn.logsumexp(log_r, axis=0) - math.log(num_samples)
         divergence = jax.vmap(posterior.log_prob)(draws) - prior.independent
         terms = {
             "label": label.mean(),
+            "ratio": ratio.mean(),
             "reconstruction": (weights * log_x).sum(0).mean(),
             "divergence": (weights * divergence).sum(0).mean(),
         }
         factors = (jnp.asarray(at_step(f, step), label.dtype) for f in (label_weight, beta))
         on_label, on_divergence = factors
-        bound = on_label * terms["label"] + terms["reconstruction"]
+        bound = on_label * terms["label"] + terms["ratio"] + terms["reconstruction"]
         return on_divergence * terms["divergence"] - bound, (step + 1, terms)
 
     return loss_fn

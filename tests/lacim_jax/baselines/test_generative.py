@@ -189,7 +189,7 @@ def test_correlation_weights_the_draws_by_the_ratio_of_the_priors(csg):
         inside = ratio.independent[:, i] + log_x - log_q
         bounds.append(np.log(weight.mean()) + (weight * inside).sum() / weight.sum())
     np.testing.assert_allclose(-found, np.mean(bounds), rtol=1e-4)
-    assert set(terms) == {"label", "reconstruction", "divergence"}
+    assert set(terms) == {"label", "ratio", "reconstruction", "divergence"}
 
 
 def test_csg_predicts_by_the_mean_over_its_draws(csg):
