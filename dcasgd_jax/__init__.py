@@ -34,16 +34,14 @@ from dcasgd_jax.compute_times import (
 )
 from dcasgd_jax.constant_delay import ConstantDelayState, constant_delay
 from dcasgd_jax.dcasgd import dcasgd
+from dcasgd_jax.model_state import running_average
 from dcasgd_jax.schedule import Schedule, from_arrivals, from_compute_times, round_robin
-from dcasgd_jax.simulator import (
-    SimulationInfo,
-    Simulator,
-    SimulatorLog,
-    SimulatorState,
-    simulate,
-    slot_simulator,
-)
+from dcasgd_jax.sending import SendingRule
+from dcasgd_jax.simulation import Simulator, SimulatorLog, SimulatorState
+from dcasgd_jax.simulator import SimulationInfo, simulate
+from dcasgd_jax.slot_engine import slot_simulator
 from dcasgd_jax.trace import read_trace, write_trace
+from dcasgd_jax.wavefront_engine import wavefront_simulator
 from dcasgd_jax.waves import Waves, waves
 
 __all__ = [
@@ -67,7 +65,10 @@ __all__ = [
     "simulate",
     "SimulationInfo",
     "slot_simulator",
+    "wavefront_simulator",
     "Simulator",
     "SimulatorState",
     "SimulatorLog",
+    "SendingRule",
+    "running_average",
 ]

@@ -1,0 +1,108 @@
+"""The forms in which batches come: arrays, a function of the step, or an iterable."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+class Source(NamedTuple):
+    """Where batches come from, whichever form they were given in."""
+
+    take: Callable[[Any, int, Any], Any]
+    """(first, count, step) -> the batches of that many steps, stacked: `first` is counted within
+    the stretch, `step` by the server from the beginning; either may be traced, where the batches
+    are not iterated over."""
+    example: Callable[[Any], Any]
+    """(step) -> the first of the batches, which is not taken; may be called abstractly."""
+    on_host: bool
+    """Whether batches have to be asked for one after another, in order, outside of any trace."""
+
+
+def source(batches: Any, num_steps: int) -> Source:
+    """The source of a stretch's batches.
+
+    Args:
+        batches: a pytree of arrays [num_steps, ...], or a function from the server step (int32
+            scalar, counted from 0) to a batch, or an iterable of batches.
+        num_steps: length of the stretch.
+
+    Raises:
+        ValueError: if arrays are not as long as the stretch, or there is none.
+    """
+    if callable(batches):
+        return Source(
+            lambda _, count, step: jax.vmap(batches)(step + jnp.arange(count, dtype=jnp.int32)),
+            example=batches,
+            on_host=False,
+        )
+    if _iterates(batches):
+        ahead, iterator = [], iter(batches)
+        if num_steps:
+            ahead = _taken(iterator, 0, 1)
+            iterator = itertools.chain(ahead, iterator)
+        return Source(
+            lambda first, count, _: _stacked(_taken(iterator, first, count)),
+            example=lambda _: jax.tree.map(jnp.asarray, ahead[0]),
+            on_host=True,
+        )
+    _check_arrays(batches, num_steps)
+    return Source(
+        lambda first, count, _: jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, count), batches
+        ),
+        example=lambda _: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], batches),
+        on_host=False,
+    )
+
+
+def _iterates(batches: Any) -> bool:
+    """Whether this is neither an array nor one of Python's containers: a generator, a loader."""
+    container = isinstance(batches, tuple | list | Mapping)
+    return hasattr(batches, "__iter__") and not hasattr(batches, "shape") and not container
+
+
+def _taken(iterator: Iterator[Any], first: int, count: int) -> list[Any]:
+    taken = []
+    for i in range(count):
+        try:
+            taken.append(next(iterator))
+        except StopIteration:
+            raise ValueError(
+                f"the iterable of batches ended before step {first + i} of this stretch; give one "
+                "batch a server step, or take the schedule in shorter stretches through "
+                "slot_simulator or wavefront_simulator, whose states are kept."
+            ) from None
+    return taken
+
+
+def _stacked(taken: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *taken)
+
+
+def _check_arrays(batches: Any, num_steps: int) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(batches)
+    if not leaves:
+        raise ValueError(
+            "batches must hold an array at least; for a loss that reads no data, pass "
+            "jnp.arange(num_steps) and let grad_fn ignore it."
+        )
+    for path, leaf in leaves:
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != num_steps:
+            raise ValueError(
+                f"the leading axis of batches is the server step, {num_steps} of them, got "
+                f"shape {jnp.shape(leaf)} at batches{jax.tree_util.keystr(path)}."
+            )
+
+
+def traced(*trees: Any) -> bool:
+    """Whether any leaf is being traced, so that nothing can be driven from the host.
+
+    Args:
+        *trees: pytrees, or anything else.
+    """
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))

@@ -1,0 +1,282 @@
+"""What the engines of the simulator share: states, logs, and what a server does upon an arrival.
+
+An engine differs from another in when and where gradients are computed, and in nothing else.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import DTypeLike
+
+from dcasgd_jax.precision import cast, working_dtype
+from dcasgd_jax.schedule import Column, Schedule
+from dcasgd_jax.sending import SendingRule
+
+Batches = Any
+"""A pytree of arrays whose leading axis is the server step; or a function from the step (int32
+scalar, counted from 0) to a batch; or an iterable of batches, one a step."""
+
+GradFn = Callable[..., Any]
+"""(params, one batch) -> gradients of the structure and shapes of params; with a model state,
+(params, model_state, one batch) -> (gradients, what is pushed of the model state)."""
+
+Merge = Callable[[Any, Any], Any]
+"""(the server's model state, what was pushed) -> the server's next model state."""
+
+
+class SimulatorState(NamedTuple):
+    """The server and what its workers hold, between two server steps."""
+
+    params: optax.Params  # the server's weights w
+    opt_state: optax.OptState  # of the server's rule
+    snapshots: optax.Params  # like params with a leading axis [num_workers]: what workers hold
+    pulled: jax.Array  # shape=(num_workers,), dtype=int32: how many steps made each snapshot
+    step: jax.Array  # shape=(), dtype=int32: server steps taken
+    model_state: Any = ()  # the server's, such as running averages; () for none
+    model_snapshots: Any = ()  # like model_state with a leading axis [num_workers]
+
+
+class SimulatorLog(NamedTuple):
+    """What was measured at each server step, before the weights moved."""
+
+    staleness: jax.Array  # shape=(num_steps,), dtype=int32: steps since the snapshot was w
+    distance: jax.Array  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean
+
+
+class Simulator(NamedTuple):
+    """The two functions that `slot_simulator` and `wavefront_simulator` make."""
+
+    init: Callable[..., SimulatorState]
+    """(params, model_state=()) -> the state in which every worker holds them."""
+    run: Callable[[SimulatorState, Schedule, Batches], tuple[SimulatorState, SimulatorLog]]
+    """(state, schedule, batches) -> the state and the log after a stretch of the schedule."""
+
+
+class Server(NamedTuple):
+    """A parameter server: its rule, and how it keeps what its workers hold."""
+
+    rule: optax.GradientTransformationExtraArgs
+    send: Callable[[optax.Params, optax.OptState], optax.Params]
+    merge: Merge
+    num_workers: int
+    snapshot_dtype: DTypeLike | None
+
+
+class Arrival(NamedTuple):
+    """One gradient reaching the server."""
+
+    read: jax.Array  # shape=(), int32: the slot of the snapshot it was taken at
+    write: jax.Array  # shape=(), int32: the slot that takes the weights after; M for none
+    worker: jax.Array  # shape=(), int32: whose it is
+    gradients: optax.Updates
+    pushed: Any  # of the model state
+    batch: Any  # what the gradient was taken on
+
+
+def make_server(
+    tx: optax.GradientTransformation | SendingRule,
+    num_workers: int,
+    *,
+    merge: Merge | None = None,
+    snapshot_dtype: DTypeLike | None = None,
+) -> Server:
+    """A server from what a user hands to `simulate`.
+
+    Args:
+        tx: its rule.
+        num_workers: M.
+        merge: of model states; None takes what was pushed last.
+        snapshot_dtype: of the snapshots' floating-point leaves; None for the parameters' own.
+
+    Raises:
+        ValueError: if the dtype is none for weights.
+    """
+    if snapshot_dtype is not None and not jnp.issubdtype(snapshot_dtype, jnp.floating):
+        raise ValueError(
+            f"snapshot_dtype must be None or a floating-point dtype, got {snapshot_dtype}."
+        )
+    sending = isinstance(tx, SendingRule)
+    return Server(
+        rule=optax.with_extra_args_support(tx.tx if sending else tx),
+        send=tx.send if sending else lambda params, _: params,
+        merge=merge or (lambda _, pushed: pushed),
+        num_workers=num_workers,
+        snapshot_dtype=snapshot_dtype,
+    )
+
+
+def initial_state(server: Server, params: optax.Params, model_state: Any = ()) -> SimulatorState:
+    """The state in which every worker holds the first weights.
+
+    Args:
+        server: whose.
+        params: the first weights.
+        model_state: the first model state; () for none.
+    """
+    # A copy in the same dtype, never weakly typed: donating the state leaves the caller's
+    # weights alone, and the types of the state are the same before and after a step.
+    params, model_state = jax.tree.map(
+        lambda w: jnp.array(w, dtype=jnp.result_type(w)), (params, model_state)
+    )
+    opt_state = server.rule.init(params)
+    sent = _stored(server, server.send(params, opt_state))
+
+    def for_each(tree: Any) -> Any:
+        shape = (server.num_workers,)
+        return jax.tree.map(lambda w: jnp.broadcast_to(w, (*shape, *w.shape)).copy(), tree)
+
+    return SimulatorState(
+        params=params,
+        opt_state=opt_state,
+        snapshots=for_each(sent),
+        pulled=jnp.zeros(server.num_workers, jnp.int32),
+        step=jnp.zeros([], jnp.int32),
+        model_state=model_state,
+        model_snapshots=for_each(model_state),
+    )
+
+
+def held(server: Server, state: SimulatorState, slot: Any) -> tuple[optax.Params, Any]:
+    """What is in one slot, or in several: weights in the parameters' dtypes, and model state.
+
+    Args:
+        server: whose.
+        state: between two server steps.
+        slot: an int32 scalar; or [k], for a leading axis k; or a full slice, for all slots.
+    """
+    snapshots = jax.tree.map(lambda s: s[slot], state.snapshots)
+    if server.snapshot_dtype is not None:
+        snapshots = jax.tree.map(lambda s, w: s.astype(w.dtype), snapshots, state.params)
+    return snapshots, jax.tree.map(lambda s: s[slot], state.model_snapshots)
+
+
+def evaluate(
+    grad_fn: GradFn, state: SimulatorState, params: optax.Params, model_state: Any, batch: Any
+) -> tuple[optax.Updates, Any]:
+    """One gradient, and what is pushed of the model state.
+
+    Args:
+        grad_fn: the user's.
+        state: which tells whether there is a model state, and what gradients must look like.
+        params: the snapshot.
+        model_state: pulled with it.
+        batch: one batch.
+
+    Raises:
+        ValueError: if the gradients are not structured like the parameters.
+    """
+    if not jax.tree.leaves(state.model_state):
+        gradients, pushed = grad_fn(params, batch), ()
+        remedy = "use jax.grad, not jax.value_and_grad, and no auxiliary output"
+    else:
+        result = grad_fn(params, model_state, batch)
+        remedy = "with a model state it returns (gradients, pushed)"
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError(
+                "with a model state, grad_fn must return a pair (gradients, pushed), got "
+                f"{jax.tree.structure(result)}; use jax.grad(..., has_aux=True)."
+            )
+        gradients, pushed = result
+    got, due = jax.tree.structure(gradients), jax.tree.structure(state.params)
+    if got != due:
+        raise ValueError(
+            f"grad_fn must return gradients alone, structured like the parameters ({due}), got "
+            f"{got}; {remedy}."
+        )
+    return gradients, pushed
+
+
+def arrive(
+    server: Server, state: SimulatorState, arrival: Arrival
+) -> tuple[SimulatorState, SimulatorLog]:
+    """What the server does with one gradient, and what the workers that pull then hold.
+
+    Args:
+        server: its rule.
+        state: before.
+        arrival: the gradient, and where it comes from.
+
+    Returns:
+        The state after, and the log of this step, its fields scalars.
+    """
+    snapshot, _ = held(server, state, arrival.read)
+    staleness = state.step - state.pulled[arrival.read]
+    updates, opt_state = server.rule.update(
+        arrival.gradients,
+        state.opt_state,
+        state.params,
+        stale_params=snapshot,
+        staleness=staleness,
+        worker=arrival.worker,
+        batch=arrival.batch,
+    )
+    params = optax.apply_updates(state.params, updates)
+    model_state = server.merge(state.model_state, arrival.pushed)
+    step = jnp.asarray(optax.safe_increment(state.step))
+    distance = _distance(state.params, snapshot)
+    # A slot is written after it was read: where the rule does not look at the snapshot, nothing
+    # else says so, and XLA would copy all slots at every step to be on the safe side. (A distance
+    # is never negative, but XLA does not know.)
+    write = arrival.write + (distance < 0).astype(jnp.int32)
+
+    def written(every: Any, one: Any) -> Any:
+        # Where nobody pulls, `write` is no slot, and the write is dropped.
+        return jax.tree.map(lambda s, w: s.at[write].set(w, mode="drop"), every, one)
+
+    return SimulatorState(
+        params=params,
+        opt_state=opt_state,
+        snapshots=written(state.snapshots, _stored(server, server.send(params, opt_state))),
+        pulled=state.pulled.at[write].set(step, mode="drop"),
+        step=step,
+        model_state=model_state,
+        model_snapshots=written(state.model_snapshots, model_state),
+    ), SimulatorLog(staleness=staleness, distance=distance)
+
+
+def columns(schedule: Schedule) -> tuple[Column, Column, Column]:
+    """Of each step: the slot that is read, the slot that is written, the worker.
+
+    Args:
+        schedule: any.
+    """
+    own = schedule.worker
+    reads = own if schedule.reads is None else schedule.reads
+    writes = own if schedule.writes is None else schedule.writes
+    return reads, writes, own
+
+
+def empty_log(params: optax.Params, num_steps: int) -> SimulatorLog:
+    """A log of zeros.
+
+    Args:
+        params: the weights.
+        num_steps: its length.
+    """
+    return SimulatorLog(
+        staleness=jnp.zeros(num_steps, jnp.int32),
+        distance=jnp.zeros(num_steps, _log_dtype(params)),
+    )
+
+
+def _log_dtype(params: optax.Params) -> jnp.dtype:
+    return working_dtype(*jax.tree.leaves(params))
+
+
+def _stored(server: Server, params: optax.Params) -> optax.Params:
+    if server.snapshot_dtype is None:
+        return params
+    return jax.tree.map(lambda w: w.astype(server.snapshot_dtype), params)
+
+
+def _distance(params: optax.Params, snapshot: optax.Params) -> jax.Array:
+    """|params - snapshot| over all leaves, in float32 or the widest dtype among them."""
+    leaves = list(zip(jax.tree.leaves(params), jax.tree.leaves(snapshot), strict=True))
+    dtype = _log_dtype(params)
+    moved = [(cast(w, dtype) - cast(s, dtype)).ravel() for w, s in leaves]
+    # A product of vectors: on CPU XLA adds up a plain sum one number after another.
+    squares = [jnp.dot(m, m, precision="highest") for m in moved]
+    return jnp.sqrt(sum(squares, start=jnp.zeros([], dtype)))

@@ -1,0 +1,86 @@
+"""Batches as arrays, as a function of the step, and as an iterable: one run, to the bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dcasgd_jax import gamma_times, round_robin, simulate, slot_simulator
+from tests.dcasgd_jax.networks import assert_same_bits, gradient, weights_of
+
+SIZES, STEPS, WORKERS = (4, 3), 20, 4
+KEY = jax.random.key(0)
+
+
+def drawn(step):
+    """Step t's batch, from a key of its own."""
+    inputs, labels = jax.random.split(jax.random.fold_in(KEY, step))
+    return jax.random.normal(inputs, (3, 4)), jax.random.randint(labels, (3,), 0, 3)
+
+
+def arrays():
+    return jax.vmap(drawn)(jnp.arange(STEPS))
+
+
+def one_by_one(batches, taken):
+    for i in range(STEPS):
+        taken.append(i)
+        yield jax.tree.map(lambda x, i=i: np.asarray(x[i]), batches)
+
+
+@pytest.mark.parametrize("engine", ["slots", "wavefront"])
+def test_three_forms_of_the_same_data_make_the_same_run(engine):
+    params = weights_of(SIZES, np.random.default_rng(0))
+    schedule = gamma_times(WORKERS, STEPS, seed=1, variation=0.5)
+    batches, taken = arrays(), []
+
+    def run(given):
+        tx = optax.sgd(0.2, momentum=0.9)
+        return simulate(gradient, params, tx, schedule, given, engine=engine, loop="driven")[0]
+
+    expected = run(batches)
+    assert_same_bits(run(drawn), expected)
+    assert_same_bits(run(one_by_one(batches, taken)), expected)
+    assert taken == list(range(STEPS))
+
+
+def test_a_stretch_draws_the_batches_of_its_own_steps():
+    params = weights_of(SIZES, np.random.default_rng(0))
+    schedule = round_robin(WORKERS, STEPS)
+    simulator = slot_simulator(gradient, optax.sgd(0.2), WORKERS, loop="driven")
+    whole, _ = simulator.run(simulator.init(params), schedule, arrays())
+    state = simulator.init(params)
+    for part in (slice(0, 7), slice(7, STEPS)):
+        state, _ = simulator.run(state, jax.tree.map(lambda x, p=part: x[p], schedule), drawn)
+    assert_same_bits(state, whole)
+
+
+def test_a_stretch_takes_no_more_than_its_steps_from_an_iterator():
+    params = weights_of(SIZES, np.random.default_rng(0))
+    schedule = round_robin(WORKERS, STEPS)
+    simulator = slot_simulator(gradient, optax.sgd(0.2), WORKERS, loop="driven")
+    taken = []
+    iterator = one_by_one(arrays(), taken)
+    head = jax.tree.map(lambda x: x[:7], schedule)
+    simulator.run(simulator.init(params), head, iterator)
+    assert taken == list(range(7))
+
+
+def test_errors_name_the_step_and_the_remedy():
+    params = weights_of(SIZES, np.random.default_rng(0))
+    schedule = round_robin(WORKERS, STEPS)
+    short = [jax.tree.map(lambda x, i=i: x[i], arrays()) for i in range(5)]
+    for engine in ("slots", "wavefront"):
+        with pytest.raises(ValueError, match="ended before step 5 of this stretch"):
+            simulate(gradient, params, optax.sgd(0.1), schedule, iter(short), engine=engine)
+    with pytest.raises(ValueError, match="ended before step 0"):
+        simulate(gradient, params, optax.sgd(0.1), schedule, iter(()))
+    with pytest.raises(ValueError, match="iterated over cannot be scanned"):
+        simulate(gradient, params, optax.sgd(0.1), schedule, iter(short), loop="scan")
+
+    def inside(params):
+        return simulate(gradient, params, optax.sgd(0.1), schedule, iter(short))[0]
+
+    with pytest.raises(ValueError, match="inside jit, vmap or scan cannot be driven"):
+        jax.jit(inside)(params)
