@@ -25,6 +25,7 @@ In a training loop that cannot pass `stale_params` on (Flax's TrainState), the s
 are `constant_delay(dcasgd(0.1, 0.04), 7)`, an ordinary optimiser.
 """
 
+from dcasgd_jax.batches import BatchesEndedError
 from dcasgd_jax.compensation import DelayCompensationState, delay_compensation
 from dcasgd_jax.compute_times import (
     exponential_times,
@@ -70,5 +71,6 @@ __all__ = [
     "SimulatorState",
     "SimulatorLog",
     "SendingRule",
+    "BatchesEndedError",
     "running_average",
 ]

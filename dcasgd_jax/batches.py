@@ -1,5 +1,6 @@
 """The forms in which batches come: arrays, a function of the step, or an iterable."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -66,18 +67,49 @@ def _iterates(batches: Any) -> bool:
     return hasattr(batches, "__iter__") and not hasattr(batches, "shape") and not container
 
 
+class BatchesEndedError(ValueError):
+    """An iterable of batches that ended before the schedule did. Nothing that was done is lost."""
+
+    state: Any = None
+    """The `SimulatorState` after the last step that was taken."""
+
+    def __init__(self, step: int, unused: list[Any]):
+        """Says where it ended.
+
+        Args:
+            step: the first step of the stretch that has no batch.
+            unused: batches that were taken for steps which are computed together with it.
+        """
+        self.unused = unused
+        super().__init__(
+            f"the iterable of batches ended before step {step} of this stretch; give one batch a "
+            "server step. What was simulated until then is in the attribute `state` of this error, "
+            "and batches that were taken and not used in `unused`."
+        )
+
+
 def _taken(iterator: Iterator[Any], first: int, count: int) -> list[Any]:
     taken = []
     for i in range(count):
         try:
             taken.append(next(iterator))
         except StopIteration:
-            raise ValueError(
-                f"the iterable of batches ended before step {first + i} of this stretch; give one "
-                "batch a server step, or take the schedule in shorter stretches through "
-                "slot_simulator or wavefront_simulator, whose states are kept."
-            ) from None
+            raise BatchesEndedError(first + i, taken) from None
     return taken
+
+
+@contextlib.contextmanager
+def keeping(state: Any) -> Iterator[None]:
+    """Hands the state on with the error, should the batches end here.
+
+    Args:
+        state: of the simulation, as it is.
+    """
+    try:
+        yield
+    except BatchesEndedError as error:
+        error.state = state
+        raise
 
 
 def _stacked(taken: list[Any]) -> Any:

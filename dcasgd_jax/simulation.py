@@ -43,7 +43,8 @@ class SimulatorLog(NamedTuple):
     """What was measured at each server step, before the weights moved."""
 
     staleness: jax.Array  # shape=(num_steps,), dtype=int32: steps since the snapshot was w
-    distance: jax.Array  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean
+    distance: jax.Array | None  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean;
+    # None where it was not asked for
 
 
 class Simulator(NamedTuple):
@@ -63,6 +64,7 @@ class Server(NamedTuple):
     merge: Merge
     num_workers: int
     snapshot_dtype: DTypeLike | None
+    log_distance: bool
 
 
 class Arrival(NamedTuple):
@@ -82,6 +84,7 @@ def make_server(
     *,
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
+    log_distance: bool = True,
 ) -> Server:
     """A server from what a user hands to `simulate`.
 
@@ -90,6 +93,7 @@ def make_server(
         num_workers: M.
         merge: of model states; None takes what was pushed last.
         snapshot_dtype: of the snapshots' floating-point leaves; None for the parameters' own.
+        log_distance: whether |w - snapshot| is computed at every step.
 
     Raises:
         ValueError: if the dtype is none for weights.
@@ -105,6 +109,7 @@ def make_server(
         merge=merge or (lambda _, pushed: pushed),
         num_workers=num_workers,
         snapshot_dtype=snapshot_dtype,
+        log_distance=log_distance,
     )
 
 
@@ -216,11 +221,13 @@ def arrive(
     params = optax.apply_updates(state.params, updates)
     model_state = server.merge(state.model_state, arrival.pushed)
     step = jnp.asarray(optax.safe_increment(state.step))
-    distance = _distance(state.params, snapshot)
-    # A slot is written after it was read: where the rule does not look at the snapshot, nothing
-    # else says so, and XLA would copy all slots at every step to be on the safe side. (A distance
-    # is never negative, but XLA does not know.)
-    write = arrival.write + (distance < 0).astype(jnp.int32)
+    distance, write = None, arrival.write
+    if server.log_distance:
+        distance = _distance(state.params, snapshot)
+        # A slot is written after it was read: where the rule does not look at the snapshot, nothing
+        # else says so, and XLA would copy all slots at every step to be on the safe side. (A
+        # distance is never negative, but XLA does not know.)
+        write += (distance < 0).astype(jnp.int32)
 
     def written(every: Any, one: Any) -> Any:
         # Where nobody pulls, `write` is no slot, and the write is dropped.
@@ -249,16 +256,17 @@ def columns(schedule: Schedule) -> tuple[Column, Column, Column]:
     return reads, writes, own
 
 
-def empty_log(params: optax.Params, num_steps: int) -> SimulatorLog:
+def empty_log(server: Server, params: optax.Params, num_steps: int) -> SimulatorLog:
     """A log of zeros.
 
     Args:
+        server: which tells what is logged.
         params: the weights.
         num_steps: its length.
     """
     return SimulatorLog(
         staleness=jnp.zeros(num_steps, jnp.int32),
-        distance=jnp.zeros(num_steps, _log_dtype(params)),
+        distance=jnp.zeros(num_steps, _log_dtype(params)) if server.log_distance else None,
     )
 
 

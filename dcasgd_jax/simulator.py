@@ -21,7 +21,7 @@ class SimulationInfo(NamedTuple):
     """What `simulate` returns beside the final weights."""
 
     staleness: jax.Array  # shape=(num_steps,), dtype=int32: steps since the snapshot was w
-    distance: jax.Array  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean
+    distance: jax.Array | None  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean
     clock: Column  # shape=(num_steps,), dtype=float64: simulated seconds, from the schedule
     state: SimulatorState  # after the last step: what a further stretch would start from
 
@@ -38,6 +38,7 @@ def simulate(
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
     loop: Loop = "auto",
+    log_distance: bool = True,
     mesh: Mesh | None = None,
 ) -> tuple[optax.Params, SimulationInfo]:
     """Trains asynchronously: each gradient is taken at its worker's snapshot, applied at w.
@@ -84,12 +85,15 @@ def simulate(
         snapshot_dtype: bfloat16, say, halves the memory of M snapshots: gradients are taken at the
             rounded weights, which are `stale_params` too. None keeps the parameters' dtypes.
         loop: "scan", "driven" from Python, or "auto"; see `Loop`.
+        log_distance: whether |w - snapshot| is computed at every step; reading all weights twice
+            more, it is what a simulated step costs most beside its gradient.
         mesh: devices that share the gradients of a wave, for "wavefront".
 
     Returns:
         The weights after the last step, in the dtypes of `params`, and the log of the run.
 
     Raises:
+        BatchesEndedError: if an iterable of batches ends early; it holds the state by then.
         ValueError: if the engine is unknown or does not take an option, the schedule names workers
             it does not have, the batches are not as many as its steps, or `grad_fn` returns
             something that is not structured like `params`.
@@ -123,6 +127,7 @@ def simulate(
         merge=merge,
         snapshot_dtype=snapshot_dtype,
         loop=loop,
+        log_distance=log_distance,
         **options,
     )
     state, log = simulator.run(simulator.init(params, model_state), schedule, batches)

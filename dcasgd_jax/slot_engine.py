@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
-from dcasgd_jax.batches import Source, source, traced
+from dcasgd_jax.batches import Source, keeping, source, traced
 from dcasgd_jax.loops import Loop, check_loop, has_convolution, is_driven
 from dcasgd_jax.schedule import Schedule
 from dcasgd_jax.sending import SendingRule
@@ -39,6 +39,7 @@ def slot_simulator(
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
     loop: Loop = "auto",
+    log_distance: bool = True,
 ) -> Simulator:
     """The simulation one stretch at a time: evaluate, checkpoint or stop between stretches.
 
@@ -56,6 +57,7 @@ def slot_simulator(
         merge: as in `simulate`.
         snapshot_dtype: as in `simulate`.
         loop: as in `simulate`.
+        log_distance: as in `simulate`.
 
     Returns:
         `init(params)`, the state in which every worker holds `params`; and
@@ -81,7 +83,13 @@ def slot_simulator(
         60 0.000
     """
     check_loop(loop)
-    server = make_server(tx, num_workers, merge=merge, snapshot_dtype=snapshot_dtype)
+    server = make_server(
+        tx,
+        num_workers,
+        merge=merge,
+        snapshot_dtype=snapshot_dtype,
+        log_distance=log_distance,
+    )
 
     def init(params: optax.Params, model_state: Any = ()) -> SimulatorState:
         return initial_state(server, params, model_state)
@@ -103,7 +111,7 @@ def slot_simulator(
         num_steps = schedule.worker.shape[0]
         given = source(batches, num_steps)
         if num_steps == 0:
-            return state, empty_log(state.params, 0)
+            return state, empty_log(server, state.params, 0)
 
         def convolves() -> bool:
             one = jax.eval_shape(lambda s: given.example(s.step), state)
@@ -138,7 +146,8 @@ def _drive(
     on_host = [np.asarray(column, np.int32) for column in events]
     first, logs = int(state.step), []
     for i in range(len(on_host[0])):
-        batch = _first(given, i, np.int32(first + i))
+        with keeping(state):
+            batch = _first(given, i, np.int32(first + i))
         state, log = event(state, *(column[i] for column in on_host), batch)
         logs.append(log)
     return state, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *jax.device_get(logs))

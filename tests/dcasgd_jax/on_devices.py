@@ -43,6 +43,9 @@ def main():
             spread = run(schedule, loop=loop, mesh=mesh, shard_snapshots=shard)
             np.testing.assert_array_equal(spread, alone)
             sys.stdout.write("agree to the bit\n")
+    alone = run(turns, together="unrolled", loop="driven")
+    np.testing.assert_array_equal(run(turns, together="pmap", loop="driven"), alone)
+    sys.stdout.write("agree to the bit\n")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,12 @@ def test_errors_name_the_step_and_the_remedy():
     schedule = round_robin(WORKERS, STEPS)
     short = [jax.tree.map(lambda x, i=i: x[i], arrays()) for i in range(5)]
     for engine in ("slots", "wavefront"):
-        with pytest.raises(ValueError, match="ended before step 5 of this stretch"):
+        with pytest.raises(ValueError, match="ended before step 5 of this stretch") as caught:
             simulate(gradient, params, optax.sgd(0.1), schedule, iter(short), engine=engine)
+        # What was done is kept: all but what was waiting to be computed together.
+        done = int(caught.value.state.step)
+        assert done + len(caught.value.unused) == 5
+        assert done == {"slots": 5, "wavefront": WORKERS}[engine]
     with pytest.raises(ValueError, match="ended before step 0"):
         simulate(gradient, params, optax.sgd(0.1), schedule, iter(()))
     with pytest.raises(ValueError, match="iterated over cannot be scanned"):

@@ -20,6 +20,7 @@ from dcasgd_jax import (
     round_robin,
     simulate,
     slot_simulator,
+    wavefront_engine,
     wavefront_simulator,
     waves,
 )
@@ -233,8 +234,8 @@ def test_errors_name_what_came():
     with pytest.raises(ValueError, match="close over the schedule, or use engine='slots'"):
         jax.jit(simulator.run)(state, schedule, batches)
     make = functools.partial(wavefront_simulator, gradient, optax.sgd(0.1), WORKERS)
-    with pytest.raises(ValueError, match="'vmap' or 'unrolled', got 'pmap'"):
-        make(together="pmap")
+    with pytest.raises(ValueError, match="'pmap' or 'unrolled', got 'map'"):
+        make(together="map")
     with pytest.raises(ValueError, match="loop must be 'auto', 'scan' or 'driven', got 'fast'"):
         make(loop="fast")
     with pytest.raises(ValueError, match="shard_snapshots needs a mesh"):
@@ -246,3 +247,25 @@ def test_errors_name_what_came():
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     with pytest.raises(ValueError, match="engine='slots' computes on one device"):
         simulate(gradient, params, optax.sgd(0.1), schedule, batches, mesh=mesh)
+
+
+@pytest.mark.parametrize("engine", ["slots", "wavefront"])
+def test_without_distances_the_run_is_the_same(engine):
+    params, batches = problem()
+    sim = functools.partial(
+        simulate, gradient, params, rule(), schedules()["gamma"], batches, engine=engine
+    )
+    with_log, _ = sim()
+    without, info = sim(log_distance=False)
+    assert info.distance is None
+    assert len(info.staleness) == STEPS
+    chex.assert_trees_all_close(without, with_log, rtol=1e-6)
+
+
+def test_on_cpu_weights_that_fill_the_caches_are_used_one_worker_after_another(monkeypatch):
+    params, batches = problem()
+    schedule = schedules()["round-robin"]
+    monkeypatch.setattr(wavefront_engine, "CACHED", 0)
+    found, _ = simulate(gradient, params, rule(), schedule, batches, engine="wavefront")
+    slots, _ = simulate(gradient, params, rule(), schedule, batches)
+    assert_same_bits(found, slots)
