@@ -16,14 +16,15 @@ from common.records import Record
 from common.selection import best_setting
 from common.tables import group, markdown, metric, number, percent, summarise
 
-SGD, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
+SGD, ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
     "SGD",
+    "synchronous SGD",
     "m-synchronous SGD",
     "ASGD",
     "DC-ASGD-c",
     "DC-ASGD-a",
 )
-_STYLES = {SGD: 6, SYNCHRONOUS: 4, ASGD: 1, CONSTANT: 5, ADAPTIVE: 0}
+_STYLES = {SGD: 6, ALL_SYNCHRONOUS: 3, SYNCHRONOUS: 4, ASGD: 1, CONSTANT: 5, ADAPTIVE: 0}
 
 INTOLERABLE = 0.1
 """The drop in validation accuracy that marks a step as beyond what ASGD bears."""

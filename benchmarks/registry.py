@@ -41,7 +41,15 @@ from typing import Any, NamedTuple, Protocol, cast
 from common.progress import Progress
 from common.records import Record
 
-NAMES = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits", "lacim_baselines")
+NAMES = (
+    "gsgd_mlp",
+    "dcasgd_digits",
+    "dcasgd_cifar10",
+    "dcasgd_speed",
+    "lacim_colored_digits",
+    "lacim_baselines",
+    "lacim_speed",
+)
 """Every experiment, in the order in which they are listed."""
 
 DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")

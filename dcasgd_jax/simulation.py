@@ -284,7 +284,11 @@ def _distance(params: optax.Params, snapshot: optax.Params) -> jax.Array:
     """|params - snapshot| over all leaves, in float32 or the widest dtype among them."""
     leaves = list(zip(jax.tree.leaves(params), jax.tree.leaves(snapshot), strict=True))
     dtype = _log_dtype(params)
-    moved = [(cast(w, dtype) - cast(s, dtype)).ravel() for w, s in leaves]
-    # A product of vectors: on CPU XLA adds up a plain sum one number after another.
-    squares = [jnp.dot(m, m, precision="highest") for m in moved]
+    moved = [jnp.atleast_2d(cast(w, dtype) - cast(s, dtype)) for w, s in leaves]
+    moved = [m.reshape(-1, m.shape[-1]) for m in moved]
+    # Columns are added up by a product with ones: a plain sum XLA takes on CPU one number after
+    # another, and at every step that is a large part of a small network's time.
+    squares = [
+        jnp.sum(jnp.matmul(jnp.ones((1, len(m)), dtype), m * m, precision="highest")) for m in moved
+    ]
     return jnp.sqrt(sum(squares, start=jnp.zeros([], dtype)))

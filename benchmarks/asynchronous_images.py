@@ -1,0 +1,339 @@
+"""Networks with batch normalisation trained by simulated workers: what two experiments share.
+
+Machines are alike and their times random (gamma distributed), so the server's clock is not a count
+of steps. Synchronous SGD waits for all M workers of a round, m-synchronous SGD for the first
+three quarters of them; both average what they got. Every method sees equally many gradients, in the
+same order, from the same initialisation; learning rates fall by ten after half of the gradients and
+after three quarters. Running averages are those that were pushed last.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.delay_report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SYNCHRONOUS
+from benchmarks.registry import Context
+from common.augmentation import pad_crop_flip
+from common.data import (
+    epoch_order,
+    load,
+    pixel_statistics,
+    standardise,
+    take,
+    train_validation_split,
+)
+from common.networks import resnet
+from common.records import Record
+from common.seeds import streams
+from dcasgd_jax import dcasgd, gamma_times, slot_simulator, wavefront_simulator
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an experiment depends on."""
+
+    data: str
+    train_size: int | None
+    """Images trained on; None for all that are not held out."""
+    validation: float
+    """Share of the images that learning rates are chosen on."""
+    test_size: int | None
+    pool: int
+    """Images are reduced by averaging over squares of this side."""
+    depth: int
+    width: float
+    """Factor on the network's channels."""
+    augment: bool
+    workers: tuple[int, ...]
+    methods: tuple[str, ...]
+    batch_size: int
+    """Of one gradient."""
+    epochs: int
+    evaluations: int
+    """Points of the curves."""
+    learning_rates: tuple[float, ...]
+    constant_lambda: float = 0.04
+    adaptive_lambda: float = 2.0
+    mean_square_decay: float = 0.95
+    weight_decay: float = 1e-4
+    """At the server's weights, after compensation."""
+    variation: float = 0.1
+    """Coefficient of variation of a machine's times."""
+    bfloat16: bool = False
+    """Whether the network computes in bfloat16."""
+
+
+class Case(NamedTuple):
+    """What is compiled once."""
+
+    method: str
+    workers: int
+
+
+class Data(NamedTuple):
+    """Standardised images on the device, and their labels."""
+
+    train: tuple[jax.Array, jax.Array]
+    validation: tuple[jax.Array, jax.Array]
+    test: tuple[jax.Array, jax.Array]
+    num_classes: int
+
+
+def cases(settings: Settings) -> list[Case]:
+    """Every method at every number of workers; SGD has one.
+
+    Args:
+        settings: the experiment's.
+    """
+    found = [Case(SGD, 1)] if SGD in settings.methods else []
+    others = [method for method in settings.methods if method != SGD]
+    return found + [Case(method, m) for m in settings.workers for method in others]
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields a record for each method, number of workers, learning rate and seed.
+
+    Args:
+        settings: the experiment's.
+        context: seeds, data, progress.
+    """
+    data = load_data(settings, context.data_dir)
+    todo = cases(settings)
+    total = len(todo) * len(settings.learning_rates) * len(context.seeds)
+    with context.progress.task("asynchronous training", total=total) as bar:
+        for case in todo:
+            train = trainer(case, settings, data)
+            for seed in context.seeds:
+                for rate in settings.learning_rates:
+                    yield train(rate, seed)
+                    bar.advance(note=f"{case.method}, M = {case.workers}")
+
+
+def load_data(settings: Settings, data_dir: Path | None) -> Data:
+    """All images on the device; the split into training and validation is the same for all.
+
+    Args:
+        settings: the experiment's.
+        data_dir: where prepared data sets lie.
+    """
+    key = streams(0).data
+    whole = load(settings.data, "train", data_dir=data_dir)
+    train, validation = train_validation_split(whole, key, fraction=settings.validation)
+    test = load(settings.data, "test", data_dir=data_dir)
+    if settings.train_size is not None:
+        train = take(train, settings.train_size, key=key)
+    if settings.test_size is not None:
+        test = take(test, settings.test_size, key=key)
+        validation = take(validation, min(settings.test_size, len(validation.labels)), key=key)
+    statistics = pixel_statistics(train.images)
+
+    def prepared(part: Any) -> tuple[jax.Array, jax.Array]:
+        return _reduced(standardise(part.images, statistics), settings.pool), jnp.asarray(
+            part.labels
+        )
+
+    return Data(prepared(train), prepared(validation), prepared(test), whole.num_classes)
+
+
+def _reduced(images: jax.Array, side: int) -> jax.Array:
+    n, height, width, channels = images.shape
+    squares = images.reshape(n, height // side, side, width // side, side, channels)
+    return squares.mean(axis=(2, 4))
+
+
+def waited_for(case: Case) -> int | None:
+    """How many gradients of a round the server waits for; None: it does not wait.
+
+    Args:
+        case: which method.
+    """
+    if case.method == ALL_SYNCHRONOUS:
+        return case.workers
+    if case.method == SYNCHRONOUS:
+        return max(1, math.ceil(0.75 * case.workers))
+    return None
+
+
+def _rule(case: Case, settings: Settings, gradients: int) -> Callable[[Any], Any]:
+    """From a learning rate to the server's rule, which may be traced."""
+    joined = waited_for(case) or 1
+    updates = gradients // joined
+
+    def falling(rate: Any) -> Any:
+        return lambda step: (
+            rate
+            * jnp.where(step < updates // 2, 1.0, jnp.where(step < 3 * updates // 4, 0.1, 0.01))
+        )
+
+    decay = settings.weight_decay
+    if case.method == CONSTANT:
+        return lambda rate: dcasgd(falling(rate), settings.constant_lambda, weight_decay=decay)
+    if case.method == ADAPTIVE:
+        return lambda rate: dcasgd(
+            falling(rate),
+            settings.adaptive_lambda,
+            mean_square_decay=settings.mean_square_decay,
+            weight_decay=decay,
+        )
+
+    def plain(rate: Any) -> Any:
+        tx = optax.chain(optax.add_decayed_weights(decay), optax.sgd(falling(rate)))
+        return optax.MultiSteps(tx, joined).gradient_transformation() if joined > 1 else tx
+
+    return plain
+
+
+def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int], Record]:
+    """A function that trains one learning rate from one seed.
+
+    Args:
+        case: what to train.
+        settings: the experiment's.
+        data: on the device.
+    """
+    dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
+    network = resnet(settings.depth, data.num_classes, width=settings.width, dtype=dtype)
+    images, labels = data.train
+    per_epoch = len(labels) // settings.batch_size
+    gradients = _whole(per_epoch * settings.epochs, settings)
+    rule = _rule(case, settings, gradients)
+
+    def loss(params: Any, averages: Any, batch: Any) -> tuple[jax.Array, Any]:
+        inputs, targets = batch
+        variables = {"params": params, "batch_stats": averages}
+        logits, pushed = network.apply(variables, inputs, train=True, mutable=["batch_stats"])
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return each.mean(), pushed["batch_stats"]
+
+    gradient = jax.grad(loss, has_aux=True)
+
+    # The learning rate is part of the optimiser's state, so that one program serves all.
+    def of_rate(learning_rate: Any) -> optax.GradientTransformation:
+        return rule(learning_rate)
+
+    tx = optax.inject_hyperparams(of_rate)
+    # On CPU convolutions gain nothing by waves, and one event is the smaller program.
+    make = slot_simulator if jax.default_backend() == "cpu" else wavefront_simulator
+    simulator = make(gradient, tx(learning_rate=0.1), case.workers)
+    init = jax.jit(network.init)
+
+    @jax.jit
+    def accuracy(params: Any, averages: Any, part: Any) -> jax.Array:
+        variables = {"params": params, "batch_stats": averages}
+        logits: Any = network.apply(variables, part[0])
+        return (logits.argmax(-1) == part[1]).mean()
+
+    def measured(state: Any, part: tuple[jax.Array, jax.Array]) -> float:
+        size, every = 500, len(part[1])
+        right = 0.0
+        for start in range(0, every, size):
+            batch = jax.tree.map(lambda leaf, i=start: leaf[i : i + size], part)
+            share = accuracy(state.params, state.model_state, batch)
+            right += float(share) * len(batch[1])
+        return right / every if np.isfinite(_norm(state.params)) else math.nan
+
+    def train(rate: float, seed: int) -> Record:
+        begun, keys = time.perf_counter(), streams(seed)
+        orders = [
+            epoch_order(keys.order, len(labels), epoch=e)[: per_epoch * settings.batch_size]
+            for e in range(settings.epochs)
+        ]
+        rows = jnp.asarray(np.concatenate(orders).reshape(-1, settings.batch_size))
+        batches = functools.partial(_batch, images, labels, rows, keys.noise, settings.augment)
+        schedule = gamma_times(
+            case.workers,
+            gradients,
+            seed=seed,
+            variation=settings.variation,
+            wait_for=waited_for(case),
+        )
+        variables = init(keys.init, images[:1])
+        state = simulator.init(variables["params"], variables["batch_stats"])
+        state = state._replace(opt_state=_with_rate(state.opt_state, rate))
+        cut = gradients // settings.evaluations
+        curve: dict[str, list[float]] = {
+            name: []
+            for name in ("gradients", "simulated_seconds", "test_accuracy", "distance", "staleness")
+        }
+        for i in range(settings.evaluations):
+            stretch = jax.tree.map(lambda c, i=i: c[i * cut : (i + 1) * cut], schedule)
+            state, log = simulator.run(state, stretch, batches)
+            for name, value in (
+                ("gradients", (i + 1) * cut),
+                ("simulated_seconds", stretch.clock[-1]),
+                ("test_accuracy", measured(state, data.test)),
+                ("distance", np.mean(np.asarray(log.distance))),
+                ("staleness", log.staleness.mean()),
+            ):
+                curve[name].append(float(value))
+        return Record(
+            method=case.method,
+            setting={"workers": case.workers, "learning_rate": rate}
+            | ({"lambda": _lambda(case, settings)} if _lambda(case, settings) else {}),
+            seed=seed,
+            metrics={
+                "train_loss": _loss(network, state, data),
+                "validation_accuracy": measured(state, data.validation),
+                "test_accuracy": curve["test_accuracy"][-1],
+                "simulated_seconds": curve["simulated_seconds"][-1],
+            },
+            curve=curve,
+            wall_time=time.perf_counter() - begun,
+        )
+
+    return train
+
+
+def _whole(gradients: int, settings: Settings) -> int:
+    """As many as make whole rounds of every method, in each stretch between two evaluations."""
+    rounds = [waited_for(case) or 1 for case in cases(settings)]
+    unit = math.lcm(*rounds) * settings.evaluations
+    if gradients < unit:
+        raise ValueError(
+            f"{gradients} gradients do not make a whole round for every method between "
+            f"evaluations, which takes {unit}; train longer, or evaluate less often."
+        )
+    return gradients - gradients % unit
+
+
+def _with_rate(opt_state: Any, rate: float) -> Any:
+    hyper = opt_state.hyperparams
+    return opt_state._replace(
+        hyperparams={**hyper, "learning_rate": jnp.full_like(hyper["learning_rate"], rate)}
+    )
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _batch(
+    images: jax.Array, labels: jax.Array, rows: jax.Array, key: jax.Array, augment: bool, step: Any
+) -> tuple[jax.Array, jax.Array]:
+    own = rows[step]
+    batch = images[own]
+    return pad_crop_flip(jax.random.fold_in(key, step), batch) if augment else batch, labels[own]
+
+
+def _lambda(case: Case, settings: Settings) -> float:
+    return {CONSTANT: settings.constant_lambda, ADAPTIVE: settings.adaptive_lambda}.get(
+        case.method, 0.0
+    )
+
+
+def _norm(params: Any) -> float:
+    return float(optax.tree.norm(params))
+
+
+def _loss(network: Any, state: Any, data: Data) -> float:
+    """On the first training images, with the running averages."""
+    images, labels = (leaf[:1000] for leaf in data.train)
+    variables = {"params": state.params, "batch_stats": state.model_state}
+    logits: Any = jax.jit(network.apply)(variables, images)
+    return float(optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean())

@@ -1,0 +1,91 @@
+"""ResNet-20 on CIFAR-10 under asynchrony: what delay compensation gives back of what delays cost.
+
+SGD with one worker; synchronous SGD (all M gradients of a round), m-synchronous SGD (the first
+three quarters of them), ASGD, DC-ASGD-c and DC-ASGD-a with 4 and 8 workers, against gradients and
+against simulated time. Two protocols: each rule at its own tuned learning rate, and all at one that
+ASGD does not bear, if there is one. Lambdas are the published ones, 0.04 and 2 with m = 0.95.
+
+Published test errors, 160 epochs, batch 128, step 0.5 divided by 10 at 80 and 120 (Zheng et al.,
+ICML 2017, https://arxiv.org/abs/1609.08326): SGD 8.65; with 4 / 8 workers ASGD 9.27 / 10.26,
+synchronous SGD 9.17 / 10.10, DC-ASGD-c 8.67 / 9.27, DC-ASGD-a 8.19 / 8.57. `full` is that setting;
+`cpu` is a ResNet-20 of a quarter of the channels on 4,000 images at half the resolution, for 10
+epochs of batches of 32: it shows the order of the methods, not their accuracy.
+
+Command: python -m benchmarks dcasgd_cifar10 --preset cpu --seeds 3
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import asynchronous_images
+from benchmarks.asynchronous_images import Settings
+from benchmarks.delay_report import METHODS, plot_tolerance, plot_training, protocol_tables
+from common.records import Record
+
+_THIN = Settings(
+    data="cifar10",
+    train_size=4000,
+    validation=0.1,
+    test_size=2000,
+    pool=2,
+    depth=20,
+    width=0.25,
+    augment=False,
+    workers=(4, 8),
+    methods=METHODS,
+    batch_size=32,
+    epochs=8,
+    evaluations=4,
+    learning_rates=(0.1, 0.4, 1.6),
+)
+
+PRESETS = {
+    "smoke": Settings(
+        data="mnist5k",
+        train_size=640,
+        validation=0.1,
+        test_size=500,
+        pool=2,
+        depth=8,
+        width=0.25,
+        augment=False,
+        workers=(4,),
+        methods=METHODS,
+        batch_size=16,
+        epochs=3,
+        evaluations=2,
+        learning_rates=(0.1, 0.4),
+    ),
+    "cpu": _THIN,
+    "full": Settings(
+        data="cifar10",
+        train_size=None,
+        validation=0.1,
+        test_size=None,
+        pool=1,
+        depth=20,
+        width=1.0,
+        augment=True,
+        workers=(4, 8),
+        methods=METHODS,
+        batch_size=128,
+        epochs=160,
+        evaluations=32,
+        learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0),
+    ),
+}
+
+run = asynchronous_images.run
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Both protocols, as Markdown."""
+    return protocol_tables(records)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """Accuracy during training, against data and against time; and the steps each rule bears."""
+    return [
+        plot_training(records, out / "curves.png"),
+        plot_tolerance(records, out / "steps.png"),
+    ]
