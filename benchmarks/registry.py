@@ -45,6 +45,7 @@ NAMES = (
     "gsgd_mlp",
     "dcasgd_digits",
     "dcasgd_cifar10",
+    "dcasgd_hessian_ladder",
     "dcasgd_speed",
     "lacim_colored_digits",
     "lacim_baselines",

@@ -12,6 +12,10 @@ In an optax pipeline, compensation is one more transformation, told where the gr
     )
     updates, state = tx.update(gradients, state, params, stale_params=snapshot)
 
+The ladder from the exact Hessian to its cheapest diagonal is `curvature_compensation`;
+`low_rank_compensation` learns the sharp directions from the gradients that arrive. Published peers
+are in `dcasgd_jax.peers`.
+
 A cluster of eight workers, simulated to the last bit inside one jitted function::
 
     import jax
@@ -34,7 +38,26 @@ from dcasgd_jax.compute_times import (
     straggler_times,
 )
 from dcasgd_jax.constant_delay import ConstantDelayState, constant_delay
+from dcasgd_jax.curvature import (
+    Arrival,
+    Curvature,
+    CurvatureCompensationState,
+    curvature_compensation,
+    outer_product,
+)
 from dcasgd_jax.dcasgd import dcasgd
+from dcasgd_jax.diagnostics import (
+    StalenessError,
+    best_strength,
+    error_left,
+    stable_step,
+    staleness_error,
+    staleness_histogram,
+    time_to,
+)
+from dcasgd_jax.gauss_newton import empirical_fisher, gauss_newton
+from dcasgd_jax.hessian import hessian, hessian_diagonal
+from dcasgd_jax.low_rank import LowRankCompensationState, low_rank_compensation
 from dcasgd_jax.model_state import running_average
 from dcasgd_jax.schedule import Schedule, from_arrivals, from_compute_times, round_robin
 from dcasgd_jax.sending import SendingRule
@@ -48,6 +71,17 @@ from dcasgd_jax.waves import Waves, waves
 __all__ = [
     "delay_compensation",
     "DelayCompensationState",
+    "curvature_compensation",
+    "CurvatureCompensationState",
+    "Curvature",
+    "Arrival",
+    "hessian",
+    "gauss_newton",
+    "empirical_fisher",
+    "outer_product",
+    "hessian_diagonal",
+    "low_rank_compensation",
+    "LowRankCompensationState",
     "dcasgd",
     "constant_delay",
     "ConstantDelayState",
@@ -72,5 +106,12 @@ __all__ = [
     "SimulatorLog",
     "SendingRule",
     "BatchesEndedError",
+    "staleness_histogram",
+    "staleness_error",
+    "StalenessError",
+    "error_left",
+    "best_strength",
+    "stable_step",
+    "time_to",
     "running_average",
 ]

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,6 +17,12 @@ _MEANINGS = {
     "staleness": "how many server steps ago the gradient's weights were the server's",
     "worker": "whose gradient it is, in [0, num_workers)",
     "batch": "the batch that the gradient was taken on",
+}
+_REMEDIES = {
+    "stale_params": "where a training loop cannot pass it on, wrap the optimiser in "
+    "constant_delay, which keeps its own snapshots",
+    "worker": "simulate does so, and constant_delay",
+    "batch": "simulate does so",
 }
 
 
@@ -44,10 +49,10 @@ def required(rule: str, **arguments: Any) -> None:
             continue
         if name == "params":
             raise ValueError(NO_PARAMS_MSG)
-        raise ValueError(
-            f"{rule} needs {_MEANINGS[name]}, got no `{name}`; call update(gradients, state, "
-            f"params, {name}=...)."
-        )
+        remedy = f"call update(gradients, state, params, {name}=...)"
+        if name in _REMEDIES:
+            remedy += f" ({_REMEDIES[name]})"
+        raise ValueError(f"{rule} needs {_MEANINGS[name]}, got no `{name}`; {remedy}.")
 
 
 def check_number(
@@ -56,6 +61,7 @@ def check_number(
     *,
     least: float = 0.0,
     bound: float = math.inf,
+    positive: bool = False,
     schedule: bool = False,
 ) -> None:
     """Refuses a hyperparameter that can be read and is out of its range.
@@ -65,6 +71,7 @@ def check_number(
         value: a traced scalar is let through, and a schedule where one is allowed.
         least: the smallest value allowed.
         bound: what it must be below.
+        positive: whether zero is refused too.
         schedule: whether it may be a function of the server step.
 
     Raises:
@@ -72,11 +79,16 @@ def check_number(
     """
     if isinstance(value, Tracer) or (schedule and callable(value)):
         return
-    if callable(value) or jnp.ndim(value) != 0 or not least <= float(value) < bound:
+    lower = "> 0" if positive else f">= {least:g}"
+
+    def within(number: float) -> bool:
+        return least <= number < bound and (number > 0 or not positive)
+
+    if callable(value) or jnp.ndim(value) != 0 or not within(float(value)):
         allowed = "a schedule, or " if schedule else ""
         allowed += "a finite scalar" if bound == math.inf else "a scalar"
         upper = "" if bound == math.inf else f" and < {bound:g}"
-        raise ValueError(f"{name} must be {allowed} >= {least:g}{upper}, got {value}.")
+        raise ValueError(f"{name} must be {allowed} {lower}{upper}, got {value}.")
 
 
 def check_count(name: str, value: Any) -> None:
@@ -126,11 +138,11 @@ def scalar(value: ArrayLike, dtype: jnp.dtype) -> ArrayLike:
     return value if type(value) in (int, float) else cast(value, dtype)
 
 
-def at_step(value: optax.ScalarOrSchedule, step: jax.Array) -> ArrayLike:
+def at_step(value: optax.ScalarOrSchedule, step: ArrayLike) -> ArrayLike:
     """The value of a hyperparameter at a server step.
 
     Args:
         value: a scalar or a schedule.
         step: updates so far, shape=(), dtype=int32.
     """
-    return value(step) if callable(value) else value
+    return value(jnp.asarray(step)) if callable(value) else value

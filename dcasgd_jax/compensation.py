@@ -1,29 +1,37 @@
 """Delay compensation: a stale gradient, corrected to first order for how far the weights moved."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.typing import ArrayLike
-from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from dcasgd_jax.precision import cast, cast_like, working_dtype
+from dcasgd_jax.arguments import (
+    at_step,
+    check_count,
+    check_number,
+    check_worker,
+    required,
+    scalar,
+)
+from dcasgd_jax.leaves import hidden, map_present, movement, zeros
+from dcasgd_jax.precision import cast, cast_like
 
 
 class DelayCompensationState(NamedTuple):
     """State of `delay_compensation`."""
 
     step: jax.Array  # shape=(), dtype=int32: updates so far, the argument of a schedule
-    mean_square: optax.Params | None  # like the parameters, float32 or wider; None: constant lambda
+    mean_square: optax.Params | None  # like the parameters, float32 or wider, with a leading axis
+    # [num_workers] where every worker has its own; None: constant lambda
 
 
 def delay_compensation(
     lambda_: optax.ScalarOrSchedule,
     *,
     mean_square_decay: ArrayLike | None = None,
+    num_workers: int | None = None,
     eps: ArrayLike = 1e-7,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adds to a stale gradient the first-order effect of the weights' movement since it was taken.
@@ -38,7 +46,12 @@ def delay_compensation(
     - DC-ASGD-a: λ_t = λ₀ / √(v_t + ε), elementwise, with v_t = m v_{t-1} + (1 - m) g ⊙ g and
       v_{-1} = 0. As published, v takes in the present gradient before it is used, and it is not
       corrected for its start at zero: the first gradients are compensated 1 / √(1 - m) times as
-      strongly as later ones of the same size. One v serves all workers.
+      strongly as later ones of the same size. By default one v serves all workers; with
+      `num_workers`, each has its own, of its own gradients alone: where workers see different
+      data, the strength then fits theirs, for M times the memory.
+
+    It is the cheapest rung of a ladder; `curvature_compensation` has those between it and the
+    exact Hessian, and `low_rank_compensation` one that sees directions which are not axes.
 
     With λ₀ = 0, and where w = w_stale, the gradient passes unchanged, to the bit. The products and
     v are computed and kept in float32, or wider where the parameters are wider.
@@ -53,16 +66,20 @@ def delay_compensation(
             squared gradient, so it depends on the batch size; for DC-ASGD-a, of curvature over
             gradient.
         mean_square_decay: m in [0, 1), 0.95 in the paper; None for DC-ASGD-c.
+        num_workers: M, for a mean square for each worker; None for one for the server. Of DC-ASGD-a
+            only, and static under `optax.inject_hyperparams`.
         eps: ε > 0, of DC-ASGD-a only.
 
     Returns:
         A transformation whose `update` needs `params` (w) and the keyword `stale_params`
         (w_stale, same structure and shapes; where `optax.masked` hides leaves, the whole tree is
-        accepted). It ignores all other extra arguments, `staleness` among them.
+        accepted); with `num_workers` also `worker` (whose gradient it is, int32 scalar; a traced
+        one is not checked). It ignores all other extra arguments, `staleness` among them.
 
     Raises:
-        ValueError: here, if a concrete argument is out of its range; from `update`, if `params`
-            or `stale_params` is missing or a snapshot's shape is not its parameter's.
+        ValueError: here, if a concrete argument is out of its range; from `update`, if an argument
+            that it needs is missing, a worker does not exist, or a snapshot's shape is not its
+            parameter's.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -77,12 +94,22 @@ def delay_compensation(
         Zheng et al., Asynchronous Stochastic Gradient Descent with Delay Compensation, ICML 2017
         (https://arxiv.org/abs/1609.08326).
     """
-    check_compensation(lambda_, mean_square_decay=mean_square_decay, eps=eps)
+    check_number("lambda_", lambda_, schedule=True)
+    if mean_square_decay is not None:
+        check_number("mean_square_decay", mean_square_decay, bound=1.0)
+        check_number("eps", eps, positive=True)
+    if num_workers is not None:
+        check_count("num_workers", num_workers)
+        if mean_square_decay is None:
+            raise ValueError(
+                "num_workers asks for a mean square for each worker, which only DC-ASGD-a has; "
+                "give mean_square_decay too, or leave num_workers out."
+            )
 
     def init_fn(params: optax.Params) -> Any:
         mean_square = None
         if mean_square_decay is not None:
-            mean_square = jax.tree.map(lambda w: jnp.zeros_like(w, working_dtype(w)), params)
+            mean_square = zeros(params, leading=() if num_workers is None else (num_workers,))
         return DelayCompensationState(step=jnp.zeros([], jnp.int32), mean_square=mean_square)
 
     def update_fn(
@@ -91,81 +118,52 @@ def delay_compensation(
         params: optax.Params | None = None,
         *,
         stale_params: optax.Params | None = None,
+        worker: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        if params is None:
-            raise ValueError(NO_PARAMS_MSG)
-        if stale_params is None:
-            raise ValueError(
-                "delay_compensation needs the weights at which the gradient was taken, got no "
-                "`stale_params`; call update(gradients, state, params, stale_params=snapshot). "
-                "Where a training loop cannot pass it on, wrap the optimiser in constant_delay, "
-                "which keeps its own snapshots."
-            )
-        strength = lambda_(state.step) if callable(lambda_) else lambda_
-        if mean_square_decay is None:
-            mean_square = None
-            compensated = jax.tree.map(
-                lambda g, w, s: g if _absent(g) else _compensate(g, w, s, strength),
-                updates,
-                params,
-                stale_params,
-                is_leaf=_absent,
-            )
-        else:
-            decay = mean_square_decay
-            mean_square = jax.tree.map(
-                lambda g, v: v if _absent(g) else _mean_square(g, v, decay),
-                updates,
-                state.mean_square,
-                is_leaf=_absent,
-            )
-            compensated = jax.tree.map(
-                lambda g, w, s, v: g if _absent(g) else _compensate(g, w, s, strength, v, eps),
-                updates,
-                params,
-                stale_params,
-                mean_square,
-                is_leaf=_absent,
-            )
+        required("delay_compensation", params=params, stale_params=stale_params)
+        if num_workers is not None:
+            required("delay_compensation with num_workers", worker=worker)
+            check_worker(worker, num_workers)
+        strength = at_step(lambda_, state.step)
         step = jnp.asarray(optax.safe_increment(state.step))
+        if mean_square_decay is None:
+            compensated = map_present(
+                lambda g, w, s: _compensate(g, w, s, strength), updates, params, stale_params
+            )
+            return compensated, DelayCompensationState(step=step, mean_square=None)
+
+        row, decay = None if num_workers is None else worker, mean_square_decay
+        own = map_present(
+            lambda g, v: _mean_square(g, v if row is None else jnp.asarray(v)[row], decay),
+            updates,
+            state.mean_square,
+        )
+        compensated = map_present(
+            lambda g, w, s, v: _compensate(g, w, s, strength, v, eps),
+            updates,
+            params,
+            stale_params,
+            own,
+        )
+        mean_square = jax.tree.map(
+            lambda g, v, new: (
+                v if hidden(g) else new if row is None else jnp.asarray(v).at[row].set(new)
+            ),
+            updates,
+            state.mean_square,
+            own,
+            is_leaf=hidden,
+        )
         return compensated, DelayCompensationState(step=step, mean_square=mean_square)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def check_compensation(
-    lambda_: optax.ScalarOrSchedule,
-    *,
-    mean_square_decay: ArrayLike | None,
-    eps: ArrayLike,
-) -> None:
-    """Refuses arguments of `delay_compensation` out of their range, where they can be read.
-
-    Args:
-        lambda_: a schedule and a traced scalar are let through.
-        mean_square_decay: likewise, and None.
-        eps: likewise.
-
-    Raises:
-        ValueError: naming the argument, its range and what came.
-    """
-    _check("lambda_", lambda_, "a schedule, or a finite scalar >= 0", 0.0, math.inf)
-    if mean_square_decay is not None:
-        _check("mean_square_decay", mean_square_decay, "None, or a scalar >= 0 and < 1", 0.0, 1.0)
-        _check("eps", eps, "a finite scalar > 0", math.nextafter(0.0, 1.0), math.inf)
-
-
-def _check(name: str, value: Any, rule: str, least: float, bound: float) -> None:
-    if callable(value) or isinstance(value, Tracer):
-        return
-    if jnp.ndim(value) != 0 or not least <= float(value) < bound:
-        raise ValueError(f"{name} must be {rule}, got {value}.")
-
-
-def _mean_square(g: ArrayLike, v: jax.Array, decay: ArrayLike) -> jax.Array:
-    g, decay = cast(g, v.dtype), _scalar(decay, v.dtype)
+def _mean_square(g: ArrayLike, v: ArrayLike, decay: ArrayLike) -> jax.Array:
+    v = jnp.asarray(v)  # a restored state may be of numpy
+    g, decay = cast(g, v.dtype), scalar(decay, v.dtype)
     return jnp.asarray(decay * v + (1 - decay) * g * g)
 
 
@@ -178,29 +176,9 @@ def _compensate(
     eps: ArrayLike = 0.0,
 ) -> jax.Array:
     """One leaf of the rule; every array has the leaf's shape, the scalars have none."""
-    if jnp.shape(stale) != jnp.shape(w) or jnp.shape(g) != jnp.shape(w):
-        raise ValueError(
-            "gradient, params and stale_params must have the same shapes leaf by leaf, got "
-            f"{jnp.shape(g)}, {jnp.shape(w)} and {jnp.shape(stale)}; pass the one snapshot that "
-            "this gradient was taken at, not a stack of them."
-        )
-    dtype = working_dtype(g, w)
-    wide, moved = cast(g, dtype), cast(w, dtype) - cast(stale, dtype)
-    strength = _scalar(strength, dtype)
+    moved = movement(g, w, stale)
+    dtype = moved.dtype
+    wide, strength = cast(g, dtype), scalar(strength, dtype)
     if mean_square is not None:
-        strength = strength / jnp.sqrt(cast(mean_square, dtype) + _scalar(eps, dtype))
+        strength = strength / jnp.sqrt(cast(mean_square, dtype) + scalar(eps, dtype))
     return cast_like(wide + strength * wide * wide * moved, g)
-
-
-def _scalar(value: ArrayLike, dtype: jnp.dtype) -> ArrayLike:
-    """A hyperparameter for arithmetic in `dtype`; a plain number adapts by itself."""
-    return value if type(value) in (int, float) else cast(value, dtype)
-
-
-def _absent(node: Any) -> bool:
-    """Whether a leaf of the updates is missing, by None or hidden by `optax.masked`.
-
-    `masked` hides leaves of updates and params, but hands extra arguments on whole: a plain tree
-    map over all of them would find their structures at odds.
-    """
-    return node is None or isinstance(node, optax.MaskedNode)

@@ -31,7 +31,7 @@ def constant_delay(
     Training with M = delay + 1 equally fast workers is one sequential loop: the gradient received
     at call t was taken at w_t and is applied at call t + delay, when the weights are w_{t+delay},
 
-        inner.update(g_t, state, w_{t+delay}, stale_params=w_t, staleness=delay).
+        inner.update(g_t, state, w_{t+delay}, stale_params=w_t, staleness=delay, worker=t mod M).
 
     The first `delay` calls fill the pipeline: their updates are zero, and `inner` stands still.
     After T + delay calls the weights are, up to rounding, those of `simulate` after T server steps
@@ -40,7 +40,7 @@ def constant_delay(
     This form keeps its snapshots in its own state, so it runs in training loops that have no way
     to pass `stale_params` on (Flax's linen TrainState, nnx.Optimizer). `inner` may be any
     transformation: with plain `optax.sgd` it is ASGD. Other extra arguments are handed on at
-    once, undelayed.
+    once, undelayed; but not `batch`, which would be another gradient's.
 
     Memory: `delay` gradients and `delay` snapshots. A loop carried by `lax.scan` copies them at
     each step; `simulate` is the faster way to long runs.
@@ -55,7 +55,8 @@ def constant_delay(
 
     Raises:
         ValueError: here, if `delay` is not a whole number >= 0; from `update`, if `params` is
-            missing, or if `stale_params` or `staleness` is given: the delay is made here.
+            missing, or if `stale_params`, `staleness`, `worker` or `batch` is given: the delay is
+            made here.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -95,15 +96,22 @@ def constant_delay(
         *,
         stale_params: optax.Params | None = None,
         staleness: Any = None,
+        worker: Any = None,
+        batch: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
-        if stale_params is not None or staleness is not None:
+        made_here = {"stale_params": stale_params, "staleness": staleness, "worker": worker}
+        given = [
+            name for name, value in (made_here | {"batch": batch}).items() if value is not None
+        ]
+        if given:
             raise ValueError(
-                "constant_delay makes the delay itself and keeps the snapshots, but was given "
-                "`stale_params` or `staleness`; leave them out, or, where gradients come stale "
-                "already (as in simulate), use the wrapped transformation by itself."
+                "constant_delay makes the delay itself and keeps the snapshots, but not the "
+                f"batches, and was given {', '.join(f'`{name}`' for name in given)}; leave it out, "
+                "or, where gradients come stale already (as in simulate), use the wrapped "
+                "transformation by itself."
             )
         gradients = (*state.gradients, _stored(updates, params))
         snapshots = (*state.snapshots, _stored(params, params))
@@ -114,6 +122,7 @@ def constant_delay(
             stale_params=jax.tree.map(cast_like, snapshots[0], params),
             # As on a server: the workers' first gradients all come from w_0, 0, 1, 2, ... late.
             staleness=jnp.clip(state.step - delay, 0, delay),
+            worker=jnp.maximum(state.step - delay, 0) % (delay + 1),
             **extra_args,
         )
         filled = state.step >= delay

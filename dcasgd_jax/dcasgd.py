@@ -11,6 +11,7 @@ def dcasgd(
     lambda_: optax.ScalarOrSchedule,
     *,
     mean_square_decay: ArrayLike | None = None,
+    num_workers: int | None = None,
     eps: ArrayLike = 1e-7,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
@@ -28,6 +29,7 @@ def dcasgd(
         learning_rate: η, a scalar or a schedule by server step.
         lambda_: λ₀ of `delay_compensation`; 0.04 (DC-ASGD-c) and 2.0 (DC-ASGD-a) in the paper.
         mean_square_decay: None for DC-ASGD-c; m for DC-ASGD-a, 0.95 in the paper.
+        num_workers: None for one mean square of DC-ASGD-a; M for one for each worker.
         eps: ε of DC-ASGD-a.
         momentum: β in [0, 1); None for none. Heavy-ball momentum narrows the range of steps that
             stale gradients allow, however well they are compensated.
@@ -35,7 +37,8 @@ def dcasgd(
         weight_decay: α, a scalar or a schedule; None for none.
 
     Returns:
-        A transformation whose `update` needs `params` and the keyword `stale_params`.
+        A transformation whose `update` needs `params` and the keyword `stale_params`, and with
+        `num_workers` the keyword `worker`.
 
     Raises:
         ValueError: as `delay_compensation`.
@@ -54,7 +57,9 @@ def dcasgd(
         (https://arxiv.org/abs/1609.08326).
     """
     return optax.chain(
-        delay_compensation(lambda_, mean_square_decay=mean_square_decay, eps=eps),
+        delay_compensation(
+            lambda_, mean_square_decay=mean_square_decay, num_workers=num_workers, eps=eps
+        ),
         optax.identity() if weight_decay is None else optax.add_decayed_weights(weight_decay),
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
         optax.scale_by_learning_rate(learning_rate),

@@ -8,6 +8,9 @@ import optax
 import pytest
 
 from dcasgd_jax import constant_delay, dcasgd, delay_compensation
+from dcasgd_jax.curvature import curvature_compensation, outer_product
+from dcasgd_jax.hessian import hessian
+from dcasgd_jax.low_rank import low_rank_compensation
 from tests.contract import optax_suite
 
 
@@ -48,12 +51,47 @@ def two_workers_compensated(learning_rate: optax.ScalarOrSchedule):
     return two_workers(learning_rate, 2.0)
 
 
+def two_workers_apart(learning_rate: optax.ScalarOrSchedule):
+    tx = dcasgd(learning_rate, 2.0, mean_square_decay=0.95, num_workers=2)
+    return constant_delay(optax.chain(tx, optax.scale(0.5)), 1)
+
+
+def ladder(learning_rate: optax.ScalarOrSchedule, rule: optax.GradientTransformation):
+    return constant_delay(
+        optax.chain(rule, optax.scale_by_learning_rate(learning_rate), optax.scale(0.5)), 1
+    )
+
+
+def low_rank(learning_rate: optax.ScalarOrSchedule):
+    return ladder(learning_rate, low_rank_compensation(2))
+
+
+def by_outer_product(learning_rate: optax.ScalarOrSchedule):
+    return ladder(learning_rate, curvature_compensation(outer_product, strength=1e-3))
+
+
+def oracle(learning_rate: optax.ScalarOrSchedule):
+    # The suite hands no batch on; one second derivative is as good as another to a late worker of
+    # no delay.
+    rule = curvature_compensation(hessian(lambda params, batch: params))
+    tx = optax.chain(rule, optax.scale_by_learning_rate(learning_rate))
+
+    def update(updates, state, params=None, **extra_args):
+        return tx.update(updates, state, params, stale_params=params, batch=0, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 FACTORIES = {
     "dcasgd-c": constant,
     "dcasgd-a": adaptive,
     "delay_compensation": in_a_chain,
     "constant_delay-asgd": two_workers,
     "constant_delay-dcasgd-a": two_workers_compensated,
+    "constant_delay-dcasgd-a-by-worker": two_workers_apart,
+    "low_rank_compensation": low_rank,
+    "outer_product": by_outer_product,
+    "hessian": oracle,
 }
 
 

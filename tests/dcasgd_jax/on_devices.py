@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from dcasgd_jax import dcasgd, gamma_times, round_robin, wavefront_simulator
+from tests.dcasgd_jax import ladder_on_devices
 from tests.dcasgd_jax.networks import batches_of, gradient, weights_of
 
 SIZES, STEPS, WORKERS = (4, 3), 40, 8
@@ -46,6 +47,8 @@ def main():
     alone = run(turns, together="unrolled", loop="driven")
     np.testing.assert_array_equal(run(turns, together="pmap", loop="driven"), alone)
     sys.stdout.write("agree to the bit\n")
+    ladder_on_devices.compare()
+    sys.stdout.write("the ladder agrees\n")
 
 
 if __name__ == "__main__":

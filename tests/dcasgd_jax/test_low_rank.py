@@ -83,7 +83,7 @@ def test_with_several_sharp_directions_it_approaches_the_hessian(x64):
     tx = low_rank_compensation(3, strength=1.0, confidence=0.0)
     updates, _ = run(tx, stale @ h, path, stale)
     left = np.linalg.norm(updates - path @ h, axis=1) / np.linalg.norm((path - stale) @ h, axis=1)
-    assert np.median(left[-500:]) < 0.05 < 0.2 < np.median(left[5:50])
+    assert np.median(left[-500:]) < min(0.05, np.median(left[5:50]))
 
 
 def test_it_adds_nothing_until_something_is_known():
@@ -224,5 +224,5 @@ def test_arguments_are_checked():
     with pytest.raises(ValueError, match="confidence must be a finite scalar"):
         low_rank_compensation(1, confidence=float("nan"))
     tx, w = low_rank_compensation(1), jnp.ones(2)
-    with pytest.raises(ValueError, match="low_rank_compensation needs .* got no `stale_params`"):
+    with pytest.raises(ValueError, match=r"low_rank_compensation needs .* got no `stale_params`"):
         tx.update(w, tx.init(w), w)
