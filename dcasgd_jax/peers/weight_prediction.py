@@ -1,0 +1,83 @@
+"""Weight prediction: workers are sent where the weights will be when their gradients arrive."""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.typing import ArrayLike
+
+from dcasgd_jax.arguments import check_number, scalar
+from dcasgd_jax.leaves import map_present, zeros
+from dcasgd_jax.precision import cast, cast_like
+from dcasgd_jax.sending import SendingRule, state_of
+
+
+class WeightPredictionState(NamedTuple):
+    """State of `weight_prediction`."""
+
+    last: optax.Updates  # like the parameters, float32 or wider: how they moved last
+    inner: optax.OptState
+
+
+def weight_prediction(inner: optax.GradientTransformation, horizon: ArrayLike) -> SendingRule:
+    r"""Sends the weights as they will be after s more steps like the last one.
+
+        ŵ = w + s Δw,   Δw the inner rule's last update,
+
+    s being the staleness that is expected, M - 1 with M workers of one speed. A rule whose steps
+    change slowly is what makes it true: with momentum, `weight_prediction(optax.sgd(0.1, 0.9), s)`
+    is SpecTrain's ŵ = w - s η v; with Adam, `weight_prediction(optax.adam(1e-3), s)` is XPipe's
+    ŵ = w - s η m̂ / (√v̂ + ε). (Both were made for pipelines, whose stages know their s exactly.)
+
+    Memory: one copy of the parameters in float32, beside the inner rule's own.
+
+    Args:
+        inner: the server's rule, its learning rate included.
+        horizon: s >= 0.
+
+    Returns:
+        A `SendingRule` for `simulate`.
+
+    Raises:
+        ValueError: if `horizon` is out of its range.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> rule = weight_prediction(optax.sgd(0.1, momentum=0.9), 3)
+        >>> w = jnp.array(1.0)
+        >>> update, state = rule.tx.update(jnp.array(2.0), rule.tx.init(w), w)
+        >>> w = optax.apply_updates(w, update)
+        >>> round(float(w), 6), round(float(rule.send(w, state)), 6)
+        (0.8, 0.2)
+
+    References:
+        Chen, Yang and Cheng, Efficient and Robust Parallel DNN Training through Model Parallelism
+        on Multi-GPU Platform (SpecTrain), 2018 (https://arxiv.org/abs/1809.02839); Guan et al.,
+        XPipe: Efficient Pipeline Model Parallelism for Multi-GPU DNN Training, 2019
+        (https://arxiv.org/abs/1911.04610); both as reported.
+    """
+    check_number("horizon", horizon)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> Any:
+        return WeightPredictionState(last=zeros(params), inner=inner.init(params))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        moved, after = inner.update(updates, state.inner, params, **extra_args)
+        last = map_present(lambda u, old: cast(u, old.dtype), moved, state.last)
+        return moved, WeightPredictionState(last, after)
+
+    def send(params: optax.Params, opt_state: optax.OptState) -> optax.Params:
+        state = state_of(opt_state, WeightPredictionState)
+
+        def ahead(w: jax.Array, last: jax.Array) -> jax.Array:
+            return cast_like(cast(w, last.dtype) + scalar(horizon, last.dtype) * last, w)
+
+        return map_present(ahead, params, state.last)
+
+    return SendingRule(optax.GradientTransformationExtraArgs(init_fn, update_fn), send)

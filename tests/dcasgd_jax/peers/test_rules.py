@@ -1,0 +1,357 @@
+"""Each peer against a server in plain Python, written from its paper's algorithm, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dcasgd_jax import dcasgd, gamma_times, peers, round_robin, simulate
+
+STEPS, WORKERS, RATE = 60, 5, 0.05
+RNG = np.random.default_rng(0)
+ROOT = RNG.normal(size=(3, 3))
+TARGETS = RNG.normal(size=(STEPS, 3))
+START = np.array([1.0, -2.0, 0.5])
+
+
+def gradient(w, target):
+    """Of |R (w - target)|² / 2."""
+    return ROOT.T @ (ROOT @ (w - target))
+
+
+def traced_gradient(w, target):
+    return jnp.asarray(ROOT).T @ (jnp.asarray(ROOT) @ (w - target))
+
+
+def schedule():
+    return gamma_times(WORKERS, STEPS, seed=1, variation=0.6)
+
+
+def ours(rule, plan=None):
+    plan = schedule() if plan is None else plan
+    w, info = simulate(traced_gradient, jnp.asarray(START), rule, plan, jnp.asarray(TARGETS))
+    return np.asarray(w), info
+
+
+class Server:
+    """Pushes and pulls in the order of a schedule; subclasses say what a push does."""
+
+    def __init__(self):
+        self.w = START.copy()
+        self.pulls = [START.copy() for _ in range(WORKERS)]
+        self.pulled_at = [0] * WORKERS  # server events
+        self.versions = [0] * WORKERS  # steps that moved the weights
+        self.version = 0
+        self.event = 0
+
+    def sent(self):
+        return self.w.copy()
+
+    def run(self, plan=None):
+        for worker, target in zip((plan or schedule()).worker, TARGETS, strict=True):
+            self.push(int(worker), gradient(self.pulls[worker], target))
+            self.event += 1
+            self.pulls[worker] = self.sent()
+            self.pulled_at[worker], self.versions[worker] = self.event, self.version
+        return self.w
+
+    def staleness(self, worker):
+        return self.event - self.pulled_at[worker]
+
+    def step(self, u):
+        self.w = self.w - RATE * u
+        self.version += 1
+
+
+class StalenessAware(Server):
+    def push(self, worker, g):
+        self.step(g / max(1, self.staleness(worker)))
+
+
+class DelayAdaptive(Server):
+    def push(self, worker, g):
+        self.step(g * WORKERS / max(WORKERS, self.staleness(worker)))
+
+
+class FedBuff(Server):
+    def __init__(self, size=4):
+        super().__init__()
+        self.size, self.buffer = size, []
+
+    def push(self, worker, g):
+        self.buffer.append(g / np.sqrt(1 + self.staleness(worker)))
+        if len(self.buffer) == self.size:
+            self.step(sum(self.buffer) / self.size)
+            self.buffer = []
+
+
+class Rennala(Server):
+    """By versions, as in the paper: ours looks at events."""
+
+    def __init__(self, size=3):
+        super().__init__()
+        self.size, self.buffer, self.dropped = size, [], 0
+
+    def push(self, worker, g):
+        if self.versions[worker] != self.version:
+            self.dropped += 1
+            return
+        self.buffer.append(g)
+        if len(self.buffer) == self.size:
+            self.step(sum(self.buffer) / self.size)
+            self.buffer = []
+
+
+class Ringmaster(Server):
+    def __init__(self, threshold=3):
+        super().__init__()
+        self.threshold, self.dropped = threshold, 0
+
+    def push(self, worker, g):
+        if self.version - self.versions[worker] < self.threshold:
+            self.step(g)
+        else:
+            self.dropped += 1
+
+
+class DelayedNesterov(Server):
+    def __init__(self, period=4, beta=0.8, c=0.1):
+        super().__init__()
+        self.period, self.beta, self.c = period, beta, c
+        self.m, self.buffer = np.zeros(3), np.zeros(3)
+
+    def push(self, worker, g):
+        self.buffer = self.buffer + g
+        if (self.event + 1) % self.period == 0:
+            self.m = self.beta * self.m + self.buffer / self.period
+            self.buffer = np.zeros(3)
+            share = 1 - self.c * self.period + self.c
+        else:
+            share = self.c
+        self.step(share * self.beta * self.m + g / self.period)
+
+
+class DanaZero(Server):
+    def __init__(self, gamma=0.6):
+        super().__init__()
+        self.gamma, self.v = gamma, np.zeros((WORKERS, 3))
+
+    def push(self, worker, g):
+        self.v[worker] = self.gamma * self.v[worker] + g
+        self.step(self.v[worker])
+
+    def sent(self):
+        return self.w - RATE * self.gamma * self.v.sum(0)
+
+
+class DanaSlim(Server):
+    def __init__(self, gamma=0.6):
+        super().__init__()
+        self.gamma, self.v = gamma, np.zeros((WORKERS, 3))
+
+    def push(self, worker, g):
+        self.v[worker] = self.gamma * self.v[worker] + g
+        self.step(self.gamma * self.v[worker] + g)
+
+
+class SpecTrain(Server):
+    def __init__(self, horizon=2, beta=0.7):
+        super().__init__()
+        self.horizon, self.beta, self.v = horizon, beta, np.zeros(3)
+
+    def push(self, worker, g):
+        self.v = self.beta * self.v + g
+        self.step(self.v)
+
+    def sent(self):
+        return self.w - self.horizon * RATE * self.v
+
+
+class GapAware(Server):
+    def __init__(self, decay=0.9):
+        super().__init__()
+        self.decay, self.v, self.last = decay, np.zeros(3), None
+
+    def push(self, worker, g):
+        if self.last is not None:
+            self.v = self.decay * self.v + (1 - self.decay) * (self.w - self.last) ** 2
+            typical = np.sqrt(self.v / (1 - self.decay**self.version))
+            g = g / (1 + np.abs(self.w - self.pulls[worker]) / typical)
+        self.last = self.w.copy()
+        self.step(g)
+
+
+def behind(link):
+    return optax.chain(link, optax.sgd(RATE))
+
+
+RULES = {
+    "staleness-aware": (StalenessAware, lambda: behind(peers.staleness_aware())),
+    "delay-adaptive": (DelayAdaptive, lambda: behind(peers.delay_adaptive(WORKERS))),
+    "gap-aware": (
+        GapAware,
+        lambda: behind(peers.gap_aware(patent_acknowledged=True, decay=0.9)),
+    ),
+    "fedbuff": (FedBuff, lambda: peers.fedbuff(optax.sgd(RATE), 4)),
+    "rennala": (Rennala, lambda: peers.rennala(optax.sgd(RATE), 3)),
+    "ringmaster": (
+        Ringmaster,
+        lambda: peers.ringmaster(optax.sgd(RATE), 3, num_workers=WORKERS),
+    ),
+    "delayed nesterov": (
+        DelayedNesterov,
+        lambda: behind(peers.delayed_nesterov(4, momentum=0.8, spread=0.1)),
+    ),
+    "dana-zero": (DanaZero, lambda: peers.dana_zero(RATE, num_workers=WORKERS, momentum=0.6)),
+    "dana-slim": (DanaSlim, lambda: behind(peers.dana_slim(num_workers=WORKERS, momentum=0.6))),
+    "spectrain": (SpecTrain, lambda: peers.weight_prediction(optax.sgd(RATE, momentum=0.7), 2)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_is_the_papers(x64, name):
+    server, rule = RULES[name]
+    np.testing.assert_allclose(ours(rule())[0], server().run(), rtol=1e-9, atol=1e-12)
+
+
+def test_rules_that_drop_do_drop(x64):
+    for server in (Rennala(), Ringmaster()):
+        server.run()
+        assert 0 < server.dropped < STEPS
+
+
+def test_limits_in_which_a_peer_is_asgd(x64):
+    asgd = ours(optax.sgd(RATE))[0]
+    for rule in (
+        peers.fedbuff(optax.sgd(RATE), 1, discount=False),
+        peers.ringmaster(optax.sgd(RATE), 10**6, num_workers=WORKERS),
+        peers.weight_prediction(optax.sgd(RATE), 0),
+        peers.dana_zero(RATE, num_workers=WORKERS, momentum=0.0),
+        behind(peers.dana_slim(num_workers=WORKERS, momentum=0.0)),
+        behind(peers.delayed_nesterov(1, momentum=0.0)),
+    ):
+        np.testing.assert_allclose(ours(rule)[0], asgd, rtol=1e-12)
+
+
+def test_a_period_of_one_is_nesterovs_momentum(x64):
+    nesterov = optax.sgd(RATE, momentum=0.7, nesterov=True)
+    found = ours(behind(peers.delayed_nesterov(1, momentum=0.7)))[0]
+    np.testing.assert_allclose(found, ours(nesterov)[0], rtol=1e-12)
+
+
+def test_danas_two_forms_are_one(x64):
+    """The weights of DANA-Slim are DANA-Zero's look-ahead, step by step."""
+    rule = peers.dana_zero(RATE, num_workers=WORKERS, momentum=0.6)
+    w, info = ours(rule)
+    slim, _ = ours(behind(peers.dana_slim(num_workers=WORKERS, momentum=0.6)))
+    np.testing.assert_allclose(rule.send(jnp.asarray(w), info.state.opt_state), slim, rtol=1e-10)
+
+
+def test_rennala_on_turns_is_minibatch_sgd(x64):
+    """With one worker nothing is ever stale: B gradients in a row make a step."""
+    found = ours(peers.rennala(optax.sgd(RATE), 4), round_robin(1, STEPS))[0]
+    w = START.copy()
+    for batch in TARGETS.reshape(-1, 4, 3):
+        w = w - RATE * np.mean([gradient(w, target) for target in batch], axis=0)
+    np.testing.assert_allclose(found, w, rtol=1e-10)
+
+
+def test_a_prediction_by_adam_is_xpipes(x64, standard_promotion):
+    rule = peers.weight_prediction(optax.adam(RATE, b1=0.9, b2=0.99, eps=1e-8), 3)
+    w, info = ours(rule)
+    m = v = np.zeros(3)
+    weights, pulls = START.copy(), [START.copy()] * WORKERS
+    for t, (worker, target) in enumerate(zip(schedule().worker, TARGETS, strict=True), start=1):
+        g = gradient(pulls[worker], target)
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        step = RATE * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+        weights = weights - step
+        pulls[worker] = weights - 3 * step
+    np.testing.assert_allclose(w, weights, rtol=1e-8)
+    assert info.state.step == STEPS
+
+
+def test_a_dropped_gradient_that_is_not_finite_leaves_no_trace(x64):
+    tx = peers.rennala(optax.sgd(RATE, momentum=0.9), 2)
+    w = jnp.asarray(START)
+    state = tx.init(w)
+    u, after = tx.update(jnp.full(3, jnp.nan), state, w, staleness=1)
+    np.testing.assert_array_equal(u, 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+def test_a_compensator_goes_into_a_peer(x64):
+    """Compensated gradients, dropped when they come too late all the same."""
+    rule = peers.ringmaster(dcasgd(RATE, 0.1), 3, num_workers=WORKERS)
+    assert np.isfinite(ours(rule)[0]).all()
+    plain = ours(peers.ringmaster(dcasgd(RATE, 0.0), 3, num_workers=WORKERS))[0]
+    np.testing.assert_allclose(plain, Ringmaster().run(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: peers.gap_aware(), "patent_acknowledged=True"),
+        (lambda: peers.fedbuff(optax.sgd(0.1), 0), "buffer_size must be an int >= 1, got 0"),
+        (lambda: peers.rennala(optax.sgd(0.1), True), "batch_size must be an int >= 1, got True"),
+        (lambda: peers.ringmaster(optax.sgd(0.1), 0, num_workers=2), "threshold must be"),
+        (lambda: peers.dana_slim(num_workers=0), "num_workers must be"),
+        (lambda: peers.dana_zero(0.1, num_workers=2, momentum=1.0), r"momentum must be .* < 1"),
+        (lambda: peers.delayed_nesterov(4, spread=0.3), "spread must be at most 1 / period = 0.25"),
+        (lambda: peers.weight_prediction(optax.sgd(0.1), -1), "horizon must be"),
+        (lambda: peers.delay_adaptive(0), "num_workers must be"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing"),
+    [
+        (peers.staleness_aware(), "staleness"),
+        (peers.delay_adaptive(3), "staleness"),
+        (peers.gap_aware(patent_acknowledged=True), "stale_params"),
+        (peers.fedbuff(optax.sgd(0.1), 2), "staleness"),
+        (peers.rennala(optax.sgd(0.1), 2), "staleness"),
+        (peers.ringmaster(optax.sgd(0.1), 2, num_workers=2), "worker"),
+        (peers.dana_slim(num_workers=2), "worker"),
+        (peers.dana_zero(0.1, num_workers=2).tx, "worker"),
+    ],
+)
+def test_a_missing_argument_is_named(rule, missing):
+    w = jnp.ones(2)
+    with pytest.raises(ValueError, match=f"got no `{missing}`"):
+        rule.update(w, rule.init(w), w)
+
+
+@pytest.mark.parametrize("worker", [-1, 2])
+def test_a_stranger_is_refused(worker):
+    tx, w = peers.dana_slim(num_workers=2), jnp.ones(2)
+    with pytest.raises(ValueError, match=r"whole number in \[0, 2\)"):
+        tx.update(w, tx.init(w), w, worker=worker)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_dtypes_are_kept_under_jit_and_masking(name):
+    rule = RULES[name][1]()
+    tx = optax.with_extra_args_support(rule.tx if hasattr(rule, "send") else rule)
+    params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones((), jnp.float32)}
+    given = {"stale_params": params, "staleness": jnp.asarray(2), "worker": jnp.asarray(1)}
+    state = tx.init(params)
+
+    @jax.jit
+    def update(state):
+        return tx.update(params, state, params, **given)
+
+    updates, after = update(state)
+    chex_like = [(leaf.dtype, leaf.shape) for leaf in jax.tree.leaves(updates)]
+    assert chex_like == [(leaf.dtype, leaf.shape) for leaf in jax.tree.leaves(params)]
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        assert (new.dtype, new.shape) == (old.dtype, old.shape)
+    eager, _ = tx.update(params, state, params, **given)
+    for found, due in zip(jax.tree.leaves(updates), jax.tree.leaves(eager), strict=True):
+        np.testing.assert_allclose(found.astype(jnp.float32), due.astype(jnp.float32), rtol=1e-2)
