@@ -3,7 +3,8 @@
 A summary is a file of JSON lines too. Its first line is what all records of a run share (benchmark,
 preset, command, configuration, provenance); each further line is one record without that. Final
 figures are kept to the last bit, so tables made from a summary are those made from the records;
-curves are thinned and rounded to what a figure can show.
+curves are thinned and rounded to what a figure can show, but for the pixels of pictures, records
+whose setting has the key "picture".
 """
 
 import dataclasses
@@ -40,7 +41,9 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
         )
     lines = [{"origin": plain(records[0].origin)}]
     for record in records:
-        fields = dataclasses.asdict(dataclasses.replace(record, curve=_thinned(record.curve)))
+        # The columns of a picture are its pixels: no outline of a curve.
+        curve = record.curve if "picture" in record.setting else _thinned(record.curve)
+        fields = dataclasses.asdict(dataclasses.replace(record, curve=curve))
         del fields["origin"]
         lines.append(plain(fields))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,17 @@ def test_curves_keep_their_ends_and_their_outline(tmp_path):
     )
 
 
+def test_pictures_are_kept_whole(tmp_path):
+    writer = RecordWriter(tmp_path / "records.jsonl", origin=ORIGIN)
+    pixels = list(range(1000))
+    curve = {"red": pixels, "green": pixels}
+    writer.write(
+        Record(method="m", setting={"picture": "p"}, seed=0, metrics={}, curve=curve, wall_time=0.0)
+    )
+    write_summary(read_records(tmp_path / "records.jsonl"), tmp_path / "cpu.jsonl")
+    assert read_summary(tmp_path / "cpu.jsonl")[0].curve == curve
+
+
 @pytest.mark.parametrize("length", [0, 1, POINTS])
 def test_short_curves_are_whole(length, tmp_path):
     write_summary(written(tmp_path / "records.jsonl", length=length), tmp_path / "cpu.jsonl")
