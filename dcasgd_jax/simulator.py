@@ -54,10 +54,11 @@ def simulate(
     what it sends instead of w.)
 
     Any optax transformation is a server rule: `dcasgd(0.1, 0.04)` is DC-ASGD-c, plain
-    `optax.sgd(0.1)` is ASGD, and `round_robin(1, T)` makes either of them sequential SGD (with
-    the batches of M workers joined into one: synchronous SGD over M workers). Momentum, weight
-    decay and schedules of the learning rate belong to the server; a schedule's argument is the
-    server step, so one by epochs of n batches is `lambda step: by_epoch(step // n)`.
+    `optax.sgd(0.1)` is ASGD, and `round_robin(1, T)` makes either of them sequential SGD. In
+    rounds, by schedules with `wait_for=M`, `optax.MultiSteps(tx, M).gradient_transformation()` is
+    synchronous SGD, and `dcasgd(0.1 / M, 0.04)` is DC-SSGD. Momentum, weight decay and schedules
+    of the learning rate belong to the server; a schedule's argument is the server step, so one by
+    epochs of n batches is `lambda step: by_epoch(step // n)`.
 
     With networks that keep running averages, `model_state` is theirs at first and `grad_fn` takes
     it and returns what it became: `(params, model_state, batch) -> (gradients, pushed)`. Workers
