@@ -24,16 +24,19 @@ from benchmarks.delay_report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SY
 from benchmarks.registry import Context
 from common.augmentation import pad_crop_flip
 from common.data import (
+    ImageStream,
+    PixelStatistics,
     epoch_order,
     load,
     pixel_statistics,
     standardise,
+    stream,
     take,
     train_validation_split,
 )
 from common.networks import resnet
 from common.records import Record
-from common.seeds import streams
+from common.seeds import host_generator, streams
 from dcasgd_jax import dcasgd, gamma_times, slot_simulator, wavefront_simulator
 
 
@@ -70,6 +73,12 @@ class Settings:
     """Coefficient of variation of a machine's times."""
     bfloat16: bool = False
     """Whether the network computes in bfloat16."""
+    image_size: int | None = None
+    """Training images are streamed from disk, scaled to this height and width; None: all are held
+    on the device as they are."""
+    test_split: str = "test"
+    longest: int | None = None
+    """No more gradients than this are computed together, so that their activations fit."""
 
 
 class Case(NamedTuple):
@@ -79,13 +88,27 @@ class Case(NamedTuple):
     workers: int
 
 
-class Data(NamedTuple):
-    """Standardised images on the device, and their labels."""
+class Streamed(NamedTuple):
+    """Training images that stay on disk."""
 
-    train: tuple[jax.Array, jax.Array]
+    images: ImageStream
+    rows: np.ndarray
+    """Which of them are trained on."""
+    size: int
+
+    def batches(self, rows: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Random crops, uint8, and labels, of [num_steps, batch] rows of those trained on."""
+        return self.images.batches(self.rows[rows], size=self.size, seed=seed)
+
+
+class Data(NamedTuple):
+    """Images and their labels; standardised and on the device, or else uint8 and streamed."""
+
+    train: tuple[jax.Array, jax.Array] | Streamed
     validation: tuple[jax.Array, jax.Array]
     test: tuple[jax.Array, jax.Array]
     num_classes: int
+    statistics: PixelStatistics
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -125,10 +148,12 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
         settings: the experiment's.
         data_dir: where prepared data sets lie.
     """
+    if settings.image_size is not None:
+        return _streamed(settings, settings.image_size, data_dir)
     key = streams(0).data
     whole = load(settings.data, "train", data_dir=data_dir)
     train, validation = train_validation_split(whole, key, fraction=settings.validation)
-    test = load(settings.data, "test", data_dir=data_dir)
+    test = load(settings.data, settings.test_split, data_dir=data_dir)
     if settings.train_size is not None:
         train = take(train, settings.train_size, key=key)
     if settings.test_size is not None:
@@ -141,7 +166,36 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
             part.labels
         )
 
-    return Data(prepared(train), prepared(validation), prepared(test), whole.num_classes)
+    return Data(
+        prepared(train), prepared(validation), prepared(test), whole.num_classes, statistics
+    )
+
+
+def _streamed(settings: Settings, size: int, data_dir: Path | None) -> Data:
+    """Validation and test images in memory, training images on disk."""
+    whole = stream(settings.data, "train", data_dir=data_dir)
+    tested = stream(settings.data, settings.test_split, data_dir=data_dir)
+    generator = host_generator(streams(0).data)
+    order = generator.permutation(len(whole.source))
+    held_out = int(settings.validation * len(order))
+    most = settings.test_size or len(tested.source)
+
+    def read(images: ImageStream, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        parts = np.array_split(rows, max(1, len(rows) // 256))
+        pixels, labels = zip(*images.batches(parts, size=size), strict=True)
+        return standardise(np.concatenate(pixels), statistics), jnp.concatenate(labels)
+
+    trained = order[held_out:][: settings.train_size]
+    # Of a thousand crops: all of them would have to be read for exact ones.
+    ((sample, _),) = whole.batches([trained[:1000]], size=size)
+    statistics = pixel_statistics(sample)
+    return Data(
+        train=Streamed(whole, trained, size),
+        validation=read(whole, order[:held_out][:most]),
+        test=read(tested, generator.permutation(len(tested.source))[:most]),
+        num_classes=whole.num_classes,
+        statistics=statistics,
+    )
 
 
 def _reduced(images: jax.Array, side: int) -> jax.Array:
@@ -201,14 +255,23 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
         data: on the device.
     """
     dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
-    network = resnet(settings.depth, data.num_classes, width=settings.width, dtype=dtype)
-    images, labels = data.train
-    per_epoch = len(labels) // settings.batch_size
+    large = settings.image_size is not None and settings.image_size > 64
+    network = resnet(
+        settings.depth,
+        data.num_classes,
+        width=settings.width,
+        dtype=dtype,
+        stem="7x7" if large else "3x3",
+    )
+    num_train = len(data.train.rows if isinstance(data.train, Streamed) else data.train[1])
+    per_epoch = num_train // settings.batch_size
     gradients = _whole(per_epoch * settings.epochs, settings)
     rule = _rule(case, settings, gradients)
 
     def loss(params: Any, averages: Any, batch: Any) -> tuple[jax.Array, Any]:
         inputs, targets = batch
+        if inputs.dtype == jnp.uint8:  # a quarter of the bytes to bring to the device
+            inputs = standardise(inputs, data.statistics)
         variables = {"params": params, "batch_stats": averages}
         logits, pushed = network.apply(variables, inputs, train=True, mutable=["batch_stats"])
         each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -222,8 +285,12 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
 
     tx = optax.inject_hyperparams(of_rate)
     # On CPU convolutions gain nothing by waves, and one event is the smaller program.
-    make = slot_simulator if jax.default_backend() == "cpu" else wavefront_simulator
-    simulator = make(gradient, tx(learning_rate=0.1), case.workers)
+    if jax.default_backend() == "cpu":
+        simulator = slot_simulator(gradient, tx(learning_rate=0.1), case.workers)
+    else:
+        simulator = wavefront_simulator(
+            gradient, tx(learning_rate=0.1), case.workers, longest=settings.longest
+        )
     init = jax.jit(network.init)
 
     @jax.jit
@@ -244,11 +311,15 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
     def train(rate: float, seed: int) -> Record:
         begun, keys = time.perf_counter(), streams(seed)
         orders = [
-            epoch_order(keys.order, len(labels), epoch=e)[: per_epoch * settings.batch_size]
+            epoch_order(keys.order, num_train, epoch=e)[: per_epoch * settings.batch_size]
             for e in range(settings.epochs)
         ]
-        rows = jnp.asarray(np.concatenate(orders).reshape(-1, settings.batch_size))
-        batches = functools.partial(_batch, images, labels, rows, keys.noise, settings.augment)
+        rows = np.concatenate(orders).reshape(-1, settings.batch_size)[:gradients]
+        if isinstance(data.train, Streamed):
+            batches: Any = data.train.batches(rows, seed)
+        else:
+            given = (*data.train, jnp.asarray(rows), keys.noise, settings.augment)
+            batches = functools.partial(_batch, *given)
         schedule = gamma_times(
             case.workers,
             gradients,
@@ -256,7 +327,7 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
             variation=settings.variation,
             wait_for=waited_for(case),
         )
-        variables = init(keys.init, images[:1])
+        variables = init(keys.init, data.test[0][:1])
         state = simulator.init(variables["params"], variables["batch_stats"])
         state = state._replace(opt_state=_with_rate(state.opt_state, rate))
         cut = gradients // settings.evaluations
@@ -332,8 +403,9 @@ def _norm(params: Any) -> float:
 
 
 def _loss(network: Any, state: Any, data: Data) -> float:
-    """On the first training images, with the running averages."""
-    images, labels = (leaf[:1000] for leaf in data.train)
+    """On training images, or validation images where those are streamed, at the averages."""
+    held = data.validation if isinstance(data.train, Streamed) else data.train
+    images, labels = (leaf[:1000] for leaf in held)
     variables = {"params": state.params, "batch_stats": state.model_state}
     logits: Any = jax.jit(network.apply)(variables, images)
     return float(optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean())

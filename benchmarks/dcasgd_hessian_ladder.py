@@ -11,19 +11,19 @@ run is not influenced by what is measured.
   compensation. "As is": with the published or natural factor. "Best scaled": with the one factor
   that is best on the first half of the arrivals, judged on the second.
 - variance: of the compensated gradient over batches at one point, over that of the stale one.
-- cost: a server step's time over ASGD's, medians of turns in one process; storage beside the
-  snapshots, in copies of the parameters.
+- cost: the time of an arrival (its gradient, the rule, the step) over that of ASGD's, medians of
+  turns in one process; storage beside the snapshots, in copies of the parameters.
 
-Known from the notes of the talk's method: on a tanh network with staleness 7 the exact Hessian
-leaves 0.27, Gauss-Newton 0.31, an exact diagonal 0.99, the best scaled g*g 0.93.
+Refuted, that a rung is worth its cost: if a cheaper one leaves as little. The line under each
+table names, from the records, the rungs that no other beats in both.
 
-Cost: smoke 1 minute, cpu 3 minutes on two cores.
+Cost: smoke 1 minute, cpu 5 minutes on two cores; full is sized for one accelerator.
 Command: python -m benchmarks dcasgd_hessian_ladder --preset cpu --seeds 3
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,21 +32,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.dcasgd_digits import Images, load_data
 from benchmarks.dcasgd_digits import Settings as DigitSettings
-from benchmarks.dcasgd_digits import load_data
 from benchmarks.registry import Context
 from common.data import epoch_order
 from common.networks import MLP
 from common.plots import figure, plot_bars
 from common.records import Record
-from common.seeds import streams
+from common.seeds import Streams, streams
 from common.tables import group, markdown, metric, number
-from dcasgd_jax import delay_compensation, round_robin, slot_simulator
-from dcasgd_jax.curvature import curvature_compensation, outer_product
-from dcasgd_jax.diagnostics import StalenessError, best_strength, error_left, staleness_error
-from dcasgd_jax.gauss_newton import empirical_fisher, gauss_newton
-from dcasgd_jax.hessian import hessian, hessian_diagonal
-from dcasgd_jax.low_rank import low_rank_compensation
+from dcasgd_jax import (
+    SimulatorState,
+    StalenessError,
+    best_strength,
+    curvature_compensation,
+    delay_compensation,
+    empirical_fisher,
+    error_left,
+    gauss_newton,
+    hessian,
+    hessian_diagonal,
+    low_rank_compensation,
+    outer_product,
+    round_robin,
+    slot_simulator,
+    staleness_error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +77,12 @@ class Settings:
     """Of the diagonal of the Hessian."""
     variance_batches: int = 64
     repetitions: int = 20
-    """Of a timed server step, each of 20 in a row."""
+    """Of the timing, each of `arrivals` in a row."""
+    arrivals: int = 50
 
 
 PRESETS = {
-    "smoke": Settings(activations=("tanh",), steps=400, repetitions=8),
+    "smoke": Settings(activations=("tanh",), steps=400, ranks=(1, 4), repetitions=8),
     "cpu": Settings(data="mnist", steps=4000),
     "full": Settings(
         data="mnist", pool=1, widths=(256, 256, 10), batch_size=128, steps=20_000, repetitions=50
@@ -81,14 +93,20 @@ ASGD = "ASGD"
 
 
 class Problem(NamedTuple):
-    """A network's functions of (params, rows), rows being those of the training images."""
+    """A network's functions; a batch is (pixels, labels)."""
 
-    params: Any
-    rows: jax.Array
+    init: Callable[..., Any]
     model: Callable[..., Any]
     loss_of: Callable[..., jax.Array]
     gradient: Callable[..., Any]
     losses: Callable[..., jax.Array]
+
+
+class Batches(NamedTuple):
+    """What all rungs of a run see, in this order."""
+
+    pixels: jax.Array  # shape=(steps, batch_size, height, width, channels), float32
+    labels: jax.Array  # shape=(steps, batch_size), int32
 
 
 class Spy(NamedTuple):
@@ -99,20 +117,20 @@ class Spy(NamedTuple):
     step: jax.Array  # shape=(), int32
 
 
-def rungs(settings: Settings, problem: Problem, key: jax.Array) -> dict[str, Any]:
+def rungs(settings: Settings, network: Problem, key: jax.Array) -> dict[str, Any]:
     """Every compensator, from exact to cheap.
 
     Args:
         settings: the experiment's.
-        problem: what the exact ones are made of.
+        network: what the exact ones are made of.
         key: of the diagonal's probes.
     """
     exact = {
-        "Hessian": hessian(problem.gradient),
-        "Gauss-Newton": gauss_newton(problem.model, problem.loss_of),
-        "Fisher of the batch": empirical_fisher(problem.losses),
+        "Hessian": hessian(network.gradient),
+        "Gauss-Newton": gauss_newton(network.model, network.loss_of),
+        "Fisher of the batch": empirical_fisher(network.losses),
         "G = g g^T": outer_product,
-        "diag(H)": hessian_diagonal(problem.gradient, key, num_probes=settings.probes),
+        "diag(H)": hessian_diagonal(network.gradient, key, num_probes=settings.probes),
     }
     found: dict[str, Any] = {
         name: curvature_compensation(curvature) for name, curvature in exact.items()
@@ -126,88 +144,106 @@ def rungs(settings: Settings, problem: Problem, key: jax.Array) -> dict[str, Any
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each rung, activation and seed."""
-    for activation in settings.activations:
-        for seed in context.seeds:
-            with context.progress.task(f"{activation}, seed {seed}", total=3) as bar:
+    data = load_data(DigitSettings(data=settings.data, pool=settings.pool), context.data_dir).train
+    total = len(settings.activations) * len(context.seeds)
+    with context.progress.task("Hessian ladder", total=total) as bar:
+        for activation in settings.activations:
+            measure = measurement(settings, problem(settings, activation))
+            for seed in context.seeds:
                 begun = time.perf_counter()
-                problem = build(settings, activation, seed, context.data_dir)
-                ladder = rungs(settings, problem, streams(seed).noise)
-                state, sums = watched(settings, problem, ladder)
-                bar.advance(note="errors")
-                spread = variances(settings, problem, ladder, state)
-                bar.advance(note="variances")
-                costs = timed(settings, problem, ladder, state)
-                bar.advance(note="costs")
+                found = measure(streams(seed), data)
                 seconds = time.perf_counter() - begun
-            for name in ladder:
-                halves = [jax.tree.map(lambda x, i=i: x[i], sums[name]) for i in range(2)]
-                factor = float(best_strength(halves[0]))
-                yield Record(
-                    method=name,
-                    setting={"activation": activation, "workers": settings.workers},
-                    seed=seed,
-                    metrics={
-                        "error_left": float(error_left(halves[1])),
-                        "error_left_scaled": float(error_left(halves[1], factor)),
-                        "factor": factor,
-                        "variance": spread[name],
-                        "time": costs[name].seconds / costs[ASGD].seconds,
-                        "copies": costs[name].copies,
-                    },
-                    wall_time=seconds,
-                )
+                for name, metrics in found.items():
+                    yield Record(
+                        method=name,
+                        setting={"activation": activation, "workers": settings.workers},
+                        seed=seed,
+                        metrics=metrics,
+                        wall_time=seconds,
+                    )
+                bar.advance(note=activation)
 
 
-def build(settings: Settings, activation: str, seed: int, data_dir: Path | None) -> Problem:
-    """The network on its data.
+def problem(settings: Settings, activation: str) -> Problem:
+    """The network.
 
     Args:
         settings: the experiment's.
         activation: "tanh" or "relu".
-        seed: of weights and order.
-        data_dir: where prepared data sets lie.
     """
-    data = load_data(DigitSettings(data=settings.data, pool=settings.pool), data_dir)
-    keys, pixels, labels = streams(seed), data.train.pixels, data.train.labels
     network = MLP(settings.widths, activation={"tanh": jnp.tanh, "relu": jax.nn.relu}[activation])
-    params = jax.jit(network.init)(keys.init, pixels[:1])["params"]
-    needed, order = settings.steps * settings.batch_size, []
-    while sum(map(len, order)) < needed:
-        order.append(epoch_order(keys.order, len(labels), epoch=len(order)))
-    rows = np.concatenate(order)[:needed].reshape(settings.steps, settings.batch_size)
 
-    def model(params: Any, rows: jax.Array) -> Any:
-        return network.apply({"params": params}, pixels[rows])
+    def model(params: Any, batch: Any) -> Any:
+        return network.apply({"params": params}, batch[0])
 
-    def losses_of(logits: Any, rows: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
+    def losses_of(logits: Any, batch: Any) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
 
-    def losses(params: Any, rows: jax.Array) -> jax.Array:
-        return losses_of(model(params, rows), rows)
+    def losses(params: Any, batch: Any) -> jax.Array:
+        return losses_of(model(params, batch), batch)
 
     return Problem(
-        params=params,
-        rows=jnp.asarray(rows),
+        init=lambda key, pixels: network.init(key, pixels)["params"],
         model=model,
-        loss_of=lambda logits, rows: losses_of(logits, rows).mean(),
-        gradient=jax.grad(lambda params, rows: losses(params, rows).mean()),
+        loss_of=lambda logits, batch: losses_of(logits, batch).mean(),
+        gradient=jax.grad(lambda params, batch: losses(params, batch).mean()),
         losses=losses,
     )
 
 
-def watched(
-    settings: Settings, problem: Problem, ladder: dict[str, Any]
-) -> tuple[Any, dict[str, StalenessError]]:
-    """ASGD's run, with every rung looking on.
+def measurement(
+    settings: Settings, network: Problem
+) -> Callable[[Streams, Images], dict[str, dict[str, float]]]:
+    """A function from a seed and images to the metrics of every rung, compiled once.
 
     Args:
         settings: the experiment's.
-        problem: the network.
-        ladder: the rungs.
+        network: the problem's functions.
+    """
+    watch = jax.jit(lambda params, data, key: _watched(settings, network, params, data, key))
+    spread = jax.jit(lambda state, data, key: _variances(settings, network, state, data, key))
+    time_arrivals = _stopwatch(settings, network)
+
+    def measure(keys: Streams, images: Images) -> dict[str, dict[str, float]]:
+        data = _batches(settings, keys, images)
+        params = jax.jit(network.init)(keys.init, images.pixels[:1])
+        state, halves = watch(params, data, keys.noise)
+        variance = jax.device_get(spread(state, data, keys.noise))
+        costs = time_arrivals(state, data, keys.noise)
+        sums, found = jax.device_get(halves), {}
+        for name in rungs(settings, network, keys.noise):
+            first, second = (jax.tree.map(lambda x, i=i: x[i], sums[name]) for i in range(2))
+            factor = float(best_strength(first))
+            found[name] = {
+                "error_left": float(error_left(second)),
+                "error_left_scaled": float(error_left(second, factor)),
+                "factor": factor,
+                "variance": float(variance[name] / variance[ASGD]),
+                "time": costs[name].seconds / costs[ASGD].seconds,
+                "copies": costs[name].copies,
+            }
+        return found
+
+    return measure
+
+
+def _batches(settings: Settings, keys: Streams, images: Images) -> Batches:
+    needed, order = settings.steps * settings.batch_size, []
+    while sum(map(len, order)) < needed:
+        order.append(epoch_order(keys.order, len(images.labels), epoch=len(order)))
+    rows = np.concatenate(order)[:needed].reshape(settings.steps, settings.batch_size)
+    return Batches(images.pixels[rows], images.labels[rows])
+
+
+def _watched(
+    settings: Settings, network: Problem, params: Any, data: Batches, key: jax.Array
+) -> tuple[SimulatorState, dict[str, StalenessError]]:
+    """ASGD's run, with every rung looking on.
 
     Returns:
         The simulator's last state, and each rung's sums over the two halves of the run.
     """
+    ladder = rungs(settings, network, key)
     sgd, half = optax.sgd(settings.learning_rate), settings.steps // 2
 
     def init(params: Any) -> Any:
@@ -231,63 +267,55 @@ def watched(
     ) -> Any:
         del extra_args
         own, spy = state
-        fresh = problem.gradient(params, batch)
+        fresh = network.gradient(params, batch)
         states, halves = {}, {}
+        # The first gradients of all workers are hardly stale.
+        late = spy.step >= half
+        counts = jnp.stack([~late, late]) & (spy.step >= settings.workers)
         for name, tx in ladder.items():
             given = {"stale_params": stale_params, "batch": batch}
             compensated, states[name] = tx.update(updates, spy.rungs[name], params, **given)
             seen = staleness_error(updates, compensated, fresh)
-            # The first gradients of all workers are hardly stale.
-            which = jnp.arange(2) == (spy.step >= half)
-            counts = which & (spy.step >= settings.workers)
             halves[name] = jax.tree.map(
-                lambda total, x, c=counts: total + jnp.where(c, x, 0.0), spy.halves[name], seen
+                lambda total, x: total + jnp.where(counts, x, 0.0), spy.halves[name], seen
             )
         moved, own = sgd.update(updates, own, params)
         return moved, (own, Spy(states, halves, spy.step + 1))
 
     simulator = slot_simulator(
-        problem.gradient,
+        network.gradient,
         optax.GradientTransformationExtraArgs(init, update),
         settings.workers,
         log_distance=False,
     )
     schedule = round_robin(settings.workers, settings.steps)
-    state, _ = jax.jit(simulator.run)(simulator.init(problem.params), schedule, problem.rows)
-    return state, jax.device_get(state.opt_state[1].halves)
+    state, _ = simulator.run(simulator.init(params), schedule, data)
+    opt_state: Any = state.opt_state
+    return state, opt_state[1].halves
 
 
-def variances(
-    settings: Settings, problem: Problem, ladder: dict[str, Any], state: Any
-) -> dict[str, float]:
-    """Trace of the covariance over batches, of each compensated gradient over the stale one's.
-
-    Args:
-        settings: the experiment's.
-        problem: the network.
-        ladder: the rungs.
-        state: the simulator's, at the end of the run.
-    """
-    rows = problem.rows[: settings.variance_batches]
+def _variances(
+    settings: Settings, network: Problem, state: SimulatorState, data: Batches, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Trace of the covariance over batches, of each compensated gradient and the stale one."""
     slot = settings.steps % settings.workers  # the worker that has waited longest
     stale = jax.tree.map(lambda s: s[slot], state.snapshots)
-    own = state.opt_state[1].rungs
+    opt_state: Any = state.opt_state
+    own, ladder = opt_state[1].rungs, rungs(settings, network, key)
 
-    @jax.jit
-    def compensated(batch: jax.Array) -> dict[str, jax.Array]:
-        g = problem.gradient(stale, batch)
-        found = {ASGD: g}
-        for name, tx in ladder.items():
-            given = {"stale_params": stale, "batch": batch}
-            found[name] = tx.update(g, own[name], state.params, **given)[0]
-        return {
-            name: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(u)])
-            for name, u in found.items()
+    def compensated(batch: Batches) -> dict[str, Any]:
+        g = network.gradient(stale, batch)
+        given = {"stale_params": stale, "batch": batch}
+        return {ASGD: g} | {
+            name: tx.update(g, own[name], state.params, **given)[0] for name, tx in ladder.items()
         }
 
-    every = jax.lax.map(compensated, rows)
-    total = {name: float(np.var(np.asarray(u), axis=0).sum()) for name, u in every.items()}
-    return {name: total[name] / total[ASGD] for name in ladder}
+    some = jax.tree.map(lambda leaf: leaf[: settings.variance_batches], data)
+    every = jax.lax.map(compensated, some)
+    return {
+        name: sum((jnp.var(leaf, axis=0).sum() for leaf in jax.tree.leaves(u)), jnp.zeros([]))
+        for name, u in every.items()
+    }
 
 
 class Cost(NamedTuple):
@@ -297,53 +325,62 @@ class Cost(NamedTuple):
     copies: float
 
 
-def timed(
-    settings: Settings, problem: Problem, ladder: dict[str, Any], state: Any
-) -> dict[str, Cost]:
-    """The time of a server step with each rung, in turns, and its state's size.
+def _stopwatch(
+    settings: Settings, network: Problem
+) -> Callable[[SimulatorState, Batches, jax.Array], dict[str, Cost]]:
+    """A function that times an arrival with each rung, in turns, and weighs its state."""
 
-    Args:
-        settings: the experiment's.
-        problem: the network.
-        ladder: the rungs.
-        state: the simulator's, at the end of the run.
-    """
-    stale = jax.tree.map(lambda s: s[0], state.snapshots)
-    batch = problem.rows[0]
-    gradient = jax.jit(problem.gradient)(stale, batch)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
-    rules = {ASGD: optax.identity(), **ladder}
-    works, copies = {}, {}
-    for name, tx in rules.items():
-        extended = optax.with_extra_args_support(optax.chain(tx, optax.sgd(1e-6)))
+    def rules(key: jax.Array) -> dict[str, Any]:
+        return {
+            name: optax.with_extra_args_support(optax.chain(tx, optax.sgd(1e-6)))
+            for name, tx in {ASGD: optax.identity(), **rungs(settings, network, key)}.items()
+        }
 
-        def many(carry: Any, tx: Any = extended) -> Any:
-            def one(carry: Any, _: None) -> tuple[Any, None]:
-                params, own = carry
-                given = {"stale_params": stale, "batch": batch}
-                updates, own = tx.update(gradient, own, params, **given)
-                return (optax.apply_updates(params, updates), own), None
+    def many(name: str, params: Any, stale: Any, data: Batches, key: jax.Array) -> Any:
+        tx = rules(key)[name]
 
-            return jax.lax.scan(one, carry, length=20)[0]
+        def one(carry: Any, batch: Batches) -> tuple[Any, None]:
+            params, stale, own = carry
+            g = network.gradient(stale, batch)
+            updates, own = tx.update(g, own, params, stale_params=stale, batch=batch)
+            # The next arrival was taken where the server stands: nothing can be hoisted.
+            return (optax.apply_updates(params, updates), params, own), None
 
-        start = (state.params, extended.init(state.params))
-        compiled = jax.jit(many)
-        works[name] = lambda compiled=compiled, start=start: compiled(start)
-        copies[name] = sum(leaf.nbytes for leaf in jax.tree.leaves(start[1])) / size
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(1 + settings.repetitions):
-        for name, work in works.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(work())
-            if repetition:
-                seconds[name].append(time.perf_counter() - begun)
-    return {name: Cost(float(np.median(own)), copies[name]) for name, own in seconds.items()}
+        return jax.lax.scan(one, (params, stale, tx.init(params)), data)[0]
+
+    compiled = jax.jit(many, static_argnums=0)
+
+    def measure(state: SimulatorState, data: Batches, key: jax.Array) -> dict[str, Cost]:
+        stale = jax.tree.map(lambda s: s[0], state.snapshots)
+        some = jax.tree.map(lambda leaf: leaf[: settings.arrivals], data)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+        every = rules(key)
+        seconds: dict[str, list[float]] = {name: [] for name in every}
+        for repetition in range(1 + settings.repetitions):
+            # There and back again: what runs after a heavy rung finds its caches cold.
+            for name in list(every)[:: (-1) ** repetition]:
+                begun = time.perf_counter()
+                jax.block_until_ready(compiled(name, state.params, stale, some, key))
+                if repetition:
+                    seconds[name].append(time.perf_counter() - begun)
+        copies = {
+            name: sum(leaf.nbytes for leaf in jax.tree.leaves(tx.init(state.params))) / size
+            for name, tx in every.items()
+        }
+        return {name: Cost(float(np.median(own)), copies[name]) for name, own in seconds.items()}
+
+    return measure
 
 
 def tables(records: Sequence[Record]) -> str:
     """A row a rung, a table an activation."""
+    header = [
+        "curvature", "error left, as is", "best scaled", "factor", "variance / stale",
+        "arrival / ASGD's", "copies stored",
+    ]  # fmt: skip
     sections = []
     for activation, own in group(records, lambda r: str(r.setting["activation"])).items():
+        by_rung = group(own, lambda r: r.method)
         rows = [
             [
                 name,
@@ -351,29 +388,63 @@ def tables(records: Sequence[Record]) -> str:
                 number(metric(runs, "error_left_scaled"), digits=2),
                 f"{metric(runs, 'factor').mean:.3g}",
                 number(metric(runs, "variance"), digits=2),
-                f"{metric(runs, 'time').mean:.1f}",
+                f"{metric(runs, 'time').mean:.2f}",
                 f"{metric(runs, 'copies').mean:.1f}",
             ]
-            for name, runs in group(own, lambda r: r.method).items()
+            for name, runs in by_rung.items()
         ]
-        header = [
-            "curvature", "error left, as is", "best scaled", "factor", "variance / stale",
-            "server step / ASGD's", "copies stored",
-        ]  # fmt: skip
-        workers = own[0].setting["workers"]
-        sections += [f"**{activation}**, {workers} workers:", markdown(header, rows)]
+        sections += [
+            f"**{activation}**, staleness {int(own[0].setting['workers'] or 0) - 1}:",
+            markdown(header, rows),
+            verdict(by_rung),
+        ]
     return "\n\n".join(sections)
 
 
+def verdict(by_rung: Mapping[str, Sequence[Record]]) -> str:
+    """Which rungs no other beats in both cost and error, cheapest first.
+
+    Args:
+        by_rung: the records of each rung, of one activation.
+
+    Returns:
+        A sentence.
+    """
+    points = {
+        name: (metric(runs, "time").mean, metric(runs, "error_left_scaled").mean)
+        for name, runs in by_rung.items()
+    }
+    best = [
+        name
+        for name, (cost, left) in points.items()
+        if left < 1
+        and not any(c <= cost and e <= left and (c, e) != (cost, left) for c, e in points.values())
+    ]
+    if not best:
+        return "No rung leaves less error than ASGD."
+    listed = "; ".join(
+        f"{name} ({1 - points[name][1]:.0%} of the error for {points[name][0]:.2f} of ASGD's time)"
+        for name in sorted(best, key=lambda name: points[name])
+    )
+    return f"Not beaten in both cost and error, best scaled, cheapest first: {listed}."
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """The share of the error that the best scaled rung leaves."""
-    panels_of = group(records, lambda r: str(r.setting["activation"]))
-    path = out / "error_left.png"
-    with figure(path, columns=len(panels_of), panel=(5.2, 3.4)) as panels:
-        for axes, (activation, own) in zip(panels[0], panels_of.items(), strict=True):
+    """What the best scaled rung leaves of the error, and what it costs."""
+    by_activation = group(records, lambda r: str(r.setting["activation"]))
+    path = out / "dcasgd_hessian_ladder.png"
+    with figure(path, rows=len(by_activation), columns=2, panel=(5.2, 3.6)) as panels:
+        for row, (activation, own) in zip(panels, by_activation.items(), strict=True):
             runs = group(own, lambda r: r.method)
-            values = [[r.metrics["error_left_scaled"] for r in one] for one in runs.values()]
-            plot_bars(axes, list(runs), values)
-            axes.axvline(1.0, color="black", linewidth=1)
-            axes.set(title=activation, xlabel="staleness error left, best scaled", xlim=(0, 1.1))
+            for axes, name, label in (
+                (row[0], "error_left_scaled", "staleness error left, best scaled"),
+                (row[1], "time", "time of an arrival, over ASGD's"),
+            ):
+                plot_bars(
+                    axes, list(runs), [[r.metrics[name] for r in one] for one in runs.values()]
+                )
+                axes.axvline(1.0, color="black", linewidth=1)
+                axes.set(title=activation, xlabel=label)
+            row[1].set_xscale("log")
+            row[1].tick_params(labelleft=False)
     return [path]

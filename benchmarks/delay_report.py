@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from common.plots import figure, plot_curve, plot_spread
 from common.records import Record
 from common.selection import best_setting
-from common.tables import group, markdown, metric, number, percent, summarise
+from common.tables import Summary, group, markdown, metric, number, percent, summarise
 
 SGD, ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
     "SGD",
@@ -24,7 +24,8 @@ SGD, ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
     "DC-ASGD-c",
     "DC-ASGD-a",
 )
-_STYLES = {SGD: 6, ALL_SYNCHRONOUS: 3, SYNCHRONOUS: 4, ASGD: 1, CONSTANT: 5, ADAPTIVE: 0}
+STYLES = {SGD: 6, ALL_SYNCHRONOUS: 3, SYNCHRONOUS: 4, ASGD: 1, CONSTANT: 5, ADAPTIVE: 0}
+"""Each method's colour and marker, in every figure."""
 
 INTOLERABLE = 0.1
 """The drop in validation accuracy that marks a step as beyond what ASGD bears."""
@@ -85,6 +86,19 @@ def intolerable_step(records: Sequence[Record], workers: int) -> float | None:
     return None
 
 
+def paired(runs: Sequence[Record], base: Sequence[Record]) -> Summary:
+    """Differences in test accuracy, seed by seed.
+
+    Args:
+        runs: one record a seed.
+        base: likewise, of what is compared with.
+    """
+    of_seed = {r.seed: r.metrics["test_accuracy"] for r in base}
+    return summarise(
+        r.metrics["test_accuracy"] - of_seed[r.seed] for r in runs if r.seed in of_seed
+    )
+
+
 def _step(record: Record) -> float:
     return float(record.setting["learning_rate"] or 0.0)
 
@@ -114,7 +128,7 @@ def _table(records: Sequence[Record], chosen: Sequence[Sequence[Sequence[Record]
     """
     rows = []
     for i, methods in enumerate(chosen):
-        asgd = {r.seed: r for runs in methods if runs[0].method == ASGD for r in runs}
+        asgd = [r for runs in methods if runs[0].method == ASGD for r in runs]
         for runs in methods:
             method, setting = runs[0].method, runs[0].setting
             if method == SGD and i > 0:
@@ -127,11 +141,7 @@ def _table(records: Sequence[Record], chosen: Sequence[Sequence[Sequence[Record]
                 ),
                 lambda r: str(r.setting),
             )
-            gain = summarise(
-                r.metrics["test_accuracy"] - asgd[r.seed].metrics["test_accuracy"]
-                for r in runs
-                if r.seed in asgd
-            )
+            gain = paired(runs, asgd)
             rows.append(
                 [
                     method,
@@ -186,7 +196,7 @@ def plot_training(records: Sequence[Record], path: Path) -> Path:
                         x=x,
                         y="test_accuracy",
                         label=_label(runs[0]),
-                        style=_STYLES[runs[0].method],
+                        style=STYLES[runs[0].method],
                         scale=100.0,
                     )
                 axes.set(xlabel=label, ylabel="test accuracy, %", title=f"{m} workers, tuned steps")
@@ -234,7 +244,7 @@ def _plot_steps(axes: Axes, methods: Sequence[Sequence[Record]]) -> None:
             list(best),
             100.0 * values,
             label=runs[0].method,
-            style=_STYLES[runs[0].method],
+            style=STYLES[runs[0].method],
             marker=True,
         )
     axes.set_xscale("log", base=2)

@@ -49,6 +49,7 @@ from dcasgd_jax.dcasgd import dcasgd
 from dcasgd_jax.diagnostics import (
     StalenessError,
     best_strength,
+    distance_by_staleness,
     error_left,
     stable_step,
     staleness_error,
@@ -107,6 +108,7 @@ __all__ = [
     "SendingRule",
     "BatchesEndedError",
     "staleness_histogram",
+    "distance_by_staleness",
     "staleness_error",
     "StalenessError",
     "error_left",

@@ -45,6 +45,37 @@ def staleness_histogram(staleness: HostArrayLike) -> np.ndarray:
     return np.bincount(values, minlength=1)
 
 
+def distance_by_staleness(staleness: HostArrayLike, distance: HostArrayLike) -> np.ndarray:
+    """How far the weights had moved, for the gradients of each staleness.
+
+    Where gradients are mostly noise the weights diffuse, and the distance grows as the root of the
+    staleness; where they drift it grows in proportion; and beyond the stable step without bound.
+
+    Args:
+        staleness: whole numbers >= 0: `info.staleness`.
+        distance: |w - snapshot| at the same steps: `info.distance`.
+
+    Returns:
+        Entry τ is the root of the mean square of the distances at staleness τ, from 0 to the
+        largest; NaN where there was none.
+
+    Raises:
+        ValueError: if the shapes differ, or a staleness is negative.
+
+    Example:
+        >>> distance_by_staleness([0, 2, 2], [0.0, 3.0, 1.0])
+        array([0.        ,        nan, 2.23606798])
+    """
+    delays, moved = np.asarray(staleness), np.asarray(distance, np.float64)
+    if delays.shape != moved.shape:
+        raise ValueError(
+            f"staleness and distance must have one shape, got {delays.shape} and {moved.shape}."
+        )
+    counts = staleness_histogram(delays)
+    squares = np.bincount(delays.ravel(), weights=moved.ravel() ** 2, minlength=1)
+    return np.sqrt(np.divide(squares, counts, out=np.full(counts.size, np.nan), where=counts > 0))
+
+
 def staleness_error(
     stale: optax.Updates, compensated: optax.Updates, fresh: optax.Updates
 ) -> StalenessError:

@@ -9,6 +9,11 @@
     for images, labels in batches((images, train.labels), 128, key=keys.order, epochs=10):
         ...
 
+What does not fit into memory is streamed::
+
+    for images, labels in stream("imagenet2012", "train").batches(rows, size=224):
+        ...
+
 Data of several domains have a domain beside each label::
 
     whole = read_folders("PACS")                        # or read_npz, read_volumes
@@ -31,6 +36,7 @@ from common.data.image_folders import NICO, PACS, read_folders
 from common.data.loading import load
 from common.data.pixels import PixelStatistics, as_float, pixel_statistics, standardise
 from common.data.splits import take, train_validation_split
+from common.data.streaming import ImageStream, stream
 from common.data.volumes import read_volumes
 
 __all__ = [
@@ -46,6 +52,8 @@ __all__ = [
     "PixelStatistics",
     "pixel_statistics",
     "standardise",
+    "stream",
+    "ImageStream",
     "DomainDataset",
     "DomainSplit",
     "from_domains",

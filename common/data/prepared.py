@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,26 +23,54 @@ _INFO = "dataset_info.json"
 _CHUNK = 1024  # images decoded before they are packed into one array
 
 
+class Opened(NamedTuple):
+    """One split of a prepared data set, not yet decoded."""
+
+    source: Any
+    """tensorflow-datasets' data source: `len`, `__getitem__`, `__getitems__`."""
+    image_key: str
+    label_key: str
+    num_classes: int
+    """0 where the set does not say."""
+
+
 def read(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Decodes one split of a prepared data set; `load` documents it."""
+    found = open_source(name, split, data_dir=data_dir)
+    with without_decoder_advice():
+        images, labels = _decode(f"{name}/{split}", found)
+    return from_arrays(
+        images,
+        labels,
+        num_classes=found.num_classes or int(labels.max()) + 1,
+        name=f"{name}/{split}",
+    )
+
+
+def open_source(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Opened:
+    """Opens one split of a prepared data set without reading it.
+
+    Args:
+        name: as for `load`.
+        split: as for `load`.
+        data_dir: as for `load`.
+
+    Raises:
+        FileNotFoundError: if the set is not prepared there.
+        ValueError: if it is no image-classification set, or has no such split.
+    """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = find(name, root)
     import tensorflow_datasets as tfds  # a second's import, needed from here on only
 
-    with _without_decoder_advice():
+    with without_decoder_advice():
         builder: Any = tfds.builder_from_directory(folder)
         image_key, label_key = _keys(name, builder.info, tfds)
         _check_format(name, builder.info, folder)
         _check_split(name, split, builder.info)
         source = builder.as_data_source(split=split)
-        images, labels = _decode(f"{name}/{split}", source, image_key, label_key)
-    num_classes = builder.info.features[label_key].num_classes
-    return from_arrays(
-        images,
-        labels,
-        num_classes=num_classes or int(labels.max()) + 1,
-        name=f"{name}/{split}",
-    )
+    num_classes = builder.info.features[label_key].num_classes or 0
+    return Opened(source, image_key, label_key, num_classes)
 
 
 def find(name: str, root: Path) -> Path:
@@ -187,15 +215,16 @@ def _keys(name: str, info: Any, tfds: Any) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _decode(name: str, source: Any, image_key: str, label_key: str) -> tuple[np.ndarray, ...]:
+def _decode(name: str, split: Opened) -> tuple[np.ndarray, ...]:
     """All images and labels of a data source."""
+    source = split.source
     size = len(source)
     labels = np.empty(size, np.int64)
     images: np.ndarray | None = None
     for start in range(0, size, _CHUNK):
         stop = min(start + _CHUNK, size)
         for i, example in enumerate(source.__getitems__(range(start, stop)), start):
-            image = example[image_key]
+            image = example[split.image_key]
             if images is None:
                 images = np.empty((size, *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
@@ -204,13 +233,13 @@ def _decode(name: str, source: Any, image_key: str, label_key: str) -> tuple[np.
                     f"{images.shape[1:]} and number {i} is {image.shape}: resize them once with "
                     "pillow, and use from_arrays."
                 )
-            images[i], labels[i] = image, example[label_key]
+            images[i], labels[i] = image, example[split.label_key]
     assert images is not None
     return images, labels
 
 
 @contextlib.contextmanager
-def _without_decoder_advice() -> Iterator[None]:
+def without_decoder_advice() -> Iterator[None]:
     """Keeps tensorflow-datasets from recommending OpenCV on the console."""
 
     def keep(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Residual networks, and the plain networks they were compared with, for 32x32 images.
+"""Residual networks, and the plain networks they were compared with, for images of 32x32 and up.
 
 Two families, both from He et al. 2016:
 
@@ -6,12 +6,14 @@ Two families, both from He et al. 2016:
   parameter-free shortcuts (option A): ResNet-20, 32, 44, 56, 110 and the plain networks beside
   them.
 - ImageNet (table 1): ResNet-18, 34, 50, 101, 152 and plain-18, 34, with 64, 128, 256 and 512
-  channels and projection shortcuts where the shape changes (option B). Their stem is for 224x224
-  images; here it is one 3x3 convolution with stride 1 and no pooling, as is usual for 32x32 ones.
+  channels and projection shortcuts where the shape changes (option B). Their stem, a 7x7
+  convolution and pooling that quarter the resolution, is for 224x224 images; by default it is one
+  3x3 convolution with stride 1 here too, as is usual for 32x32 ones.
 """
 
 import math
 from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -31,8 +33,13 @@ _IMAGENET = {  # table 1: blocks of each stage, and whether they are bottlenecks
 }
 
 
+Stem = Literal["3x3", "7x7"]
+"""What comes before the first stage: a 3x3 convolution for images of 32x32; or, for those of about
+224x224, a 7x7 convolution and a 3x3 maximum, each of stride 2."""
+
+
 class ResNet(nn.Module):
-    """Stages of blocks between a 3x3 stem and a linear classifier of the averaged features.
+    """Stages of blocks between a stem and a linear classifier of the averaged features.
 
     The first block of every stage but the first halves the resolution. `resnet` and `plain` make
     the published ones.
@@ -57,6 +64,7 @@ class ResNet(nn.Module):
     """Of the computation."""
     param_dtype: jax.typing.DTypeLike = jnp.float32
     """Of parameters, running averages and logits."""
+    stem: Stem = "3x3"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -84,8 +92,12 @@ class ResNet(nn.Module):
         )
         adds_up = self.norm is None and self.shortcut is not None
         last_gain = sum(self.stage_sizes) ** -0.5 if adds_up else 1.0
-        stem = conv_norm(self.stage_channels[0], 3, 1, gain=1.0, name="stem")
+        size, stride = (3, 1) if self.stem == "3x3" else (7, 2)
+        stem = conv_norm(self.stage_channels[0], size, stride, gain=1.0, name="stem")
         x = nn.relu(stem(images, train=train))
+        if self.stem == "7x7":
+            border: Any = ((1, 1), (1, 1))  # Flax takes pairs, though its annotation says str
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=border)
         for i, (blocks, channels) in enumerate(
             zip(self.stage_sizes, self.stage_channels, strict=True)
         ):
@@ -121,8 +133,9 @@ def resnet(
     use_bias: bool | None = None,
     dtype: jax.typing.DTypeLike = jnp.float32,
     param_dtype: jax.typing.DTypeLike = jnp.float32,
+    stem: Stem = "3x3",
 ) -> ResNet:
-    """ResNet-`depth` for 32x32 images.
+    """ResNet-`depth`, for 32x32 images or, with `stem="7x7"`, for those of ImageNet.
 
     Args:
         depth: layers with weights. 18, 34, 50, 101 and 152 are of the ImageNet family, every other
@@ -137,9 +150,10 @@ def resnet(
         use_bias: whether convolutions have biases; None for where no normalisation follows.
         dtype: of the computation; bfloat16 for mixed precision.
         param_dtype: of parameters, running averages and logits.
+        stem: what comes before the first stage.
 
     Returns:
-        A linen module `(images [batch, 32, 32, channels], *, train) -> logits`.
+        A linen module `(images [batch, height, width, channels], *, train) -> logits`.
 
     Raises:
         ValueError: if no ResNet has that depth, or a number is out of range.
@@ -165,6 +179,7 @@ def resnet(
         use_bias=norm is None if use_bias is None else use_bias,
         dtype=dtype,
         param_dtype=param_dtype,
+        stem=stem,
     )
 
 

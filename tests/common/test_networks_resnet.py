@@ -73,6 +73,61 @@ def test_imagenet_family_has_the_published_sizes(depth, torchvision):
     assert got == expected - (features + 1) * 990
 
 
+def test_a_large_stem_makes_the_network_of_imagenet():
+    network = resnet(50, 1000, stem="7x7")
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    variables, seen = shapes(network, images), []
+
+    def note(call, arguments, options, context):
+        found = call(*arguments, **options)
+        if isinstance(context.module, Block):
+            seen.append(found.shape[1:])
+        return found
+
+    assert count(variables["params"]) == 25_557_032  # torchvision's, stem included
+    with nn.intercept_methods(note):
+        logits = jax.eval_shape(network.apply, variables, images)
+    assert logits.shape == (1, 1000)
+    # He et al., table 1: 56x56 after the stem, then halved by every stage.
+    assert list(dict.fromkeys(seen)) == [
+        (56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048)
+    ]  # fmt: skip
+
+
+def test_the_large_stem_is_a_convolution_and_a_maximum_of_stride_two():
+    network = ResNet((1,), (16,), 10, False, None, None, True, stem="7x7")
+    images = np.random.default_rng(2).normal(size=(1, 9, 9, 3)).astype(np.float32)
+    variables = single(random_variables(network, images))
+    first = []
+
+    def note(call, arguments, options, context):
+        if not isinstance(context.module, Block):
+            return call(*arguments, **options)
+        first.append(arguments[0])
+        return arguments[0]  # what follows the stem is not computed
+
+    with nn.intercept_methods(note):
+        network.apply(variables, jnp.asarray(images))
+    kernel = np.asarray(variables["params"]["stem"]["conv"]["kernel"], np.float64)
+    bias = np.asarray(variables["params"]["stem"]["conv"]["bias"], np.float64)
+    padded = np.pad(np.asarray(images[0], np.float64), ((3, 3), (3, 3), (0, 0)))
+    convolved = np.array(
+        [
+            [
+                np.tensordot(padded[2 * i : 2 * i + 7, 2 * j : 2 * j + 7], kernel, 3)
+                for j in range(5)
+            ]
+            for i in range(5)
+        ]
+    )
+    rectified = np.pad(np.maximum(convolved + bias, 0), ((1, 1), (1, 1), (0, 0)))
+    expected = [
+        [rectified[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((0, 1)) for j in range(3)]
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(first[0][0], expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("depth", [18, 34])
 def test_plain_imagenet_networks_lack_only_the_projections(depth):
     projections = sum(c * 2 * c + 2 * 2 * c for c in (64, 128, 256))

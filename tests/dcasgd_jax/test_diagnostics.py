@@ -5,13 +5,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from dcasgd_jax import gamma_times, round_robin
+from dcasgd_jax import gamma_times, round_robin, simulate
 from dcasgd_jax.curvature import curvature_compensation
 from dcasgd_jax.diagnostics import (
     StalenessError,
     best_strength,
+    distance_by_staleness,
     error_left,
     stable_step,
     staleness_error,
@@ -32,16 +34,31 @@ def test_the_histogram_counts_every_gradient():
 
 
 @pytest.mark.usefixtures("x64")
+def test_distances_of_a_steady_drift_grow_with_the_staleness():
+    """With a constant gradient every server step moves the weights by the same."""
+    w, info = simulate(
+        lambda w, batch: jnp.array([3.0, 4.0]), jnp.zeros(2), optax.sgd(0.1),
+        gamma_times(4, 200, seed=1, variation=0.5), jnp.zeros(200),
+    )  # fmt: skip
+    np.testing.assert_allclose(jnp.linalg.norm(w), 100.0)
+    assert info.distance is not None
+    found = distance_by_staleness(info.staleness, info.distance)
+    seen = np.isfinite(found)
+    np.testing.assert_array_equal(seen, staleness_histogram(info.staleness) > 0)
+    np.testing.assert_allclose(found[seen], 0.5 * np.flatnonzero(seen), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match=r"one shape, got \(2,\) and \(3,\)"):
+        distance_by_staleness([0, 1], [0.0, 1.0, 2.0])
+
+
+@pytest.mark.usefixtures("x64")
 def test_shares_are_those_of_the_gradients_themselves():
     rng = np.random.default_rng(0)
-    total, pieces = None, []
-    for _ in range(4):
-        g, u, f = (
-            {"a": jnp.asarray(rng.normal(size=3)), "b": jnp.asarray(rng.normal())} for _ in range(3)
-        )
-        pieces.append((g, u, f))
-        sums = staleness_error(g, u, f)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    pieces = [
+        [{"a": jnp.asarray(rng.normal(size=3)), "b": jnp.asarray(rng.normal())} for _ in range(3)]
+        for _ in range(4)
+    ]
+    sums = [staleness_error(*piece) for piece in pieces]
+    total = StalenessError(*(jnp.stack(column).sum() for column in zip(*sums, strict=True)))
 
     def flat(tree):
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])

@@ -1,0 +1,106 @@
+"""ResNet-50 with sixteen workers on images of ImageNet's shape: does compensation help at scale?
+
+Synchronous, m-synchronous and asynchronous SGD, DC-ASGD-c and DC-ASGD-a, as in dcasgd_cifar10, with
+training images that stay on disk: they are decoded and scaled while the simulation runs. `full`
+reads imagenet2012 as tensorflow-datasets prepares it; `smoke` and `cpu` run the same code on small
+sets, with thin networks. `full` has not been run: that four gradients at once fit into 80 GB is
+arithmetic.
+
+Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,
+https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30, DC-ASGD-a 25.18.
+
+Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorflow_datasets
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import asynchronous_images
+from benchmarks.asynchronous_images import Settings
+from benchmarks.delay_report import (
+    ADAPTIVE,
+    ALL_SYNCHRONOUS,
+    ASGD,
+    CONSTANT,
+    SYNCHRONOUS,
+    plot_training,
+    protocol_tables,
+)
+from benchmarks.published_errors import published_table
+from common.records import Record
+
+PUBLISHED = {(ASGD, 16): 25.64, (ALL_SYNCHRONOUS, 16): 25.30, (ADAPTIVE, 16): 25.18}
+"""Top-1 errors in percent."""
+
+_METHODS = (ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE)
+
+PRESETS = {
+    "smoke": Settings(
+        data="mnist5k",
+        train_size=768,
+        validation=0.1,
+        test_size=300,
+        pool=2,
+        depth=50,
+        width=0.0625,
+        augment=False,
+        workers=(16,),
+        methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
+        batch_size=8,
+        epochs=1,
+        evaluations=2,
+        learning_rates=(0.1,),
+        image_size=14,
+    ),
+    "cpu": Settings(
+        data="cifar10",
+        train_size=3072,
+        validation=0.1,
+        test_size=1000,
+        pool=1,
+        depth=50,
+        width=0.125,
+        augment=False,
+        workers=(16,),
+        methods=_METHODS,
+        batch_size=32,
+        epochs=3,
+        evaluations=2,
+        learning_rates=(0.1,),
+        image_size=16,
+    ),
+    "full": Settings(
+        data="imagenet2012",
+        train_size=None,
+        validation=0.01,
+        test_size=10_000,
+        pool=1,
+        depth=50,
+        width=1.0,
+        augment=False,
+        workers=(16,),
+        methods=_METHODS,
+        batch_size=32,
+        epochs=90,
+        evaluations=30,
+        learning_rates=(0.0125, 0.025, 0.05),
+        bfloat16=True,
+        image_size=224,
+        test_split="validation",
+        longest=4,
+    ),
+}
+
+run = asynchronous_images.run
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Both protocols, and the published errors, as Markdown."""
+    source = "Zheng et al., 2017, as reported: ResNet-50 on ImageNet, batch 32"
+    sections = [protocol_tables(records), published_table(records, PUBLISHED, source=source)]
+    return "\n\n".join(section for section in sections if section)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """Accuracy during training, against data and against time."""
+    return [plot_training(records, out / "curves.png")]
