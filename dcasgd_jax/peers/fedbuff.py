@@ -24,12 +24,13 @@ def fedbuff(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gathers K gradients, then lets the inner rule step on their mean.
 
-        Δ ← Δ + s(τ) g;   at every K-th arrival:  inner steps on Δ / K,  Δ ← 0.
+        Δ ← Δ + s(δ) g;   at every K-th arrival:  inner steps on Δ / K,  Δ ← 0.
 
-    s(τ) = 1 / √(1 + τ) discounts late gradients, with τ in server events (the paper counts server
-    updates); `discount=False` weighs all alike, and then K = 1 is the inner rule itself.
+    s(δ) = 1 / √(1 + δ) discounts late gradients, with δ the steps since the weights were pulled.
+    `staleness` τ counts arrivals; with k gradients in the buffer, δ = ⌈max(τ - k, 0) / K⌉.
+    `discount=False` weighs all alike, and then K = 1 is the inner rule itself.
 
-    Between two steps nothing moves, so workers go on from the same weights, as in the paper.
+    In the paper a client sends the change by several local steps; here, one gradient.
 
     Memory: one copy of the parameters in float32, beside the inner rule's own.
 
@@ -50,9 +51,11 @@ def fedbuff(
         >>> tx = fedbuff(optax.sgd(1.0), 2)
         >>> w = jnp.array(0.0)
         >>> first, state = tx.update(jnp.array(2.0), tx.init(w), w, staleness=0)
-        >>> second, state = tx.update(jnp.array(2.0), state, w, staleness=3)
-        >>> float(first), float(second)  # -(2 + 2/2) / 2
-        (0.0, -1.5)
+        >>> second, state = tx.update(jnp.array(2.0), state, w, staleness=1)
+        >>> third, state = tx.update(jnp.array(2.0), state, w, staleness=0)
+        >>> fourth, state = tx.update(jnp.array(2.0), state, w, staleness=6)
+        >>> float(second), float(fourth)  # -(2 + 2) / 2, and -(2 + 2/2) / 2, three steps late
+        (-2.0, -1.5)
 
     References:
         Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, AISTATS 2022
@@ -74,7 +77,9 @@ def fedbuff(
         if discount:
             staleness = extra_args.get("staleness")
             required("fedbuff", staleness=staleness)
-            weight = 1 / jnp.sqrt(1 + jnp.asarray(staleness).astype(jnp.result_type(float)))
+            before = jnp.maximum(jnp.asarray(staleness) - state.gathered, 0)
+            versions = -(-before // buffer_size)
+            weight = 1 / jnp.sqrt(1 + versions.astype(jnp.result_type(float)))
         total = added(updates, state.buffer, weight)
         full = state.gathered + 1 == buffer_size
         step = mean(updates, total, buffer_size)

@@ -6,67 +6,72 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax.arguments import check_count, check_worker, required
+from dcasgd_jax.arguments import check_count, required
 from dcasgd_jax.peers.gathering import when
+
+_NEVER = jnp.iinfo(jnp.int32).min
 
 
 class RingmasterState(NamedTuple):
     """State of `ringmaster`."""
 
-    version: jax.Array  # shape=(), dtype=int32: steps that have moved the weights
-    pulled: jax.Array  # shape=(num_workers,), dtype=int32: the version each worker holds
+    event: jax.Array  # shape=(), dtype=int32: gradients that arrived
+    version: jax.Array  # shape=(), dtype=int32: those that were applied
+    applied: jax.Array  # shape=(threshold,), dtype=int32: the last R events at which one was
     inner: optax.OptState
 
 
 def ringmaster(
-    inner: optax.GradientTransformation, threshold: int, *, num_workers: int
+    inner: optax.GradientTransformation, threshold: int
 ) -> optax.GradientTransformationExtraArgs:
     """Asynchronous SGD that throws away what is too late.
 
     The delay δ of a gradient is the number of steps that moved the weights since they were pulled;
-    dropped gradients do not move them and do not count. It is applied if δ < R. With R large it is
-    ASGD, with R = 1 one gradient a version; in between, time complexity is optimal for fixed speeds
-    of the workers.
+    it is applied if δ < R. With R large it is ASGD, with R = 1 it steps on fresh gradients alone;
+    in between, time complexity is optimal for fixed and for changing speeds of the workers.
 
-    Workers are taken to pull upon their own arrival, dropped or not, as in asynchronous schedules.
+    Dropped gradients do not move the weights and so do not count in δ, but do in `staleness`, the
+    arrivals since the pull. Which of these were applied is in the state: δ < R if, of the last R
+    that were, the first came before the pull. So it holds for any schedule, rounds and failures
+    among them. (The paper's other algorithm also stops computations that are bound to be dropped;
+    this is the one that lets them end.)
+
+    Memory: R integers, beside the inner rule's own.
 
     Args:
         inner: the server's rule.
         threshold: R >= 1.
-        num_workers: M >= 1.
 
     Returns:
-        A transformation whose `update` needs the keyword `worker`. Where a gradient is dropped the
-        update is zero and the inner rule's state untouched.
+        A transformation whose `update` needs the keyword `staleness` (int32 scalar). Where a
+        gradient is dropped the update is zero and the inner rule's state untouched.
 
     Raises:
-        ValueError: here, if an argument is out of its range; from `update`, if `worker` is missing
-            or there is no such worker.
+        ValueError: here, if R is below 1; from `update`, if `staleness` is missing.
 
     Example:
         >>> import jax.numpy as jnp, optax
-        >>> tx = ringmaster(optax.sgd(1.0), 2, num_workers=3)
+        >>> tx = ringmaster(optax.sgd(1.0), 2)
         >>> w = jnp.array(0.0)
         >>> state, steps = tx.init(w), []
-        >>> for worker in (0, 0, 1, 1):  # worker 1 held the first weights for two steps
-        ...     u, state = tx.update(jnp.array(1.0), state, w, worker=worker)
+        >>> for staleness in (0, 0, 2, 2):  # the third was taken two steps ago, the fourth one
+        ...     u, state = tx.update(jnp.array(1.0), state, w, staleness=staleness)
         ...     steps.append(float(u))
         >>> steps
         [-1.0, -1.0, 0.0, -1.0]
 
     References:
         Maranjyan, Tyurin and Richtarik, Ringmaster ASGD: The First Asynchronous SGD with Optimal
-        Time Complexity, ICML 2025 (https://arxiv.org/abs/2501.16168), algorithm 4, as reported.
+        Time Complexity, ICML 2025 (https://arxiv.org/abs/2501.16168), algorithm 4 (without
+        calculation stops), as reported.
     """
     check_count("threshold", threshold)
-    check_count("num_workers", num_workers)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> Any:
+        zero = jnp.zeros([], jnp.int32)
         return RingmasterState(
-            version=jnp.zeros([], jnp.int32),
-            pulled=jnp.zeros(num_workers, jnp.int32),
-            inner=inner.init(params),
+            zero, zero, jnp.full(threshold, _NEVER, jnp.int32), inner.init(params)
         )
 
     def update_fn(
@@ -75,12 +80,19 @@ def ringmaster(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
-        worker: Any = extra_args.get("worker")
-        required("ringmaster", worker=worker)
-        check_worker(worker, num_workers)
-        applied = state.version - state.pulled[worker] < threshold
-        moved, after = when(applied, inner, updates, state.inner, params, **extra_args)
-        version = state.version + applied.astype(jnp.int32)
-        return moved, RingmasterState(version, state.pulled.at[worker].set(version), after)
+        staleness = extra_args.get("staleness")
+        required("ringmaster", staleness=staleness)
+        pulled = state.event - jnp.asarray(staleness).astype(jnp.int32)
+        # The oldest of the last R steps is where the next one will be written.
+        place = state.version % threshold
+        in_time = state.applied[place] < pulled
+        moved, after = when(in_time, inner, updates, state.inner, params, **extra_args)
+        written = jnp.where(in_time, state.event, state.applied[place])
+        return moved, RingmasterState(
+            event=jnp.asarray(optax.safe_increment(state.event)),
+            version=state.version + in_time.astype(jnp.int32),
+            applied=state.applied.at[place].set(written),
+            inner=after,
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
