@@ -23,6 +23,10 @@ Without the papers' reset, coordinates in which the network may keep its usual i
     skeleton = choose_skeleton(
         gauge, params, rule="largest", basis="cycles", tree_values="balanced"
     )
+
+During training, `skeleton_margin` says when a skeleton has become a bad choice, and
+`change_skeleton` goes over to another. What others have built on path space, and the peers to
+compare it with, are in `gsgd_jax.family`.
 """
 
 from gsgd_jax.balance import balance
@@ -30,9 +34,18 @@ from gsgd_jax.choice import choose_skeleton
 from gsgd_jax.gauge import GROUND, Gauge, trivial_gauge
 from gsgd_jax.initializers import skeleton_init
 from gsgd_jax.mlp_gauge import mlp_gauge
+from gsgd_jax.path_representation import (
+    PathRepresentation,
+    path_representation,
+    sum_over_paths,
+    unit_inputs,
+)
 from gsgd_jax.paths import StepInfo, allocate, inverse_chain_rule, path_values, weight_updates
+from gsgd_jax.rechoice import change_skeleton, skeleton_margin
+from gsgd_jax.reference_norms import in_path_space_with_reference_norms
 from gsgd_jax.skeleton import Skeleton
-from gsgd_jax.tracing import FoundGauge, Pin, RescalingGroup, find_gauge
+from gsgd_jax.structure import all_paths, basis_paths, describe_path, structure_matrix
+from gsgd_jax.tracing import Approximation, FoundGauge, Pin, RescalingGroup, find_gauge
 from gsgd_jax.transform import PathSpaceState, gsgd, in_path_space
 
 __all__ = [
@@ -40,6 +53,7 @@ __all__ = [
     "FoundGauge",
     "RescalingGroup",
     "Pin",
+    "Approximation",
     "mlp_gauge",
     "trivial_gauge",
     "Gauge",
@@ -49,6 +63,9 @@ __all__ = [
     "gsgd",
     "in_path_space",
     "PathSpaceState",
+    "in_path_space_with_reference_norms",
+    "skeleton_margin",
+    "change_skeleton",
     "path_values",
     "allocate",
     "inverse_chain_rule",
@@ -56,4 +73,12 @@ __all__ = [
     "StepInfo",
     "skeleton_init",
     "balance",
+    "all_paths",
+    "basis_paths",
+    "describe_path",
+    "structure_matrix",
+    "path_representation",
+    "PathRepresentation",
+    "sum_over_paths",
+    "unit_inputs",
 ]

@@ -1,24 +1,26 @@
 """Choosing a skeleton for a network."""
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gsgd_jax.arborescence import arborescence
 from gsgd_jax.balance import balancing_scales, concrete_leaves
 from gsgd_jax.gauge import GROUND, Gauge
 from gsgd_jax.skeleton import Basis, Skeleton
 
-Rule = Literal["diagonal", "largest"]
+Rule = Literal["diagonal", "largest", "random"]
 
 
 def choose_skeleton(
     gauge: Gauge,
     params: optax.Params,
     *,
-    rule: Rule = "diagonal",
+    rule: Rule | Skeleton = "diagonal",
+    key: jax.Array | None = None,
     basis: Basis = "paths",
     tree_values: Literal["ones", "balanced"] = "ones",
 ) -> Skeleton:
@@ -32,6 +34,13 @@ def choose_skeleton(
     - "largest": every node is entered and left by the entry of largest |w| of the *balanced*
       network (see `balance`), biases included; the first of equals. Balanced weights are the same
       for all weights that the group connects, hence so is the choice, but for ties at rounding.
+    - "random": every node is entered and left by one of its entries that are not zero, each as
+      likely as the others.
+    - a `Skeleton` of the same gauge: its own edges, checked against these parameters.
+
+    In residual streams and recurrent layers, where such choices could close a cycle, they are
+    limited to edges that lead nearer to ground (see `arborescence`); the diagonal is left where it
+    does not.
 
     Nothing is written into the parameters. With "paths", the step of gradient descent on an entry
     is 1 / (α β)² times that on the weight, so small skeleton entries make every useful step
@@ -39,12 +48,14 @@ def choose_skeleton(
     "cycles" with tree_values="balanced".
 
     Choosing anew during training, from the parameters reached, does not change the function: the
-    weights stay as they are. Only the inner transformation's moments refer to the coordinates left.
+    weights stay as they are. Only the inner transformation's moments refer to the coordinates left;
+    `change_skeleton` says what becomes of them, and `skeleton_margin` when it is time.
 
     Args:
         gauge: the rescaling group.
         params: concrete parameters, not traced ones.
-        rule: "diagonal" or "largest".
+        rule: "diagonal", "largest", "random", or the skeleton whose edges to take.
+        key: a PRNG key, for "random" only.
         basis: "paths", the papers', or "cycles"; see `Skeleton`.
         tree_values: for "cycles", which representative's weights the coordinates are: the one whose
             tree entries have magnitude 1, or those they have in the balanced network.
@@ -54,8 +65,9 @@ def choose_skeleton(
 
     Raises:
         ValueError: if the parameters are traced, not finite or do not fit the gauge, an option is
-            unknown, the chosen edges do not reach ground, an entry on the skeleton is zero, or a
-            product along it leaves the range of its dtype: path values could then not be inverted.
+            unknown, the gauge is no graph, no choice of edges reaches ground, an entry on the
+            skeleton is zero, or a product along it leaves the range of its dtype: path values could
+            then not be inverted.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,21 +81,30 @@ def choose_skeleton(
 
     References:
         Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
-        space*, ICLR 2019, for the diagonal skeleton of layers of equal width.
+        space*, ICLR 2019, for the diagonal skeleton of layers of equal width. Its published form is
+        wrong where a layer is narrower than the layers on both sides of it; this one holds there.
     """
     if tree_values not in ("ones", "balanced"):
         raise ValueError(f"tree_values must be 'ones' or 'balanced', got {tree_values!r}.")
     if tree_values == "balanced" and basis != "cycles":
         raise ValueError("tree_values='balanced' belongs to the basis 'cycles', got 'paths'.")
+    if not isinstance(gauge, Gauge):
+        raise ValueError(
+            "a skeleton needs a graph, an edge into and out of every node, but got "
+            f"{gauge!r}; its part that is one, if any, is `group.gauge`."
+        )
+    given = isinstance(rule, Skeleton)
+    if not given and rule not in get_args(Rule):
+        raise ValueError(f"rule must be one of {get_args(Rule)} or a Skeleton, got {rule!r}.")
     arrays = concrete_leaves(params, gauge)
-    if rule == "diagonal":
-        in_edges, out_edges = _edges(gauge, _diagonal)
-        balanced = _balanced(gauge, arrays) if tree_values == "balanced" else arrays
-    elif rule == "largest":
-        balanced = _balanced(gauge, arrays)
-        in_edges, out_edges = _edges(gauge, lambda *where: _largest(balanced, *where))
+    moves = rule == "largest" or tree_values == "balanced"
+    balanced = _balanced(gauge, arrays) if moves else arrays
+    if given:
+        in_edges, out_edges = rule.in_edges, rule.out_edges
     else:
-        raise ValueError(f"rule must be 'diagonal' or 'largest', got {rule!r}.")
+        into, out = _preferences(gauge, rule, balanced, key)
+        in_edges = arborescence(gauge, into, side="input")
+        out_edges = arborescence(gauge, out, side="output")
     skeleton = Skeleton(gauge, in_edges, out_edges, basis)
     dtypes = [jnp.result_type(leaf) for leaf in gauge.leaves(params)]
     _check_invertible(skeleton, arrays, dtypes)
@@ -93,56 +114,46 @@ def choose_skeleton(
     return Skeleton(gauge, in_edges, out_edges, basis, tree_scales=scales)
 
 
-_Pick = Callable[[Gauge, int, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""(gauge, leaf, own ends, other ends) -> nodes, flat entries of the leaf, preferences."""
+def _preferences(
+    gauge: Gauge, rule: Rule, arrays: list[np.ndarray], key: jax.Array | None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """For every entry how much it is liked as an in-edge, and as an out-edge; like the leaves."""
+    if rule == "random":
+        if key is None:
+            raise ValueError("rule='random' needs key=, a PRNG key; got none.")
+        generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), np.uint32)))
+        # Drawn in (0, 1], since entries that are zero have preference zero.
+        into, out = (
+            [np.where(w == 0, 0.0, 1 - generator.random(w.shape)) for w in arrays] for _ in range(2)
+        )
+        return into, out
+    if rule == "largest":
+        sizes = [np.abs(w) for w in arrays]
+        return sizes, sizes
+    count = range(len(gauge.names))
+    return (
+        [_diagonal(gauge.shapes[i], gauge.heads[i], gauge.tails[i]) for i in count],
+        [_diagonal(gauge.shapes[i], gauge.tails[i], gauge.heads[i]) for i in count],
+    )
 
 
-def _edges(gauge: Gauge, pick: _Pick) -> tuple[np.ndarray, np.ndarray]:
-    """Every node's preferred in-edge and out-edge; the first leaf wins among equals."""
-    chosen = []
-    for owns, others in ((gauge.heads, gauge.tails), (gauge.tails, gauge.heads)):
-        edges = np.full(gauge.num_nodes, -1, np.int64)
-        best = np.full(gauge.num_nodes, -1.0)
-        for i in range(len(gauge.names)):
-            if (owns[i] != GROUND).any():
-                nodes, entries, preference = pick(gauge, i, owns[i], others[i])
-                better = preference > best[nodes]
-                edges[nodes[better]] = gauge.offsets[i] + entries[better]
-                best[nodes[better]] = preference[better]
-        chosen.append(edges)
-    return chosen[0], chosen[1]
+def _diagonal(shape: tuple[int, ...], own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Entry [j mod n, j] of a kernel first; the middle of all axes that neither end varies along.
 
-
-def _diagonal(
-    gauge: Gauge, leaf: int, own: np.ndarray, other: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entry [j mod n, j] of a kernel; the middle of all axes that neither end varies along."""
-    shape = gauge.shapes[leaf]
+    A kernel comes before a bias or a scale, however the leaves are ordered. Entries off the
+    diagonal are there for nodes that no diagonal leads nearer to ground.
+    """
+    preference = np.full(shape, 0.25, np.float32)
     nodes, first = np.unique(own, return_index=True)  # first: j
-    index = list(np.unravel_index(first, own.shape))
-    for axis, size in enumerate(shape):
-        if own.shape[axis] == 1 < size:
-            index[axis] = first % size if other.shape[axis] > 1 else np.full_like(first, size // 2)
-    entries = np.asarray(np.ravel_multi_index(tuple(index), shape))
-    inside = nodes != GROUND
-    # A kernel comes before a bias or a scale, however the leaves are ordered.
-    preference = np.full(inside.sum(), 1.0 if len(shape) > 1 else 0.0)
-    return nodes[inside], entries[inside], preference
-
-
-def _largest(
-    arrays: list[np.ndarray], gauge: Gauge, leaf: int, own: np.ndarray, other: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first entry of largest magnitude at every node."""
-    del other
-    magnitude = np.abs(arrays[leaf]).ravel()
-    nodes = np.broadcast_to(own, gauge.shapes[leaf]).ravel()
-    best = np.zeros(gauge.num_nodes + 1, magnitude.dtype)  # GROUND, -1, is the last
-    np.maximum.at(best, nodes, magnitude)
-    winners = np.flatnonzero(magnitude == best[nodes])
-    present, first = np.unique(nodes[winners], return_index=True)
-    inside = present != GROUND
-    return present[inside], winners[first][inside], best[present[inside]]
+    first = first[nodes != GROUND]
+    if first.size:
+        index = list(np.unravel_index(first, own.shape))
+        for axis, size in enumerate(shape):
+            if own.shape[axis] == 1 < size:
+                varies = other.shape[axis] > 1
+                index[axis] = first % size if varies else np.full_like(first, size // 2)
+        preference[tuple(index)] = 1.0 if len(shape) > 1 else 0.5
+    return preference
 
 
 def _balanced(gauge: Gauge, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -59,9 +59,10 @@ def in_path_space(
     is changed or lost: all other path values arrive where the inner transformation sends them;
     steps inside the bound are the same to the bit; and where it acts, the next gradient is taken at
     the point really reached and asks for what is still missing. The state counts how often it
-    acted. A value that presses against zero for long is badly chosen as a coordinate: choose the
-    skeleton anew from the present weights, which does not change the function, and go on from a
-    fresh state.
+    acted. A value that presses against zero for long is badly chosen as a coordinate, and the bound
+    would keep its sign for ever: where `skeleton_margin` is small, choose the skeleton anew from
+    the present weights, which does not change the function, and go on with `change_skeleton`. So no
+    function is out of reach.
 
     Args:
         inner: any optax transformation; it sees path values as parameters.
@@ -104,7 +105,7 @@ def in_path_space(
 
     def init_fn(params: optax.Params) -> PathSpaceState:
         return PathSpaceState(
-            inner_state=inner.init(_initial_values(params, skeleton)),
+            inner_state=inner.init(initial_values(params, skeleton)),
             least_ratio=jnp.ones([], jnp.float32),
             bounded=jnp.zeros([], jnp.int32),
         )
@@ -179,7 +180,7 @@ def gsgd(
     )
 
 
-def _initial_values(params: optax.Params, skeleton: Skeleton | None) -> optax.Params:
+def initial_values(params: optax.Params, skeleton: Skeleton | None) -> optax.Params:
     """Path values for `inner.init`, or a tree that stands for them where there are no values.
 
     optax initialises with placeholders to find out what in a state is like the parameters, and with

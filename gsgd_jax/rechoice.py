@@ -1,0 +1,252 @@
+"""Going over to another skeleton during training: when, and what becomes of the optimiser."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gsgd_jax.chart import chart
+from gsgd_jax.gauge import GROUND, Gauge
+from gsgd_jax.nodes import spread
+from gsgd_jax.paths import inverse_chain_rule, path_values
+from gsgd_jax.precision import cast_like
+from gsgd_jax.skeleton import Skeleton, edge_ends
+from gsgd_jax.transform import PathSpaceState, initial_values
+
+Moments = Literal["same", "gradients", "reset"]
+
+
+def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
+    r"""How strong the weakest entry of a skeleton is beside its best alternative, in 0 ... 1.
+
+    The in-edge of node h is compared with the other ways into it, its out-edge with the other ways
+    out of it, as values of paths that are otherwise the same:
+
+        min_h min( |α_h| / max_{head(e) = h} |α_tail(e) w_e|,
+                   |β_h| / max_{tail(e) = h} |w_e β_head(e)| ).
+
+    Rescaling does not change it. At 1 every node is entered and left along its strongest way. As it
+    nears 0, some skeleton entry is about to cross zero, which the guard `max_ratio` of
+    `in_path_space` prevents: time to choose anew from the present weights, and to go on with
+    `change_skeleton`.
+
+    Args:
+        params: a parameter tree.
+        skeleton: of its gauge, of either basis.
+
+    Returns:
+        Shape [], in the working dtype; 1 where there is no node. Works under jit.
+
+    Raises:
+        ValueError: if the tree is not the gauge's.
+
+    Example:
+        >>> from gsgd_jax import choose_skeleton, mlp_gauge
+        >>> params = [jnp.array([[2.0], [4.0]]), jnp.array([[5.0, 1.0]])]
+        >>> gauge = mlp_gauge(params)
+        >>> skeleton_margin(params, choose_skeleton(gauge, params))  # entered by 2, where 4 is
+        Array(0.5, dtype=float32)
+        >>> skeleton_margin(params, choose_skeleton(gauge, params, rule="largest"))
+        Array(1., dtype=float32)
+    """
+    gauge = skeleton.gauge
+    at = chart(params, Skeleton(gauge, skeleton.in_edges, skeleton.out_edges))
+    strongest = {"in": jnp.zeros_like(at.tail), "out": jnp.zeros_like(at.head)}
+    for i, view in enumerate(skeleton.leaf_views):
+        if view is not None:
+            size = jnp.abs(at.weights[i].astype(at.dtype))
+            ways = (
+                ("in", view.heads, spread(jnp.abs(at.tail), view.tails, size)),
+                ("out", view.tails, spread(jnp.abs(at.head), view.heads, size)),
+            )
+            for side, ids, strength in ways:
+                if ids is not None:
+                    axes = tuple(a for a in range(size.ndim) if ids.shape[a] != size.shape[a])
+                    most = jnp.max(strength, axis=axes).ravel()
+                    strongest[side] = strongest[side].at[ids.ravel()].max(most)
+    ratios = [
+        jnp.abs(own[:-1]) / most[:-1]
+        for own, most in ((at.tail, strongest["in"]), (at.head, strongest["out"]))
+    ]
+    return jnp.min(jnp.concatenate(ratios), initial=1.0)
+
+
+def change_skeleton(
+    inner: optax.GradientTransformation,
+    state: PathSpaceState,
+    params: optax.Params,
+    *,
+    old: Skeleton,
+    new: Skeleton,
+    moments: Moments = "same",
+) -> PathSpaceState:
+    r"""The state with which `in_path_space(inner, new)` goes on where `old` left off.
+
+    The weights stay as they are, so the function does not change. Counters, schedules, injected
+    hyperparameters and keys stay too, and so does the count of bounded steps. What the inner
+    transformation remembers of each path value (momentum, second moments) speaks of the old
+    coordinates:
+
+    - "same": it is kept at entries whose slope is the same in both (entries on neither skeleton,
+      with the same way in and out, and all entries outside the group), and reset to what
+      `inner.init` gives at all others. Works for any transformation. Adam then corrects its bias
+      by the count that it has kept, not by the entry's own, so that its next steps there are longer
+      than usual: with its defaults up to 6.6 times, twelve steps on.
+    - "gradients": it is carried over as a gradient is, Σ_e m_e dv_e being the same for all changes
+      of the weights. Nothing is lost then, provided that all that is remembered is linear in past
+      gradients: momentum and Nesterov's, not second moments.
+    - "reset": it is reset everywhere.
+
+    The new skeleton is another static argument, so a jitted step is compiled again.
+
+    Args:
+        inner: as given to `in_path_space`.
+        state: of `in_path_space(inner, old)`; where that is an element of a chain or wrapped, its
+            own part of the state.
+        params: where training is, concrete or traced.
+        old: the skeleton left.
+        new: the skeleton taken, of the same gauge.
+        moments: "same", "gradients" or "reset".
+
+    Returns:
+        A state for `in_path_space(inner, new)`.
+
+    Raises:
+        ValueError: if the gauges differ, the option is unknown, or moments are to be carried over
+            that `optax.masked` has thinned out.
+
+    Example:
+        >>> from gsgd_jax import choose_skeleton, in_path_space, mlp_gauge
+        >>> params = [jnp.array([[1.0]]), jnp.array([[0.1, 2.0]])]
+        >>> gauge, inner = mlp_gauge(params), optax.sgd(0.1, momentum=0.9)
+        >>> old = choose_skeleton(gauge, params)
+        >>> state = in_path_space(inner, old).init(params)
+        >>> if skeleton_margin(params, old) < 0.1:  # 0.1 is on it, where 2.0 could be
+        ...     new = choose_skeleton(gauge, params, rule="largest")
+        ...     state = change_skeleton(inner, state, params, old=old, new=new, moments="gradients")
+    """
+    if old.gauge != new.gauge:
+        raise ValueError(
+            f"both skeletons must be of one gauge, got {old.gauge!r} and {new.gauge!r}; moments "
+            "of other parameters mean nothing here: begin with a fresh state."
+        )
+    if moments not in ("same", "gradients", "reset"):
+        raise ValueError(f"moments must be 'same', 'gradients' or 'reset', got {moments!r}.")
+    leaves, structure = jax.tree.flatten(state.inner_state)
+    owners = _owners(inner, state.inner_state, params, numbered=moments != "reset")
+    mine = [place for place, owner in enumerate(owners) if owner >= 0]
+    if moments == "gradients":
+        count = len(new.gauge.names)
+        for start in range(0, len(mine), count):  # one tree of moments after another
+            places = mine[start : start + count]
+            carried = _carry([leaves[place] for place in places], params, old, new)
+            for place, leaf in zip(places, carried, strict=True):
+                leaves[place] = cast_like(leaf, leaves[place])
+    else:
+        starts = jax.tree.leaves(inner.init(initial_values(params, new)))
+        kept = _unchanged(old, new) if moments == "same" else None
+        for place in mine:
+            fresh, held = starts[place], leaves[place]
+            leaves[place] = fresh if kept is None else jnp.where(kept[owners[place]], held, fresh)
+    return PathSpaceState(
+        inner_state=jax.tree.unflatten(structure, leaves),
+        least_ratio=jnp.ones_like(state.least_ratio),
+        bounded=state.bounded,
+    )
+
+
+def _owners(
+    inner: optax.GradientTransformation,
+    state: optax.OptState,
+    params: optax.Params,
+    *,
+    numbered: bool,
+) -> list[int]:
+    """Of every leaf of a state the number of the parameter that it belongs to, -1 for none.
+
+    Raises:
+        ValueError: if numbers are asked for and `optax.masked` hides some parameters.
+    """
+    structure = jax.tree.structure(params)
+    numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
+    hidden = [
+        leaf
+        for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+        if isinstance(leaf, optax.MaskedNode)
+    ]
+    if hidden and numbered:
+        raise ValueError(
+            "moments are carried over as whole trees, but the inner transformation remembers only "
+            "some parameters (optax.masked, optax.partition); take moments='reset'."
+        )
+    owners = optax.tree.map_params(
+        inner,
+        lambda _, *number: number[0] if number else 0,
+        state,
+        *([numbers] if numbered else []),
+        transform_non_params=lambda _: -1,
+    )
+    return jax.tree.leaves(owners)
+
+
+def _carry(
+    memory: list[jax.Array], params: optax.Params, old: Skeleton, new: Skeleton
+) -> list[jax.Array]:
+    """A gradient with respect to the old path values, as one with respect to the new ones."""
+    values, pull = jax.vjp(lambda params: path_values(params, old), params)
+    like = jax.tree.leaves(values)
+    # Entries of the tree are no coordinates of the function; a weight decay may have left some.
+    tree = _marks(old.gauge, old.in_edges)
+    memory = [cast_like(jnp.where(t, 0, m), v) for t, m, v in zip(tree, memory, like, strict=True)]
+    (grads,) = pull(jax.tree.unflatten(jax.tree.structure(params), memory))
+    return jax.tree.leaves(inverse_chain_rule(grads, params, new))
+
+
+def _unchanged(old: Skeleton, new: Skeleton) -> list[np.ndarray]:
+    """Of every leaf the entries at which dL/dv is the same in both coordinates, bool."""
+    gauge = old.gauge
+    if old.basis != new.basis:
+        return [_outside(gauge, i) for i in range(len(gauge.names))]
+    inside = _same_way(gauge, old.in_edges, new.in_edges, end=0)
+    skeletons = [(s.in_edges, s.out_edges) for s in (old, new)]
+    if old.basis == "paths":
+        before, after = inside, _same_way(gauge, old.out_edges, new.out_edges, end=1)
+        apart = np.concatenate([edges for pair in skeletons for edges in pair])
+    else:
+        scales = [s.tree_scales if s.tree_scales is not None else 1.0 for s in (old, new)]
+        inside = inside & np.append(
+            np.broadcast_to(scales[0] == scales[1], inside[:-1].shape), True
+        )
+        before = after = inside
+        apart = np.concatenate([pair[0] for pair in skeletons])
+    on_either = _marks(gauge, apart)
+    return [
+        _outside(gauge, i)
+        | (np.broadcast_to(before[gauge.tails[i]] & after[gauge.heads[i]], s) & ~on_either[i])
+        for i, s in enumerate(gauge.shapes)
+    ]
+
+
+def _same_way(gauge: Gauge, one: np.ndarray, two: np.ndarray, *, end: int) -> np.ndarray:
+    """Whether the way from a node to ground is the same along both; bool [num_nodes + 1]."""
+    following = np.append(edge_ends(gauge, one)[end], GROUND)
+    same = np.append(one == two, True)  # ground, -1, is the last
+    for _ in range(len(one).bit_length()):
+        same, following = same & same[following], following[following]
+    return same
+
+
+def _marks(gauge: Gauge, edges: np.ndarray) -> list[np.ndarray]:
+    """Masks of the leaves, true at the entries of the given numbers."""
+    flat = np.zeros(gauge.num_entries, bool)
+    flat[edges] = True
+    parts = np.split(flat, gauge.offsets[1:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, gauge.shapes, strict=False)]
+
+
+def _outside(gauge: Gauge, leaf: int) -> np.ndarray:
+    """Entries that the group does not move."""
+    still = (gauge.tails[leaf] == GROUND) & (gauge.heads[leaf] == GROUND)
+    return np.broadcast_to(still, gauge.shapes[leaf])
