@@ -1,8 +1,5 @@
 """Data of several domains: folders, tables and files are read as they are laid out, or refused."""
 
-import os
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -17,11 +14,11 @@ from common.data import (
     read_npz,
     read_volumes,
 )
+from tests.common import on_disk
+from tests.common.on_disk import needs_pacs
 
 KEY = jax.random.key(0)
 CLASSES, DOMAINS = ("cat", "dog"), ("art", "photo", "sketch")
-NEAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "pacs_64.npz"
-PACS_FILE = Path(os.environ.get("PACS_NPZ") or NEAR)
 
 
 def dataset(n=60):
@@ -214,9 +211,9 @@ def test_a_study_that_cannot_be_read_is_refused(tmp_path):
         read_volumes(tmp_path, domain="age", edges=[70])
 
 
-@pytest.mark.skipif(not PACS_FILE.exists(), reason="needs PACS as an .npz in PACS_NPZ")
+@needs_pacs()
 def test_pacs_has_its_published_counts():
-    whole = read_npz(PACS_FILE)
+    whole = read_npz(on_disk.PACS)
     assert whole.images.shape == (9991, 64, 64, 3)
     assert len(whole.class_names) == 7
     counts = dict(zip(whole.domain_names, np.bincount(whole.domains), strict=True))

@@ -1,21 +1,9 @@
 """The full MNIST and CIFAR-10, where they are prepared."""
 
-import os
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from common.data import load, pixel_statistics
-
-NEAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
-DATA_DIR = Path(os.environ.get("TFDS_DATA_DIR") or NEAR)
-
-
-def needs(name: str):
-    there = any(DATA_DIR.glob(f"{name}/*/dataset_info.json"))
-    reason = f"needs {name} prepared as array_record in TFDS_DATA_DIR ({DATA_DIR})"
-    return pytest.mark.skipif(not there, reason=reason)
+from tests.common.on_disk import DATA_DIR, needs
 
 
 @needs("mnist")

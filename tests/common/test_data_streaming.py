@@ -1,17 +1,13 @@
 """Streaming: images are decoded in the order asked for, scaled and cut alike, one batch ahead."""
 
-import os
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.data import ImageStream, load, stream
 from common.data.crops import central_crop
-
-NEAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
-DATA_DIR = Path(os.environ.get("TFDS_DATA_DIR") or NEAR)
+from tests.common.on_disk import DATA_DIR, needs
 
 
 class Sized:
@@ -84,10 +80,7 @@ def test_images_that_are_not_there_are_refused(row):
         next(opened().batches([np.array([0])], size=0))
 
 
-@pytest.mark.skipif(
-    not any(DATA_DIR.glob("mnist/*/dataset_info.json")),
-    reason=f"needs mnist prepared as array_record in TFDS_DATA_DIR ({DATA_DIR})",
-)
+@needs("mnist")
 def test_a_prepared_set_is_streamed_as_it_is_loaded():
     whole = load("mnist", "test[:40]", data_dir=DATA_DIR)
     images = stream("mnist", "test[:40]", data_dir=DATA_DIR)
