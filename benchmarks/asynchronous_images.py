@@ -29,6 +29,7 @@ from common.data import (
     epoch_order,
     load,
     pixel_statistics,
+    pooled,
     standardise,
     stream,
     take,
@@ -162,9 +163,8 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
     statistics = pixel_statistics(train.images)
 
     def prepared(part: Any) -> tuple[jax.Array, jax.Array]:
-        return _reduced(standardise(part.images, statistics), settings.pool), jnp.asarray(
-            part.labels
-        )
+        images = pooled(standardise(part.images, statistics), settings.pool)
+        return images, jnp.asarray(part.labels)
 
     return Data(
         prepared(train), prepared(validation), prepared(test), whole.num_classes, statistics
@@ -196,12 +196,6 @@ def _streamed(settings: Settings, size: int, data_dir: Path | None) -> Data:
         num_classes=whole.num_classes,
         statistics=statistics,
     )
-
-
-def _reduced(images: jax.Array, side: int) -> jax.Array:
-    n, height, width, channels = images.shape
-    squares = images.reshape(n, height // side, side, width // side, side, channels)
-    return squares.mean(axis=(2, 4))
 
 
 def waited_for(case: Case) -> int | None:

@@ -46,7 +46,7 @@ from benchmarks.delay_report import (
     protocol_tables,
 )
 from benchmarks.registry import Context
-from common.data import as_float, epoch_order, load, train_validation_split
+from common.data import as_float, epoch_order, load, pooled, train_validation_split
 from common.networks import MLP
 from common.records import Record
 from common.seeds import Streams, streams
@@ -157,18 +157,11 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
     whole = load(settings.data, "train", data_dir=data_dir)
     parts = train_validation_split(whole, streams(0).data, fraction=settings.validation)
     train, validation, test = (
-        Images(_reduced(part.images, settings.pool), jnp.asarray(part.labels))
+        Images(pooled(as_float(part.images), settings.pool), jnp.asarray(part.labels))
         for part in (*parts, load(settings.data, "test", data_dir=data_dir))
     )
     sample = jax.tree.map(lambda leaf: leaf[: settings.train_sample], train)
     return Data(train, sample, validation, test)
-
-
-def _reduced(images: np.ndarray, side: int) -> jax.Array:
-    """Pixels in [0, 1], averaged over squares."""
-    n, height, width, channels = images.shape
-    squares = as_float(images).reshape(n, height // side, side, width // side, side, channels)
-    return squares.mean(axis=(2, 4))
 
 
 class Found(NamedTuple):

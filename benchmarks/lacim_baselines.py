@@ -34,19 +34,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import domain_report
+from benchmarks import domain_report, domain_training
 from benchmarks.domain_methods import METHODS, Hyper, Method, Sizes
 from benchmarks.domain_report import RULES
+from benchmarks.domain_training import num_steps, of_column, warm_up
 from benchmarks.registry import Context
 from common.calibration import detection_auroc, expected_calibration_error
 from common.classification import evaluator
 from common.colored_digits import ColoredDigits, ColoredDomains, colored_domains
-from common.data import load, take
+from common.data import load, pooled, take
 from common.progress import Bar
 from common.records import Record
 from common.seeds import host_generator, streams
-from common.selection import best_setting
-from common.training import LossFn, TrainState, fit, init_state, train_step
+from common.selection import best_setting, latin_hypercube
 from lacim_jax import Examples, Search, infer_along, predict_from
 
 
@@ -200,34 +200,18 @@ def _parts(found: ColoredDomains, column: Column, pool: int) -> Parts:
 
 
 def _examples(colored: ColoredDigits, pool: int) -> Examples:
-    n, height, width, channels = colored.images.shape
-    squares = colored.images.reshape(n, height // pool, pool, width // pool, pool, channels)
-    return Examples(squares.mean(axis=(2, 4)), colored.labels, colored.domains)
-
-
-def _own(examples: Examples, column: int | jax.Array) -> Examples:
-    """One column of the data."""
-    return jax.tree.map(lambda leaf: leaf[:, column], examples)
+    return Examples(pooled(colored.images, pool), colored.labels, colored.domains)
 
 
 def trials(settings: Settings, method: Method) -> list[dict[str, float]]:
-    """The settings tried for a method, one in every stratum of every range.
-
-    All methods get the same learning rates.
+    """The settings tried for a method; all methods get the same learning rates.
 
     Args:
         settings: the experiment's.
         method: whose ranges.
     """
-    generator = np.random.default_rng(0)
-
-    def draws(span: tuple[float, float]) -> list[float]:
-        strata = (generator.permutation(settings.trials) + 0.5) / settings.trials
-        return [float(f"{x:.2g}") for x in span[0] * (span[1] / span[0]) ** strata]
-
     spans = {"learning_rate": settings.learning_rates, **method.ranges}
-    columns = {name: draws(span) for name, span in spans.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return latin_hypercube(spans, settings.trials)
 
 
 def _run_method(
@@ -304,49 +288,28 @@ def _train(
     bar: Bar,
 ) -> Any:
     """Trains all cases of a method at once."""
-    steps = len(train.labels) // settings.batch_size * settings.epochs
-    schedule = optax.cosine_decay_schedule(1.0, steps)
-    ramp = optax.linear_schedule(0.0, 1.0, max(steps // 3, 1))
-
-    def rule(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale_by_schedule(schedule),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-
-    tunable = optax.inject_hyperparams(rule)
+    steps = num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs)
+    ramp = warm_up(steps)
 
     def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
         objective = method.loss(model, setup.hyper, cast("Any", ramp), sizes)
-        value, (inner, _) = objective(params, setup.inner, _own(batch, setup.column), key)
+        value, (inner, _) = objective(params, setup.inner, of_column(batch, setup.column), key)
         return value, (setup._replace(step=setup.step + 1, inner=inner), {})
 
-    def start(params: optax.Params, hyper: Hyper, column: jax.Array) -> TrainState:
-        setup = Setup(column, hyper, jnp.zeros([], jnp.int32), method.state(sizes))
-        tx = tunable(
-            learning_rate=hyper["learning_rate"],
-            weight_decay=hyper.get("weight_decay", jnp.zeros([])),
-        )
-        return init_state(params, tx, setup)
+    def setup(hyper: Hyper, column: jax.Array) -> Setup:
+        return Setup(column, hyper, jnp.zeros([], jnp.int32), method.state(sizes))
 
-    init, first = jax.jit(model.init), _own(train, 0)
-    inputs = (first.images[:1], *((first.domains[:1],) if method.takes_domains else ()))
-    seeds = [columns[c].seed for _, c in cases]
-    initial = {seed: init(streams(seed).init, *inputs)["params"] for seed in set(seeds)}
+    first, runs = of_column(train, 0), len(cases)
     hyper = {name: jnp.asarray([trial[name] for trial, _ in cases]) for name in cases[0][0]}
-    keys = [streams(seed) for seed in seeds]
-    return fit(
-        train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
-        jax.vmap(start)(
-            jax.tree.map(lambda *w: jnp.stack(w), *(initial[seed] for seed in seeds)),
-            hyper,
-            jnp.asarray([c for _, c in cases]),
-        ),
+    return domain_training.fit(
+        model,
+        loss,
         train,
-        order=jnp.stack([k.order for k in keys]),
-        noise=jnp.stack([k.noise for k in keys]),
+        inputs=(first.images[:1], *((first.domains[:1],) if method.takes_domains else ())),
+        seeds=[columns[c].seed for _, c in cases],
+        setups=jax.vmap(setup)(hyper, jnp.asarray([c for _, c in cases])),
+        learning_rates=hyper["learning_rate"],
+        weight_decays=hyper.get("weight_decay", jnp.zeros(runs)),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         bar=bar,
@@ -357,7 +320,7 @@ def _measure(model: Any, method: Method, state: Any, parts: Parts) -> dict[str, 
     """Accuracy of every run on every part but the training one."""
 
     def figures(state: Any, batch: Any) -> dict[str, jax.Array]:
-        own = _own(batch, state.model_state.column)
+        own = of_column(batch, state.model_state.column)
         found = method.probabilities(model, {"params": state.params}, own.images)
         return {"accuracy": (found.argmax(-1) == own.labels).astype(jnp.float32)}
 
@@ -380,7 +343,7 @@ def _uncertainty(
     answer = jax.jit(lambda v, images: method.probabilities(model, v, images))
     found = {}
     for name in ("choice", "test"):
-        own = _own(getattr(parts, name), cases[index][1])
+        own = of_column(getattr(parts, name), cases[index][1])
         found[name] = np.asarray(answer(variables, own.images)), np.asarray(own.labels)
     if not all(np.isfinite(probabilities).all() for probabilities, _ in found.values()):
         return {"test_calibration_error": math.nan, "confidence_auroc": math.nan}
@@ -405,7 +368,7 @@ def _search(
     begun = time.perf_counter()
 
     def predictions(index: int, part: Examples) -> tuple[list[Any], np.ndarray]:
-        own = _own(part, cases[index][1])
+        own = of_column(part, cases[index][1])
         variables = {"params": jax.tree.map(lambda w: w[index], state.params)}
         key = streams(record.seed).noise
         steps = settings.search_steps

@@ -29,14 +29,15 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import latent_report
+from benchmarks import domain_training, latent_report
+from benchmarks.domain_training import num_steps, of_column, warm_up
 from benchmarks.latent_pictures import picture
 from benchmarks.latent_report import COLORLESS, ERM_, LACIM, METHODS, POOLED
 from benchmarks.registry import Context
@@ -47,13 +48,13 @@ from common.colored_digits import (
     colored_domains,
     without_color,
 )
-from common.data import load
+from common.data import load, pooled
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
-from common.selection import best_setting
+from common.selection import best_setting, latin_hypercube
 from common.tables import group
-from common.training import Fit, LossFn, TrainState, fit, init_state, train_step
+from common.training import Fit
 from lacim_jax import (
     ERM,
     MLP,
@@ -168,19 +169,12 @@ def trials(settings: Settings, method: str) -> list[dict[str, float]]:
 
     All methods get the same learning rates.
     """
-    generator = np.random.default_rng(0)
-
-    def draws(span: tuple[float, float]) -> list[float]:
-        strata = (generator.permutation(settings.trials) + 0.5) / settings.trials
-        return [float(f"{x:.2g}") for x in span[0] * (span[1] / span[0]) ** strata]
-
     names = {"learning_rate": settings.learning_rates}
     if method in (POOLED, LACIM):
         names |= {"beta": settings.betas, "label_weight": settings.label_weights}
     else:
         names |= {"weight_decay": settings.weight_decays}
-    columns = {name: draws(span) for name, span in names.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return latin_hypercube(names, settings.trials)
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -211,18 +205,11 @@ def load_data(
             validation_fraction=settings.validation,
         )
         return ColoredDomains(
-            *(part._replace(images=_reduced(part.images, settings.pool)) for part in domains)
+            *(part._replace(images=pooled(part.images, settings.pool)) for part in domains)
         )
 
     every = [version(column) for column in columns]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
-
-
-def _reduced(images: jax.Array, side: int) -> jax.Array:
-    """Averages over squares."""
-    n, height, width, channels = images.shape
-    squares = images.reshape(n, height // side, side, width // side, side, channels)
-    return squares.mean(axis=(2, 4))
 
 
 def _examples(colored: ColoredDigits, method: str) -> Examples:
@@ -231,11 +218,6 @@ def _examples(colored: ColoredDigits, method: str) -> Examples:
         colored = without_color(colored)
     domains = colored.domains if method == LACIM else jnp.zeros_like(colored.domains)
     return Examples(colored.images, colored.labels, domains)
-
-
-def _own(examples: Examples, column: int | jax.Array) -> Examples:
-    """One column of the data."""
-    return jax.tree.map(lambda leaf: leaf[:, column], examples)
 
 
 def build(settings: Settings, method: str, image: tuple[int, ...]) -> ERM | LaCIM:
@@ -297,7 +279,7 @@ def _run_method(
         for record in best:
             run = records.index(record)
             variables = {"params": jax.tree.map(lambda w, run=run: w[run], found.state.params)}
-            parts = [_own(part, cases[run].column) for part in (validation, test)]
+            parts = [of_column(part, cases[run].column) for part in (validation, test)]
             models.append(Trained(model, variables, parts[0], parts[1], record))
         yield from _search(models, settings, bar)
         if method == LACIM and noise == settings.label_noises[-1]:
@@ -313,19 +295,8 @@ def _train(
     bar: Bar,
 ) -> Fit:
     """Trains all cases of a method at once."""
-    steps = len(train.labels) // settings.batch_size * settings.epochs
-    schedule = optax.cosine_decay_schedule(1.0, steps)
-    ramp = optax.linear_schedule(0.0, 1.0, max(steps // 3, 1))
-
-    def rule(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale_by_schedule(schedule),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-
-    tunable = optax.inject_hyperparams(rule)
+    steps = num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs)
+    ramp = warm_up(steps)
 
     def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
         if isinstance(model, ERM):
@@ -336,32 +307,23 @@ def _train(
                 beta=lambda step: setup.beta * ramp(step),
                 label_weight=lambda _: setup.label_weight,
             )
-        value, (_, terms) = objective(params, setup.step, _own(batch, setup.column), key)
+        value, (_, terms) = objective(params, setup.step, of_column(batch, setup.column), key)
         return value, (setup._replace(step=setup.step + 1), terms)
-
-    def start(params: optax.Params, rate: Any, decay: Any, setup: Setup) -> TrainState:
-        return init_state(params, tunable(learning_rate=rate, weight_decay=decay), setup)
-
-    init, first = jax.jit(model.init), _own(train, 0)
-    inputs = first.images[:1], *(() if isinstance(model, ERM) else (first.domains[:1],))
-    initial = {seed: init(streams(seed).init, *inputs)["params"] for seed in set(seeds)}
 
     def values(name: str) -> jax.Array:
         return jnp.asarray([case.trial.get(name, 0.0) for case in cases])
 
+    first = of_column(train, 0)
     columns = jnp.asarray([case.column for case in cases])
-    keys = [streams(seeds[case.column]) for case in cases]
-    return fit(
-        train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
-        jax.vmap(start)(
-            jax.tree.map(lambda *w: jnp.stack(w), *(initial[seeds[c.column]] for c in cases)),
-            values("learning_rate"),
-            values("weight_decay"),
-            Setup(columns, jnp.zeros_like(columns), values("beta"), values("label_weight")),
-        ),
+    return domain_training.fit(
+        model,
+        loss,
         train,
-        order=jnp.stack([k.order for k in keys]),
-        noise=jnp.stack([k.noise for k in keys]),
+        inputs=(first.images[:1], *(() if isinstance(model, ERM) else (first.domains[:1],))),
+        seeds=[seeds[case.column] for case in cases],
+        setups=Setup(columns, jnp.zeros_like(columns), values("beta"), values("label_weight")),
+        learning_rates=values("learning_rate"),
+        weight_decays=values("weight_decay"),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         bar=bar,
@@ -370,7 +332,7 @@ def _train(
 
 def _figures(model: ERM | LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:
     """Figures of one run for every example; LaCIM's encoder is told the domain, a training one."""
-    own = _own(batch, state.model_state.column)
+    own = of_column(batch, state.model_state.column)
     variables = {"params": state.params}
     if isinstance(model, ERM):
         logits: Any = model.apply(variables, own.images)

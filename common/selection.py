@@ -1,7 +1,7 @@
 """Tuning that treats every method alike: one grid, one criterion, decided on validation data."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -48,3 +48,30 @@ def best_setting(
         return finite.size - values.size, float(finite.mean()) if finite.size else -np.inf
 
     return max(tried.values(), key=merit)
+
+
+def latin_hypercube(spans: Mapping[str, tuple[float, float]], count: int) -> list[dict[str, float]]:
+    """Settings to try, one in every stratum of every range: a Latin hypercube, logarithmic.
+
+    Spans that come first are drawn first, so methods that begin with the same one get the same
+    values of it.
+
+    Args:
+        spans: the least and the largest value of each setting, above 0.
+        count: how many trials.
+
+    Returns:
+        The trials, each value rounded to two digits.
+
+    Example:
+        >>> latin_hypercube({"learning_rate": (0.01, 1.0)}, 2)
+        [{'learning_rate': 0.032}, {'learning_rate': 0.32}]
+    """
+    generator = np.random.default_rng(0)
+
+    def draws(span: tuple[float, float]) -> list[float]:
+        strata = (generator.permutation(count) + 0.5) / count
+        return [float(f"{x:.2g}") for x in span[0] * (span[1] / span[0]) ** strata]
+
+    columns = {name: draws(span) for name, span in spans.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -34,7 +34,13 @@ from common.data.domains import (
 from common.data.embedded import EMBEDDED
 from common.data.image_folders import NICO, PACS, read_folders
 from common.data.loading import load
-from common.data.pixels import PixelStatistics, as_float, pixel_statistics, standardise
+from common.data.pixels import (
+    PixelStatistics,
+    as_float,
+    pixel_statistics,
+    pooled,
+    standardise,
+)
 from common.data.splits import take, train_validation_split
 from common.data.streaming import ImageStream, stream
 from common.data.volumes import read_volumes
@@ -52,6 +58,7 @@ __all__ = [
     "PixelStatistics",
     "pixel_statistics",
     "standardise",
+    "pooled",
     "stream",
     "ImageStream",
     "DomainDataset",

@@ -33,6 +33,33 @@ def as_float(
     return images.astype(dtype) / jnp.asarray(255, dtype)
 
 
+def pooled(images: jax.Array, side: int) -> jax.Array:
+    """Smaller images, each pixel the average over a square.
+
+    Args:
+        images: floating-point, [n, height, width, channels].
+        side: of the squares; it divides height and width.
+
+    Returns:
+        [n, height / side, width / side, channels].
+
+    Raises:
+        ValueError: if it does not divide them.
+
+    Example:
+        >>> pooled(jnp.arange(4.0).reshape(1, 2, 2, 1), 2)
+        Array([[[[1.5]]]], dtype=float32)
+    """
+    n, height, width, channels = images.shape
+    if side < 1 or height % side or width % side:
+        raise ValueError(
+            f"the side of the squares must divide height and width, got {side} for images of "
+            f"{height}x{width}."
+        )
+    squares = images.reshape(n, height // side, side, width // side, side, channels)
+    return squares.mean(axis=(2, 4))
+
+
 class PixelStatistics(NamedTuple):
     """Mean and standard deviation of each channel over all pixels of all images."""
 

@@ -85,14 +85,6 @@ def test_the_baselines_are_plain_sgd_on_the_stated_order(records, method):
     assert record.metrics["test_accuracy"] == pytest.approx(float(accuracy), abs=0.004)
 
 
-def test_images_are_averaged_over_squares():
-    images = np.arange(32, dtype=np.uint8).reshape(1, 4, 8, 1)
-    reduced = experiment._reduced(images, 2)
-    assert reduced.shape == (1, 2, 4, 1)
-    np.testing.assert_allclose(reduced[0, 0, 0, 0], np.mean([0, 1, 8, 9]) / 255, rtol=1e-6)
-    np.testing.assert_allclose(reduced[0, 1, 3, 0], np.mean([22, 23, 30, 31]) / 255, rtol=1e-6)
-
-
 def test_tables_and_plots_are_made_of_the_records(records, tmp_path):
     text = experiment.tables(records)
     for record in records:

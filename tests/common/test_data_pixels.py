@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.data import PixelStatistics, as_float, pixel_statistics, standardise
+from common.data import PixelStatistics, as_float, pixel_statistics, pooled, standardise
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3), dtype=np.uint8)
 IMAGES[..., 1] //= 3
@@ -64,3 +64,17 @@ def test_refuses_a_constant_channel():
     images[..., 2] = 9
     with pytest.raises(ValueError, match="channel 2 is constant"):
         pixel_statistics(images)
+
+
+def test_squares_are_averaged():
+    images = as_float(IMAGES[:, :, :4])
+    reduced = pooled(images, 2)
+    assert reduced.shape == (7, 2, 2, 3)
+    np.testing.assert_allclose(reduced[3, 1, 0, 2], images[3, 2:, :2, 2].mean(), rtol=1e-6)
+    np.testing.assert_array_equal(pooled(images, 1), images)
+
+
+@pytest.mark.parametrize("side", [0, 3])
+def test_squares_that_do_not_fit_are_refused(side):
+    with pytest.raises(ValueError, match=f"got {side} for images of 4x5"):
+        pooled(as_float(IMAGES), side)

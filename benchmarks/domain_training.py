@@ -1,0 +1,109 @@
+"""Many runs on several versions of the same data, trained at once: all methods by one optimiser.
+
+A version of the data (a seed's colours, a flipped set of labels) is a column: arrays are
+[n, columns, ...], and each run reads its own.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from common.progress import Bar
+from common.seeds import streams
+from common.training import Fit, LossFn, init_state, train_step
+from common.training import fit as fit_epochs
+from lacim_jax import Examples
+
+
+def of_column(examples: Examples, column: int | jax.Array) -> Examples:
+    """One column of the data.
+
+    Args:
+        examples: arrays [n, columns, ...].
+        column: which; may be traced.
+    """
+    return jax.tree.map(lambda leaf: leaf[:, column], examples)
+
+
+def num_steps(train: Examples, *, batch_size: int, epochs: int) -> int:
+    """How many steps a run takes.
+
+    Args:
+        train: the data.
+        batch_size: examples a step.
+        epochs: passes over them.
+    """
+    return len(train.labels) // batch_size * epochs
+
+
+def warm_up(steps: int) -> optax.Schedule:
+    """From 0 to 1 over the first third of training: of what is raised as a network learns.
+
+    Args:
+        steps: of the whole of it.
+    """
+    return optax.linear_schedule(0.0, 1.0, max(steps // 3, 1))
+
+
+def fit(
+    model: Any,
+    loss: Any,
+    train: Examples,
+    *,
+    inputs: tuple[Any, ...],
+    seeds: Sequence[int],
+    setups: Any,
+    learning_rates: jax.Array,
+    weight_decays: jax.Array,
+    batch_size: int,
+    epochs: int,
+    bar: Bar,
+) -> Fit:
+    """Trains all runs by AdamW, each learning rate falling along a cosine to zero.
+
+    Args:
+        model: a Flax module.
+        loss: as `common.training.train_step` takes it; its model state is one run's setup.
+        train: arrays [n, columns, ...].
+        inputs: what the model is initialised with, beside a key.
+        seeds: of each run: its first weights, its order and its noise.
+        setups: what tells runs apart within a method, leaves [runs, ...].
+        learning_rates: [runs].
+        weight_decays: [runs].
+        batch_size: examples a step.
+        epochs: passes over the data.
+        bar: advanced by 1 an epoch.
+    """
+    steps = num_steps(train, batch_size=batch_size, epochs=epochs)
+    schedule = optax.cosine_decay_schedule(1.0, steps)
+
+    def rule(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_schedule(schedule),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    tunable = optax.inject_hyperparams(rule)
+
+    def start(params: optax.Params, rate: Any, decay: Any, setup: Any) -> Any:
+        return init_state(params, tunable(learning_rate=rate, weight_decay=decay), setup)
+
+    init = jax.jit(model.init)
+    initial = {seed: init(streams(seed).init, *inputs)["params"] for seed in set(seeds)}
+    params = jax.tree.map(lambda *w: jnp.stack(w), *(initial[seed] for seed in seeds))
+    keys = [streams(seed) for seed in seeds]
+    return fit_epochs(
+        train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
+        jax.vmap(start)(params, learning_rates, weight_decays, setups),
+        train,
+        order=jnp.stack([k.order for k in keys]),
+        noise=jnp.stack([k.noise for k in keys]),
+        batch_size=batch_size,
+        epochs=epochs,
+        bar=bar,
+    )
