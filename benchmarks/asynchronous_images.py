@@ -23,6 +23,7 @@ import optax
 from benchmarks.delay_report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SYNCHRONOUS
 from benchmarks.registry import Context
 from common.augmentation import pad_crop_flip
+from common.classification import evaluator
 from common.data import (
     ImageStream,
     PixelStatistics,
@@ -46,17 +47,7 @@ class Settings:
     """What an experiment depends on."""
 
     data: str
-    train_size: int | None
-    """Images trained on; None for all that are not held out."""
-    validation: float
-    """Share of the images that learning rates are chosen on."""
-    test_size: int | None
-    pool: int
-    """Images are reduced by averaging over squares of this side."""
     depth: int
-    width: float
-    """Factor on the network's channels."""
-    augment: bool
     workers: tuple[int, ...]
     methods: tuple[str, ...]
     batch_size: int
@@ -65,6 +56,18 @@ class Settings:
     evaluations: int
     """Points of the curves."""
     learning_rates: tuple[float, ...]
+    width: float = 1.0
+    """Factor on the network's channels."""
+    train_size: int | None = None
+    """Images trained on; None for all that are not held out."""
+    validation: float = 0.1
+    """Share of the images that learning rates are chosen on."""
+    test_size: int | None = None
+    """Images tested on; None for all."""
+    pool: int = 1
+    """Images are reduced by averaging over squares of this side."""
+    augment: bool = False
+    """Whether training images held on the device are padded, cropped and mirrored."""
     constant_lambda: float = 0.04
     adaptive_lambda: float = 2.0
     mean_square_decay: float = 0.95
@@ -224,17 +227,19 @@ def _rule(case: Case, settings: Settings, gradients: int) -> Callable[[Any], Any
 
     decay = settings.weight_decay
     if case.method == CONSTANT:
-        return lambda rate: dcasgd(falling(rate), settings.constant_lambda, weight_decay=decay)
+        strength = settings.constant_lambda
+        return lambda learning_rate: dcasgd(falling(learning_rate), strength, weight_decay=decay)
     if case.method == ADAPTIVE:
-        return lambda rate: dcasgd(
-            falling(rate),
+        return lambda learning_rate: dcasgd(
+            falling(learning_rate),
             settings.adaptive_lambda,
             mean_square_decay=settings.mean_square_decay,
             weight_decay=decay,
         )
 
-    def plain(rate: Any) -> Any:
-        tx = optax.chain(optax.add_decayed_weights(decay), optax.sgd(falling(rate)))
+    def plain(learning_rate: Any) -> Any:
+        sgd = optax.sgd(falling(learning_rate))
+        tx = optax.chain(optax.add_decayed_weights(decay), sgd)
         return optax.MultiSteps(tx, joined).gradient_transformation() if joined > 1 else tx
 
     return plain
@@ -260,7 +265,6 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
     num_train = len(data.train.rows if isinstance(data.train, Streamed) else data.train[1])
     per_epoch = num_train // settings.batch_size
     gradients = _whole(per_epoch * settings.epochs, settings)
-    rule = _rule(case, settings, gradients)
 
     def loss(params: Any, averages: Any, batch: Any) -> tuple[jax.Array, Any]:
         inputs, targets = batch
@@ -272,12 +276,13 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
         return each.mean(), pushed["batch_stats"]
 
     gradient = jax.grad(loss, has_aux=True)
+    lambdas = {
+        CONSTANT: {"lambda": settings.constant_lambda},
+        ADAPTIVE: {"lambda": settings.adaptive_lambda},
+    }.get(case.method, {})
 
     # The learning rate is part of the optimiser's state, so that one program serves all.
-    def of_rate(learning_rate: Any) -> optax.GradientTransformation:
-        return rule(learning_rate)
-
-    tx = optax.inject_hyperparams(of_rate)
+    tx = optax.inject_hyperparams(_rule(case, settings, gradients))
     # On CPU convolutions gain nothing by waves, and one event is the smaller program.
     if jax.default_backend() == "cpu":
         simulator = slot_simulator(gradient, tx(learning_rate=0.1), case.workers)
@@ -287,20 +292,24 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
         )
     init = jax.jit(network.init)
 
-    @jax.jit
-    def accuracy(params: Any, averages: Any, part: Any) -> jax.Array:
-        variables = {"params": params, "batch_stats": averages}
+    def figures(state: Any, part: Any) -> dict[str, jax.Array]:
+        variables = {"params": state.params, "batch_stats": state.model_state}
         logits: Any = network.apply(variables, part[0])
-        return (logits.argmax(-1) == part[1]).mean()
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, part[1])
+        right = (logits.argmax(-1) == part[1]).astype(jnp.float32)
+        # An answer of weights that are not numbers is none.
+        return {"accuracy": jnp.where(jnp.isfinite(losses), right, jnp.nan), "loss": losses}
 
-    def measured(state: Any, part: tuple[jax.Array, jax.Array]) -> float:
-        size, every = 500, len(part[1])
-        right = 0.0
-        for start in range(0, every, size):
-            batch = jax.tree.map(lambda leaf, i=start: leaf[i : i + size], part)
-            share = accuracy(state.params, state.model_state, batch)
-            right += float(share) * len(batch[1])
-        return right / every if np.isfinite(_norm(state.params)) else math.nan
+    # Streamed training images are not gone through again: the loss is then the validation images'.
+    sample = data.validation if isinstance(data.train, Streamed) else data.train
+    of_training, of_validation, of_test = (
+        evaluator(figures, part, batch_size=500)
+        for part in (
+            jax.tree.map(lambda leaf: leaf[:1000], sample),
+            data.validation,
+            data.test,
+        )
+    )
 
     def train(rate: float, seed: int) -> Record:
         begun, keys = time.perf_counter(), streams(seed)
@@ -335,19 +344,18 @@ def trainer(case: Case, settings: Settings, data: Data) -> Callable[[float, int]
             for name, value in (
                 ("gradients", (i + 1) * cut),
                 ("simulated_seconds", stretch.clock[-1]),
-                ("test_accuracy", measured(state, data.test)),
+                ("test_accuracy", of_test(state)["accuracy"]),
                 ("distance", np.mean(np.asarray(log.distance))),
                 ("staleness", log.staleness.mean()),
             ):
                 curve[name].append(float(value))
         return Record(
             method=case.method,
-            setting={"workers": case.workers, "learning_rate": rate}
-            | ({"lambda": _lambda(case, settings)} if _lambda(case, settings) else {}),
+            setting={"workers": case.workers, "learning_rate": rate} | lambdas,
             seed=seed,
             metrics={
-                "train_loss": _loss(network, state, data),
-                "validation_accuracy": measured(state, data.validation),
+                "train_loss": float(of_training(state)["loss"]),
+                "validation_accuracy": float(of_validation(state)["accuracy"]),
                 "test_accuracy": curve["test_accuracy"][-1],
                 "simulated_seconds": curve["simulated_seconds"][-1],
             },
@@ -384,22 +392,3 @@ def _batch(
     own = rows[step]
     batch = images[own]
     return pad_crop_flip(jax.random.fold_in(key, step), batch) if augment else batch, labels[own]
-
-
-def _lambda(case: Case, settings: Settings) -> float:
-    return {CONSTANT: settings.constant_lambda, ADAPTIVE: settings.adaptive_lambda}.get(
-        case.method, 0.0
-    )
-
-
-def _norm(params: Any) -> float:
-    return float(optax.tree.norm(params))
-
-
-def _loss(network: Any, state: Any, data: Data) -> float:
-    """On training images, or validation images where those are streamed, at the averages."""
-    held = data.validation if isinstance(data.train, Streamed) else data.train
-    images, labels = (leaf[:1000] for leaf in held)
-    variables = {"params": state.params, "batch_stats": state.model_state}
-    logits: Any = jax.jit(network.apply)(variables, images)
-    return float(optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean())

@@ -15,6 +15,7 @@ are to be compared with the published ones.
 Command: python -m benchmarks dcasgd_cifar10 --preset cpu --seeds 3
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,58 +48,30 @@ PUBLISHED = {
 }
 """Test errors in percent (Zheng et al., 2017); m-synchronous SGD is not among them."""
 
-_THIN = Settings(
+_FULL = Settings(
     data="cifar10",
-    train_size=3200,
-    validation=0.1,
-    test_size=2000,
-    pool=2,
     depth=20,
-    width=0.25,
-    augment=False,
     workers=(4, 8),
     methods=METHODS,
-    batch_size=32,
-    epochs=5,
-    evaluations=5,
-    learning_rates=(0.1, 0.4, 1.6),
+    batch_size=128,
+    epochs=160,
+    evaluations=32,
+    learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0),
+    augment=True,
 )
+_THIN = dataclasses.replace(_FULL, width=0.25, pool=2, augment=False)
 
 PRESETS = {
-    "smoke": Settings(
-        data="mnist5k",
-        train_size=640,
-        validation=0.1,
-        test_size=500,
-        pool=2,
-        depth=8,
-        width=0.25,
-        augment=False,
-        workers=(4,),
-        methods=METHODS,
-        batch_size=16,
-        epochs=3,
-        evaluations=2,
-        learning_rates=(0.1, 0.4),
+    "smoke": dataclasses.replace(
+        _THIN, data="mnist5k", depth=8, workers=(4,), train_size=640, test_size=500,
+        batch_size=16, epochs=3, evaluations=2, learning_rates=(0.1, 0.4),
     ),
-    "cpu": _THIN,
-    "full": Settings(
-        data="cifar10",
-        train_size=None,
-        validation=0.1,
-        test_size=None,
-        pool=1,
-        depth=20,
-        width=1.0,
-        augment=True,
-        workers=(4, 8),
-        methods=METHODS,
-        batch_size=128,
-        epochs=160,
-        evaluations=32,
-        learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0),
+    "cpu": dataclasses.replace(
+        _THIN, train_size=3200, test_size=2000, batch_size=32, epochs=5, evaluations=5,
+        learning_rates=(0.1, 0.4, 1.6),
     ),
-}
+    "full": _FULL,
+}  # fmt: skip
 
 run = asynchronous_images.run
 

@@ -12,6 +12,7 @@ https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30
 Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorflow_datasets
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,64 +33,37 @@ from common.records import Record
 PUBLISHED = {(ASGD, 16): 25.64, (ALL_SYNCHRONOUS, 16): 25.30, (ADAPTIVE, 16): 25.18}
 """Top-1 errors in percent."""
 
-_METHODS = (ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE)
+_FULL = Settings(
+    data="imagenet2012",
+    depth=50,
+    workers=(16,),
+    methods=(ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE),
+    batch_size=32,
+    epochs=90,
+    evaluations=30,
+    learning_rates=(0.0125, 0.025, 0.05),
+    validation=0.01,
+    test_size=10_000,
+    bfloat16=True,
+    image_size=224,
+    test_split="validation",
+    longest=4,
+)
+_THIN = dataclasses.replace(
+    _FULL, validation=0.1, bfloat16=False, test_split="test", evaluations=2, learning_rates=(0.1,)
+)
 
 PRESETS = {
-    "smoke": Settings(
-        data="mnist5k",
-        train_size=768,
-        validation=0.1,
-        test_size=300,
-        pool=2,
-        depth=50,
-        width=0.0625,
-        augment=False,
-        workers=(16,),
-        methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
-        batch_size=8,
-        epochs=1,
-        evaluations=2,
-        learning_rates=(0.1,),
-        image_size=14,
+    "smoke": dataclasses.replace(
+        _THIN, data="mnist5k", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
+        train_size=768, test_size=300, batch_size=8, epochs=1, image_size=14,
     ),
-    "cpu": Settings(
-        data="cifar10",
-        train_size=3072,
-        validation=0.1,
-        test_size=1000,
-        pool=1,
-        depth=50,
-        width=0.125,
-        augment=False,
-        workers=(16,),
-        methods=_METHODS,
-        batch_size=32,
-        epochs=3,
-        evaluations=2,
-        learning_rates=(0.1,),
+    "cpu": dataclasses.replace(
+        _THIN, data="cifar10", width=0.125, train_size=3072, test_size=1000, epochs=3,
         image_size=16,
     ),
-    "full": Settings(
-        data="imagenet2012",
-        train_size=None,
-        validation=0.01,
-        test_size=10_000,
-        pool=1,
-        depth=50,
-        width=1.0,
-        augment=False,
-        workers=(16,),
-        methods=_METHODS,
-        batch_size=32,
-        epochs=90,
-        evaluations=30,
-        learning_rates=(0.0125, 0.025, 0.05),
-        bfloat16=True,
-        image_size=224,
-        test_split="validation",
-        longest=4,
-    ),
-}
+    "full": _FULL,
+}  # fmt: skip
 
 run = asynchronous_images.run
 

@@ -15,8 +15,9 @@ from common.training import LossFn, TrainState
 ApplyFn = Callable[..., jax.Array]
 """`(params, images) -> logits`, float, [batch, classes]."""
 
-MetricsFn = Callable[[TrainState, chex.ArrayTree], Mapping[str, jax.Array]]
-"""`(state, batch) -> figures`, one a name and example, each [batch]."""
+MetricsFn = Callable[[Any, chex.ArrayTree], Mapping[str, jax.Array]]
+"""`(state, batch) -> figures`, one a name and example, each [batch]. The state is a `TrainState` or
+another pytree that holds a model, such as a simulated server's."""
 
 
 def cross_entropy_loss(apply_fn: ApplyFn) -> LossFn:
@@ -110,7 +111,7 @@ def evaluator(
     batch_size: int = 1000,
     prefix: str = "",
     many_runs: bool = False,
-) -> Callable[[TrainState], dict[str, np.ndarray]]:
+) -> Callable[[Any], dict[str, np.ndarray]]:
     """A function from a state to the means of `metrics_fn` over all of `data`.
 
     The last batch is filled up and its filling left out, so every example counts once and there
@@ -134,7 +135,7 @@ def evaluator(
         raise ValueError("there must be at least one example to evaluate on, got none.")
     batch_size = min(batch_size, size)
 
-    def batch_sums(state: TrainState, data: chex.ArrayTree, start: jax.Array) -> Any:
+    def batch_sums(state: Any, data: chex.ArrayTree, start: jax.Array) -> Any:
         rows = start + jnp.arange(batch_size)
         batch = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, size - 1)], data)
         figures = metrics_fn(state, batch)
@@ -144,7 +145,7 @@ def evaluator(
         batch_sums = jax.vmap(batch_sums, in_axes=(0, None, None))
     compiled = jax.jit(batch_sums)
 
-    def evaluate(state: TrainState) -> dict[str, np.ndarray]:
+    def evaluate(state: Any) -> dict[str, np.ndarray]:
         parts = [compiled(state, data, jnp.asarray(i)) for i in range(0, size, batch_size)]
         parts = jax.device_get(parts)
         return {

@@ -12,7 +12,7 @@ from gsgd_jax.chart import chart
 from gsgd_jax.paths import changes_at, slopes_at, values_at
 from gsgd_jax.precision import cast_like
 from gsgd_jax.skeleton import Skeleton
-from gsgd_jax.transform import PathSpaceState, initial_values
+from gsgd_jax.transform import PathSpaceState, check_max_ratio, first_state, next_state
 
 
 def in_path_space_with_reference_norms(
@@ -75,16 +75,13 @@ def in_path_space_with_reference_norms(
     """
     if scale not in ("steps", "gradients"):
         raise ValueError(f"scale must be 'steps' or 'gradients', got {scale!r}.")
+    check_max_ratio(max_ratio)
     if skeleton.basis != "paths":
         raise ValueError("the reference works with the basis 'paths', got a skeleton of 'cycles'.")
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PathSpaceState:
-        return PathSpaceState(
-            inner_state=inner.init(initial_values(params, skeleton)),
-            least_ratio=jnp.ones([], jnp.float32),
-            bounded=jnp.zeros([], jnp.int32),
-        )
+        return first_state(inner, params, skeleton)
 
     def update_fn(
         updates: optax.Updates,
@@ -105,12 +102,7 @@ def in_path_space_with_reference_norms(
         if scale == "steps":
             steps = _scaled(steps, norms, None)
         changes, info = changes_at(here, steps, max_ratio)
-        room = jnp.iinfo(jnp.int32).max - state.bounded
-        return changes, PathSpaceState(
-            inner_state=inner_state,
-            least_ratio=info.least_ratio.astype(jnp.float32),
-            bounded=state.bounded + jnp.minimum(info.bounded, room),
-        )
+        return changes, next_state(state, inner_state, info)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -12,6 +12,7 @@ from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does 
 
 from gsgd_jax.chart import chart
 from gsgd_jax.paths import (
+    StepInfo,
     allocate,
     changes_at,
     inverse_chain_rule,
@@ -95,20 +96,11 @@ def in_path_space(
         Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
         space*, ICLR 2019, algorithm 1, for gradient descent and layers of equal width.
     """
-    concrete = max_ratio is not None and not isinstance(max_ratio, Tracer)
-    if concrete and not np.all(np.asarray(max_ratio) > 1):
-        raise ValueError(
-            f"max_ratio must be above 1, got {max_ratio}: it is the factor by which a step may "
-            "change a skeleton path value; give None for no bound."
-        )
+    check_max_ratio(max_ratio)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PathSpaceState:
-        return PathSpaceState(
-            inner_state=inner.init(initial_values(params, skeleton)),
-            least_ratio=jnp.ones([], jnp.float32),
-            bounded=jnp.zeros([], jnp.int32),
-        )
+        return first_state(inner, params, skeleton)
 
     def update_fn(
         updates: optax.Updates,
@@ -126,14 +118,61 @@ def in_path_space(
         translated = _translate(extra_args, params, skeleton)
         steps, inner_state = inner.update(slopes, state.inner_state, values, **translated)
         updates, info = changes_at(here, steps, max_ratio)
-        room = jnp.iinfo(jnp.int32).max - state.bounded
-        return updates, PathSpaceState(
-            inner_state=inner_state,
-            least_ratio=info.least_ratio.astype(jnp.float32),
-            bounded=state.bounded + jnp.minimum(info.bounded, room),
-        )
+        return updates, next_state(state, inner_state, info)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def first_state(
+    inner: optax.GradientTransformation, params: optax.Params, skeleton: Skeleton | None
+) -> PathSpaceState:
+    """The state before the first step.
+
+    Args:
+        inner: what steps on path values.
+        params: the weights.
+        skeleton: of their gauge; None for no group.
+    """
+    return PathSpaceState(
+        inner_state=inner.init(initial_values(params, skeleton)),
+        least_ratio=jnp.ones([], jnp.float32),
+        bounded=jnp.zeros([], jnp.int32),
+    )
+
+
+def next_state(
+    state: PathSpaceState, inner_state: optax.OptState, info: StepInfo
+) -> PathSpaceState:
+    """The state after a step.
+
+    Args:
+        state: before it.
+        inner_state: the inner transformation's, after it.
+        info: what the step reported.
+    """
+    room = jnp.iinfo(jnp.int32).max - state.bounded
+    return PathSpaceState(
+        inner_state=inner_state,
+        least_ratio=info.least_ratio.astype(jnp.float32),
+        bounded=state.bounded + jnp.minimum(info.bounded, room),
+    )
+
+
+def check_max_ratio(max_ratio: chex.Numeric | None) -> None:
+    """Refuses a bound on skeleton steps that would allow none.
+
+    Args:
+        max_ratio: None, or above 1; a traced one is let through.
+
+    Raises:
+        ValueError: naming what came.
+    """
+    concrete = max_ratio is not None and not isinstance(max_ratio, Tracer)
+    if concrete and not np.all(np.asarray(max_ratio) > 1):
+        raise ValueError(
+            f"max_ratio must be above 1, got {max_ratio}: it is the factor by which a step may "
+            "change a skeleton path value; give None for no bound."
+        )
 
 
 def gsgd(

@@ -143,6 +143,8 @@ def test_bad_options_are_refused():
     cycles = choose_skeleton(skeleton.gauge, params, basis="cycles")
     with pytest.raises(ValueError, match="basis 'paths'"):
         in_path_space_with_reference_norms(optax.sgd(RATE), cycles)
+    with pytest.raises(ValueError, match="max_ratio must be above 1, got 1"):
+        in_path_space_with_reference_norms(optax.sgd(RATE), skeleton, max_ratio=1.0)
     tx = in_path_space_with_reference_norms(optax.sgd(RATE), skeleton)
     with pytest.raises(ValueError, match="you are not passing `params`"):
         tx.update(params, tx.init(params))
