@@ -49,7 +49,7 @@ from benchmarks.registry import Context
 from common.data import as_float, epoch_order, load, pooled, train_validation_split
 from common.networks import MLP
 from common.records import Record
-from common.seeds import Streams, streams
+from common.seeds import streams
 from dcasgd_jax import Schedule, dcasgd, round_robin, slot_simulator
 
 
@@ -141,14 +141,16 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     data = load_data(settings, context.data_dir)
     network = MLP(settings.widths, activation=jnp.tanh)
     todo = cases(settings)
+    init = jax.jit(lambda key, images: network.init(key, images)["params"])
     with context.progress.task("asynchronous SGD", total=len(todo) * len(context.seeds)) as bar:
         for case in todo:
             train = trainer(case, settings, network, len(data.train.labels))
             for seed in context.seeds:
-                begun = time.perf_counter()
-                found = train(streams(seed), data)
+                begun, keys = time.perf_counter(), streams(seed)
+                params = init(keys.init, data.train.pixels[:1])
+                found = train(params, keys.order, data)
                 seconds = time.perf_counter() - begun
-                yield from _records(case, settings, seed, found, len(data.train.labels), seconds)
+                yield from records_of(case, settings, seed, found, len(data.train.labels), seconds)
                 bar.advance(note=f"{case.method}, M = {case.workers}")
 
 
@@ -172,9 +174,18 @@ class Found(NamedTuple):
     test_accuracy: jax.Array
 
 
+Rule = Callable[[Case, Settings, jax.Array, jax.Array], optax.GradientTransformation]
+"""(case, settings, step size, lambda) -> what the server does."""
+
+
 def trainer(
-    case: Case, settings: Settings, network: MLP, num_train: int
-) -> Callable[[Streams, Data], Found]:
+    case: Case,
+    settings: Settings,
+    network: MLP,
+    num_train: int,
+    *,
+    rule: Rule | None = None,
+) -> Callable[[optax.Params, jax.Array, Data], Found]:
     """A function that trains all step sizes and lambdas of a case at once, compiled once.
 
     Args:
@@ -182,6 +193,10 @@ def trainer(
         settings: of the experiment.
         network: an image classifier.
         num_train: training images.
+        rule: what the server does; None for what the case's method says.
+
+    Returns:
+        `(params, key of the order, data) -> what was measured`.
     """
     schedule = _schedule(case, settings, num_train)
     rates, lambdas = (jnp.asarray(column) for column in zip(*_grid(case, settings), strict=True))
@@ -203,7 +218,8 @@ def trainer(
         def gradient(params: optax.Params, rows: jax.Array) -> optax.Updates:
             return jax.grad(loss)(params, jax.tree.map(lambda leaf: leaf[rows], data.train))
 
-        simulator = slot_simulator(gradient, _rule(case, settings, rate, lambda_), _snapshots(case))
+        server = (rule or _rule)(case, settings, rate, lambda_)
+        simulator = slot_simulator(gradient, server, _snapshots(case))
 
         def stretch(state, part):
             state, _ = simulator.run(state, *part)
@@ -218,11 +234,9 @@ def trainer(
         return jax.lax.scan(stretch, simulator.init(params), parts)[1]
 
     many = jax.jit(jax.vmap(one_run, in_axes=(0, 0, None, None, None), out_axes=1))
-    init = jax.jit(lambda key, images: network.init(key, images)["params"])
 
-    def train(keys: Streams, data: Data) -> Found:
-        rows = _batches(case, settings, keys.order, num_train)
-        params = init(keys.init, data.train.pixels[:1])
+    def train(params: optax.Params, order: jax.Array, data: Data) -> Found:
+        rows = _batches(case, settings, order, num_train)
         return jax.device_get(many(rates, lambdas, params, rows, data))
 
     return train
@@ -279,9 +293,19 @@ def _batches(case: Case, settings: Settings, order: jax.Array, num_train: int) -
     return jnp.asarray(np.concatenate(rows).reshape(-1, joined * settings.batch_size))
 
 
-def _records(
+def records_of(
     case: Case, settings: Settings, seed: int, found: Found, num_train: int, seconds: float
 ) -> Iterator[Record]:
+    """A record for every step size and lambda of a case.
+
+    Args:
+        case: that was trained.
+        settings: of the experiment.
+        seed: of the run.
+        found: what was measured.
+        num_train: training images.
+        seconds: that all took together.
+    """
     gradients = np.arange(1, len(found.train_loss) + 1) * _stretch(settings, num_train)
     for i, (rate, lambda_) in enumerate(_grid(case, settings)):
         loss, validation, test = (np.asarray(figure[:, i], dtype=float) for figure in found)

@@ -15,7 +15,6 @@ Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ import numpy as np
 import optax
 
 from benchmarks.registry import Context
+from benchmarks.timing import memory_in_copies, ratio, take_turns
 from common.networks import MLP, resnet
 from common.plots import figure
 from common.records import Record
@@ -95,11 +95,13 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                 ways = list(_ways(problem, settings, steps))
                 total = (1 + settings.repetitions) * len(ways)
                 with context.progress.task(title, total=total) as bar:
-                    seconds = _timed([way.work for way in ways], settings.repetitions, bar.advance)
+                    seconds = take_turns(
+                        [way.work for way in ways], settings.repetitions, bar.advance
+                    )
                 for way, own in zip(ways, seconds, strict=True):
                     metrics = {
                         "gradients_per_second": steps / float(np.median(own)),
-                        "ratio": float(np.median(np.asarray(seconds[0]) / np.asarray(own))),
+                        "ratio": ratio(seconds[0], own),
                         "first_quartile": float(
                             np.quantile(np.asarray(seconds[0]) / np.asarray(own), 0.25)
                         ),
@@ -213,31 +215,7 @@ def _simulated(
         held[0], log = compiled(held[0], problem.batches)
         return held[0], log
 
-    return Way(engine, setting, work, _copies(compiled, problem))
-
-
-def _copies(compiled: Any, problem: Problem) -> float:
-    """Peak memory of a compiled stretch beside its batches, in copies of the parameters."""
-    memory = compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    one = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
-    return (peak - sum(leaf.nbytes for leaf in jax.tree.leaves(problem.batches))) / one
-
-
-def _timed(
-    works: Sequence[Callable[[], Any]], repetitions: int, advance: Callable[[], None]
-) -> list[list[float]]:
-    """Seconds of each way, taken in turns; the first turn, which compiles, is not counted."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for repetition in range(1 + repetitions):
-        for work, own in zip(works, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(work())
-            if repetition:
-                own.append(time.perf_counter() - start)
-            advance()
-    return seconds
+    return Way(engine, setting, work, memory_in_copies(compiled, problem.params, problem.batches))
 
 
 def tables(records: Sequence[Record]) -> str:

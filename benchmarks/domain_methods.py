@@ -15,6 +15,8 @@ import optax
 from lacim_jax import (
     ERM,
     MLP,
+    ConvDecoder,
+    ConvEncoder,
     LaCIM,
     MLPDecoder,
     MLPEncoder,
@@ -56,6 +58,8 @@ class Sizes(NamedTuple):
     v_dim: int
     num_domains: int
     num_classes: int
+    convolutions: bool = False
+    """Convolutional encoder and decoder, the last of `widths` being the encoder's features."""
 
 
 class Method(NamedTuple):
@@ -76,20 +80,28 @@ class Method(NamedTuple):
 
 
 def _network(sizes: Sizes) -> ERM:
-    return ERM(MLPEncoder(sizes.widths), MLP((64, sizes.num_classes)), s_dim=sizes.s_dim)
+    encoder, _, classifier = modules(sizes)
+    return ERM(encoder, classifier, s_dim=sizes.s_dim)
 
 
-def _parts(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return (
-        MLPEncoder(sizes.widths),
-        MLPDecoder(sizes.image, tuple(reversed(sizes.widths))),
-        MLP((64, sizes.num_classes)),
-    )
+def modules(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Encoder trunk, decoder and classifier.
+
+    Args:
+        sizes: of all of them.
+    """
+    classifier = MLP((64, sizes.num_classes))
+    if sizes.convolutions:
+        *channels, features = sizes.widths
+        decoder = ConvDecoder(sizes.image, tuple(reversed(channels)))
+        return ConvEncoder(tuple(channels), features), decoder, classifier
+    decoder = MLPDecoder(sizes.image, tuple(reversed(sizes.widths)))
+    return MLPEncoder(sizes.widths), decoder, classifier
 
 
 def _lacim(sizes: Sizes, **fields: Any) -> LaCIM:
     fields = {"num_domains": 1, "s_dim": sizes.s_dim, "v_dim": sizes.v_dim} | fields
-    return LaCIM(*_parts(sizes), **fields)
+    return LaCIM(*modules(sizes), **fields)
 
 
 def _softmax(model: Any, variables: Any, images: jax.Array) -> jax.Array:
@@ -173,7 +185,7 @@ METHODS: dict[str, Method] = {
     ),
     "DIVA": Method(
         lambda sizes: DIVA(
-            *_parts(sizes),
+            *modules(sizes),
             num_domains=sizes.num_domains,
             num_classes=sizes.num_classes,
             dim=sizes.s_dim,
@@ -195,7 +207,7 @@ METHODS: dict[str, Method] = {
     ),
     "iVAE": Method(
         lambda sizes: ivae(
-            *_parts(sizes), num_domains=sizes.num_domains, dim=sizes.s_dim + sizes.v_dim
+            *modules(sizes), num_domains=sizes.num_domains, dim=sizes.s_dim + sizes.v_dim
         ),
         lambda model, hyper, ramp, _: lacim_loss(model, **_generative(hyper, ramp)),
         _BOUND,

@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 from benchmarks.registry import Context
+from benchmarks.timing import all_turns
 from common.colored_digits import color_digits
 from common.data import load
 from common.plots import figure, plot_bars
@@ -92,28 +93,17 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     for seed in context.seeds:
         for contest in (training(settings, seed, context), searching(settings, seed, context)):
             begun = time.perf_counter()
-            first: dict[str, float] = {}
-            seconds: dict[str, list[float]] = {way: [] for way in contest.ways}
             total = (1 + settings.repetitions) * len(contest.ways)
             with context.progress.task(f"{contest.task}, seed {seed}", total=total) as bar:
-                for repetition in range(1 + settings.repetitions):
-                    for way, work in contest.ways.items():
-                        start = time.perf_counter()
-                        jax.block_until_ready(work())
-                        spent = time.perf_counter() - start
-                        if repetition:
-                            seconds[way].append(spent)
-                        else:
-                            first[way] = spent
-                        bar.advance()
-            for way, spent in seconds.items():
+                turns = all_turns(list(contest.ways.values()), settings.repetitions, bar.advance)
+            for way, (first, *spent) in zip(contest.ways, turns, strict=True):
                 yield Record(
                     method=way,
                     setting={"task": contest.task},
                     seed=seed,
                     metrics={
                         "images_per_second": contest.images / float(np.median(spent)),
-                        "first_call_seconds": first[way],
+                        "first_call_seconds": first,
                     },
                     curve={"repetition": list(range(len(spent))), "seconds": spent},
                     wall_time=time.perf_counter() - begun,

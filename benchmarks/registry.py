@@ -43,6 +43,8 @@ from common.records import Record
 
 NAMES = (
     "gsgd_mlp",
+    "gsgd_delay",
+    "gsgd_speed",
     "dcasgd_digits",
     "dcasgd_cifar10",
     "dcasgd_imagenet",
@@ -52,6 +54,8 @@ NAMES = (
     "dcasgd_speed",
     "lacim_colored_digits",
     "lacim_baselines",
+    "lacim_pacs",
+    "lacim_pictures",
     "lacim_speed",
 )
 """Every experiment, in the order in which they are listed."""

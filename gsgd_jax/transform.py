@@ -36,6 +36,7 @@ def in_path_space(
     skeleton: Skeleton | None,
     *,
     max_ratio: chex.Numeric | None = 10.0,
+    stale_gradients: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs an optax transformation on path values instead of weights.
 
@@ -69,14 +70,20 @@ def in_path_space(
         inner: any optax transformation; it sees path values as parameters.
         skeleton: of the parameters' gauge; None for no group, which is `inner` itself.
         max_ratio: r > 1; None for no bound, as published.
+        stale_gradients: whether gradients were taken at other weights, which `update` then needs as
+            `stale_params`: asynchronous SGD in path space. They are pulled back there, and `inner`
+            is given the path values of those weights as `stale_params`, so that a delay
+            compensation inside compensates in path space. Without it `stale_params` is handed on
+            as it is, for what comes before in a chain may have compensated already.
 
     Returns:
         A transformation whose `update` needs `params`. Extra arguments are handed to `inner`; of
         those that optax's line searches take, `grad` and `value_fn` are translated to path values.
 
     Raises:
-        ValueError: here, if max_ratio is not above 1; from `update`, if `params` is missing; from
-            both functions, if the tree is not the gauge's or is masked.
+        ValueError: here, if max_ratio is not above 1; from `update`, if `params` is missing, or
+            `stale_params` with `stale_gradients`; from both functions, if the tree is not the
+            gauge's or is masked.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -114,8 +121,19 @@ def in_path_space(
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
         here = chart(params, skeleton)
-        values, slopes = values_at(here, params), slopes_at(here, updates)
-        translated = _translate(extra_args, params, skeleton)
+        values, translated = values_at(here, params), _translate(extra_args, params, skeleton)
+        if stale_gradients:
+            stale_params = extra_args.get("stale_params")
+            if stale_params is None:
+                raise ValueError(
+                    "in_path_space with stale_gradients needs the weights at which the gradient "
+                    "was taken; call update(..., stale_params=...)."
+                )
+            there = chart(stale_params, skeleton)
+            slopes = slopes_at(there, updates)
+            translated["stale_params"] = values_at(there, stale_params)
+        else:
+            slopes = slopes_at(here, updates)
         steps, inner_state = inner.update(slopes, state.inner_state, values, **translated)
         updates, info = changes_at(here, steps, max_ratio)
         return updates, next_state(state, inner_state, info)

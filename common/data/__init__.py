@@ -41,6 +41,7 @@ from common.data.pixels import (
     pooled,
     standardise,
 )
+from common.data.prepared import data_root
 from common.data.splits import take, train_validation_split
 from common.data.streaming import ImageStream, stream
 from common.data.volumes import read_volumes
@@ -49,6 +50,7 @@ __all__ = [
     "Dataset",
     "load",
     "EMBEDDED",
+    "data_root",
     "from_arrays",
     "train_validation_split",
     "take",

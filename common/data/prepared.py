@@ -59,7 +59,7 @@ def open_source(name: str, split: str, *, data_dir: str | os.PathLike[str] | Non
         FileNotFoundError: if the set is not prepared there.
         ValueError: if it is no image-classification set, or has no such split.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = data_root(data_dir)
     folder = find(name, root)
     import tensorflow_datasets as tfds  # a second's import, needed from here on only
 
@@ -71,6 +71,15 @@ def open_source(name: str, split: str, *, data_dir: str | os.PathLike[str] | Non
         source = builder.as_data_source(split=split)
     num_classes = builder.info.features[label_key].num_classes or 0
     return Opened(source, image_key, label_key, num_classes)
+
+
+def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Where data sets are looked for.
+
+    Args:
+        data_dir: None for `$TFDS_DATA_DIR`, or `~/tensorflow_datasets` where that is not set.
+    """
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find(name: str, root: Path) -> Path:

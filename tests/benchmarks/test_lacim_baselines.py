@@ -11,7 +11,8 @@ import pytest
 from benchmarks import lacim_baselines
 from benchmarks.domain_methods import METHODS, Sizes
 from benchmarks.domain_report import RULES
-from benchmarks.lacim_baselines import Column, load_parts, trials
+from benchmarks.domain_runs import Column, trials
+from benchmarks.lacim_baselines import load_parts
 from benchmarks.registry import Context
 from common.progress import Silent
 from common.records import RecordWriter, read_records

@@ -1,0 +1,296 @@
+"""What a training step in path space costs, against the same step on weights.
+
+A whole step (gradient, transformation, update) by `in_path_space(optax.sgd(...), skeleton)` divided
+by one by `optax.sgd`, on the same network and batch, in one process: scanned for the perceptron,
+driven from Python for convolutions on CPU, where XLA runs their gradients many times slower inside
+a loop. Ways are timed in turns; a ratio is the median over repetitions. Beside it: how much longer
+the step takes to compile, how much more memory it needs, and how long `find_gauge` and
+`choose_skeleton` take, which happens once.
+
+The residual and plain networks have BatchNorm, as published; path space is then that of the exact
+part of their group.
+
+Published: 46.6 s an epoch by G-SGD, 36.0 s by SGD, a ratio of 1.29 (logs beside
+https://github.com/MSRA-COLT/gsgd; perceptron, one GPU). Targets: 1.10 for the perceptron at batch
+128, 1.05 for the networks, compilation within 1.5 times, one extra copy of the parameters,
+`find_gauge` on ResNet-50 within ten seconds.
+
+Command: python -m benchmarks gsgd_speed --preset cpu --seeds 1
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.registry import Context
+from benchmarks.timing import memory_in_copies, ratio, take_turns
+from common.networks import MLP, plain, resnet
+from common.plots import figure, plot_bars
+from common.records import Record
+from common.seeds import streams
+from common.tables import group, markdown
+from gsgd_jax import Gauge, choose_skeleton, find_gauge, gsgd
+
+PERCEPTRON, PLAIN, RESIDUAL = "MLP 3x512", "plain-34", "ResNet-34"
+SGD, GSGD, FIND, CHOOSE = "SGD", "G-SGD", "find_gauge", "choose_skeleton"
+TARGETS = {PERCEPTRON: 1.10, PLAIN: 1.05, RESIDUAL: 1.05}
+COMPILE_TARGET, COPIES_TARGET, FIND_TARGET = 1.5, 1.0, 10.0
+TRACED = "ResNet-50"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    networks: tuple[str, ...] = (PERCEPTRON, PLAIN, RESIDUAL)
+    batch_sizes: tuple[int, ...] = (32, 128)
+    width: float = 1.0
+    """Factor on all widths."""
+    steps: tuple[int, int] = (100, 1)
+    """Steps timed at once: for the perceptron, for the others."""
+    repetitions: int = 7
+
+
+PRESETS = {
+    "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=(128,), steps=(20, 1)),
+    "cpu": Settings(),
+    "full": Settings(steps=(2000, 100), repetitions=11),
+}
+
+
+class Problem(NamedTuple):
+    """A network with its loss, and batches to time it on."""
+
+    logits: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    images: jax.Array  # [steps, batch, ...]
+    labels: jax.Array  # [steps, batch]
+    driven: bool
+    """Whether steps are driven from Python."""
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields, for each network and seed, what is done once, and both ways at each batch size."""
+    for seed in context.seeds:
+        for network in settings.networks:
+            total = len(settings.batch_sizes) * 2 * (1 + settings.repetitions)
+            with context.progress.task(f"{network}, seed {seed}", total=total) as bar:
+                for batch_size in settings.batch_sizes:
+                    yield from _compare(network, batch_size, settings, seed, bar.advance)
+        yield from _traced(settings, seed)
+
+
+def build(
+    network: str, batch_size: int, *, width: float = 1.0, steps: int = 1, seed: int = 0
+) -> Problem:
+    """The network, its first weights, and random batches.
+
+    Args:
+        network: its name.
+        batch_size: images a batch.
+        width: factor on all widths.
+        steps: how many batches.
+        seed: of weights and images; what is in them does not matter for speed.
+    """
+    keys = streams(seed)
+    options: dict[str, Any] = {}
+    if network == PERCEPTRON:
+        module, shape = MLP((*[round(512 * width)] * 3, 10)), (784,)
+    else:
+        family, depth = {PLAIN: (plain, 34), RESIDUAL: (resnet, 34), TRACED: (resnet, 50)}[network]
+        module, shape = family(depth, 10, width=width), (32, 32, 3)
+        options = {"train": True, "mutable": ["batch_stats"]}
+    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
+    labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
+    variables = jax.jit(module.init)(keys.init, images[0, :1])
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def logits(params: Any, inputs: jax.Array) -> Any:
+        found = module.apply({"params": params, **rest}, inputs, **options)
+        return found[0] if options else found
+
+    driven = bool(options) and jax.default_backend() == "cpu"
+    return Problem(logits, variables["params"], images, labels, driven)
+
+
+def exact_gauge(problem: Problem) -> Gauge:
+    """The rescalings that leave the network exactly alone.
+
+    Args:
+        problem: the network.
+    """
+    found = find_gauge(problem.logits, problem.params, problem.images[0, :2])
+    return found if isinstance(found, Gauge) else found.gauge
+
+
+def _compare(
+    network: str,
+    batch_size: int,
+    settings: Settings,
+    seed: int,
+    advance: Callable[[], None],
+) -> Iterator[Record]:
+    steps = settings.steps[network != PERCEPTRON]
+    problem = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
+    begun = time.perf_counter()
+    gauge = exact_gauge(problem)
+    found = time.perf_counter()
+    skeleton = choose_skeleton(gauge, problem.params)
+    chosen = time.perf_counter()
+    for method, seconds in ((FIND, found - begun), (CHOOSE, chosen - found)):
+        yield Record(
+            method=method,
+            setting={"network": network, "batch_size": batch_size},
+            seed=seed,
+            metrics={"seconds": seconds},
+            wall_time=seconds,
+        )
+    ways = [_way(problem, tx) for tx in (optax.sgd(0.01), gsgd(0.01, skeleton))]
+    every = take_turns([way.work for way in ways], settings.repetitions, advance)
+    for method, way, own in zip((SGD, GSGD), ways, every, strict=True):
+        yield Record(
+            method=method,
+            setting={"network": network, "batch_size": batch_size},
+            seed=seed,
+            metrics={
+                "ratio": ratio(own, every[0]),
+                "step_seconds": float(np.median(own)) / steps,
+                "compile_seconds": way.compile_seconds,
+                "compile_ratio": way.compile_seconds / ways[0].compile_seconds,
+                "extra_copies": way.copies - ways[0].copies,
+            },
+            curve={"repetition": list(range(len(own))), "seconds": own},
+            wall_time=float(sum(own)),
+        )
+
+
+class Way(NamedTuple):
+    """One way to take the same steps."""
+
+    work: Callable[[], Any]
+    compile_seconds: float
+    copies: float
+    """Peak memory beside the batches, in copies of the parameters."""
+
+
+def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
+    def loss(params: Any, batch: Any) -> jax.Array:
+        images, labels = batch
+        logits = problem.logits(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def step(carry: Any, batch: Any) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    def scanned(carry: Any, batches: Any) -> Any:
+        return jax.lax.scan(step, carry, batches)[0]
+
+    def single(carry: Any, batch: Any) -> Any:
+        return step(carry, batch)[0]
+
+    batches = problem.images, problem.labels
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(problem.labels))]
+    given = rows[0] if problem.driven else batches
+    # The state is donated and handed back, as in a run that goes on.
+    held = [jax.tree.map(jnp.copy, (problem.params, tx.init(problem.params)))]
+    begun = time.perf_counter()
+    compiled = (
+        jax.jit(single if problem.driven else scanned, donate_argnums=0)
+        .lower(held[0], given)
+        .compile()
+    )
+    spent = time.perf_counter() - begun
+
+    def work() -> Any:
+        for batch in rows if problem.driven else [batches]:
+            held[0] = compiled(held[0], batch)
+        return held[0]
+
+    return Way(work, spent, memory_in_copies(compiled, problem.params, given))
+
+
+def _traced(settings: Settings, seed: int) -> Iterator[Record]:
+    """`find_gauge` alone, on the deepest network."""
+    problem = build(TRACED, 2, width=settings.width, seed=seed)
+    spent = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        exact_gauge(problem)
+        spent.append(time.perf_counter() - begun)
+    yield Record(
+        method=FIND,
+        setting={"network": TRACED, "batch_size": 2},
+        seed=seed,
+        metrics={"seconds": float(np.median(spent))},
+        wall_time=sum(spent),
+    )
+
+
+def tables(records: Sequence[Record]) -> str:
+    """The ratio of every network and batch size, with its verdict; then what is done once."""
+    rows = []
+    ways = [r for r in records if r.method == GSGD]
+    for (network, batch_size), own in group(ways, _where).items():
+        base = [r for r in records if r.method == SGD and _where(r) == (network, batch_size)]
+        found = _median(own, "ratio")
+        target = TARGETS[network]
+        rows.append(
+            [
+                network,
+                f"{batch_size}",
+                f"{1000 * _median(base, 'step_seconds'):,.1f}",
+                f"{1000 * _median(own, 'step_seconds'):,.1f}",
+                f"{found:.3f}",
+                f"{target:.2f}: {'met' if found <= target else 'missed'}",
+                _verdict(_median(own, "compile_ratio"), COMPILE_TARGET),
+                _verdict(_median(own, "extra_copies"), COPIES_TARGET),
+            ]
+        )
+    header = [
+        "network", "batch", "ms a step, SGD", "G-SGD", "ratio", "target",
+        f"compilation, ratio (target {COMPILE_TARGET:g})",
+        f"memory, extra copies (target {COPIES_TARGET:g})",
+    ]  # fmt: skip
+    once = []
+    for network, own in group(records, lambda r: str(r.setting["network"])).items():
+        seconds = [_median([r for r in own if r.method == m], "seconds") for m in (FIND, CHOOSE)]
+        target = f"{FIND_TARGET:g} s" if network == TRACED else "-"
+        cells = ["-" if np.isnan(s) else f"{s:.2f}" for s in seconds]
+        once.append([network, *cells, target])
+    return f"{markdown(header, rows)}\n\nOnce, before training:\n\n" + markdown(
+        ["seconds", FIND, CHOOSE, f"target of {FIND}"], once
+    )
+
+
+def _where(record: Record) -> tuple[str, int]:
+    return str(record.setting["network"]), int(record.setting["batch_size"] or 0)
+
+
+def _median(records: Sequence[Record], name: str) -> float:
+    return float(np.median([r.metrics[name] for r in records])) if records else float("nan")
+
+
+def _verdict(found: float, target: float) -> str:
+    return f"{found:.2f}: {'met' if found <= target else 'missed'}"
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """The ratios, a dot a seed."""
+    own = group([r for r in records if r.method == GSGD], _where)
+    path = out / "ratio.png"
+    with figure(path, panel=(5.6, 0.8 + 0.4 * len(own))) as panels:
+        axes = panels[0, 0]
+        labels = [f"{network}, batch {batch}" for network, batch in own]
+        plot_bars(axes, labels, [[r.metrics["ratio"] for r in runs] for runs in own.values()])
+        axes.axvline(1.0, color="black", linewidth=1)
+        axes.set(xlabel="seconds a step, G-SGD / SGD")
+    return [path]

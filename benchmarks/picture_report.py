@@ -1,0 +1,121 @@
+"""Pictures of latents: kept as pixels in a record, drawn from there, and counted beside."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from common.colored_digits import as_rgb
+from common.plots import figure
+from common.records import Record
+from common.tables import group, markdown, metric, number, percent
+
+TRAVERSALS, EXCHANGES, SALIENCY = "traversals", "exchanges", "saliency"
+ROWS = {
+    TRAVERSALS: ("s moved", "s moved", "v moved", "v moved"),
+    EXCHANGES: (),
+    SALIENCY: ("image", "s", "v", "ERM"),
+}
+"""What the rows of a picture are called."""
+
+
+def picture_record(
+    method: str, setting: Mapping[str, Any], name: str, pixels: np.ndarray, seed: int
+) -> Record:
+    """A record that holds a grid of images, as its curve.
+
+    Args:
+        method: whose.
+        setting: of the record, beside the picture's name.
+        name: the picture's.
+        pixels: [rows, columns, height, width, channels], 0 to 1.
+        seed: of the run.
+    """
+    names = ("rows", "columns", "height", "width", "channels")
+    bytes_ = np.rint(255 * np.clip(pixels, 0, 1)).astype(int)
+    return Record(
+        method=method,
+        setting={**setting, "picture": name, **dict(zip(names, pixels.shape, strict=True))},
+        seed=seed,
+        metrics={},
+        curve={"pixel": bytes_.ravel().tolist()},
+        wall_time=0.0,
+    )
+
+
+def tables(records: Sequence[Record]) -> str:
+    """What follows which latents when s and v are exchanged, and what the latents hold.
+
+    Args:
+        records: of one experiment.
+
+    Returns:
+        Markdown.
+    """
+    rows = []
+    for data, own in _by_data(r for r in records if "picture" not in r.setting).items():
+        methods = group(own, lambda r: r.method)
+        lacim = methods["LaCIM"]
+        cells = [
+            percent(metric(lacim, name))
+            for name in ("label_kept", "label_follows_s", "label_follows_v")
+        ]
+        cells += [number(metric(lacim, name), digits=1) for name in ("kl_s", "kl_v")]
+        cells += [percent(metric(methods[name], "test_accuracy")) for name in ("judge", "ERM")]
+        rows.append([data, *cells])
+    header = [
+        "data", "label of the own image, %", "of the one that lent s", "of the one that lent v",
+        "nats in s", "in v", "judge's test accuracy, %", "ERM's",
+    ]  # fmt: skip
+    return (
+        "Labels as a colour-blind network sees them in decoded images, for pairs whose labels "
+        f"differ:\n\n{markdown(header, rows)}"
+    )
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """One figure a data set: traversals, exchanges and saliency of the first seed.
+
+    Args:
+        records: of one experiment.
+        out: the folder.
+
+    Returns:
+        The files written.
+    """
+    paths = []
+    for data, own in _by_data(r for r in records if "picture" in r.setting).items():
+        path = out / f"{data.replace(' ', '_').lower()}.png"
+        first = [record for record in own if record.seed == own[0].seed]
+        with figure(path, columns=len(first), panel=(4.4, 4.2)) as panels:
+            for axes, record in zip(panels[0], first, strict=True):
+                _draw(axes, record)
+        paths.append(path)
+    return paths
+
+
+def _by_data(records: Any) -> dict[str, list[Record]]:
+    return group(records, lambda record: str(record.setting["data"]))
+
+
+def _draw(axes: Axes, record: Record) -> None:
+    setting, name = record.setting, str(record.setting["picture"])
+    rows, columns, height, width, channels = (
+        int(setting[key] or 0) for key in ("rows", "columns", "height", "width", "channels")
+    )
+    pixels = np.asarray(record.curve["pixel"]).reshape(rows, columns, height, width, channels) / 255
+    whole = pixels.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+    whole = as_rgb(whole) if channels == 2 else whole
+    axes.imshow(whole[..., 0] if channels == 1 else whole, interpolation="nearest", cmap="gray")
+    if name == EXCHANGES:
+        axes.set(xlabel="v from the image above", ylabel="s from the image at the left")
+        axes.axhline(height - 0.5, color="white", linewidth=2)
+        axes.axvline(width - 0.5, color="white", linewidth=2)
+    axes.set_yticks(height * (np.arange(len(ROWS[name])) + 0.5), ROWS[name])
+    axes.set_xticks([])
+    axes.set_title(name)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)

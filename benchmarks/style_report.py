@@ -1,0 +1,88 @@
+"""Tables and plots of methods tested on each domain in turn, from their records alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.domain_report import RULES
+from common.plots import figure, plot_bars
+from common.records import Record
+from common.selection import best_setting
+from common.tables import group, markdown, metric, percent, summarise
+
+Chosen = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Of every method and test domain, the records of the setting that was chosen, one a seed."""
+
+MEAN = "mean"
+
+
+def chosen(records: Sequence[Record]) -> dict[str, Chosen]:
+    """What each rule chose, for every test domain by itself.
+
+    Args:
+        records: of one experiment.
+    """
+    found: dict[str, Chosen] = {}
+    for rule, criterion in RULES.items():
+        known = [record for record in records if criterion in record.metrics]
+        if known:
+            found[rule] = {
+                method: {
+                    domain: best_setting(tried, criterion=criterion)
+                    for domain, tried in group(own, _domain).items()
+                }
+                for method, own in group(known, lambda record: record.method).items()
+            }
+    return found
+
+
+def _domain(record: Record) -> str:
+    return str(record.setting["test_domain"])
+
+
+def _means(domains: Mapping[str, Sequence[Record]]) -> list[float]:
+    """Test accuracy over the test domains, a seed each; NaN where one diverged."""
+    seeds = group((r for runs in domains.values() for r in runs), lambda r: r.seed)
+    return [float(np.mean([r.metrics["test_accuracy"] for r in own])) for own in seeds.values()]
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Test accuracy on every domain, one table a rule.
+
+    Args:
+        records: of one experiment.
+
+    Returns:
+        Markdown.
+    """
+    parts = []
+    for rule, methods in chosen(records).items():
+        rows = []
+        for method, domains in methods.items():
+            cells = [percent(metric(runs, "test_accuracy")) for runs in domains.values()]
+            rows.append([method, *cells, percent(summarise(_means(domains)))])
+        names = list(dict.fromkeys(map(_domain, records)))
+        header = ["test % on the domain left out", *names, MEAN]
+        parts.append(f"Settings chosen by {rule}:\n\n{markdown(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """One panel a rule: test accuracy of every method, the mean of the test domains.
+
+    Args:
+        records: of one experiment.
+        out: the folder.
+
+    Returns:
+        The files written.
+    """
+    rules = chosen(records)
+    path = out / "domains.png"
+    with figure(path, columns=len(rules), panel=(3.6, 3.4)) as panels:
+        for axes, (rule, methods) in zip(panels[0], rules.items(), strict=True):
+            values = [_means(domains) for domains in methods.values()]
+            plot_bars(axes, list(methods), values, scale=100)
+            axes.set(title=f"chosen by {rule}", xlabel="mean test accuracy, %", xlim=(0, 100))
+    return [path]
