@@ -49,7 +49,7 @@ class Settings:
     """Factor on the channels of ResNet-20."""
     batch_sizes: tuple[int, ...] = (32, 128)
     workers: tuple[int, ...] = (1, 4, 8, 16, 64)
-    steps: tuple[int, int] = (256, 8)
+    steps: tuple[int, int] = (1024, 8)
     """Server steps timed at once: for the perceptron, for ResNet-20. Weights of all M workers are
     held, however few of them come to send a gradient."""
     repetitions: int = 7
@@ -57,7 +57,12 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(
-        networks=("MLP",), width=128, batch_sizes=(32,), workers=(1, 8), repetitions=5
+        networks=("MLP",),
+        width=128,
+        batch_sizes=(32,),
+        workers=(1, 8),
+        steps=(256, 8),
+        repetitions=5,
     ),
     "cpu": Settings(resnet_width=0.5, repetitions=5),
     "full": Settings(steps=(4096, 512), repetitions=11),
@@ -201,7 +206,7 @@ def _simulated(
 ) -> Way:
     schedule = round_robin(workers, steps)
     state = simulator.init(problem.params)
-    if problem.driven:
+    if problem.driven or (engine == WAVES and jax.default_backend() == "cpu"):
         return Way(engine, setting, lambda: simulator.run(state, schedule, problem.batches), None)
     # The state is donated and handed back, as in a run that goes on.
     compiled = (

@@ -61,6 +61,23 @@ def source(batches: Any, num_steps: int) -> Source:
     )
 
 
+def one_batch(batches: Any, index: Any, step: Any) -> Any:
+    """The batch of one step, of arrays or of a function of the step.
+
+    Args:
+        batches: either.
+        index: of the step within the stretch; may be traced.
+        step: counted by the server from the beginning; likewise.
+    """
+    if callable(batches):
+        # Vectorised over one step, so that it is the same to the bit as one of many.
+        drawn = jax.vmap(batches)(jnp.asarray(step, jnp.int32)[None])
+        return jax.tree.map(lambda leaf: leaf[0], drawn)
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), batches
+    )
+
+
 def _iterates(batches: Any) -> bool:
     """Whether this is neither an array nor one of Python's containers: a generator, a loader."""
     container = isinstance(batches, tuple | list | Mapping)

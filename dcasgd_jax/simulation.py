@@ -39,6 +39,15 @@ class SimulatorState(NamedTuple):
     model_snapshots: Any = ()  # like model_state with a leading axis [num_workers]
 
 
+class ServerState(NamedTuple):
+    """What the server knows without its workers."""
+
+    params: optax.Params
+    opt_state: optax.OptState
+    step: jax.Array
+    model_state: Any
+
+
 class SimulatorLog(NamedTuple):
     """What was measured at each server step, before the weights moved."""
 
@@ -76,6 +85,17 @@ class Arrival(NamedTuple):
     gradients: optax.Updates
     pushed: Any  # of the model state
     batch: Any  # what the gradient was taken on
+
+
+class Step(NamedTuple):
+    """All that a server step depends on, beside the server's state."""
+
+    snapshot: optax.Params  # that the gradient was taken at, in the parameters' dtypes
+    staleness: jax.Array  # shape=(), dtype=int32: of the snapshot
+    worker: jax.Array  # shape=(), int32
+    gradients: optax.Updates
+    pushed: Any  # of the model state
+    batch: Any
 
 
 def make_server(
@@ -153,13 +173,29 @@ def held(server: Server, state: SimulatorState, slot: Any) -> tuple[optax.Params
         slot: an int32 scalar; or [k], for a leading axis k; or a full slice, for all slots.
     """
     snapshots = jax.tree.map(lambda s: s[slot], state.snapshots)
-    if server.snapshot_dtype is not None:
-        snapshots = jax.tree.map(lambda s, w: s.astype(w.dtype), snapshots, state.params)
-    return snapshots, jax.tree.map(lambda s: s[slot], state.model_snapshots)
+    pulled = jax.tree.map(lambda s: s[slot], state.model_snapshots)
+    return in_params_dtype(server, snapshots, state.params), pulled
+
+
+def in_params_dtype(server: Server, snapshot: optax.Params, params: optax.Params) -> optax.Params:
+    """A snapshot, or several, as gradients are taken at it.
+
+    Args:
+        server: which tells whether snapshots are kept in another dtype.
+        snapshot: as it is kept.
+        params: whose dtypes it is to have.
+    """
+    if server.snapshot_dtype is None:
+        return snapshot
+    return jax.tree.map(lambda s, w: s.astype(w.dtype), snapshot, params)
 
 
 def evaluate(
-    grad_fn: GradFn, state: SimulatorState, params: optax.Params, model_state: Any, batch: Any
+    grad_fn: GradFn,
+    state: SimulatorState | ServerState,
+    params: optax.Params,
+    model_state: Any,
+    batch: Any,
 ) -> tuple[optax.Updates, Any]:
     """One gradient, and what is pushed of the model state.
 
@@ -194,6 +230,40 @@ def evaluate(
     return gradients, pushed
 
 
+def advance(
+    server: Server, state: ServerState, step: Step
+) -> tuple[ServerState, optax.Params, jax.Array | None]:
+    """What the server does with one gradient.
+
+    Args:
+        server: its rule.
+        state: before.
+        step: the gradient, and what is known of it.
+
+    Returns:
+        The state after; the weights that workers which pull then hold, as they are kept; and
+        |w - snapshot| before the step, or None.
+    """
+    updates, opt_state = server.rule.update(
+        step.gradients,
+        state.opt_state,
+        state.params,
+        stale_params=step.snapshot,
+        staleness=step.staleness,
+        worker=step.worker,
+        batch=step.batch,
+    )
+    params = optax.apply_updates(state.params, updates)
+    after = ServerState(
+        params=params,
+        opt_state=opt_state,
+        step=jnp.asarray(optax.safe_increment(state.step)),
+        model_state=server.merge(state.model_state, step.pushed),
+    )
+    distance = _distance(state.params, step.snapshot) if server.log_distance else None
+    return after, _stored(server, server.send(params, opt_state)), distance
+
+
 def arrive(
     server: Server, state: SimulatorState, arrival: Arrival
 ) -> tuple[SimulatorState, SimulatorLog]:
@@ -209,21 +279,13 @@ def arrive(
     """
     snapshot, _ = held(server, state, arrival.read)
     staleness = state.step - state.pulled[arrival.read]
-    updates, opt_state = server.rule.update(
-        arrival.gradients,
-        state.opt_state,
-        state.params,
-        stale_params=snapshot,
-        staleness=staleness,
-        worker=arrival.worker,
-        batch=arrival.batch,
+    before = ServerState(state.params, state.opt_state, state.step, state.model_state)
+    step = Step(
+        snapshot, staleness, arrival.worker, arrival.gradients, arrival.pushed, arrival.batch
     )
-    params = optax.apply_updates(state.params, updates)
-    model_state = server.merge(state.model_state, arrival.pushed)
-    step = jnp.asarray(optax.safe_increment(state.step))
-    distance, write = None, arrival.write
-    if server.log_distance:
-        distance = _distance(state.params, snapshot)
+    after, sent, distance = advance(server, before, step)
+    write = arrival.write
+    if distance is not None:
         # A slot is written after it was read: where the rule does not look at the snapshot, nothing
         # else says so, and XLA would copy all slots at every step to be on the safe side. (A
         # distance is never negative, but XLA does not know.)
@@ -234,13 +296,13 @@ def arrive(
         return jax.tree.map(lambda s, w: s.at[write].set(w, mode="drop"), every, one)
 
     return SimulatorState(
-        params=params,
-        opt_state=opt_state,
-        snapshots=written(state.snapshots, _stored(server, server.send(params, opt_state))),
-        pulled=state.pulled.at[write].set(step, mode="drop"),
-        step=step,
-        model_state=model_state,
-        model_snapshots=written(state.model_snapshots, model_state),
+        params=after.params,
+        opt_state=after.opt_state,
+        snapshots=written(state.snapshots, sent),
+        pulled=state.pulled.at[write].set(after.step, mode="drop"),
+        step=after.step,
+        model_state=after.model_state,
+        model_snapshots=written(state.model_snapshots, after.model_state),
     ), SimulatorLog(staleness=staleness, distance=distance)
 
 

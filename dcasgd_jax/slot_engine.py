@@ -9,7 +9,7 @@ import optax
 from jax.typing import DTypeLike
 
 from dcasgd_jax.batches import Source, keeping, source, traced
-from dcasgd_jax.loops import Loop, check_loop, has_convolution, is_driven
+from dcasgd_jax.loops import Loop, check_loop, convolution_finder, is_driven
 from dcasgd_jax.schedule import Schedule
 from dcasgd_jax.sending import SendingRule
 from dcasgd_jax.simulation import (
@@ -102,6 +102,7 @@ def slot_simulator(
         return arrive(server, state, Arrival(read, write, worker, gradients, pushed, batch))
 
     driven_event = jax.jit(event, donate_argnums=0)
+    convolves_with = convolution_finder(event)
 
     def run(
         state: SimulatorState, schedule: Schedule, batches: Batches
@@ -115,13 +116,13 @@ def slot_simulator(
 
         def convolves() -> bool:
             one = jax.eval_shape(lambda s: given.example(s.step), state)
-            return has_convolution(event, state, *(column[0] for column in events), one)
+            return convolves_with(state, *(column[0] for column in events), one)
 
         if is_driven(
             loop,
             on_host=given.on_host,
             in_trace=traced(state, schedule, () if given.on_host else batches),
-            convolves=convolves,
+            better=convolves,
         ):
             return _drive(driven_event, state, columns(schedule), given)
 

@@ -10,8 +10,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from dcasgd_jax import slots_apart
 from dcasgd_jax.batches import Source, keeping, source, traced
-from dcasgd_jax.loops import Loop, check_loop, has_convolution, is_driven
+from dcasgd_jax.loops import Loop, check_loop, convolution_finder, is_driven
 from dcasgd_jax.pieces import SHARED, WHOLE, Kind, Piece, pieces
 from dcasgd_jax.schedule import Schedule
 from dcasgd_jax.sending import SendingRule
@@ -38,11 +39,15 @@ Together = str
 """How gradients are computed together: "vmap", vectorised; "pmap", vectorised and shared by the
 local devices; "unrolled", side by side in one program. "auto" vectorises, but on CPU not always:
 convolutions with a kernel for each worker become grouped convolutions there, which XLA runs many
-times slower, so they are unrolled; and weights that fill the caches are better used one worker
-after another."""
+times slower, so they are unrolled; and so are gradients at weights that fill the caches, which are
+better used one worker after another. What "auto" unrolls and drives from Python also keeps every
+snapshot apart and copies none."""
 
-UNROLLED = 4
+UNROLLED, UNROLLED_CONVOLUTIONS = 8, 4
 """The widest piece that is unrolled by itself: programs grow with it, and so does compiling."""
+
+WORTHWHILE = 4
+"""Steps that a call from Python must take on average, where one compiled loop would do too."""
 
 CACHED = 2**17
 """Parameters up to which gradients are vectorised on CPU. On two cores, perceptrons at batch 32
@@ -68,7 +73,8 @@ def wavefront_simulator(
     A wave (`waves`) is a run of steps whose snapshots are all known at its beginning. Its gradients
     are computed together, and the server's rule is then scanned over them in order: the same
     sequence of the same operations. Where gradients are the same to the bit when computed
-    together (unrolled they are, vectorised mostly not), so is the run.
+    together, so is the run: with `together="unrolled"` they are; vectorised mostly not; and what
+    "auto" unrolls is compiled with the server's steps, which may round a last digit differently.
 
     Waves are cut into pieces of a whole wave's width or of powers of two, so that few programs are
     compiled and no gradient is computed in vain. The schedule is planned on the host: it must not
@@ -146,6 +152,8 @@ def wavefront_simulator(
         return state, log
 
     driven_piece = jax.jit(piece, static_argnames=("kind", "how"), donate_argnums=0)
+    apart_piece = slots_apart.piece_function(server, grad_fn)
+    convolves_with = convolution_finder(lambda s, p, m, b: evaluate(grad_fn, s, p, m, b))
 
     def run(
         state: SimulatorState, schedule: Schedule, batches: Batches
@@ -164,31 +172,41 @@ def wavefront_simulator(
         def convolves() -> bool:
             one = jax.eval_shape(lambda s: given.example(s.step), state)
             pulled = jax.eval_shape(lambda s: held(server, s, 0), state)
-            return has_convolution(
-                lambda s, p, m, b: evaluate(grad_fn, s, p, m, b), state, *pulled, one
-            )
+            return convolves_with(state, *pulled, one)
 
+        in_trace = traced(state, () if given.on_host else batches)
         on_cpu = jax.default_backend() == "cpu"
         convolution_on_cpu = on_cpu and convolves()
-        how, widest = together, longest
-        if together == "auto":
-            how = "unrolled" if convolution_on_cpu else "vmap"
-            if on_cpu and mesh is None and longest is None:
-                large = sum(w.size for w in jax.tree.leaves(state.params)) > CACHED
-                widest = UNROLLED if convolution_on_cpu else 1 if large else None
+        large = sum(w.size for w in jax.tree.leaves(state.params)) > CACHED
         events = tuple(np.asarray(column, np.int32) for column in columns(schedule))
-        plan = pieces(
-            schedule,
-            events[0],
-            longest=widest,
-            multiple=mesh.size if mesh else jax.local_device_count() if how == "pmap" else 1,
-        )
+
+        def planned(how: Together, widest: int | None) -> list[Piece]:
+            shares = mesh.size if mesh else jax.local_device_count() if how == "pmap" else 1
+            longest_piece = longest if longest is not None else widest
+            return pieces(schedule, events[0], longest=longest_piece, multiple=shares)
+
+        apart_on_cpu = False
+        how, widest = together, None
+        if together == "auto":
+            how = "vmap"
+            if convolution_on_cpu:
+                how, widest = "unrolled", None if mesh else UNROLLED_CONVOLUTIONS
+            elif on_cpu and large and mesh is None:
+                wide = planned("unrolled", UNROLLED)
+                # Calls from Python have to pay: many steps each.
+                if loop != "scan" and not in_trace and num_steps >= WORTHWHILE * len(wide):
+                    how, widest, apart_on_cpu = "unrolled", UNROLLED, True
+                else:
+                    widest = 1
+        plan = planned(how, widest)
         driven = is_driven(
             loop,
             on_host=given.on_host,
-            in_trace=traced(state, () if given.on_host else batches),
-            convolves=lambda: convolution_on_cpu,
+            in_trace=in_trace,
+            better=lambda: convolution_on_cpu or apart_on_cpu,
         )
+        if driven and together == "auto" and how == "unrolled" and mesh is None:
+            return slots_apart.drive(apart_piece, state, events, plan, given, batches)
         if driven:
             return _drive(driven_piece, state, events, plan, given, how=how)
 

@@ -18,7 +18,7 @@ from common.records import Record
 CONTEXT = Context(seeds=(0, 3), data_dir=None, progress=Silent())
 SETTINGS = dataclasses.replace(
     lacim_pacs.PRESETS["smoke"],
-    methods=("ERM",), size=120, test_size=100, widths=(8,), s_dim=3, v_dim=2, epochs=1,
+    methods=("ERM",), size=256, test_size=100, widths=(8,), s_dim=3, v_dim=2, epochs=1,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from benchmarks import dcasgd_speed, lacim_speed
+from benchmarks import dcasgd_speed, gsgd_speed, lacim_speed
 from benchmarks.registry import Context
 from common.progress import Silent
 from common.records import Record
@@ -108,3 +108,41 @@ def test_both_ways_to_search_find_the_same():
 def test_plots_of_throughput(simulated, tmp_path):
     (path,) = dcasgd_speed.plots(simulated, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    settings = gsgd_speed.Settings(
+        networks=(gsgd_speed.PERCEPTRON,), batch_sizes=(8,), width=1 / 64, steps=(3, 1),
+        repetitions=2,
+    )  # fmt: skip
+    return list(gsgd_speed.run(settings, CONTEXT))
+
+
+def test_a_step_in_path_space_is_timed_against_one_on_weights(stepped, tmp_path):
+    perceptron = [r for r in stepped if r.setting["network"] == gsgd_speed.PERCEPTRON]
+    found, chosen, weights, paths = perceptron
+    assert (found.method, chosen.method) == (gsgd_speed.FIND, gsgd_speed.CHOOSE)
+    assert weights.metrics["ratio"] == weights.metrics["compile_ratio"] == 1
+    assert weights.metrics["extra_copies"] == 0
+    assert paths.metrics["ratio"] > 0
+    assert len(paths.curve["seconds"]) == 2
+    assert stepped[-1].setting["network"] == gsgd_speed.TRACED
+    assert stepped[-1].metrics["seconds"] > 0
+    (path,) = gsgd_speed.plots(stepped, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "copies", "verdicts"),
+    [(1.09, 0.5, ["1.10: met", "0.50: met"]), (1.2, 1.5, ["1.10: missed", "1.50: missed"])],
+)
+def test_targets_are_met_or_missed_by_the_records(stepped, ratio, copies, verdicts):
+    def changed(record):
+        if record.method != gsgd_speed.GSGD:
+            return record
+        metrics = {**record.metrics, "ratio": ratio, "extra_copies": copies}
+        return dataclasses.replace(record, metrics=metrics)
+
+    table = gsgd_speed.tables([changed(record) for record in stepped])
+    assert all(verdict in table for verdict in verdicts), table

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dcasgd_jax import gamma_times, round_robin, running_average, simulate
-from dcasgd_jax.loops import has_convolution
+from dcasgd_jax.loops import convolution_finder
 from tests.dcasgd_jax.networks import assert_same_bits
 
 STEPS, WORKERS = 24, 4
@@ -69,8 +69,8 @@ def test_convolutions_are_found_and_both_engines_agree_on_them_to_the_bit():
     """Driven on CPU, gradients unrolled: each is computed as it is alone."""
     params = jax.random.normal(jax.random.key(0), (2, 2, 3, 3))
     batches = jax.random.normal(jax.random.key(1), (8, 1, 2, 5, 5))
-    assert has_convolution(jax.jit(jax.grad(convolution)), params, batches[0])
-    assert not has_convolution(jax.grad(lambda w: jnp.sum(w**2)), params)
+    assert convolution_finder(jax.jit(jax.grad(convolution)))(params, batches[0])
+    assert not convolution_finder(jax.grad(lambda w: jnp.sum(w**2)))(params)
     runs = [
         simulate(
             jax.grad(convolution),

@@ -20,7 +20,6 @@ from dcasgd_jax import (
     round_robin,
     simulate,
     slot_simulator,
-    wavefront_engine,
     wavefront_simulator,
     waves,
 )
@@ -260,12 +259,3 @@ def test_without_distances_the_run_is_the_same(engine):
     assert info.distance is None
     assert len(info.staleness) == STEPS
     chex.assert_trees_all_close(without, with_log, rtol=1e-6)
-
-
-def test_on_cpu_weights_that_fill_the_caches_are_used_one_worker_after_another(monkeypatch):
-    params, batches = problem()
-    schedule = schedules()["round-robin"]
-    monkeypatch.setattr(wavefront_engine, "CACHED", 0)
-    found, _ = simulate(gradient, params, rule(), schedule, batches, engine="wavefront")
-    slots, _ = simulate(gradient, params, rule(), schedule, batches)
-    assert_same_bits(found, slots)
