@@ -49,7 +49,7 @@ class Settings:
     """Factor on the channels of ResNet-20."""
     batch_sizes: tuple[int, ...] = (32, 128)
     workers: tuple[int, ...] = (1, 4, 8, 16, 64)
-    steps: tuple[int, int] = (1024, 8)
+    steps: tuple[int, int] = (2048, 8)
     """Server steps timed at once: for the perceptron, for ResNet-20. Weights of all M workers are
     held, however few of them come to send a gradient."""
     repetitions: int = 7
@@ -206,7 +206,9 @@ def _simulated(
 ) -> Way:
     schedule = round_robin(workers, steps)
     state = simulator.init(problem.params)
-    if problem.driven or (engine == WAVES and jax.default_backend() == "cpu"):
+    # On CPU waves are driven from Python, unless they are narrow.
+    waves_driven = engine == WAVES and workers > 1 and jax.default_backend() == "cpu"
+    if problem.driven or waves_driven:
         return Way(engine, setting, lambda: simulator.run(state, schedule, problem.batches), None)
     # The state is donated and handed back, as in a run that goes on.
     compiled = (

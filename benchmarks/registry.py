@@ -53,6 +53,7 @@ NAMES = (
     "dcasgd_hessian_ladder",
     "dcasgd_speed",
     "lacim_colored_digits",
+    "lacim_flip",
     "lacim_baselines",
     "lacim_pacs",
     "lacim_pictures",

@@ -110,9 +110,13 @@ class _Slots:
 
     def joined(self, state: ServerState) -> SimulatorState:
         """The whole state, in arrays of its own."""
-        every = jax.tree.map(jnp.copy, self._every)
-        for slot in self._changed:
-            every = _put_in_place(every, np.int32(slot), self._out[slot])
+        if len(self._changed) == len(self._pulled):
+            rows = [self._out[slot] for slot in range(len(self._pulled))]
+            every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        else:
+            every = jax.tree.map(jnp.copy, self._every)
+            for slot in self._changed:
+                every = _put_in_place(every, np.int32(slot), self._out[slot])
         snapshots, model_snapshots = every
         return SimulatorState(
             params=jax.tree.map(jnp.copy, state.params),
