@@ -9,14 +9,10 @@ import numpy as np
 import optax
 
 from gsgd_jax import allocate, path_values
+from tests.compiled import compiled_quickly
 
 WIDTHS = ([5, 7, 7, 7, 3], [4, 9, 3, 6, 2], [3, 5, 8, 2], [10, 4, 12, 4, 12, 6])
 VALLEY = [3, 4, 2, 4, 3]  # narrowest in the middle: where the published closed form is wrong
-
-# Half of the time of most tests is LLVM optimising what runs once.
-compiled_quickly = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 Layers = list[tuple[jax.Array, ...]]
 

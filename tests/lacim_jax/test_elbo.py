@@ -21,6 +21,7 @@ from lacim_jax import (
     gaussian_likelihood,
     lacim_loss,
 )
+from tests.compiled import compiled_quickly
 from tests.lacim_jax.exact import Identity, exact_model, observed
 from tests.oracles import linear_gaussian as oracle
 
@@ -87,7 +88,7 @@ def test_one_sample_is_the_plain_bound_on_the_same_draw():
     model, examples = small(), batch()
     variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
     variables = jax.tree.map(lambda w: w + 0.1, variables)
-    terms = elbo(model, variables, examples, KEY)
+    terms = compiled_elbo(model, variables, examples, KEY)
     # Written out by hand, from the same noise.
     posterior = model.apply(variables, examples.images, examples.domains, method="encode")
     prior = model.apply(variables, examples.domains, method="prior")
@@ -116,19 +117,22 @@ def test_several_samples_are_the_weighted_form_on_the_same_draws():
     model, examples = small(), batch()
     variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
     variables = jax.tree.map(lambda w: 3 * w, variables)  # so that the weights differ
-    found = elbo(model, variables, examples, KEY, num_samples=4)
+    found = compiled_elbo(model, variables, examples, KEY, num_samples=4)
     noise = jax.random.normal(KEY, (4, 6, 5))
     posterior = model.apply(variables, examples.images, examples.domains, method="encode")
     prior = model.apply(variables, examples.domains, method="prior")
-    log_w, ell = [], []
-    for one in noise:
+
+    @compiled_quickly
+    def terms(one):
         z = posterior.sample(one)
         pixels = model.apply(variables, z, method="decode")
         logits = model.apply(variables, z[:, :2], method="classify")
-        log_w.append(jax.vmap(model.label_likelihood.log_prob)(logits, examples.labels))
+        log_w = jax.vmap(model.label_likelihood.log_prob)(logits, examples.labels)
         log_x = jax.vmap(model.likelihood.log_prob)(pixels, examples.images)
-        ell.append(log_x + prior.log_prob(z) - posterior.log_prob(z))
-    w, ell = np.exp(np.asarray(log_w, np.float64)), np.asarray(ell, np.float64)
+        return log_w, log_x + prior.log_prob(z) - posterior.log_prob(z)
+
+    log_w, ell = (np.asarray(x, np.float64) for x in zip(*map(terms, noise), strict=True))
+    w = np.exp(log_w)
     wanted = np.log(w.mean(0)) + (w * ell).sum(0) / w.sum(0)
     np.testing.assert_allclose(found.bound, wanted, rtol=1e-5)
     np.testing.assert_allclose(found.sample_size, w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-4)
@@ -139,8 +143,10 @@ def test_the_weights_scale_their_terms():
     model, examples = small(), batch()
     variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
     options = {"num_samples": 3}
-    one = elbo(model, variables, examples, KEY, **options)
-    two = elbo(model, variables, examples, KEY, beta=4.0, label_weight=jnp.float32(7.0), **options)
+    one = compiled_elbo(model, variables, examples, KEY, **options)
+    two = compiled_elbo(
+        model, variables, examples, KEY, beta=4.0, label_weight=jnp.float32(7.0), **options
+    )
     np.testing.assert_allclose(
         two.bound, 7 * one.label + one.reconstruction - 4 * one.divergence, rtol=1e-5
     )
@@ -166,7 +172,7 @@ def test_the_label_has_no_path_into_the_encoder():
     def terms(labels):
         return elbo(model, variables, examples._replace(labels=labels), KEY)
 
-    slopes = jax.jacobian(terms)(examples.labels)
+    slopes = compiled_quickly(jax.jacobian(terms))(examples.labels)
     for name in ("reconstruction", "prior", "entropy", "divergence", "kl_per_dim"):
         np.testing.assert_array_equal(getattr(slopes, name), 0)
     assert np.abs(slopes.label).max() > 0.1
@@ -188,7 +194,7 @@ def test_gradients_are_finite_on_extreme_inputs():
     variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
     images = jnp.round(examples.images)
 
-    @functools.partial(jax.jit, static_argnames="samples")
+    @functools.partial(compiled_quickly, static_argnames="samples")
     def gradient(scale, samples):
         def loss(params):
             wild = {"params": jax.tree.map(lambda w: scale * w, params)}
@@ -207,7 +213,9 @@ def test_gradients_are_finite_on_extreme_inputs():
 def test_the_same_key_gives_the_same_bound():
     model, examples = small(), batch()
     variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
-    one, two, other = (elbo(model, variables, examples, jax.random.key(i)) for i in (1, 1, 2))
+    one, two, other = (
+        compiled_elbo(model, variables, examples, jax.random.key(i)) for i in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one.bound, two.bound)
     assert np.all(np.asarray(one.bound) != np.asarray(other.bound))
 
@@ -221,9 +229,10 @@ def test_the_loss_is_minus_the_mean_bound_and_counts_its_steps():
         beta=optax.linear_schedule(0.0, 1.0, 4),
         label_weight=lambda step: 3.0 * jnp.asarray(step, jnp.float32),
     )
+    compiled = compiled_quickly(loss)
     for step, beta in ((0, 0.0), (2, 0.5), (9, 1.0)):
-        value, (following, terms) = loss(params, jnp.int32(step), examples, KEY)
-        wanted = elbo(
+        value, (following, terms) = compiled(params, jnp.int32(step), examples, KEY)
+        wanted = compiled_elbo(
             model, {"params": params}, examples, KEY,
             num_samples=2, beta=beta, label_weight=3.0 * step,
         )  # fmt: skip

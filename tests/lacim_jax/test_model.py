@@ -15,6 +15,7 @@ from lacim_jax import (
     gaussian_likelihood,
     lacim_loss,
 )
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 
@@ -34,7 +35,7 @@ def trained_like(model, n=6):
     """Images, domains and variables in which no two domains are alike."""
     images = jax.random.uniform(KEY, (n, 4, 4, 1))
     domains = jnp.arange(n) % model.num_domains
-    variables = jax.jit(model.init)(KEY, images, domains)
+    variables = compiled_quickly(model.init)(KEY, images, domains)
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
@@ -44,7 +45,7 @@ def trained_like(model, n=6):
 def test_shapes():
     model = small()
     images, domains, variables = trained_like(model)
-    found = model.apply(variables, images, domains)
+    found = compiled_quickly(model.apply)(variables, images, domains)
     assert found.posterior.mean.shape == found.prior.log_var.shape == (6, 5)
     assert found.reconstruction.shape == images.shape
     assert found.logits.shape == (6, 2)
@@ -76,7 +77,7 @@ def test_each_domain_has_a_head_and_a_prior_of_its_own():
             prior = model.apply(variables, same, method="prior")
             return posterior.mean.sum() + prior.mean.sum()
 
-        return jax.grad(mean)(variables)["params"]
+        return compiled_quickly(jax.grad(mean))(variables)["params"]
 
     gradient = of_domain(1)
     for touched in (gradient["prior_mean"], jnp.moveaxis(gradient["head"]["kernel"], 1, 0)):
@@ -92,7 +93,9 @@ def test_the_label_depends_on_s_alone():
         return model.apply(variables, model.split(latents).s, method="classify")
 
     latents = model.apply(variables, images, domains).posterior.mean
-    slopes = jax.vmap(jax.jacobian(lambda z: logits(z[None])[0]))(latents)  # [n, classes, dim]
+    slopes = compiled_quickly(jax.vmap(jax.jacobian(lambda z: logits(z[None])[0])))(
+        latents
+    )  # [n, classes, dim]
     assert np.abs(slopes[..., :2]).min() > 0
     np.testing.assert_array_equal(slopes[..., 2:], 0)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lacim_jax import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 
@@ -40,9 +41,9 @@ def test_pairs_fit_common_image_sizes(size, encoder, decoder):
 )
 def test_examples_are_treated_apart(network, shape):
     batch = jax.random.uniform(KEY, (5, *shape))
-    variables = jax.jit(network.init)(KEY, batch)
-    together = network.apply(variables, batch)
-    alone = network.apply(variables, batch[2:3])
+    variables = compiled_quickly(network.init)(KEY, batch)
+    apply = compiled_quickly(network.apply)
+    together, alone = apply(variables, batch), apply(variables, batch[2:3])
     np.testing.assert_allclose(together[2:3], alone, rtol=1e-5, atol=1e-6)
     assert np.ptp(np.asarray(together), axis=0).max() > 1e-3
 

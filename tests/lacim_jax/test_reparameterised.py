@@ -13,11 +13,12 @@ from lacim_jax import (
     MLPEncoder,
     ReparameterisedLaCIM,
     Search,
-    elbo,
+    compiled_elbo,
     gaussian_likelihood,
     lacim_loss,
     predict,
 )
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 SIZES = {"num_domains": 3, "s_dim": 2, "v_dim": 1, "likelihood": gaussian_likelihood(1.0)}
@@ -34,7 +35,7 @@ def examples(n=6):
 
 def initialised(model):
     data = examples()
-    return jax.jit(model.init)(KEY, data.images, data.domains)
+    return compiled_quickly(model.init)(KEY, data.images, data.domains)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +85,9 @@ def test_with_the_identity_for_a_map_its_bound_is_lacims():
     params["head"] = {"kernel": head["kernel"][:, None], "bias": head["bias"][None]}
     params["prior_mean"] = params["prior_raw_log_var"] = jnp.zeros((1, 3))
     data = examples()
-    found = elbo(model, variables, data, KEY, num_samples=4)
+    found = compiled_elbo(model, variables, data, KEY, num_samples=4)
     pooled = data._replace(domains=jnp.zeros_like(data.domains))
-    wanted = elbo(plain, {"params": params}, pooled, KEY, num_samples=4)
+    wanted = compiled_elbo(plain, {"params": params}, pooled, KEY, num_samples=4)
     for name, value in found._asdict().items():
         np.testing.assert_allclose(value, getattr(wanted, name), rtol=2e-5, atol=1e-5, err_msg=name)
 
@@ -114,7 +115,7 @@ def test_starts_are_the_noise_through_every_map(affine):
 def test_it_trains_and_predicts_as_lacim_does():
     model, data = ReparameterisedLaCIM(*modules(), **SIZES), examples(30)
     params = initialised(model)["params"]
-    gradient = jax.jit(jax.value_and_grad(lacim_loss(model), has_aux=True))
+    gradient = compiled_quickly(jax.value_and_grad(lacim_loss(model), has_aux=True))
     step, losses = jnp.zeros([], jnp.int32), []
     for i in range(60):
         (loss, (step, _)), grads = gradient(params, step, data, jax.random.fold_in(KEY, i))

@@ -7,6 +7,7 @@ import pytest
 
 from lacim_jax import ERM, MLP, Examples, MLPEncoder, erm_loss
 from lacim_jax.baselines import DANN, dann_loss
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 NETWORK = ERM(MLPEncoder((6,)), MLP((2,)), s_dim=3)
@@ -24,11 +25,14 @@ def adversary_risk(params):
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, lambda step: jnp.where(step == 0, 0.3, 0.0)])
 def test_the_network_climbs_what_the_adversary_descends(strength):
-    grads, (step, terms) = jax.grad(dann_loss(MODEL, weight=strength), has_aux=True)(
-        PARAMS, STEP, DATA, KEY
-    )
-    plain = jax.grad(lambda p: erm_loss(NETWORK)(p, (), DATA, KEY)[0])(PARAMS["network"])
-    adversary = jax.grad(adversary_risk)(PARAMS)
+    loss = dann_loss(MODEL, weight=strength)
+    grads, (step, terms) = compiled_quickly(jax.grad(loss, has_aux=True))(PARAMS, STEP, DATA, KEY)
+    plain, adversary = compiled_quickly(
+        lambda p: (
+            jax.grad(lambda own: erm_loss(NETWORK)(own, (), DATA, KEY)[0])(p["network"]),
+            jax.grad(adversary_risk)(p),
+        )
+    )(PARAMS)
     factor = 0.3 if callable(strength) else strength
     climbed = jax.tree.map(lambda g, a: g - factor * a, plain, adversary["network"])
     for found, due in zip(

@@ -19,6 +19,7 @@ from lacim_jax import (
 )
 from lacim_jax.baselines import DIVA, csg_loss, csg_probabilities, diva_loss, ivae
 from lacim_jax.baselines.csg import independent_version
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 UNIT = gaussian_likelihood(1.0)
@@ -66,7 +67,7 @@ def test_the_loss_of_diva_is_its_formula(diva):
         label_weight=3.0,
         domain_weight=lambda step: jnp.where(step == 0, 2.0, 0.0),
     )
-    value, (step, _) = loss(diva, STEP, data, KEY)
+    value, (step, _) = compiled_quickly(loss)(diva, STEP, data, KEY)
 
     def bound(raw):
         return 8 * np.tanh(np.asarray(raw, np.float64) / 8)
@@ -129,7 +130,7 @@ def test_diva_predicts_from_the_labels_latents_alone(diva):
 def test_diva_shows_a_domain_that_was_not_trained(diva):
     data = examples()
     strange = data._replace(domains=data.domains + 1)
-    value, _ = diva_loss(DIVA_MODEL)(diva, STEP, strange, KEY)
+    value, _ = compiled_quickly(diva_loss(DIVA_MODEL))(diva, STEP, strange, KEY)
     assert np.isnan(value)
 
 
@@ -160,28 +161,37 @@ def test_without_correlation_csg_is_the_bound_of_pooled_lacim(csg):
     params = csg | {"prior_mixing": jnp.zeros_like(csg["prior_mixing"])}
     pooled = data._replace(domains=data.domains * 0)
     for num_samples in (1, 6):
-        found, _ = csg_loss(CSG_MODEL, num_samples=num_samples, beta=0.5, label_weight=2.0)(
-            params, STEP, data, KEY
-        )
-        due, _ = lacim_loss(CSG_MODEL, num_samples=num_samples, beta=0.5, label_weight=2.0)(
-            params, STEP, pooled, KEY
-        )
+        weights = {"num_samples": num_samples, "beta": 0.5, "label_weight": 2.0}
+        found, due = compiled_quickly(
+            lambda p, weights=weights: [
+                loss(CSG_MODEL, **weights)(p, STEP, part, KEY)[0]
+                for loss, part in ((csg_loss, data), (lacim_loss, pooled))
+            ]
+        )(params)
         np.testing.assert_allclose(found, due, rtol=1e-5)
 
 
 def test_correlation_weights_the_draws_by_the_ratio_of_the_priors(csg):
     """The formula, term by term, from the model's own densities at the same draws."""
     data = examples()
-    found, (_, terms) = csg_loss(CSG_MODEL, num_samples=6)(csg, STEP, data, KEY)
-    variables = {"params": csg}
-    posterior = CSG_MODEL.apply(variables, data.images, data.domains * 0, method="encode")
-    draws = jax.vmap(posterior.sample)(jax.random.normal(KEY, (6, 8, 4)))
-    ratio = independent_version(CSG_MODEL.apply(variables, method="priors"), draws, s_dim=2)
+    found, (_, terms) = compiled_quickly(csg_loss(CSG_MODEL, num_samples=6))(csg, STEP, data, KEY)
+
+    @compiled_quickly
+    def densities(params):
+        variables = {"params": params}
+        posterior = CSG_MODEL.apply(variables, data.images, data.domains * 0, method="encode")
+        draws = jax.vmap(posterior.sample)(jax.random.normal(KEY, (6, 8, 4)))
+        ratio = independent_version(CSG_MODEL.apply(variables, method="priors"), draws, s_dim=2)
+        flat = draws.reshape(48, 4)
+        pixels = CSG_MODEL.apply(variables, flat, method="decode").reshape(6, 8, 5)
+        logits = CSG_MODEL.apply(variables, flat[:, :2], method="classify").reshape(6, 8, 2)
+        return posterior, draws, ratio, pixels, jax.nn.log_softmax(logits)
+
+    posterior, draws, ratio, every_pixel, log_probs = jax.tree.map(np.asarray, densities(csg))
     bounds = []
     for i in range(8):
-        pixels = CSG_MODEL.apply(variables, draws[:, i], method="decode")
-        logits = CSG_MODEL.apply(variables, draws[:, i, :2], method="classify")
-        log_y = jax.nn.log_softmax(logits)[:, data.labels[i]]
+        pixels = every_pixel[:, i]
+        log_y = log_probs[:, i, data.labels[i]]
         log_x = scipy.stats.norm.logpdf(data.images[i][None], pixels, 1.0).sum(1)
         scale = np.exp(posterior.log_var[i] / 2)
         log_q = scipy.stats.norm.logpdf(draws[:, i], posterior.mean[i][None], scale[None]).sum(1)
@@ -194,11 +204,13 @@ def test_correlation_weights_the_draws_by_the_ratio_of_the_priors(csg):
 
 def test_csg_predicts_by_the_mean_over_its_draws(csg):
     images = examples().images
-    found = csg_probabilities(CSG_MODEL, {"params": csg}, images, KEY, num_samples=500)
+
+    @compiled_quickly
+    def probabilities(key):
+        return csg_probabilities(CSG_MODEL, {"params": csg}, images, key, num_samples=500)
+
+    found, other = probabilities(KEY), probabilities(jax.random.key(7))
     np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
-    other = csg_probabilities(
-        CSG_MODEL, {"params": csg}, images, jax.random.key(7), num_samples=500
-    )
     np.testing.assert_allclose(found, other, atol=0.08)
     assert np.abs(found - found[::-1]).max() > 0.1  # images differ by more than the draws do
 
@@ -219,6 +231,6 @@ def test_all_latents_of_ivae_may_cause_the_label():
     )
     data = examples()
     params = jax.jit(model.init)(KEY, data.images, data.domains)["params"]
-    grads, _ = jax.grad(lacim_loss(model), has_aux=True)(params, STEP, data, KEY)
+    grads, _ = compiled_quickly(jax.grad(lacim_loss(model), has_aux=True))(params, STEP, data, KEY)
     assert params["classifier"]["Dense_0"]["kernel"].shape == (3, 2)
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) > 0

@@ -9,6 +9,7 @@ import pytest
 
 from lacim_jax import ERM, MLP, Examples, MLPEncoder, erm_loss
 from lacim_jax.baselines import coral_loss, group_dro_loss, irm_loss, mmd_loss, vrex_loss
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 MODEL = ERM(MLPEncoder((6,)), MLP((3,)), s_dim=4)
@@ -80,7 +81,7 @@ def test_the_penalty_is_numpys(name):
     data = examples()
     risk, penalty = wanted(name, data)
     loss = PENALTIES[name](MODEL, num_domains=3, weight=0.7)
-    value, (step, terms) = loss(PARAMS, START, data, KEY)
+    value, (step, terms) = compiled_quickly(loss)(PARAMS, START, data, KEY)
     np.testing.assert_allclose(terms["risk"], risk, rtol=1e-5)
     np.testing.assert_allclose(terms["penalty"], penalty, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(value, risk + 0.7 * penalty, rtol=1e-5)
@@ -91,8 +92,9 @@ def test_the_penalty_is_numpys(name):
 def test_the_weight_may_be_a_schedule(name):
     data = examples()
     loss = PENALTIES[name](MODEL, num_domains=3, weight=lambda step: jnp.where(step < 2, 0.0, 5.0))
-    early, (_, terms) = loss(PARAMS, START, data, KEY)
-    late, _ = loss(PARAMS, START + 2, data, KEY)
+    compiled = compiled_quickly(loss)
+    early, (_, terms) = compiled(PARAMS, START, data, KEY)
+    late, _ = compiled(PARAMS, START + 2, data, KEY)
     np.testing.assert_allclose(early, terms["risk"], rtol=1e-6)
     np.testing.assert_allclose(late, terms["risk"] + 5 * terms["penalty"], rtol=1e-5)
 
@@ -103,8 +105,9 @@ def test_domains_that_are_alike_cost_nothing_but_the_risk(name):
     one = examples((0,) * 6)
     data = jax.tree.map(lambda x: jnp.concatenate([x, x]), one)
     data = data._replace(domains=jnp.repeat(jnp.arange(2), 6))
-    value, (_, terms) = PENALTIES[name](MODEL, num_domains=2, weight=1.0)(PARAMS, START, data, KEY)
-    plain, _ = erm_loss(MODEL)(PARAMS, (), one, KEY)
+    loss = compiled_quickly(PENALTIES[name](MODEL, num_domains=2, weight=1.0))
+    value, (_, terms) = loss(PARAMS, START, data, KEY)
+    plain, _ = compiled_quickly(erm_loss(MODEL))(PARAMS, (), one, KEY)
     np.testing.assert_allclose(terms["risk"], plain, rtol=1e-5)
     if name == "irm":
         np.testing.assert_allclose(terms["penalty"], wanted("irm", data, 2)[1], rtol=1e-4)
@@ -120,7 +123,7 @@ def test_the_penalty_of_irm_vanishes_at_the_optimal_scale():
     params = jax.tree.map(jnp.zeros_like, params)
     frequencies = jnp.asarray([0.75, 0.25])  # in each half of each domain's examples
     params["classifier"]["Dense_0"]["bias"] = jnp.log(frequencies)
-    loss = irm_loss(model, num_domains=2, weight=1.0)
+    loss = compiled_quickly(irm_loss(model, num_domains=2, weight=1.0))
     _, (_, terms) = loss(params, START, data, KEY)
     np.testing.assert_allclose(terms["penalty"], 0.0, atol=1e-9)
     params["classifier"]["Dense_0"]["bias"] *= 2
@@ -136,7 +139,8 @@ def test_a_domain_without_examples_or_with_one_leaves_all_finite(name, domains):
         loss, state = group_dro_loss(MODEL, num_domains=3, rate=0.1), jnp.zeros(3)
     else:
         loss, state = PENALTIES[name](MODEL, num_domains=3, weight=1.0), START
-    grads, (_, terms) = jax.grad(loss, has_aux=True)(PARAMS, state, data, KEY)
+    gradient = compiled_quickly(jax.grad(loss, has_aux=True))
+    grads, (_, terms) = gradient(PARAMS, state, data, KEY)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, terms)))
     present = sorted(set(domains))
     _, _, losses, _ = seen(data)
@@ -150,16 +154,17 @@ def test_group_dro_follows_the_exponentiated_gradient():
     data, rate = examples(), 0.5
     _, _, losses, _ = seen(data)
     risks = np.asarray([own.mean() for own in by_domain(losses, data)])
-    loss, state, q = group_dro_loss(MODEL, num_domains=3, rate=rate), jnp.zeros(3), np.ones(3) / 3
+    loss = group_dro_loss(MODEL, num_domains=3, rate=rate)
+    compiled, state, q = compiled_quickly(loss), jnp.zeros(3), np.ones(3) / 3
     for _ in range(3):
-        value, (state, terms) = loss(PARAMS, state, data, KEY)
+        value, (state, terms) = compiled(PARAMS, state, data, KEY)
         q = q * np.exp(rate * risks)
         q /= q.sum()
         np.testing.assert_allclose(value, (q * risks).sum(), rtol=1e-5)
         np.testing.assert_allclose(jnp.exp(state), q, rtol=1e-5)
         np.testing.assert_allclose(terms["worst"], risks.max(), rtol=1e-5)
     # The weights are no path for the gradient.
-    gradient = jax.grad(lambda p: loss(p, jnp.zeros(3), data, KEY)[0])(PARAMS)
+    gradient = compiled_quickly(jax.grad(lambda p: loss(p, jnp.zeros(3), data, KEY)[0]))(PARAMS)
     q = np.exp(rate * risks) / np.exp(rate * risks).sum()
 
     def weighted(params):
@@ -168,9 +173,8 @@ def test_group_dro_follows_the_exponentiated_gradient():
         own = jax.nn.one_hot(data.domains, 3)
         return ((each @ own) / own.sum(0) * jnp.asarray(q, jnp.float32)).sum()
 
-    for found, due in zip(
-        jax.tree.leaves(gradient), jax.tree.leaves(jax.grad(weighted)(PARAMS)), strict=True
-    ):
+    other = compiled_quickly(jax.grad(weighted))(PARAMS)
+    for found, due in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-6)
 
 
