@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -160,6 +160,7 @@ def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Itera
     right = found.diverged_at < 0
     figures = {key: np.where(right, value, math.nan) for key, value in figures.items()}
     wall_time = time.perf_counter() - begun
+    answer = jax.jit(lambda v, images: method.probabilities(model, v, images))
     records, runs = [], []
     for t, trial in enumerate(tried):
         for seed in sorted({column.seed for column in columns}):
@@ -180,7 +181,7 @@ def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Itera
                     method=name,
                     setting=setting | ({"search_steps": 0} if method.searches else {}),
                     seed=seed,
-                    metrics=_uncertainty(model, method, found.state, full, cases, parts) | metrics,
+                    metrics=_uncertainty(answer, found.state, full, cases, parts) | metrics,
                     wall_time=wall_time,
                 )
             )
@@ -252,8 +253,7 @@ def _measure(model: Any, method: Method, state: Any, parts: Parts) -> dict[str, 
 
 
 def _uncertainty(
-    model: Any,
-    method: Method,
+    answer: Callable[[Any, jax.Array], jax.Array],
     state: Any,
     index: int,
     cases: Sequence[tuple[dict[str, float], int]],
@@ -261,7 +261,6 @@ def _uncertainty(
 ) -> dict[str, float]:
     """Calibration on test images, and whether low confidence tells them from training ones."""
     variables = {"params": jax.tree.map(lambda w: w[index], state.params)}
-    answer = jax.jit(lambda v, images: method.probabilities(model, v, images))
     found = {}
     for name in ("choice", "test"):
         own = of_column(getattr(parts, name), cases[index][1])

@@ -28,7 +28,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.path_space_methods import (
+    METHODS,
+    PAIRS,
+    Method,
+    mean_kappa,
+    problem,
+    transformation,
+)
 from benchmarks.rate_report import pair_table, rate_figure, rate_table
 from benchmarks.registry import Context
 from common.augmentation import pad_crop_flip
@@ -50,60 +58,17 @@ from common.data import (
     take,
     train_validation_split,
 )
-from common.networks import plain, resnet
 from common.records import Record
 from common.seeds import Streams, streams
 from common.tables import group
 from common.training import TrainState, init_state, train_step
-from gsgd_jax import (
-    Gauge,
-    Skeleton,
-    choose_skeleton,
-    find_gauge,
-    in_path_space,
-    in_path_space_with_reference_norms,
-    skeleton_init,
-)
-from gsgd_jax.family import path_sgd, path_sum, with_enorm
+from gsgd_jax import skeleton_init
 
 Images = tuple[jax.Array, jax.Array]
 """Standardised images and their labels, on the device."""
 
-
-class Method(NamedTuple):
-    """One row: what it steps by, on what, and where it starts."""
-
-    name: str
-    rule: Literal["sgd", "adam", "rmsprop"]
-    on: Literal["weights", "path space", "path norm", "equal norms"] = "weights"
-    reset: bool = False
-    """Whether it starts from the papers' initialisation, skeleton weights at 1."""
-
-
-METHODS = (
-    Method("SGD", "sgd"),
-    Method("G-SGD", "sgd", on="path space"),
-    Method("SGD, skeleton init", "sgd", reset=True),
-    Method("G-SGD, skeleton init", "sgd", on="path space", reset=True),
-    Method("Path-SGD", "sgd", on="path norm"),
-    Method("ENorm", "sgd", on="equal norms"),
-    Method("Adam", "adam"),
-    Method("G-Adam", "adam", on="path space"),
-    Method("RMSProp", "rmsprop"),
-    Method("G-RMSProp", "rmsprop", on="path space"),
-)
-
-PAIRS = (
-    ("G-SGD", "SGD"),
-    ("G-SGD, skeleton init", "SGD, skeleton init"),
-    ("G-Adam", "Adam"),
-    ("G-RMSProp", "RMSProp"),
-)
-"""The same rule from the same weights, in path space and on weights."""
-
 PUBLISHED_RATE = 1.0
-
-WITHOUT_NORM = " without norm"
+"""The papers', at which all methods made from SGD are shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,119 +174,148 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
     return Data(prepared(train), prepared(validation), prepared(test), whole.num_classes)
 
 
-class Problem(NamedTuple):
-    """A network, and what all methods share."""
-
-    name: str
-    module: nn.Module
-    variables: Any
-    """The first seed's, at first: their shapes, and averages that are the same for all seeds."""
-    gauge: Gauge
-    """The rescalings that leave it exactly alone."""
-    published: Skeleton
-    """The papers': the diagonal of the group that it would have without norms."""
-    normalised: bool
-
-    def by_first_averages(self, params: Any, images: jax.Array) -> Any:
-        """The logits where norms use the averages they begin with."""
-        return self.module.apply({**self.variables, "params": params}, images)
-
-
-def problem(name: str, data: Data, width: float, key: jax.Array) -> Problem:
-    """Builds a network and finds its group.
-
-    Args:
-        name: see `Settings.networks`.
-        data: images it is for.
-        width: factor on its channels.
-        key: of its first weights.
-
-    Raises:
-        ValueError: if there is no such network.
-    """
-    family, _, depth = name.removesuffix(WITHOUT_NORM).partition("-")
-    makers: dict[str, Callable[..., nn.Module]] = {"plain": plain, "ResNet": resnet}
-    if family not in makers or not depth.isdecimal():
-        raise ValueError(
-            f"networks are called plain-DEPTH or ResNet-DEPTH, then{WITHOUT_NORM!r} or nothing, "
-            f"got {name!r}."
-        )
-    normalised = not name.endswith(WITHOUT_NORM)
-    make = functools.partial(makers[family], int(depth), data.num_classes, width=width)
-    module = make(norm="batch" if normalised else None)
-    image = data.train[0][:1]
-    variables: Any = jax.jit(module.init)(key, image)
-    averages = {kind: leaves for kind, leaves in variables.items() if kind != "params"}
-
-    def trained(params: Any, images: jax.Array) -> Any:
-        variables = {"params": params, **averages}
-        return module.apply(variables, images, train=True, mutable=list(averages))[0]
-
-    params = variables["params"]
-    found = find_gauge(trained, params, data.train[0][:2])
-    gauge = found if isinstance(found, Gauge) else found.gauge
-    bare = make(norm=None, use_bias=not normalised)
-    without = find_gauge(lambda params, images: bare.apply({"params": params}, images), params, image)
-    if not (isinstance(gauge, Gauge) and isinstance(without, Gauge)):
-        raise ValueError(f"{name} has no rescalings that form a graph; take another network.")
-    published = choose_skeleton(without, params)
-    return Problem(name, module, variables, gauge, published, normalised)
+def _rates(method: Method, settings: Settings) -> tuple[float, ...]:
+    return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates
 
 
 def _of_network(
-    name: str,
-    methods: Sequence[Method],
-    data: Data,
-    settings: Settings,
-    seeds: Sequence[int],
+    name: str, methods: Sequence[Method], data: Data, settings: Settings, seeds: Sequence[int]
 ) -> Iterator[Record]:
-    own = problem(name, data, settings.width, streams(seeds[0]).init)
-    init = jax.jit(own.module.init)
-    figures = [
-        evaluator(network_metrics(own.module), part, batch_size=500, prefix=prefix)
+    """All runs of one network."""
+    given, init = problem(
+        name, data.train[0][:1], data.num_classes, streams(seeds[0]).init, width=settings.width
+    )
+    usual = {seed: init(streams(seed).init) for seed in seeds}
+    unit = jax.jit(functools.partial(mean_kappa, given))
+    metrics = network_metrics(given.module)
+    evaluators = [
+        evaluator(metrics, part, batch_size=500, prefix=prefix)
         for part, prefix in ((data.validation, "validation_"), (data.test, "test_"))
     ]
-    usual = {seed: init(streams(seed).init, data.train[0][:1])["params"] for seed in seeds}
-    unit = jax.jit(functools.partial(mean_kappa, own.by_first_averages))
     for method in methods:
-        # The largest weights differ from seed to seed, and with them the skeleton.
-        follows_seed = method.on == "path space" and not method.reset
-        for group_ in [[seed] for seed in seeds] if follows_seed else [list(seeds)]:
-            make = transformation(method, own, usual[group_[0]])
-            train = _trainer(own.module, make, data, settings, figures)
-            for seed in group_:
-                start = skeleton_init(usual[seed], own.published) if method.reset else usual[seed]
-                factor = float(unit(start, data.train[0][:1])) if method.on == "path norm" else 1.0
-                state = TrainState(
-                    start, _averages(own.variables), (), jnp.zeros([], jnp.int32)
-                )
+        for together in [[seed] for seed in seeds] if method.follows_seed else [list(seeds)]:
+            make = transformation(method, given, usual[together[0]])
+            step = _step(given.module, make, settings.augment)
+            for seed in together:
+                params = usual[seed]
+                if method.reset:
+                    params = skeleton_init(params, given.published)
+                factor = float(unit(params)) if method.on == "path norm" else 1.0
                 for rate in _rates(method, settings):
-                    yield train(state, rate, factor, seed, method.name, name)
+                    begun = time.perf_counter()
+                    state = init_state(params, make(rate), given.averages)
+                    curve = _train(
+                        step, state, factor * rate, data.train, settings, streams(seed), evaluators
+                    )
+                    yield Record(
+                        method=method.name,
+                        setting={"network": name, "learning_rate": rate},
+                        seed=seed,
+                        metrics={metric: values[-1] for metric, values in curve.items()},
+                        curve={"epoch": list(range(1, settings.epochs + 1)), **curve},
+                        wall_time=time.perf_counter() - begun,
+                    )
 
 
-def transformation(
-    method: Method, own: Problem, params: Any
-) -> Callable[[jax.Array], optax.GradientTransformation]:
-    """From a learning rate, which may be traced, to what a method steps by.
+Step = Callable[..., tuple[TrainState, jax.Array]]
+"""`(state, rate, images, labels, rows, key) -> (state, loss)`, compiled; the state is donated."""
+
+
+def _step(
+    module: nn.Module, make: Callable[[Any], optax.GradientTransformation], augment: bool
+) -> Step:
+    """A step whose learning rate is an argument, so that one program serves all of them."""
+    loss = network_loss(module)
+
+    def step(
+        state: TrainState,
+        rate: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        rows: jax.Array,
+        key: jax.Array,
+    ) -> tuple[TrainState, jax.Array]:
+        batch, own = images[rows], jax.random.fold_in(key, state.step)
+        if augment:
+            batch = pad_crop_flip(own, batch)
+        state, info = train_step(loss, make(rate))(state, (batch, labels[rows]), own)
+        return state, info.loss
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _train(
+    step: Step,
+    state: TrainState,
+    rate: float,
+    train: Images,
+    settings: Settings,
+    keys: Streams,
+    evaluators: Sequence[Callable[[Any], dict[str, np.ndarray]]],
+) -> dict[str, list[float]]:
+    """The columns of a curve, one entry an epoch; NaN from the epoch on in which it diverged."""
+    state = jax.tree.map(jnp.copy, state)  # the step donates it
+    columns = ("loss", "validation_accuracy", "test_accuracy")
+    curve: dict[str, list[float]] = {name: [] for name in columns}
+    size, batch = len(train[1]), settings.batch_size
+    for epoch in range(settings.epochs):
+        # Divided by ten after half of the epochs, and again after three quarters.
+        drops = (2 * epoch >= settings.epochs) + (4 * epoch >= 3 * settings.epochs)
+        now = jnp.asarray(rate * 0.1**drops, jnp.float32)
+        order = epoch_order(keys.order, size, epoch=epoch)[: size // batch * batch]
+        losses = []
+        for rows in jnp.asarray(order).reshape(-1, batch):
+            state, loss = step(state, now, *train, rows, keys.noise)
+            losses.append(loss)
+        row = {"loss": float(np.mean(jax.device_get(losses), dtype=np.float64))}
+        if math.isfinite(row["loss"]):
+            for evaluate in evaluators:
+                row |= {k: float(v) for k, v in evaluate(state._replace(opt_state=())).items()}
+        # Answers of a network whose outputs are not numbers are none.
+        told = [row.get(name, math.nan) for name in ("loss", *_CROSS_ENTROPIES)]
+        if not all(map(math.isfinite, told)):
+            for column in curve.values():
+                column += [math.nan] * (settings.epochs - epoch)
+            break
+        for name in columns:
+            curve[name].append(row[name])
+    return curve
+
+
+_CROSS_ENTROPIES = ("validation_cross_entropy", "test_cross_entropy")
+
+
+def tables(records: Sequence[Record]) -> str:
+    """For each network: every method at 1.0 and at its best; then what path space adds.
 
     Args:
-        method: which.
-        own: its network.
-        params: weights to choose a skeleton by, where it is not the papers'.
+        records: of this experiment.
     """
-    rule = {"sgd": optax.sgd, "adam": optax.adam, "rmsprop": optax.rmsprop}[method.rule]
-    if method.on == "weights":
-        return rule
-    if method.on == "equal norms":
-        return lambda rate: with_enorm(rule(rate), own.gauge)
-    if method.on == "path norm":
-        image = jnp.ones_like(own.example)
-        return lambda rate: path_sgd(rate, own.by_first_averages, image)
-    if not method.reset:
-        skeleton = choose_skeleton(
-            own.gauge, params, rule="largest", basis="cycles", tree_values="balanced"
-        )
-        return lambda rate: in_path_space(rule(rate), skeleton)
-    if own.normalised:
-        return lambda rate: in_path_space_with_reference_norms(rule(rate), own.published)
-    return lambda rate: in_path_space(rule(rate), own.published)
+    sections = []
+    for network, own in group(records, _network).items():
+        sections += [f"### {network}", rate_table(own, fixed_rate=PUBLISHED_RATE)]
+        sections += [pair_table(own, PAIRS)]
+    return "\n\n".join(section for section in sections if section)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """Accuracy against step size: one figure for SGD and its kin, one for the adaptive rules.
+
+    Args:
+        records: of this experiment.
+        out: the folder.
+
+    Returns:
+        The files written.
+    """
+    adaptive = {method.name for method in METHODS if method.rule != "sgd"}
+    written = []
+    for name, wanted in (("learning_rates", False), ("adaptive_rates", True)):
+        own = [r for r in records if (r.method in adaptive) == wanted]
+        if own:
+            written.append(rate_figure(own, out / f"{name}.png", panel=_network))
+    return written
+
+
+def _network(record: Record) -> str:
+    return str(record.setting["network"])

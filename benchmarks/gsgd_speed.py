@@ -56,6 +56,8 @@ class Settings:
     steps: tuple[int, int] = (100, 1)
     """Steps timed at once: for the perceptron, for the others."""
     repetitions: int = 7
+    traces: int = 3
+    """Times that `find_gauge` is timed alone."""
 
 
 PRESETS = {
@@ -99,34 +101,36 @@ def build(
         steps: how many batches.
         seed: of weights and images; what is in them does not matter for speed.
     """
-    keys = streams(seed)
-    options: dict[str, Any] = {}
-    if network == PERCEPTRON:
-        module, shape = MLP((*[round(512 * width)] * 3, 10)), (784,)
-    else:
-        family, depth = {PLAIN: (plain, 34), RESIDUAL: (resnet, 34), TRACED: (resnet, 50)}[network]
-        module, shape = family(depth, 10, width=width), (32, 32, 3)
-        options = {"train": True, "mutable": ["batch_stats"]}
+    keys, module, shape, options = streams(seed), *_network(network, width)
     images = jax.random.normal(keys.data, (steps, batch_size, *shape))
     labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
     variables = jax.jit(module.init)(keys.init, images[0, :1])
+    driven = bool(options) and jax.default_backend() == "cpu"
+    return Problem(_logits(module, variables, options), variables["params"], images, labels, driven)
+
+
+def _network(name: str, width: float) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
+    """The module, the shape of one image, and what applying the module asks for."""
+    if name == PERCEPTRON:
+        return MLP((*[round(512 * width)] * 3, 10)), (784,), {}
+    family, depth = {PLAIN: (plain, 34), RESIDUAL: (resnet, 34), TRACED: (resnet, 50)}[name]
+    options = {"train": True, "mutable": ["batch_stats"]}
+    return family(depth, 10, width=width), (32, 32, 3), options
+
+
+def _logits(module: Any, variables: Any, options: dict[str, Any]) -> Callable[..., Any]:
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def logits(params: Any, inputs: jax.Array) -> Any:
         found = module.apply({"params": params, **rest}, inputs, **options)
         return found[0] if options else found
 
-    driven = bool(options) and jax.default_backend() == "cpu"
-    return Problem(logits, variables["params"], images, labels, driven)
+    return logits
 
 
-def exact_gauge(problem: Problem) -> Gauge:
-    """The rescalings that leave the network exactly alone.
-
-    Args:
-        problem: the network.
-    """
-    found = find_gauge(problem.logits, problem.params, problem.images[0, :2])
+def _exact_gauge(logits: Callable[..., Any], params: Any, images: Any) -> Gauge:
+    """The rescalings that leave the network exactly alone."""
+    found = find_gauge(logits, params, images)
     return found if isinstance(found, Gauge) else found.gauge
 
 
@@ -140,7 +144,7 @@ def _compare(
     steps = settings.steps[network != PERCEPTRON]
     problem = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
     begun = time.perf_counter()
-    gauge = exact_gauge(problem)
+    gauge = _exact_gauge(problem.logits, problem.params, problem.images[0, :2])
     found = time.perf_counter()
     # By the largest weights: BatchNorm's shifts, which begin at zero, can be no coordinates.
     skeleton = choose_skeleton(gauge, problem.params, rule="largest")
@@ -221,11 +225,19 @@ def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
 
 def _traced(settings: Settings, seed: int) -> Iterator[Record]:
     """`find_gauge` alone, on the deepest network."""
-    problem = build(TRACED, 2, width=settings.width, seed=seed)
-    spent = []
-    for _ in range(3):
+    module, shape, options = _network(TRACED, settings.width)
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    # Shapes are all that is looked at: nothing has to be initialised.
+    shapes = jax.eval_shape(module.init, streams(seed).init, images)
+    variables = {
+        name: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
+        for name, tree in shapes.items()
+        if name != "params"
+    }
+    logits, spent = _logits(module, variables, options), []
+    for _ in range(settings.traces):
         begun = time.perf_counter()
-        exact_gauge(problem)
+        _exact_gauge(logits, shapes["params"], images)
         spent.append(time.perf_counter() - begun)
     yield Record(
         method=FIND,

@@ -161,6 +161,56 @@ def rate_table(
     return markdown([*header, "runs diverged"], rows)
 
 
+def pair_table(
+    records: Sequence[Record],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    score: str = "test_accuracy",
+    criterion: str = "validation_accuracy",
+    name: str = "test accuracy",
+    show: Callable[[Summary], str] = percent,
+) -> str:
+    """By how much one method exceeds another, seed by seed, each at its own chosen rate.
+
+    Args:
+        records: of one panel.
+        pairs: two methods each; pairs one of which has no records are left out.
+        score: the metric that is reported.
+        criterion: the metric that rates are chosen by.
+        name: what the score is called.
+        show: how a mean and its spread are written.
+
+    Returns:
+        Markdown; "" if no pair is there.
+
+    Example:
+        >>> def record(method, seed, test):
+        ...     metrics = {"validation_accuracy": 0.5, "test_accuracy": test}
+        ...     return Record(method=method, setting={"learning_rate": 0.1}, seed=seed,
+        ...                   metrics=metrics, wall_time=0.0)
+        >>> found = [record("a", 0, 0.6), record("a", 1, 0.8), record("b", 0, 0.5),
+        ...          record("b", 1, 0.5)]
+        >>> print(pair_table(found, [("a", "b")]))
+        | difference | test accuracy, seed by seed |
+        | :--------- | --------------------------: |
+        | a - b      |               20.00 ± 14.14 |
+    """
+    methods = group(records, lambda record: record.method)
+    rows = []
+    for one, other in pairs:
+        if one in methods and other in methods:
+            scores = [
+                {
+                    r.seed: r.metrics[score] if math.isfinite(r.metrics[criterion]) else math.nan
+                    for r in choose(methods[method], criterion=criterion).records
+                }
+                for method in (one, other)
+            ]
+            gaps = [scores[0][seed] - scores[1][seed] for seed in scores[0] if seed in scores[1]]
+            rows.append([f"{one} - {other}", show(summarise(gaps))])
+    return markdown(["difference", f"{name}, seed by seed"], rows) if rows else ""
+
+
 def rate_figure(
     records: Sequence[Record],
     path: Path,

@@ -43,6 +43,7 @@ from common.records import Record
 
 NAMES = (
     "gsgd_mlp",
+    "gsgd_cifar10",
     "gsgd_delay",
     "gsgd_speed",
     "dcasgd_digits",

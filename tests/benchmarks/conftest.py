@@ -1,9 +1,10 @@
-"""An experiment small enough to be run in tests of the command line."""
+"""What all tests of experiments share, and an experiment for tests of the command line."""
 
 import dataclasses
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,17 @@ from benchmarks import registry
 from common.plots import figure
 from common.records import Record
 from common.tables import markdown, metric, number
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly():
+    """Experiments run once, on a handful of numbers: most of it would be LLVM optimising.
+
+    What these tests look at is which runs are made, from what, and what becomes of their records.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,191 @@
+"""What G-SGD is compared with on image networks, and how each is made for a given network.
+
+SGD, Adam and RMSProp on weights and in path space, each pair from the same weights; SGD in the two
+other geometries that do not see the scale, Path-SGD and equi-normalisation. `Problem` is a network
+with all that does not depend on the seed: its group, and the papers' skeleton.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from common.networks import plain, resnet
+from gsgd_jax import (
+    Gauge,
+    Skeleton,
+    choose_skeleton,
+    find_gauge,
+    in_path_space,
+    in_path_space_with_reference_norms,
+)
+from gsgd_jax.family import path_sgd, path_sum, with_enorm
+
+
+class Method(NamedTuple):
+    """One row: what it steps by, on what, and where it starts."""
+
+    name: str
+    rule: Literal["sgd", "adam", "rmsprop"]
+    on: Literal["weights", "path space", "path norm", "equal norms"] = "weights"
+    reset: bool = False
+    """Whether it starts from the papers' initialisation, skeleton weights at 1."""
+
+    @property
+    def follows_seed(self) -> bool:
+        """Whether its skeleton is that of the first weights' largest, which differ by seed."""
+        return self.on == "path space" and not self.reset
+
+
+METHODS = (
+    Method("SGD", "sgd"),
+    Method("G-SGD", "sgd", on="path space"),
+    Method("SGD, skeleton init", "sgd", reset=True),
+    Method("G-SGD, skeleton init", "sgd", on="path space", reset=True),
+    Method("Path-SGD", "sgd", on="path norm"),
+    Method("ENorm", "sgd", on="equal norms"),
+    Method("Adam", "adam"),
+    Method("G-Adam", "adam", on="path space"),
+    Method("RMSProp", "rmsprop"),
+    Method("G-RMSProp", "rmsprop", on="path space"),
+)
+
+PAIRS = (
+    ("G-SGD", "SGD"),
+    ("G-SGD, skeleton init", "SGD, skeleton init"),
+    ("G-Adam", "Adam"),
+    ("G-RMSProp", "RMSProp"),
+)
+"""The same rule from the same weights, in path space and on weights."""
+
+WITHOUT_NORM = " without norm"
+
+
+class Problem(NamedTuple):
+    """A network, and what all methods and seeds share."""
+
+    module: nn.Module
+    averages: Any
+    """The collections beside the parameters, as they are before training; {} where there is none.
+    """
+    image: jax.Array
+    """One example, [1, height, width, channels]."""
+    gauge: Gauge
+    """The rescalings that leave the network in training exactly alone."""
+    published: Skeleton
+    """The papers': the diagonal of the group that the network would have without its norms."""
+    normalised: bool
+
+    def by_first_averages(self, params: Any, images: jax.Array) -> Any:
+        """The logits where norms use the averages they begin with."""
+        return self.module.apply({**self.averages, "params": params}, images)
+
+
+def problem(
+    name: str, image: jax.Array, num_classes: int, key: jax.Array, *, width: float
+) -> tuple[Problem, Callable[[jax.Array], Any]]:
+    """Builds a network and finds its group.
+
+    Args:
+        name: "plain-34" or "ResNet-34", or another depth; " without norm" behind it for none.
+        image: one example, [1, height, width, channels].
+        num_classes: outputs.
+        key: of weights to trace it with.
+        width: factor on its channels.
+
+    Returns:
+        The problem, and the function that draws first weights from a key.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    family, _, depth = name.removesuffix(WITHOUT_NORM).partition("-")
+    makers: dict[str, Callable[..., nn.Module]] = {"plain": plain, "ResNet": resnet}
+    if family not in makers or not depth.isdecimal():
+        raise ValueError(
+            f"networks are called plain-DEPTH or ResNet-DEPTH, with {WITHOUT_NORM!r} behind it or "
+            f"not, got {name!r}."
+        )
+    normalised = not name.endswith(WITHOUT_NORM)
+    make = functools.partial(makers[family], int(depth), num_classes, width=width)
+    module = make(norm="batch" if normalised else None)
+    # The weights of a tree without norms stand under the same names: it can read this one's.
+    bare = make(norm=None, use_bias=not normalised)
+    init = jax.jit(module.init)
+    variables = init(key, image)
+    params = variables["params"]
+    averages = {kind: leaves for kind, leaves in variables.items() if kind != "params"}
+
+    def trained(params: Any, images: jax.Array) -> Any:
+        variables = {**averages, "params": params}
+        return module.apply(variables, images, train=True, mutable=list(averages))[0]
+
+    def without_norms(params: Any, images: jax.Array) -> Any:
+        return bare.apply({"params": params}, images)
+
+    gauge, without = (
+        _graph(find_gauge(f, params, jnp.repeat(image, 2, axis=0)), name)
+        for f in (trained, without_norms)
+    )
+    published = choose_skeleton(without, params)
+    found = Problem(module, averages, image, gauge, published, normalised)
+    return found, lambda key: init(key, image)["params"]
+
+
+def _graph(found: Any, name: str) -> Gauge:
+    gauge = found if isinstance(found, Gauge) else found.gauge
+    if gauge is None:
+        raise ValueError(
+            f"a skeleton needs a group that is a graph, and that of {name} is none; take another "
+            "network."
+        )
+    return gauge
+
+
+def transformation(
+    method: Method, given: Problem, params: Any
+) -> Callable[[Any], optax.GradientTransformation]:
+    """From a learning rate, which may be traced, to what a method steps by.
+
+    Args:
+        method: which.
+        given: its network.
+        params: first weights, to choose a skeleton by where it is not the papers'.
+    """
+    rule = {"sgd": optax.sgd, "adam": optax.adam, "rmsprop": optax.rmsprop}[method.rule]
+    if method.on == "weights":
+        return rule
+    if method.on == "equal norms":
+        return lambda rate: with_enorm(rule(rate), given.gauge)
+    if method.on == "path norm":
+        return lambda rate: path_sgd(rate, given.by_first_averages, given.image)
+    if not method.reset:
+        skeleton = choose_skeleton(
+            given.gauge, params, rule="largest", basis="cycles", tree_values="balanced"
+        )
+        return lambda rate: in_path_space(rule(rate), skeleton)
+    if given.normalised:
+        return lambda rate: in_path_space_with_reference_norms(rule(rate), given.published)
+    return lambda rate: in_path_space(rule(rate), given.published)
+
+
+def mean_kappa(given: Problem, params: Any) -> jax.Array:
+    r"""The mean of Path-SGD's κ over a network's entries, weighted by squared weights.
+
+    Σ_e w_e² κ_e / Σ_e w_e², the unit of Path-SGD's step sizes here: κ is a product over all layers,
+    so of quite another order in each network, and no grid would serve Path-SGD and SGD alike.
+
+    Args:
+        given: the network.
+        params: its first weights.
+
+    Returns:
+        float32, scalar.
+    """
+    squares = jax.tree.map(jnp.square, params)
+    kappas = jax.grad(lambda s: path_sum(given.by_first_averages, s, given.image))(squares)
+    return jnp.asarray(optax.tree.vdot(squares, kappas) / optax.tree.sum(squares))
