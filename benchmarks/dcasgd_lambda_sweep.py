@@ -189,6 +189,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
             ):
                 _plot_sweep(axes, records, m, step)
                 axes.set(title=f"{m} workers, {title}", ylabel="test accuracy, %")
+            row[0].set_ylim(0, 100)  # some settings end at chance, and spreads reach below
         for axes in panels[-1]:
             axes.set_xlabel("λ (of -c: over squared gradient; of -a: over gradient)")
         panels[0, 1].legend(loc="lower left", fontsize=8)

@@ -8,11 +8,11 @@ and loses in test, by leaning on x2.
 - erm: same encoder, data and steps; the bar.
 - likelihood: the rule that knows the answer, the sign of x1: the most likely s, whatever the
   domain. LaCIM is meant to come to the same rule without being told.
-- lacim: a prior of full covariance for each domain, a linear decoder; the noise of the two numbers
-  is known, as that of instruments is, and nothing else: which latent is s, and how it shows in x1
-  and x2, is learnt. Of several starts the one with the best bound on held-out data of the training
-  domains is kept. The test domain is predicted from the most likely latents, weight 0 on the
-  training domains' priors: the graph says that p(x|s,v) carries over and p(s,v|d) does not.
+- lacim: prior and posterior of full covariance for each domain, a linear decoder; the noise of the
+  two numbers is known, as that of instruments is, and nothing else: which latent is s, and how it
+  shows in x1 and x2, is learnt. Of several starts the one with the best bound on held-out data of
+  the training domains is kept. The test domain is predicted from the most likely latents, weight 0
+  on the training domains' priors: the graph says that p(x|s,v) carries over and p(s,v|d) does not.
 - pool-lacim: the same with one prior for both domains.
 - lacim, chosen on validation: steps and weight of the search chosen by accuracy on held-out data of
   the training domains, where the priors hold and keeping them pays. What that choice costs is the
@@ -32,6 +32,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,6 @@ from lacim_jax import (
     Examples,
     LaCIM,
     MLPDecoder,
-    MLPEncoder,
     Search,
     choose_search,
     elbo,
@@ -81,12 +81,18 @@ class Settings:
     held_out: int = 2000
     """Further ones of each, for choices."""
     test_size: int = 10_000
-    widths: tuple[int, ...] = (32,)
-    """Of the encoder."""
-    batch_size: int = 500
-    epochs: int = 60
-    learning_rate: float = 1e-2
-    starts: int = 2
+    batch_size: int = 250
+    epochs: int = 50
+    learning_rate: float = 0.05
+    num_samples: int = 64
+    """K, draws from the encoder for each example. The label's term is too small by the variance of
+    p(y|s) over 2 K, so that with few draws the bound prefers an s that x tells well, as it tells v,
+    to the one that causes the label: at tau 1 and K = 16 by a weight of 0.28 on x2, whatever the
+    start."""
+    label_weight: float = 30.0
+    """Of the label's term at first; it falls to 1, the bound's own, over the first third. A start
+    that is far off then comes by the way of ERM's direction, and not from the wrong side."""
+    starts: int = 1
     """Initialisations of each network."""
     search_rate: float = 0.1
     search_steps: tuple[int, ...] = (0, 10, 50, 100, 200)
@@ -95,8 +101,8 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(),
-    "cpu": Settings(size=50_000, held_out=10_000, test_size=50_000, epochs=40, starts=4),
+    "smoke": Settings(size=4000, num_samples=16, epochs=40),
+    "cpu": Settings(size=20_000, held_out=10_000, test_size=50_000, epochs=25, starts=2),
     "full": Settings(
         taus=(0.3, 0.5, 1.0, 1.5), size=500_000, held_out=50_000, test_size=100_000, starts=8
     ),
@@ -174,6 +180,21 @@ def load_parts(settings: Settings, columns: Sequence[Column]) -> Parts:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(version, columns))
 
 
+class Scaled(nn.Module):
+    """A trunk that passes the two numbers on: posteriors are linear in them, and so is ERM."""
+
+    scale: tuple[float, float]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Features [batch, 2].
+
+        Args:
+            x: in units of its noise, [batch, 2].
+        """
+        return x * jnp.asarray(self.scale)[None]
+
+
 def build(settings: Settings, method: str) -> ERM | LaCIM:
     """The method's model; encoder and classifier are the same for all.
 
@@ -181,7 +202,7 @@ def build(settings: Settings, method: str) -> ERM | LaCIM:
         settings: the experiment's.
         method: its name.
     """
-    encoder, classifier = MLPEncoder(settings.widths), MLP((2,))
+    encoder, classifier = Scaled((1.0, settings.v_noise)), MLP((2,))
     if method == ERM_:
         return ERM(encoder, classifier, s_dim=1)
     return LaCIM(
@@ -193,6 +214,7 @@ def build(settings: Settings, method: str) -> ERM | LaCIM:
         v_dim=1,
         likelihood=gaussian_likelihood(1.0),
         correlated_prior=True,
+        correlated_posterior=True,
     )
 
 
@@ -345,11 +367,14 @@ def _train(
     runs = [(c, start) for c in range(len(columns)) for start in range(settings.starts)]
     ramp = warm_up(num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs))
 
+    def fall(step: jax.Array) -> jax.Array:
+        return settings.label_weight ** (1 - jnp.asarray(ramp(step)))
+
     def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
         if isinstance(model, ERM):
             objective = erm_loss(model)
         else:
-            objective = lacim_loss(model, beta=lambda step: ramp(step))
+            objective = lacim_loss(model, num_samples=settings.num_samples, label_weight=fall)
         value, (_, terms) = objective(params, setup.step, of_column(batch, setup.column), key)
         return value, (setup._replace(step=setup.step + 1), terms)
 
@@ -379,5 +404,5 @@ def _merit(model: ERM | LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:
     if isinstance(model, ERM):
         logits = jnp.asarray(model.apply(variables, own.images))
         return {"merit": -optax.softmax_cross_entropy_with_integer_labels(logits, own.labels)}
-    terms = elbo(model, variables, own, jax.random.key(0), num_samples=16)
-    return {"merit": terms.log_evidence}
+    terms = elbo(model, variables, own, jax.random.key(0), num_samples=64)
+    return {"merit": terms.bound}

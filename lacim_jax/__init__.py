@@ -28,6 +28,19 @@ from lacim_jax.discretised_logistic import discretised_logistic
 from lacim_jax.distributions import Gaussian, bounded_log_var, log_mixture
 from lacim_jax.elbo import Elbo, compiled_elbo, elbo, lacim_loss
 from lacim_jax.erm import ERM, erm_loss
+from lacim_jax.identifiability import (
+    Collapse,
+    Diversity,
+    Identification,
+    LatentPairs,
+    MeanCorrelation,
+    Scores,
+    block_correlation,
+    collapse,
+    domain_diversity,
+    identification,
+    mean_correlation,
+)
 from lacim_jax.inference import (
     Inference,
     Prediction,
@@ -37,7 +50,7 @@ from lacim_jax.inference import (
     predict_from,
 )
 from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood, gaussian_likelihood
-from lacim_jax.model import Densities, Examples, LaCIM, Latents, Prior
+from lacim_jax.model import Densities, Examples, LaCIM, Latents, Posterior, Prior
 from lacim_jax.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from lacim_jax.reparameterised import ReparameterisedLaCIM
 from lacim_jax.saliency import Saliency, saliency, saliency_of
@@ -68,6 +81,7 @@ __all__ = [
     "Gaussian",
     "CorrelatedGaussian",
     "Prior",
+    "Posterior",
     "bounded_log_var",
     "log_mixture",
     "Likelihood",
@@ -100,6 +114,17 @@ __all__ = [
     "saliency",
     "Saliency",
     "saliency_of",
+    "identification",
+    "Identification",
+    "Scores",
+    "LatentPairs",
+    "mean_correlation",
+    "MeanCorrelation",
+    "block_correlation",
+    "domain_diversity",
+    "Diversity",
+    "collapse",
+    "Collapse",
     "ERM",
     "erm_loss",
 ]

@@ -53,18 +53,18 @@ class CorrelatedGaussian(NamedTuple):
         shift = value - self.mean
         return Gaussian(jnp.zeros_like(shift), self.log_var).log_prob(shift - self._expected(shift))
 
-    def kl_from(self, other: Gaussian) -> Float[Array, "*batch dim"]:
+    def kl_from(self, other: "Gaussian | CorrelatedGaussian") -> Float[Array, "*batch dim"]:
         r"""KL(other || self), one term for each dimension given those before it.
 
-        With independent dimensions in `other` the chain rule is exact,
+        The chain rule,
 
-            $\sum_i E \, KL(q(z_i) \| p(z_i | z_{<i}))$,
+            $\sum_i E_{z \sim q} KL(q(z_i | z_{<i}) \| p(z_i | z_{<i}))$,
 
-        and each term is at least 0. Their sum does not depend on the order of the dimensions; each
-        by itself does.
+        of which each term is at least 0. Their sum does not depend on the order of the dimensions;
+        each by itself does.
 
         Args:
-            other: a Gaussian of the same shape.
+            other: q, a Gaussian of the same shape.
 
         Returns:
             In nats; [..., dim]. Their sum over the last axis is the divergence.
@@ -73,11 +73,26 @@ class CorrelatedGaussian(NamedTuple):
         residual = shift - self._expected(shift)
         own = Gaussian(jnp.zeros_like(shift), self.log_var)
         # What the dimensions before add to the spread of the residual of this one.
-        carried = jnp.einsum(
-            "...ij,...j->...i", jnp.tril(self.mixing, -1) ** 2, jnp.exp(other.log_var)
-        )
+        between = -jnp.tril(self.mixing, -1)
+        if isinstance(other, CorrelatedGaussian):
+            # In terms of q's own noise: (I - B_p) (I - B_q)^-1, less its unit diagonal.
+            identity = jnp.eye(self.mean.shape[-1], dtype=self.mean.dtype)
+            unmixed = jnp.broadcast_to(identity, other.mixing.shape)
+            between = (unmixed + between) @ _solve(other.mixing, unmixed)
+            between = jnp.tril(between, -1)
+        carried = jnp.einsum("...ij,...j->...i", between**2, jnp.exp(other.log_var))
         spread = 0.5 * carried * jnp.exp(-self.log_var)
         return Gaussian(residual, other.log_var).kl(own) + spread
+
+    def kl(self, other: "Gaussian | CorrelatedGaussian") -> Float[Array, "*batch dim"]:
+        """KL(self || other), as `kl_from` of the other.
+
+        Args:
+            other: a Gaussian of the same shape, correlated or not.
+        """
+        if isinstance(other, Gaussian):
+            other = CorrelatedGaussian(*other, mixing=jnp.zeros_like(self.mixing))
+        return other.kl_from(self)
 
     def covariance(self) -> Float[Array, "*batch dim dim"]:
         """The covariance matrix, [..., dim, dim]."""

@@ -1,7 +1,7 @@
 """Diagonal Gaussians over the latents, safe for any input that is finite."""
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +58,11 @@ class Gaussian(NamedTuple):
         # expm1 keeps the digits where the two variances are nearly equal.
         return 0.5 * (jnp.expm1(difference) - difference + shift**2)
 
-    def kl_from(self, other: "Gaussian") -> Float[Array, "*batch dim"]:
+    def kl_from(self, other: Any) -> Float[Array, "*batch dim"]:
         """KL(other || self), as `kl` of the other: what a prior is asked.
 
         Args:
-            other: a Gaussian of the same shape.
+            other: a Gaussian of the same shape, or a `CorrelatedGaussian`.
         """
         return other.kl(self)
 

@@ -19,6 +19,9 @@ Variables = Mapping[str, Any]
 Prior = Gaussian | CorrelatedGaussian
 """p(s,v|d), of diagonal or of full covariance."""
 
+Posterior = Gaussian | CorrelatedGaussian
+"""q(s,v|x,d), likewise."""
+
 
 class Latents(NamedTuple):
     """The two parts of a latent vector."""
@@ -38,7 +41,7 @@ class Examples(NamedTuple):
 class Densities(NamedTuple):
     """All densities of the model around one batch, the latents being the posterior's means."""
 
-    posterior: Gaussian  # q(s,v|x,d), [batch, s_dim + v_dim]
+    posterior: Posterior  # q(s,v|x,d), [batch, s_dim + v_dim]
     prior: Prior  # p(s,v|d), [batch, s_dim + v_dim]
     reconstruction: jax.Array  # parameters of p(x|s,v), [batch, ...]
     logits: jax.Array  # parameters of p(y|s), [batch, classes]
@@ -56,7 +59,7 @@ class LaCIM(nn.Module):
     - The prior $p(s,v|d)$ is a Gaussian with a mean and a covariance for each domain: diagonal, or
       full, in which s and v may be correlated. `num_domains=1` with every d equal to 0 is
       Pool-LaCIM, one prior for all.
-    - The encoder $q(s,v|x,d)$ is a diagonal Gaussian too: one trunk, and one linear head a domain.
+    - The encoder $q(s,v|x,d)$ is a Gaussian too: one trunk, and one linear head a domain.
       It never sees y: the posterior given y follows from it as
       $q(s,v|x,y,d) = q(s,v|x,d) \, p(y|s) / q(y|x,d)$, which is what `elbo` is built on.
 
@@ -99,6 +102,9 @@ class LaCIM(nn.Module):
     correlated_prior: bool = False
     """Whether the latents of one domain may be correlated, s with v above all: a prior of full
     covariance; without it they are independent given the domain."""
+    correlated_posterior: bool = False
+    """Whether the encoder's latents may be correlated given the image. Where they are, a diagonal
+    encoder biases what is learnt: it turns s and v until they are independent given x."""
     log_var_bound: float = 8.0
     """Log-variances of prior and encoder stay between minus this and this."""
 
@@ -106,7 +112,8 @@ class LaCIM(nn.Module):
         """Declares the parameters that are not in the three modules passed in."""
         self.check_sizes()
         dim = self.s_dim + self.v_dim
-        self.head = nn.DenseGeneral((self.num_domains, 2 * dim))
+        mixing = dim * dim if self.correlated_posterior else 0
+        self.head = nn.DenseGeneral((self.num_domains, 2 * dim + mixing))
         zeros = nn.initializers.zeros
         self.prior_mean = self.param("prior_mean", zeros, (self.num_domains, dim))
         self.prior_raw_log_var = self.param("prior_raw_log_var", zeros, (self.num_domains, dim))
@@ -140,7 +147,7 @@ class LaCIM(nn.Module):
 
     def encode(
         self, images: Float[Array, " batch *image"], domains: Int[Array, " batch"]
-    ) -> Gaussian:
+    ) -> Posterior:
         """The posterior q(s,v|x,d) of each image in its own domain, [batch, s_dim + v_dim].
 
         Args:
@@ -148,16 +155,20 @@ class LaCIM(nn.Module):
             domains: d, from 0 to num_domains - 1; any other gives NaN.
         """
         every = self.encode_in_every_domain(images)
-        return Gaussian(*(_own(parameter, domains) for parameter in every))
+        return jax.tree.map(lambda parameter: _own(parameter, domains), every)
 
-    def encode_in_every_domain(self, images: Float[Array, " batch *image"]) -> Gaussian:
+    def encode_in_every_domain(self, images: Float[Array, " batch *image"]) -> Posterior:
         """The posterior of each image as if it came from each training domain in turn.
 
         Returns:
             Mean and log-variance [batch, num_domains, s_dim + v_dim].
         """
-        mean, raw = jnp.split(self.head(self.encoder(images)), 2, axis=-1)
-        return Gaussian(mean, bounded_log_var(raw, bound=self.log_var_bound))
+        dim = self.s_dim + self.v_dim
+        mean, raw, mixing = jnp.split(self.head(self.encoder(images)), (dim, 2 * dim), axis=-1)
+        log_var = bounded_log_var(raw, bound=self.log_var_bound)
+        if self.correlated_posterior:
+            return CorrelatedGaussian(mean, log_var, mixing.reshape(*mean.shape, dim))
+        return Gaussian(mean, log_var)
 
     def prior(self, domains: Int[Array, " batch"]) -> Prior:
         """The prior p(s,v|d) of each domain given, [batch, s_dim + v_dim].
@@ -195,7 +206,7 @@ class LaCIM(nn.Module):
         """
         every = self.encode_in_every_domain(images)
 
-        def starts_of(own: Gaussian) -> Float[Array, "starts dim"]:
+        def starts_of(own: Posterior) -> Float[Array, "starts dim"]:
             drawn = jax.vmap(own.sample)(noise)  # [draws, num_domains, dim]
             return jnp.concatenate([own.mean, drawn.reshape(-1, drawn.shape[-1])])
 
@@ -215,10 +226,8 @@ class LaCIM(nn.Module):
         return Latents(s=latents[..., : self.s_dim], v=latents[..., self.s_dim :])
 
 
-def _own(
-    every: Float[Array, "batch num_domains dim"], domains: Int[Array, " batch"]
-) -> Float[Array, "batch dim"]:
-    """Each example's own row; NaN, which shows, for a domain that was not trained."""
+def _own(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
+    """Each example's own row, [batch, ...]; NaN, which shows, for a domain that was not trained."""
     rows = every.at[jnp.arange(domains.size), domains]
     return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 

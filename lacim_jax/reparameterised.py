@@ -53,6 +53,11 @@ class ReparameterisedLaCIM(LaCIM):
     def setup(self):
         """Declares the encoder's head and the maps; there is no learnt prior."""
         self.check_sizes()
+        if self.correlated_prior or self.correlated_posterior:
+            raise ValueError(
+                "the maps make the latents correlated, from independent noise: leave "
+                "correlated_prior and correlated_posterior out."
+            )
         dim = self.s_dim + self.v_dim
         self.head = nn.Dense(2 * dim)
         # One set of parameters a domain, applied to the same noise.

@@ -14,7 +14,7 @@ from common.progress import Silent
 from common.records import Record
 
 SETTINGS = lacim_flip.Settings(
-    taus=(0.5,), size=200, held_out=60, test_size=80, widths=(8,), batch_size=50, epochs=1,
+    taus=(0.5,), size=200, held_out=60, test_size=80, batch_size=50, epochs=1, num_samples=2,
     search_steps=(0, 2), search_weights=(0.0, 1.0),
 )  # fmt: skip
 

@@ -100,3 +100,26 @@ def test_gradients_are_finite_on_extreme_inputs(size):
     value, gradients = jax.value_and_grad(total)(g, jnp.full(3, size))
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in gradients)
+
+
+@pytest.mark.usefixtures("x64")
+def test_two_correlated_ones_diverge_by_the_closed_form():
+    """Against the textbook's, with inverse and determinant; terms at least 0; the diagonal case."""
+    p, q = gaussian(), gaussian()
+    inverse, shift = np.linalg.inv(covariance(p)), np.asarray(p.mean - q.mean)
+    wanted = 0.5 * (
+        np.trace(inverse @ covariance(q))
+        + shift @ inverse @ shift
+        - DIM
+        + np.linalg.slogdet(covariance(p))[1]
+        - np.linalg.slogdet(covariance(q))[1]
+    )
+    terms = p.kl_from(q)
+    np.testing.assert_allclose(terms.sum(), wanted, rtol=1e-12)
+    assert np.all(np.asarray(terms) >= 0)
+    np.testing.assert_allclose(q.kl(p), terms, rtol=1e-12)
+    np.testing.assert_allclose(p.kl_from(p), np.zeros(DIM), atol=1e-12)
+    diagonal = Gaussian(p.mean, p.log_var)
+    plain = CorrelatedGaussian(*diagonal, mixing=jnp.zeros((DIM, DIM)))
+    np.testing.assert_allclose(diagonal.kl_from(q), plain.kl_from(q), rtol=1e-12)
+    np.testing.assert_allclose(q.kl(diagonal), plain.kl_from(q), rtol=1e-12)

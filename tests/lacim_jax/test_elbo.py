@@ -242,6 +242,36 @@ def test_the_loss_is_minus_the_mean_bound_and_counts_its_steps():
         assert following == step + 1
 
 
+def test_a_correlated_encoder_makes_the_bound_tight_where_a_diagonal_one_cannot():
+    """x = s + v + noise: s and v are negatively correlated given x. All densities are known."""
+    model = LaCIM(
+        Identity(), nn.Dense(1), nn.Dense(2), num_domains=1, s_dim=1, v_dim=1,
+        likelihood=gaussian_likelihood(0.5), correlated_posterior=True,
+    )  # fmt: skip
+    x = jnp.asarray([[0.3], [-1.2]])
+    data = Examples(x, jnp.asarray([0, 1]), jnp.zeros(2, jnp.int32))
+    variables = jax.jit(model.init)(KEY, x, data.domains)
+    params = jax.tree.map(jnp.zeros_like, variables["params"])
+    params["decoder"]["kernel"] = jnp.ones((2, 1))
+    # q(s|x) and q(v|x, s): 2.25 = 1 + 1 + 0.25 is the variance of x, 1.25 that of x given s.
+    mean, variance = 1 / 2.25, 1 - 1 / 2.25
+    slope = -1 / 1.25
+    log_vars = 8 * np.arctanh(np.log([variance, 1 - 1 / 1.25]) / 8)
+    params["head"]["kernel"] = params["head"]["kernel"].at[0, 0, :2].set(mean)
+    params["head"]["bias"] = (
+        params["head"]["bias"]
+        .at[0]
+        .set(jnp.asarray([0, 0, *log_vars, 0, 0, slope, 0], jnp.float32))
+    )
+    terms = compiled_elbo(model, {"params": params}, data, KEY, num_samples=3)
+    evidence = np.log(0.5) - 0.5 * (x[:, 0] ** 2 / 2.25 + np.log(2 * np.pi * 2.25))
+    np.testing.assert_allclose(terms.bound, evidence, rtol=1e-5)
+    diagonal = jax.tree.map(lambda w: w, params)
+    diagonal["head"]["bias"] = params["head"]["bias"].at[0, 6].set(0.0)
+    loose = compiled_elbo(model, {"params": diagonal}, data, KEY, num_samples=2000)
+    assert np.all(np.asarray(loose.bound.mean()) < evidence.mean() - 0.3)
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_domain_prior_recovers_means_and_scales():
     # The decoder is the identity and the noise small, so the latents are known up to nothing.
