@@ -23,7 +23,7 @@ from gsgd_jax import (
     in_path_space,
     in_path_space_with_reference_norms,
 )
-from gsgd_jax.family import path_sgd, path_sum, with_enorm
+from gsgd_jax.family import path_sgd, scale_by_path_norm, with_enorm
 
 
 class Method(NamedTuple):
@@ -131,7 +131,8 @@ def problem(
         _graph(find_gauge(f, params, jnp.repeat(image, 2, axis=0)), name)
         for f in (trained, without_norms)
     )
-    published = choose_skeleton(without, params)
+    # The diagonal looks at no value; at first weights products along 34 layers leave float32.
+    published = choose_skeleton(without, jax.tree.map(jnp.ones_like, params))
     found = Problem(module, averages, image, gauge, published, normalised)
     return found, lambda key: init(key, image)["params"]
 
@@ -173,11 +174,12 @@ def transformation(
     return lambda rate: in_path_space(rule(rate), given.published)
 
 
-def mean_kappa(given: Problem, params: Any) -> jax.Array:
-    r"""The mean of Path-SGD's κ over a network's entries, weighted by squared weights.
+def path_sgd_unit(given: Problem, params: Any) -> jax.Array:
+    r"""The harmonic mean of Path-SGD's κ over a network's entries: the unit of its steps here.
 
-    Σ_e w_e² κ_e / Σ_e w_e², the unit of Path-SGD's step sizes here: κ is a product over all layers,
-    so of quite another order in each network, and no grid would serve Path-SGD and SGD alike.
+    In steps of this size the factors unit / κ_e by which it differs from SGD are 1 on average. κ is
+    a product over all layers, so of quite another order in each network, and without a unit no grid
+    would serve Path-SGD and SGD alike. Entries through which no path leads are left out.
 
     Args:
         given: the network.
@@ -186,6 +188,8 @@ def mean_kappa(given: Problem, params: Any) -> jax.Array:
     Returns:
         float32, scalar.
     """
-    squares = jax.tree.map(jnp.square, params)
-    kappas = jax.grad(lambda s: path_sum(given.by_first_averages, s, given.image))(squares)
-    return jnp.asarray(optax.tree.vdot(squares, kappas) / optax.tree.sum(squares))
+    tx = scale_by_path_norm(given.by_first_averages, given.image)
+    ones = jax.tree.map(jnp.ones_like, params)
+    inverses = tx.update(ones, tx.init(params), params)[0]
+    count = optax.tree.sum(jax.tree.map(lambda leaf: (leaf > 0).astype(leaf.dtype), inverses))
+    return jnp.asarray(count / optax.tree.sum(inverses))

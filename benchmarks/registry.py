@@ -55,6 +55,7 @@ NAMES = (
     "dcasgd_speed",
     "lacim_colored_digits",
     "lacim_flip",
+    "lacim_identifiability",
     "lacim_baselines",
     "lacim_pacs",
     "lacim_pictures",

@@ -1,0 +1,366 @@
+"""Structural causal models whose latents are known: Gaussian vectors seen through a known mixing.
+
+    model = structural_model(keys.data, num_domains=5)
+    data = model.sample(other_key, 2000)
+    data.x, data.labels, data.domains, data.s, data.v
+    model.mean, model.covariance                        # of (s, v), domain by domain: exact
+
+The graph is that of LaCIM: D -> C; C -> (S, V); S -> Y; (S, V) -> X. Only p(c|d) depends on the
+domain. The domains differ in mean and in spread, so that neither says much by itself: the domain
+alone tells little about the latents (`StructuralModel.domain_mean_correlation`), the latents can be
+read from x, and natural parameters of the domains are far from dependent.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from common.seeds import host_generator
+
+Confounder = Literal["continuous", "discrete"]
+
+
+class StructuralData(NamedTuple):
+    """Examples with their latents, domain after domain."""
+
+    x: np.ndarray
+    """float32, [n, x_dim]: what is observed."""
+    labels: np.ndarray
+    """int32, [n], counted from 0: y."""
+    domains: np.ndarray
+    """int32, [n], counted from 0: d."""
+    s: np.ndarray
+    """float32, [n, s_dim]: what causes the label."""
+    v: np.ndarray
+    """float32, [n, v_dim]: what else shapes x."""
+    c: np.ndarray
+    """What shapes s and v: float32 [n, s_dim + v_dim], or int32 [n] where C is discrete."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StructuralModel:
+    r"""One structural causal model, all its parameters known.
+
+    - Continuous C: $c \sim N(m_d, diag(t_d^2 - 0.1^2))$, and $(s, v) = c + N(0, 0.1^2)$: within a
+      domain s and v are independent Gaussians, $N(m_d, diag(t_d^2))$; over all domains not.
+    - Discrete C, of K values: $p(c|d) = \pi_d$, and $(s, v) \sim N(m_c, diag(t_c^2))$. Within a
+      domain s and v are mixtures, and dependent.
+    - $p(y|s) = softmax(slope \cdot s B)$, the columns of B of length 1 and spread out.
+    - $x = f(s, v) + N(0, noise^2)$, $f(z) = g(g(z Q_1) Q_2) Q_3$ with orthogonal $Q_1, Q_2$,
+      orthonormal rows in $Q_3$, and g the leaky rectifier of slope `leak`: injective, and inverted
+      in closed form by `unmix`.
+    """
+
+    confounder: Confounder
+    s_dim: int
+    v_dim: int
+    component_mean: np.ndarray
+    """m, of each domain or of each value of C: [components, s_dim + v_dim]."""
+    component_sd: np.ndarray
+    """t, likewise."""
+    shares: np.ndarray
+    """p(component|d), [num_domains, components]; the identity where C is continuous."""
+    label_directions: np.ndarray
+    """B, [s_dim, classes]."""
+    slope: float
+    rotations: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """The three Q."""
+    leak: float
+    noise: float
+
+    @property
+    def num_domains(self) -> int:
+        """How many domains there are."""
+        return len(self.shares)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """E[(s, v) | d], [num_domains, s_dim + v_dim]."""
+        return self.shares @ self.component_mean
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Cov[(s, v) | d], [num_domains, s_dim + v_dim, s_dim + v_dim]."""
+        own = np.einsum("dk,ki->di", self.shares, self.component_sd**2)
+        second = np.einsum("dk,ki,kj->dij", self.shares, self.component_mean, self.component_mean)
+        between = second - np.einsum("di,dj->dij", self.mean, self.mean)
+        return between + own[:, :, None] * np.eye(own.shape[1])
+
+    def domain_mean_correlation(self) -> np.ndarray:
+        """The correlation of each latent with its domain's mean, over equally frequent domains.
+
+        It is what an estimate scores that has not looked at x.
+
+        Returns:
+            [s_dim + v_dim], from 0 to 1.
+        """
+        between = self.mean.var(0)
+        within = np.einsum("dii->di", self.covariance).mean(0)
+        return np.sqrt(between / (between + within))
+
+    def mix(self, latents: np.ndarray) -> np.ndarray:
+        """f: what would be observed without noise.
+
+        Args:
+            latents: z = (s, v), [n, s_dim + v_dim].
+
+        Returns:
+            [n, x_dim].
+        """
+        first, second, lift = self.rotations
+        return self._rectify(self._rectify(latents @ first) @ second) @ lift
+
+    def unmix(self, x: np.ndarray) -> np.ndarray:
+        """The inverse of f, after a projection onto its range's linear hull.
+
+        Args:
+            x: [n, x_dim].
+
+        Returns:
+            z = (s, v), [n, s_dim + v_dim].
+        """
+        first, second, lift = self.rotations
+        return self._straighten(self._straighten(x @ lift.T) @ second.T) @ first.T
+
+    def _rectify(self, values: np.ndarray) -> np.ndarray:
+        return np.where(values > 0, values, self.leak * values)
+
+    def _straighten(self, values: np.ndarray) -> np.ndarray:
+        return np.where(values > 0, values, values / self.leak)
+
+    def sample(self, key: jax.Array, size: int) -> StructuralData:
+        """Draws examples.
+
+        Args:
+            key: a typed PRNG key, scalar.
+            size: examples of each domain.
+
+        Returns:
+            `num_domains * size` examples.
+
+        Raises:
+            ValueError: if size is not positive.
+        """
+        if size < 1:
+            raise ValueError(f"size, the examples of each domain, must be positive, got {size}.")
+        rng = host_generator(key)
+        domains = np.repeat(np.arange(self.num_domains), size)
+        component = (rng.uniform(size=(domains.size, 1)) > self.shares.cumsum(1)[domains]).sum(1)
+        # Against shares that sum to 1 only up to rounding.
+        component = np.minimum(component, self.shares.shape[1] - 1)
+        mean, sd = self.component_mean[component], self.component_sd[component]
+        draws = rng.normal(size=(2, *mean.shape))
+        if self.confounder == "continuous":
+            c = mean + np.sqrt(sd**2 - CONTINUOUS_NOISE**2) * draws[0]
+            latents, c = c + CONTINUOUS_NOISE * draws[1], c.astype(np.float32)
+        else:
+            latents, c = mean + sd * draws[0], component.astype(np.int32)
+        s, v = latents[:, : self.s_dim], latents[:, self.s_dim :]
+        logits = self.slope * s @ self.label_directions
+        labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+        x = self.mix(latents)
+        x = x + self.noise * rng.normal(size=x.shape)
+        return StructuralData(
+            x=x.astype(np.float32),
+            labels=labels.astype(np.int32),
+            domains=domains.astype(np.int32),
+            s=s.astype(np.float32),
+            v=v.astype(np.float32),
+            c=c,
+        )
+
+
+CONTINUOUS_NOISE = 0.1
+"""Standard deviation of s and v around a continuous c."""
+
+
+def structural_model(
+    key: jax.Array,
+    *,
+    num_domains: int,
+    confounder: Confounder = "continuous",
+    s_dim: int = 2,
+    v_dim: int = 2,
+    x_dim: int = 10,
+    num_classes: int = 4,
+    num_values: int = 6,
+    mean_spread: float = 0.6,
+    sds: tuple[float, float] = (0.5, 1.6),
+    slope: float = 3.0,
+    leak: float = 0.4,
+    noise: float = 0.05,
+) -> StructuralModel:
+    """Draws a structural causal model; one with fewer domains has the first of one with more.
+
+    Mixing and p(y|s) are the same whatever the number of domains. Domain parameters are drawn in
+    many ways, and kept is the draw whose natural parameters are best conditioned: a design, as
+    domains at random are often nearly alike in some direction.
+
+    Args:
+        key: a typed PRNG key, scalar.
+        num_domains: m, at least 1.
+        confounder: "continuous" or "discrete".
+        s_dim: numbers in s.
+        v_dim: numbers in v.
+        x_dim: numbers in x, at least s_dim + v_dim.
+        num_classes: of y, at least 2.
+        num_values: K, of a discrete C; at least 2.
+        mean_spread: standard deviation of the means m.
+        sds: least and largest of the standard deviations t, logarithmically uniform.
+        slope: of the label's log-odds.
+        leak: slope of the rectifier below 0; 1 makes the mixing linear.
+        noise: standard deviation on x.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> model = structural_model(jax.random.key(0), num_domains=3)
+        >>> data = model.sample(jax.random.key(1), 100)
+        >>> data.x.shape, data.s.shape, np.bincount(data.domains).tolist()
+        ((300, 10), (300, 2), [100, 100, 100])
+        >>> z = np.concatenate([data.s, data.v], axis=1)
+        >>> bool(np.abs(model.unmix(model.mix(z)) - z).max() < 1e-5)
+        True
+    """
+    dim = s_dim + v_dim
+    _check(num_domains, s_dim, v_dim, x_dim, num_classes, num_values, sds, leak, noise, confounder)
+    design_key, mixing_key = jax.random.split(key)
+    rng = host_generator(mixing_key)
+    rotations = (_orthogonal(rng, dim), _orthogonal(rng, dim), _orthogonal(rng, x_dim)[:dim])
+    mean, sd, shares = _design(
+        host_generator(design_key),
+        blocks=(s_dim, v_dim),
+        num_values=num_values if confounder == "discrete" else None,
+        mean_spread=mean_spread,
+        sds=sds,
+    )
+    if confounder == "continuous":
+        mean, sd, shares = mean[:num_domains], sd[:num_domains], np.eye(num_domains)
+    return StructuralModel(
+        confounder=confounder,
+        s_dim=s_dim,
+        v_dim=v_dim,
+        component_mean=mean,
+        component_sd=sd,
+        shares=shares[:num_domains],
+        label_directions=_directions(rng, s_dim, num_classes),
+        slope=slope,
+        rotations=rotations,
+        leak=leak,
+        noise=noise,
+    )
+
+
+def natural_parameters(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Of Gaussians with independent dimensions: mean / variance and -1 / (2 variance).
+
+    Args:
+        mean: [domains, dim].
+        variance: likewise.
+
+    Returns:
+        [domains, 2 * dim].
+    """
+    return np.concatenate([mean / variance, -0.5 / variance], axis=1)
+
+
+MOST_DOMAINS = 64
+"""For how many domains parameters are drawn; a model takes the first of them."""
+
+_DRAWS = 300
+"""Designs among which the best conditioned one is chosen."""
+
+
+def _design(
+    rng: np.random.Generator,
+    *,
+    blocks: tuple[int, int],
+    num_values: int | None,
+    mean_spread: float,
+    sds: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means and standard deviations of all components, and their shares in all domains."""
+    dim, components = sum(blocks), num_values or MOST_DOMAINS
+
+    def draw() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # Means in antithetic pairs: however many domains, their spread is about the same.
+        half = rng.normal(size=(-(-components // 2), dim)).clip(-1.5, 1.5)
+        mean = mean_spread * np.stack([half, -half], axis=1).reshape(-1, dim)[:components]
+        sd = np.exp(rng.uniform(*np.log(sds), size=(components, dim)))
+        if num_values is None:
+            return mean, sd, np.eye(components)
+        # Means farther apart and components narrower: mixtures that are no Gaussians.
+        return 2 * mean, sd / 2, rng.dirichlet(np.full(components, 0.5), size=MOST_DOMAINS)
+
+    def condition(design: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
+        mean, sd, shares = design
+        first = shares @ mean
+        variance = shares @ (sd**2 + mean**2) - first**2
+        worst = 0.0
+        for block in (slice(None, blocks[0]), slice(blocks[0], None)):
+            eta = natural_parameters(first[:, block], variance[:, block])
+            # The fewest domains with which the block can be identified.
+            differences = (eta[1:] - eta[0])[: eta.shape[1]]
+            if eta.shape[1]:
+                worst = max(worst, float(np.linalg.cond(differences)))
+        return worst
+
+    return min((draw() for _ in range(_DRAWS)), key=condition)
+
+
+def _orthogonal(rng: np.random.Generator, dim: int) -> np.ndarray:
+    """Uniform among the rotations and reflections."""
+    q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
+    return q * np.sign(np.diag(r))
+
+
+def _directions(rng: np.random.Generator, s_dim: int, classes: int) -> np.ndarray:
+    """Unit vectors, pushed apart: each class is likely somewhere, and y tells of all of s."""
+    if s_dim == 1:
+        return np.linspace(-1, 1, classes)[None]
+    if s_dim == 2:
+        angle = 2 * np.pi * (np.arange(classes) + rng.uniform()) / classes
+        return np.stack([np.cos(angle), np.sin(angle)])
+    vectors = rng.normal(size=(s_dim, classes))
+    vectors = vectors - vectors.mean(1, keepdims=True)
+    return vectors / np.linalg.norm(vectors, axis=0)
+
+
+def _check(
+    num_domains: int,
+    s_dim: int,
+    v_dim: int,
+    x_dim: int,
+    num_classes: int,
+    num_values: int,
+    sds: tuple[float, float],
+    leak: float,
+    noise: float,
+    confounder: str,
+) -> None:
+    if not 1 <= num_domains <= MOST_DOMAINS:
+        raise ValueError(f"num_domains must lie between 1 and {MOST_DOMAINS}, got {num_domains}.")
+    if s_dim < 1 or v_dim < 0 or x_dim < s_dim + v_dim:
+        raise ValueError(
+            "s_dim must be at least 1, v_dim at least 0, and x_dim at least their sum, without "
+            f"which x cannot tell them; got {s_dim}, {v_dim} and {x_dim}."
+        )
+    if num_classes < 2 or num_values < 2:
+        raise ValueError(
+            f"num_classes and num_values must be at least 2, got {num_classes} and {num_values}."
+        )
+    if not CONTINUOUS_NOISE < sds[0] <= sds[1]:
+        raise ValueError(
+            f"sds must be a least and a largest one, above {CONTINUOUS_NOISE:g}, the share that "
+            f"does not come from C; got {sds}."
+        )
+    if not (0 < leak <= 1 and noise >= 0):
+        raise ValueError(
+            f"leak must lie between 0 (excluded: nothing could be inverted) and 1 and noise be at "
+            f"least 0, got {leak:g} and {noise:g}."
+        )
+    if confounder not in ("continuous", "discrete"):
+        raise ValueError(f"confounder must be 'continuous' or 'discrete', got {confounder!r}.")

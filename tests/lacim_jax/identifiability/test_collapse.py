@@ -1,0 +1,58 @@
+"""Collapse: divergences and activity of a model whose posterior is set by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder
+from lacim_jax.identifiability import collapse
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(300, 2)), jnp.float32)
+D = jnp.asarray(np.arange(300) % 2, jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Posterior means: s0 = relu(x0), v0 = the domain's index, v1 = 0; all variances 1 / e."""
+    model = LaCIM(
+        MLPEncoder((2,)), MLPDecoder((2,), widths=()), MLP((2,)), num_domains=2, s_dim=1, v_dim=2
+    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X[:1], D[:1])["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    params["encoder"]["MLP_0"]["Dense_0"]["kernel"] = jnp.eye(2)
+    kernel, bias = np.zeros((2, 2, 6), np.float32), np.zeros((2, 6), np.float32)
+    kernel[0, :, 0] = 1.0  # the first feature, to s, in both domains
+    bias[1, 1] = 1.0
+    bias[:, 3:] = -1.0
+    params["head"] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+    return model, {"params": params}
+
+
+def test_a_mean_that_moves_with_the_domain_alone_is_idle(model):
+    report = collapse(*model, X, D, chunk_size=300)
+    mean = np.maximum(np.asarray(X[:, 0], np.float64), 0)
+    var = np.exp(8 * np.tanh(-1 / 8))
+    each = 0.5 * (var - 1 - np.log(var))
+    due = [each + 0.5 * (mean**2).mean(), each + 0.25, each]
+    np.testing.assert_allclose(report.kl, due, rtol=1e-5)
+    own = [mean[np.asarray(D) == d].var() for d in range(2)]
+    np.testing.assert_allclose(report.activity, [np.mean(own), 0, 0], rtol=1e-5, atol=1e-12)
+    assert report.active.tolist() == [True, False, False]
+    assert (report.active_s, report.active_v) == (1, 0)
+    assert str(report).splitlines()[1].startswith("v: 0 of 2 units active")
+    assert "(idle)" in str(report)
+
+
+def test_chunks_change_nothing(model):
+    whole, parts = (collapse(*model, X, D, chunk_size=size) for size in (300, 75))
+    np.testing.assert_allclose(whole.kl, parts.kl, rtol=1e-6)
+    np.testing.assert_array_equal(whole.active, parts.active)
+
+
+def test_domains_must_fit(model):
+    with pytest.raises(ValueError, match="one domain for each"):
+        collapse(*model, X, D[:-1])
+    with pytest.raises(ValueError, match="at least one example"):
+        collapse(*model, X[:0], D[:0])
