@@ -59,7 +59,7 @@ PRESETS = {
         train_size=768, test_size=300, batch_size=8, epochs=1, image_size=14,
     ),
     "cpu": dataclasses.replace(
-        _THIN, data="cifar10", width=0.125, train_size=3072, test_size=1000, epochs=3,
+        _THIN, data="cifar10", width=0.125, train_size=1536, test_size=1000, epochs=2,
         image_size=16,
     ),
     "full": _FULL,

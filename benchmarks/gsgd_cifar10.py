@@ -114,7 +114,7 @@ PRESETS = {
     ),
     "cpu": dataclasses.replace(
         _THIN, networks=("plain-14", "ResNet-14"), pool=4, train_size=6400, test_size=2000,
-        epochs=3, adaptive_rates=(1e-3, 3e-3, 1e-2, 3e-2),
+        epochs=3, adaptive_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     ),
     "full": Settings(),
 }  # fmt: skip

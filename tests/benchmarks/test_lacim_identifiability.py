@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import lacim_identifiability
-from benchmarks.identifiability_report import INVERSE, LACIM, MEAN, POOLED, S_AS_V
+from benchmarks.identifiability_report import INVERSE, LACIM, MEAN, POOLED, S_AS_V, TURNED
 from benchmarks.lacim_identifiability import Setting, load_parts
 from benchmarks.registry import Context
 from common.progress import Silent
@@ -29,7 +29,7 @@ def records():
 
 def test_every_method_is_recorded_for_every_number_of_domains_and_seed(records):
     found = [(r.method, r.setting["num_domains"], r.seed) for r in records]
-    methods = (LACIM, POOLED, INVERSE, MEAN, S_AS_V)
+    methods = (LACIM, POOLED, INVERSE, TURNED, MEAN, S_AS_V)
     assert sorted(found) == sorted((k, m, s) for k in methods for m in (1, 2) for s in (0, 1))
     for record in records:
         if record.method in (LACIM, POOLED):
@@ -40,6 +40,9 @@ def test_every_method_is_recorded_for_every_number_of_domains_and_seed(records):
             assert 0 <= record.metrics["accuracy"] <= 1
         if record.method == MEAN:
             assert record.metrics["s_within"] == 0
+        if record.method == TURNED:
+            # E max(|cos|, |sin|) = 0.90 of the ceiling, over 20 turns of few examples.
+            assert 0.75 < record.metrics["s_within"] < 0.97
         if record.method == INVERSE:
             assert record.metrics["s_within"] > 0.9
             assert record.metrics["needed_s"] == 5
