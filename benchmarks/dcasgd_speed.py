@@ -49,7 +49,7 @@ class Settings:
     """Factor on the channels of ResNet-20."""
     batch_sizes: tuple[int, ...] = (32, 128)
     workers: tuple[int, ...] = (1, 4, 8, 16, 64)
-    steps: tuple[int, int] = (2048, 8)
+    steps: tuple[int, int] = (1024, 8)
     """Server steps timed at once: for the perceptron, for ResNet-20. Weights of all M workers are
     held, however few of them come to send a gradient."""
     repetitions: int = 7

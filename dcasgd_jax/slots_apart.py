@@ -6,7 +6,8 @@ of a small network's step. A piece's gradients and server steps are one program:
 of theirs differently from programs of one step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import jax
@@ -157,7 +158,9 @@ def drive(
     slots, first = _Slots(state), int(state.step)
     server = ServerState(state.params, state.opt_state, state.step, state.model_state)
     staleness, distances = [], []
-    draw = batches if callable(batches) else None
+    # Compiled once for each function; one that cannot be told from others is compiled anew.
+    told = isinstance(batches, Hashable)
+    draw = (batches if told else partial(batches)) if callable(batches) else None
     arrays = None if callable(batches) or given.on_host else jax.tree.map(jnp.asarray, batches)
     for start, kind in plan:
         own = slice(start, start + kind.width)
