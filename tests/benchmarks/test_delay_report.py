@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from benchmarks.delay_report import intolerable_step, protocol_tables
+from benchmarks.delay_report import intolerable_step, plot_training, protocol_tables
 from common.records import Record
 
 
@@ -49,3 +49,14 @@ def test_settings_are_chosen_on_validation_data_and_compared_seed_by_seed():
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:7] == ["4", "0.1", "2", "2", "86.00 ± 7.07", "1.00 ± 0.00"]
     assert "bears every step of the grid" in table
+
+
+def test_seeds_whose_machines_took_other_times_share_a_curve(tmp_path):
+    def with_curve(record):
+        times = [10.0 * (1 + 0.1 * record.seed) * i for i in (1, 2)]
+        columns = {"gradients": [10, 20], "simulated_seconds": times, "test_accuracy": [0.5, 0.6]}
+        return dataclasses.replace(record, curve=columns)
+
+    runs = [with_curve(r) for r in asgd(0.1, [0.70, 0.80])]
+    path = plot_training(runs, tmp_path / "curves.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
