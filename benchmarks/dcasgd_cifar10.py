@@ -12,6 +12,8 @@ synchronous SGD 9.17 / 10.10, DC-ASGD-c 8.67 / 9.27, DC-ASGD-a 8.19 / 8.57. `ful
 epochs of batches of 32: neither the accuracies nor, within their spread, the order of the methods
 are to be compared with the published ones.
 
+Cost: cpu 40 minutes on two cores with other work beside it, 25 of processor time; full is sized for
+one accelerator.
 Command: python -m benchmarks dcasgd_cifar10 --preset cpu --seeds 3
 """
 

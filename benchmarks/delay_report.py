@@ -201,8 +201,10 @@ def plot_training(records: Sequence[Record], path: Path) -> Path:
                         scale=100.0,
                     )
                 axes.set(xlabel=label, ylabel="test accuracy, %", title=f"{m} workers, tuned steps")
-            row[1].set_xscale("log")
-            row[0].legend(loc="lower right")
+            row[1].set_xscale("log", base=2)
+            row[1].xaxis.set_major_formatter("{x:g}")
+            # One worker takes M times as long: below its curve there is room.
+            row[1].legend(loc="lower right", fontsize=8)
     return path
 
 
