@@ -3,8 +3,8 @@
 Synchronous, m-synchronous and asynchronous SGD, DC-ASGD-c and DC-ASGD-a, as in dcasgd_cifar10, with
 training images that stay on disk: they are decoded and scaled while the simulation runs. `full`
 reads imagenet2012 as tensorflow-datasets prepares it; `smoke` and `cpu` run the same code on small
-sets, with thin networks; `cpu` takes 6 minutes of processor time, most of it compilation, and is too
-short to learn anything. `full` has not been run: that four gradients at once fit into 80 GB is
+sets, with thin networks; `cpu` takes 6 minutes of processor time, most of it compilation, and is
+too short to learn anything. `full` has not been run: that four gradients at once fit into 80 GB is
 arithmetic.
 
 Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,

@@ -132,7 +132,9 @@ def _logits(module: Any, variables: Any, options: dict[str, Any]) -> Callable[..
 def _exact_gauge(logits: Callable[..., Any], params: Any, images: Any) -> Gauge:
     """The rescalings that leave the network exactly alone."""
     found = find_gauge(logits, params, images)
-    return found if isinstance(found, Gauge) else found.gauge
+    gauge = found if isinstance(found, Gauge) else found.gauge
+    assert gauge is not None, "the units of these networks can each be rescaled by themselves"
+    return gauge
 
 
 def _compare(

@@ -31,7 +31,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -343,9 +343,9 @@ def _weight_of_x2(model: LaCIM, variables: Any, column: Column, settings: Settin
 
     The decoder is linear, x = W z + b: it is 0 where s is read from x1 alone.
     """
-    kernel: Any = model.apply(variables, jnp.eye(2), method="decode") - model.apply(
-        variables, jnp.zeros((2, 2)), method="decode"
-    )
+    ends = jnp.concatenate([jnp.eye(2), jnp.zeros((1, 2))])
+    decoded = jnp.asarray(model.apply(variables, ends, method="decode"))
+    kernel = decoded[:2] - decoded[2:]
     inverse = np.linalg.inv(np.asarray(kernel, np.float64).T)[0]  # of s, on x in units of noise
     by_x1, by_x2 = inverse / np.asarray([column.tau, settings.v_noise])
     return float(by_x2 / by_x1)
@@ -375,7 +375,8 @@ def _train(
         if isinstance(model, ERM):
             objective = erm_loss(model)
         else:
-            objective = lacim_loss(model, num_samples=settings.num_samples, label_weight=fall)
+            weight = cast("optax.Schedule", fall)
+            objective = lacim_loss(model, num_samples=settings.num_samples, label_weight=weight)
         value, (_, terms) = objective(params, setup.step, of_column(batch, setup.column), key)
         return value, (setup._replace(step=setup.step + 1), terms)
 

@@ -162,15 +162,20 @@ def load_images(shown: Pictures, context: Context, seed: int) -> Images:
     key = streams(seed).data
     if shown.data == DIGITS:
         train, test = (load(shown.source, s, data_dir=context.data_dir) for s in ("train", "test"))
-        parts = [_colored(part, shown.pool) for part in colored_domains(key, train, test)]
-        return Images(*parts, num_domains=2, num_classes=2)
+        train, validation, test = (
+            _colored(part, shown.pool) for part in colored_domains(key, train, test)
+        )
+        return Images(train, validation, test, num_domains=2, num_classes=2)
     whole = lacim_pacs.read_images(shown.data, context)
-    split = leave_one_out(whole, shown.test_domain, key)
-    parts = [
-        Examples(pooled(as_float(p.images), shown.pool), jnp.asarray(p.labels), p.domains)
-        for p in split
-    ]
-    return Images(*parts, len(whole.domain_names) - 1, len(whole.class_names))
+    train, validation, test = (
+        Examples(
+            pooled(as_float(part.images), shown.pool),
+            jnp.asarray(part.labels),
+            jnp.asarray(part.domains),
+        )
+        for part in leave_one_out(whole, shown.test_domain, key)
+    )
+    return Images(train, validation, test, len(whole.domain_names) - 1, len(whole.class_names))
 
 
 def _colored(part: ColoredDigits, pool: int) -> Examples:
