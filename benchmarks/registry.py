@@ -44,6 +44,8 @@ from common.records import Record
 NAMES = (
     "gsgd_mlp",
     "gsgd_cifar10",
+    "gsgd_sequence",
+    "gsgd_control",
     "gsgd_delay",
     "gsgd_speed",
     "dcasgd_digits",

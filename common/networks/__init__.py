@@ -12,12 +12,14 @@ methods of this repository ask of a model::
         variables, images, train=True, mutable=["batch_stats"]
     )
 
-Every network takes floating-point images and the keyword `train`, and returns logits.
+Every network takes the keyword `train` and returns logits; the transformer takes integer tokens,
+all others floating-point images.
 """
 
 from common.networks.batch_norm import BatchNorm
 from common.networks.blocks import Block
 from common.networks.mlp import MLP
 from common.networks.resnet import ResNet, plain, resnet
+from common.networks.transformer import Transformer
 
-__all__ = ["MLP", "resnet", "plain", "ResNet", "Block", "BatchNorm"]
+__all__ = ["MLP", "resnet", "plain", "ResNet", "Transformer", "Block", "BatchNorm"]
