@@ -26,8 +26,7 @@ only a Pool-LaCIM that mixes s with v, or that turns s by chance more than at ra
 Settings were chosen on seeds 100 to 102; of them the factor on the label decides most: with 1, s
 and v stay mixed.
 
-Cost: cpu 6 minutes on two cores that were shared with others, 2.5 minutes of processor time; smoke
-less, not timed by itself.
+Cost: cpu 3 minutes on two cores; smoke less, not timed by itself.
 Command: python -m benchmarks lacim_identifiability --preset cpu --seeds 5
 """
 

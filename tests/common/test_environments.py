@@ -89,28 +89,21 @@ def test_an_episode_has_at_least_a_step():
         cart_pole(max_steps=0)
 
 
-def by_sign(observations):
-    """Pushes towards the side to which the pole leans and turns, almost surely."""
-    lean = observations[:, 2] + 0.5 * observations[:, 3]
-    return jnp.stack([-1e4 * lean, 1e4 * lean], axis=-1)
-
-
-def always_right(observations):
-    return jnp.broadcast_to(jnp.array([[-1e4, 1e4]]), (len(observations), 2))
+def often_right(observations):
+    return jnp.broadcast_to(jnp.log(jnp.array([[0.2, 0.8]])), (len(observations), 2))
 
 
 @pytest.fixture(scope="module")
 def seen():
-    """Twenty steps of three episodes that push to the right for ever."""
-    start = jax.vmap(ENVIRONMENT.reset)(jax.random.split(jax.random.key(1), 3))
-    run = compiled_quickly(functools.partial(rollout, ENVIRONMENT, always_right, steps=20))
+    """Twenty steps of a hundred episodes that push to the right four times out of five."""
+    start = jax.vmap(ENVIRONMENT.reset)(jax.random.split(jax.random.key(1), 100))
+    run = compiled_quickly(functools.partial(rollout, ENVIRONMENT, often_right, steps=20))
     return start, *run(start, jax.random.key(2))
 
 
 def test_a_rollout_is_a_chain_of_steps_broken_where_episodes_end(seen):
     start, last, found = seen
-    assert found.observation.shape == (20, 3, 4)
-    assert (found.action == 1).all()
+    assert found.observation.shape == (20, 100, 4)
     assert found.action.dtype == jnp.int32
     done = np.asarray(found.moved.terminated | found.moved.truncated)
     assert done.any(0).all()
@@ -120,7 +113,7 @@ def test_a_rollout_is_a_chain_of_steps_broken_where_episodes_end(seen):
         for t in range(20):
             observed = found.observation[t, episode]
             np.testing.assert_allclose(observed, jnp.stack(state[:4]), rtol=1e-5, atol=1e-6)
-            state, moved = STEP(state, jnp.int32(1))
+            state, moved = STEP(state, found.action[t, episode])
             for name, got, want in zip(Moved._fields, found.moved, moved, strict=True):
                 np.testing.assert_allclose(
                     got[t, episode], want, rtol=1e-5, atol=1e-6, err_msg=name
@@ -137,32 +130,33 @@ def test_new_episodes_begin_differently(seen):
     _, _, found = seen
     done = np.asarray(found.moved.terminated | found.moved.truncated)[:-1]
     beginnings = np.asarray(found.observation[1:])[done]
-    assert len(beginnings) >= 4
+    assert len(beginnings) >= 100
     assert len(np.unique(beginnings[:, 0])) == len(beginnings)
 
 
-def test_actions_are_drawn_from_the_policy():
-    start = jax.vmap(ENVIRONMENT.reset)(jax.random.split(jax.random.key(1), 200))
-
-    def policy(observations):
-        return jnp.broadcast_to(jnp.log(jnp.array([[0.2, 0.8]])), (len(observations), 2))
-
-    run = compiled_quickly(functools.partial(rollout, ENVIRONMENT, policy, steps=20))
-    _, found = run(start, jax.random.key(2))
-    np.testing.assert_allclose(found.action.mean(), 0.8, atol=0.03)  # sd 0.006
+def test_actions_are_drawn_from_the_policy(seen):
+    actions = np.asarray(seen[2].action)
+    np.testing.assert_allclose(actions.mean(), 0.8, atol=0.04)  # sd 0.009
     # Neither the same at all times nor in all episodes.
-    assert np.asarray(found.action).mean(0).std() > 0.05
-    assert np.asarray(found.action).mean(1).std() > 0.01
+    assert actions.mean(0).std() > 0.05
+    assert actions.mean(1).std() > 0.02
+
+
+def linear(weights, offset):
+    return lambda observations: 1e4 * (observations @ weights + offset[None])
 
 
 def test_returns_of_whole_episodes_count_their_steps():
     """Pushing right for ever falls after 8 to 10 steps; a policy that balances is broken off."""
     environment = cart_pole(max_steps=60)
 
-    def played(policy):
-        play = functools.partial(episode_returns, environment, policy, episodes=20)
-        return compiled_quickly(play)(jax.random.key(0))
+    @compiled_quickly
+    def played(weights, offset):
+        policy = linear(weights, offset)
+        return episode_returns(environment, policy, jax.random.key(0), episodes=20)
 
+    to_the_right = jnp.array([-1.0, 1.0])
+    leaning = jnp.array([[0.0], [0.0], [1.0], [0.5]]) * to_the_right[None]
     begin, _ = jax.random.split(jax.random.key(0))
     wanted = []
     for key in jax.random.split(begin, 20):
@@ -171,7 +165,7 @@ def test_returns_of_whole_episodes_count_their_steps():
             state, moved = STEP(state._replace(steps=jnp.int32(0)), jnp.int32(1))
             steps, fallen = steps + 1, bool(moved.terminated)
         wanted.append(steps)
-    np.testing.assert_array_equal(played(always_right), wanted)
+    np.testing.assert_array_equal(played(jnp.zeros((4, 2)), to_the_right), wanted)
     assert set(wanted) <= set(range(8, 12))
     assert len(set(wanted)) > 1
-    np.testing.assert_array_equal(played(by_sign), 60)
+    np.testing.assert_array_equal(played(leaning, jnp.zeros(2)), 60)
