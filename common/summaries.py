@@ -4,7 +4,8 @@ A summary is a file of JSON lines too. Its first line is what all records of a r
 preset, command, configuration, provenance); each further line is one record without that. Final
 figures are kept to the last bit, so tables made from a summary are those made from the records;
 curves are thinned and rounded to what a figure can show, but for the pixels of pictures, records
-whose setting has the key "picture".
+whose setting has the key "picture". A column that an earlier record has too, as the number of
+gradients is the same for all methods, is given by that record's number, counted from 0.
 """
 
 import dataclasses
@@ -40,14 +41,21 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
             f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
         )
     lines = [{"origin": plain(records[0].origin)}]
-    for record in records:
+    first: dict[tuple[str, str], int] = {}  # which record has a column first
+    for i, record in enumerate(records):
         # The columns of a picture are its pixels: no outline of a curve.
         curve = record.curve if "picture" in record.setting else _thinned(record.curve)
         fields = dataclasses.asdict(dataclasses.replace(record, curve=curve))
         del fields["origin"]
-        lines.append(plain(fields))
+        line = plain(fields)
+        for name, column in line["curve"].items():
+            number = first.setdefault((name, json.dumps(column)), i)
+            line["curve"][name] = column if number == i else number
+        lines.append(line)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    text = "".join(
+        json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines
+    )
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -70,8 +78,23 @@ def read_summary(path: Path) -> list[Record]:
         raise ValueError(
             f"{path}:1 does not say where its records come from; write it with write_summary."
         ) from error
-    records = [parse_record(line, f"{path}:{i}") for i, line in enumerate(lines, start=2)]
+    records: list[Record] = []
+    for i, line in enumerate(lines, start=2):
+        records.append(parse_record(_written_out(line, records), f"{path}:{i}"))
     return [dataclasses.replace(record, origin=origin) for record in records]
+
+
+def _written_out(line: str, earlier: Sequence[Record]) -> str:
+    """A line with its own columns, where it names earlier records that have the same."""
+    try:
+        fields = json.loads(line)
+        fields["curve"] = {
+            name: plain(earlier[column].curve[name]) if isinstance(column, int) else column
+            for name, column in fields["curve"].items()
+        }
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return line  # no record: whoever parses it says so
+    return json.dumps(fields)
 
 
 def _thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """Summaries: final figures survive to the last bit, curves in outline, and nothing else is lost."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -48,6 +49,26 @@ def test_curves_keep_their_ends_and_their_outline(tmp_path):
     np.testing.assert_allclose(
         curve["loss"], 1 / (1 + np.array(curve["step"])), rtol=0.5 * 10.0 ** (1 - DIGITS)
     )
+
+
+def test_a_column_that_records_share_is_written_once(tmp_path):
+    records = written(tmp_path / "records.jsonl", length=3)
+    other = {"step": [0, 1, 2], "loss": [math.nan, 0.5, 0.5]}
+    writer = RecordWriter(tmp_path / "records.jsonl", origin=ORIGIN)
+    writer.write(dataclasses.replace(records[0], curve=other))
+    records = read_records(tmp_path / "records.jsonl")
+    write_summary(records, tmp_path / "cpu.jsonl")
+    text = (tmp_path / "cpu.jsonl").read_text()
+    assert text.count('"step":[') == 1
+    assert text.count('"step":0') == 3
+    assert text.count('"loss":[') == 2
+    for found, record in zip(read_summary(tmp_path / "cpu.jsonl"), records, strict=True):
+        for name, column in record.curve.items():
+            np.testing.assert_allclose(found.curve[name], column, rtol=0.5 * 10.0 ** (1 - DIGITS))
+    # A record that is not there is no column.
+    (tmp_path / "cpu.jsonl").write_text(text.replace('"step":0', '"step":7', 1))
+    with pytest.raises(ValueError, match=r"cpu\.jsonl:3 is not a record"):
+        read_summary(tmp_path / "cpu.jsonl")
 
 
 def test_pictures_are_kept_whole(tmp_path):
