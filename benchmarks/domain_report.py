@@ -1,6 +1,6 @@
 """Tables and plots of methods that learn from several domains, from their records alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.plots import figure, plot_bars
@@ -83,11 +83,28 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    chosen = _chosen(records)
-    path = out / "selection.png"
-    with figure(path, columns=len(chosen), panel=(3.6, 3.4)) as panels:
-        for axes, (rule, methods) in zip(panels[0], chosen.items(), strict=True):
-            values = [[r.metrics["test_accuracy"] for r in runs] for runs in methods.values()]
-            plot_bars(axes, list(methods), values, scale=100)
-            axes.set(title=f"chosen by {rule}", xlabel="test accuracy, %", xlim=(0, 100))
-    return [path]
+    values = {
+        rule: {m: [r.metrics["test_accuracy"] for r in runs] for m, runs in methods.items()}
+        for rule, methods in _chosen(records).items()
+    }
+    return [plot_rules(values, out / "selection.png", label="test accuracy, %")]
+
+
+def plot_rules(
+    values: Mapping[str, Mapping[str, Sequence[float]]], path: Path, *, label: str
+) -> Path:
+    """A panel for each rule of selection, a bar for each method.
+
+    Args:
+        values: of each rule and method one a seed, 0 to 1.
+        path: the PNG file to write.
+        label: of the abscissa.
+
+    Returns:
+        `path`.
+    """
+    with figure(path, columns=len(values), panel=(3.6, 3.4)) as panels:
+        for axes, (rule, methods) in zip(panels[0], values.items(), strict=True):
+            plot_bars(axes, list(methods), list(methods.values()), scale=100)
+            axes.set(title=f"chosen by {rule}", xlabel=label, xlim=(0, 100))
+    return path

@@ -5,7 +5,7 @@ A version of the data (a seed's colours, a flipped set of labels) is a column: a
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -107,3 +107,64 @@ def fit(
         epochs=epochs,
         bar=bar,
     )
+
+
+class Start(NamedTuple):
+    """What tells a run of `fit_from_starts` from another: carried as the model's own state."""
+
+    column: jax.Array  # of the data; int32, scalar
+    step: jax.Array  # steps taken; int32, scalar
+
+
+def fit_from_starts(
+    model: Any,
+    objective: Any,
+    train: Examples,
+    *,
+    inputs: tuple[Any, ...],
+    seeds: Sequence[int],
+    starts: int,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int,
+    bar: Bar,
+) -> tuple[Fit, list[int]]:
+    """Trains a model on every column from several initialisations at once, as `fit` does.
+
+    Args:
+        model: a Flax module.
+        objective: (params, step, examples of one column, key) -> (loss, (state, terms)).
+        train: arrays [n, columns, ...].
+        inputs: what the model is initialised with, beside a key.
+        seeds: of the columns.
+        starts: initialisations of each column; at least 1.
+        learning_rate: of all runs.
+        batch_size: examples a step.
+        epochs: passes over the data.
+        bar: advanced by 1 an epoch.
+
+    Returns:
+        All runs, and the column of each.
+    """
+    runs = [(c, start) for c in range(len(seeds)) for start in range(starts)]
+
+    def loss(params: optax.Params, start: Start, batch: Examples, key: jax.Array) -> Any:
+        value, (_, terms) = objective(params, start.step, of_column(batch, start.column), key)
+        return value, (start._replace(step=start.step + 1), terms)
+
+    index = jnp.asarray([c for c, _ in runs])
+    found = fit(
+        model,
+        loss,
+        train,
+        inputs=inputs,
+        # Starts of one seed are seeds of their own, beyond those that are asked for.
+        seeds=[seeds[c] + 1000 * start for c, start in runs],
+        setups=Start(index, jnp.zeros_like(index)),
+        learning_rates=jnp.full(len(runs), learning_rate),
+        weight_decays=jnp.zeros(len(runs)),
+        batch_size=batch_size,
+        epochs=epochs,
+        bar=bar,
+    )
+    return found, [c for c, _ in runs]

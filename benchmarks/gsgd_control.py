@@ -32,16 +32,15 @@ import optax
 from jax.typing import ArrayLike
 
 from benchmarks.actor_critic import ActorCritic, Network, actor_critic_loss
-from benchmarks.path_space_jobs import METHODS, PAIRS, Job, jobs, named, traced_problem
+from benchmarks.path_space_jobs import METHODS, PAIRS, Job, family, jobs, named, traced_problem
 from benchmarks.path_space_methods import Method
-from benchmarks.rate_report import choose, pair_table, rate_figure, rate_table
+from benchmarks.rate_report import pair_table, rate_figure, rate_table, training_figure
 from benchmarks.registry import Context
 from common.environments import Environment, cart_pole, episode_returns, rollout
 from common.networks import MLP
-from common.plots import figure, plot_curve
 from common.records import Record
 from common.seeds import streams
-from common.tables import Summary, group, number
+from common.tables import Summary, number
 
 CRITERION = "validation_return"
 
@@ -256,26 +255,12 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    adaptive = {method.name for method in METHODS if method.rule != "sgd"}
-
-    def panel(record: Record) -> str:
-        return "Adam" if record.method in adaptive else "SGD"
-
     rates = rate_figure(
-        records, out / "learning_rates.png", score="test_return", criterion=CRITERION, panel=panel,
+        records, out / "learning_rates.png", score="test_return", criterion=CRITERION, panel=family,
         name="return after training", scale=1.0,
     )  # fmt: skip
-    curves = out / "returns.png"
-    panels = group(records, panel)
-    with figure(curves, columns=len(panels)) as axes_:
-        for axes, (title, own) in zip(axes_[0], panels.items(), strict=True):
-            for i, runs in enumerate(group(own, lambda record: record.method).values()):
-                best = choose(runs, criterion=CRITERION)
-                label = f"{runs[0].method}, {best.rate:g}"
-                plot_curve(
-                    axes, best.records, x="environment_steps", y="test_return", label=label, style=i
-                )
-            axes.set(title=title, xlabel="environment steps")
-            axes.legend(fontsize=8)
-        axes_[0, 0].set_ylabel("return")
+    curves = training_figure(
+        records, out / "returns.png", x="environment_steps", y="test_return", criterion=CRITERION,
+        panel=family, labels=("environment steps", "return"),
+    )  # fmt: skip
     return [rates, curves]

@@ -34,17 +34,15 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from benchmarks.path_space_jobs import METHODS, PAIRS, Job, jobs, named, traced_problem
+from benchmarks.path_space_jobs import METHODS, PAIRS, Job, family, jobs, named, traced_problem
 from benchmarks.path_space_methods import Method
-from benchmarks.rate_report import choose, pair_table, rate_figure, rate_table
+from benchmarks.rate_report import pair_table, rate_figure, rate_table, training_figure
 from benchmarks.registry import Context
 from common.classification import MetricsFn, evaluator
 from common.networks import Transformer
-from common.plots import figure, plot_curve
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
-from common.tables import group
 from common.training import Fit, LossFn, TrainState, fit, init_state, train_step
 from common.translation import PAD, Lexicon, translations
 
@@ -259,27 +257,12 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    adaptive = {method.name for method in METHODS if method.rule != "sgd"}
-
-    def panel(record: Record) -> str:
-        return "Adam" if record.method in adaptive else "SGD"
-
     rates = rate_figure(
-        records, out / "learning_rates.png", criterion=CRITERION, panel=panel,
+        records, out / "learning_rates.png", criterion=CRITERION, panel=family,
         name="unseen sentences translated right, %",
     )  # fmt: skip
-    curves = out / "curves.png"
-    panels = group(records, panel)
-    with figure(curves, columns=len(panels)) as axes_:
-        for axes, (title, own) in zip(axes_[0], panels.items(), strict=True):
-            for i, runs in enumerate(group(own, lambda record: record.method).values()):
-                best = choose(runs, criterion=CRITERION)
-                label = f"{runs[0].method}, {best.rate:g}"
-                plot_curve(
-                    axes, best.records, x="epoch", y="test_token_accuracy", label=label, style=i,
-                    scale=100,
-                )  # fmt: skip
-            axes.set(title=title, xlabel="epoch")
-            axes.legend(fontsize=8)
-        axes_[0, 0].set_ylabel("tokens of unseen sentences right, %")
+    curves = training_figure(
+        records, out / "curves.png", x="epoch", y="test_token_accuracy", criterion=CRITERION,
+        panel=family, labels=("epoch", "tokens of unseen sentences right, %"), scale=100,
+    )  # fmt: skip
     return [rates, curves]

@@ -39,14 +39,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import domain_training, flip_report
-from benchmarks.domain_training import num_steps, of_column, warm_up
+from benchmarks import flip_report
+from benchmarks.domain_training import fit_from_starts, num_steps, of_column, warm_up
 from benchmarks.flip_report import CHOSEN, ERM_, LACIM, LIKELIHOOD, POOLED
 from benchmarks.registry import Context
 from common.classification import evaluator
 from common.progress import Bar
 from common.records import Record
 from common.seeds import host_generator, streams
+from common.training import Fit
 from lacim_jax import (
     ERM,
     MLP,
@@ -117,13 +118,6 @@ class Column(NamedTuple):
 
     tau: float
     seed: int
-
-
-class Setup(NamedTuple):
-    """What tells one run from another: carried as the model's own state."""
-
-    column: jax.Array  # of the data; int32, scalar
-    step: jax.Array  # steps taken; int32, scalar
 
 
 class Parts(NamedTuple):
@@ -262,7 +256,7 @@ def _run_method(
     merit = evaluator(measure, parts.held_out, many_runs=True)(found.state)["merit"]
     merit = np.where(found.diverged_at < 0, merit, -np.inf)
     for c, column in enumerate(columns):
-        own = [i for i, (of, _) in enumerate(runs) if of == c]
+        own = [i for i, of in enumerate(runs) if of == c]
         best = own[int(np.argmax(merit[own]))]
         variables = {"params": jax.tree.map(lambda w, i=best: w[i], found.state.params)}
         held_out, test = of_column(parts.held_out, c), of_column(parts.test, c)
@@ -358,45 +352,33 @@ def _adam(learning_rate: float) -> optax.GradientTransformation:
 
 
 def _train(
-    model: ERM | LaCIM,
-    train: Examples,
-    columns: Sequence[Column],
-    settings: Settings,
-    bar: Bar,
-) -> tuple[Any, list[tuple[int, int]]]:
-    """Trains every column from every start at once; runs are (column, start)."""
-    runs = [(c, start) for c in range(len(columns)) for start in range(settings.starts)]
+    model: ERM | LaCIM, train: Examples, columns: Sequence[Column], settings: Settings, bar: Bar
+) -> tuple[Fit, list[int]]:
+    """Trains every column from every start at once; and the column of each run."""
     ramp = warm_up(num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs))
 
     def fall(step: jax.Array) -> jax.Array:
         return settings.label_weight ** (1 - jnp.asarray(ramp(step)))
 
-    def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
-        if isinstance(model, ERM):
-            objective = erm_loss(model)
-        else:
-            weight = cast("optax.Schedule", fall)
-            objective = lacim_loss(model, num_samples=settings.num_samples, label_weight=weight)
-        value, (_, terms) = objective(params, setup.step, of_column(batch, setup.column), key)
-        return value, (setup._replace(step=setup.step + 1), terms)
-
     first = of_column(train, 0)
-    index = jnp.asarray([c for c, _ in runs])
-    found = domain_training.fit(
+    if isinstance(model, ERM):
+        objective, inputs = erm_loss(model), (first.images[:1],)
+    else:
+        weight = cast("optax.Schedule", fall)
+        objective = lacim_loss(model, num_samples=settings.num_samples, label_weight=weight)
+        inputs = first.images[:1], first.domains[:1]
+    return fit_from_starts(
         model,
-        loss,
+        objective,
         train,
-        inputs=(first.images[:1], *(() if isinstance(model, ERM) else (first.domains[:1],))),
-        # Starts of one seed are seeds of their own, beyond those that are asked for.
-        seeds=[columns[c].seed + 1000 * start for c, start in runs],
-        setups=Setup(index, jnp.zeros_like(index)),
-        learning_rates=jnp.full(len(runs), settings.learning_rate),
-        weight_decays=jnp.zeros(len(runs)),
+        inputs=inputs,
+        seeds=[column.seed for column in columns],
+        starts=settings.starts,
+        learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         bar=bar,
     )
-    return found, runs
 
 
 def _merit(model: ERM | LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:

@@ -42,8 +42,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import domain_training, identifiability_report
-from benchmarks.domain_training import num_steps, of_column
+from benchmarks import identifiability_report
+from benchmarks.domain_training import fit_from_starts, num_steps, of_column
 from benchmarks.identifiability_report import INVERSE, LACIM, MEAN, POOLED, S_AS_V, TURNED
 from benchmarks.registry import Context
 from common.classification import evaluator
@@ -51,6 +51,7 @@ from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
 from common.structural_models import StructuralData, StructuralModel, structural_model
+from common.training import Fit
 from lacim_jax import (
     MLP,
     Examples,
@@ -133,13 +134,6 @@ class Parts(NamedTuple):
     fit: StructuralData
     """Starts and matchings are chosen on it."""
     score: StructuralData
-
-
-class Setup(NamedTuple):
-    """What tells one run from another: carried as the model's own state."""
-
-    column: jax.Array  # of the data; int32, scalar
-    step: jax.Array  # steps taken; int32, scalar
 
 
 def load_parts(settings: Settings, setting: Setting, seed: int) -> tuple[StructuralModel, Parts]:
@@ -301,7 +295,7 @@ def _run_method(
     merit = np.where((found.diverged_at < 0) & np.isfinite(merit), merit, -np.inf)
     seconds = (time.perf_counter() - begun) / len(seeds)
     for c, (seed, (_, parts)) in enumerate(zip(seeds, loaded, strict=True)):
-        own = [i for i, (column, _) in enumerate(runs) if column == c]
+        own = [i for i, column in enumerate(runs) if column == c]
         best = own[int(np.argmax(merit[own]))]
         variables = {"params": jax.tree.map(lambda w, i=best: w[i], found.state.params)}
         metrics = {"diverged_starts": float(np.sum(~np.isfinite(merit[own])))}
@@ -346,9 +340,8 @@ def _encode(model: LaCIM, variables: Any, images: jax.Array, domains: jax.Array)
 
 def _train(
     model: LaCIM, train: Examples, seeds: Sequence[int], settings: Settings, bar: Bar
-) -> tuple[Any, list[tuple[int, int]]]:
-    """Trains every seed from every start at once; runs are (column, start)."""
-    runs = [(c, start) for c in range(len(seeds)) for start in range(settings.starts)]
+) -> tuple[Fit, list[int]]:
+    """Trains every seed from every start at once; and the column of each run."""
     steps = num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs)
     objective = lacim_loss(
         model,
@@ -359,27 +352,19 @@ def _train(
         label_weight=settings.label_weight,
     )
 
-    def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
-        value, (_, terms) = objective(params, setup.step, of_column(batch, setup.column), key)
-        return value, (setup._replace(step=setup.step + 1), terms)
-
     first = of_column(train, 0)
-    index = jnp.asarray([c for c, _ in runs])
-    found = domain_training.fit(
+    return fit_from_starts(
         model,
-        loss,
+        objective,
         train,
         inputs=(first.images[:1], first.domains[:1]),
-        # Starts of one seed are seeds of their own, beyond those that are asked for.
-        seeds=[seeds[c] + 1000 * start for c, start in runs],
-        setups=Setup(index, jnp.zeros_like(index)),
-        learning_rates=jnp.full(len(runs), settings.learning_rate),
-        weight_decays=jnp.zeros(len(runs)),
+        seeds=seeds,
+        starts=settings.starts,
+        learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         bar=bar,
     )
-    return found, runs
 
 
 def _merit(model: LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from benchmarks.path_space_methods import Method, Problem, transformation
+from common.records import Record
 from gsgd_jax import Gauge, choose_skeleton, find_gauge, skeleton_init
 
 METHODS = (
@@ -35,6 +36,18 @@ PAIRS = tuple(
     for start in ("", ", skeleton init")
 )
 """The same rule from the same weights, in path space and on weights."""
+
+
+_ADAPTIVE = {method.name for method in METHODS if method.rule != "sgd"}
+
+
+def family(record: Record) -> str:
+    """Which rule a record's method is made from, "SGD" or "Adam": a panel of its figures.
+
+    Args:
+        record: of one of `METHODS`.
+    """
+    return "Adam" if record.method in _ADAPTIVE else "SGD"
 
 
 def named(names: Sequence[str]) -> list[Method]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.plots import COLOURS, MARKERS, figure, plot_spread
+from common.plots import COLOURS, MARKERS, figure, plot_curve, plot_spread
 from common.records import Record
 from common.selection import best_setting
 from common.tables import Summary, group, markdown, metric, percent, summarise
@@ -259,6 +259,45 @@ def rate_figure(
         axes_[0, -1].legend(
             handles.values(), handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9
         )
+    return path
+
+
+def training_figure(
+    records: Sequence[Record],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    criterion: str = "validation_accuracy",
+    panel: Callable[[Record], str],
+    labels: tuple[str, str],
+    scale: float = 1.0,
+) -> Path:
+    """Training curves at the step sizes that validation data chooses, a line a method.
+
+    Args:
+        records: of any number of panels.
+        path: the PNG file to write.
+        x: name of the curve's abscissa.
+        y: name of its ordinate.
+        criterion: the metric that step sizes are chosen by.
+        panel: which panel a record belongs to.
+        labels: of the two axes.
+        scale: factor on the ordinate, 100 for percent.
+
+    Returns:
+        `path`.
+    """
+    panels = group(records, panel)
+    with figure(path, columns=len(panels)) as every:
+        for axes, (title, own) in zip(every[0], panels.items(), strict=True):
+            for i, runs in enumerate(group(own, lambda record: record.method).values()):
+                best = choose(runs, criterion=criterion)
+                label = f"{runs[0].method}, {best.rate:g}"
+                plot_curve(axes, best.records, x=x, y=y, label=label, style=i, scale=scale)
+            axes.set(title=title, xlabel=labels[0])
+            axes.legend(fontsize=8)
+        every[0, 0].set_ylabel(labels[1])
     return path
 
 

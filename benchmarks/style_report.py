@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.domain_report import RULES
-from common.plots import figure, plot_bars
+from benchmarks.domain_report import RULES, plot_rules
 from common.records import Record
 from common.selection import best_setting
 from common.tables import group, markdown, metric, percent, summarise
@@ -78,11 +77,8 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    rules = chosen(records)
-    path = out / "domains.png"
-    with figure(path, columns=len(rules), panel=(3.6, 3.4)) as panels:
-        for axes, (rule, methods) in zip(panels[0], rules.items(), strict=True):
-            values = [_means(domains) for domains in methods.values()]
-            plot_bars(axes, list(methods), values, scale=100)
-            axes.set(title=f"chosen by {rule}", xlabel="mean test accuracy, %", xlim=(0, 100))
-    return [path]
+    values = {
+        rule: {method: _means(domains) for method, domains in methods.items()}
+        for rule, methods in chosen(records).items()
+    }
+    return [plot_rules(values, out / "domains.png", label="mean test accuracy, %")]
