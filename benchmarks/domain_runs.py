@@ -90,24 +90,44 @@ class Problem(NamedTuple):
     """What records say beside a trial's settings."""
 
 
-def without_domain(
-    train: Examples, choice: Examples, left_out: int, key: jax.Array
-) -> tuple[Examples, Examples]:
-    """The data of a run that is chosen on a domain it was not trained on, budget and sizes kept.
+def columns_of(seeds: Sequence[int], num_domains: int, *, left_out: bool) -> list[Column]:
+    """The versions of the data that an experiment needs: whole, and without each training domain.
 
     Args:
-        train: of all training domains; images of the one left out are replaced by others.
-        choice: held-out images, likewise; those of the domain left out are repeated.
-        left_out: which domain.
-        key: of what replaces them.
+        seeds: of the experiment.
+        num_domains: training domains.
+        left_out: whether runs without one are made, for the rule of selection that needs them.
     """
-    gone = np.asarray(train.domains) == left_out
-    drawn = host_generator(key).choice(np.flatnonzero(~gone), gone.size)
-    rows = np.where(gone, drawn, np.arange(gone.size))
-    members = np.flatnonzero(np.asarray(choice.domains) == left_out)
-    return (
-        jax.tree.map(lambda leaf: leaf[rows], train),
-        jax.tree.map(lambda leaf: leaf[np.resize(members, choice.labels.size)], choice),
+    domains = range(num_domains) if left_out else ()
+    return [Column(seed, domain) for seed in seeds for domain in (-1, *domains)]
+
+
+def assembled(train: Examples, choice: Examples, test: Examples, column: Column) -> Parts:
+    """The parts of one column, arrays [n, ...].
+
+    Without a domain, budget and sizes are kept: images of the one left out are replaced by others
+    of those trained on, and those held out are of that domain alone, repeated.
+
+    Args:
+        train: of all training domains.
+        choice: held-out images, likewise.
+        test: of the test domain; one half is the oracle's.
+        column: which version.
+    """
+    if column.left_out >= 0:
+        key = jax.random.fold_in(streams(column.seed).data, column.left_out)
+        gone = np.asarray(train.domains) == column.left_out
+        drawn = host_generator(key).choice(np.flatnonzero(~gone), gone.size)
+        rows = np.where(gone, drawn, np.arange(gone.size))
+        members = np.flatnonzero(np.asarray(choice.domains) == column.left_out)
+        train = jax.tree.map(lambda leaf: leaf[rows], train)
+        choice = jax.tree.map(lambda leaf: leaf[np.resize(members, choice.labels.size)], choice)
+    half = len(test.labels) // 2
+    return Parts(
+        train=train,
+        choice=choice,
+        oracle=jax.tree.map(lambda leaf: leaf[:half], test),
+        test=jax.tree.map(lambda leaf: leaf[half : 2 * half], test),
     )
 
 

@@ -5,8 +5,9 @@ on weights or, by `in_path_space(..., stale_gradients=True)`, on path values: gr
 back at the weights where they were taken, and the compensation g + lambda g g (v - v_stale) is that
 of path values. Nothing had to be written for it but that one argument.
 
-Rows: ASGD and DC-ASGD-a, each on weights and in path space, from the same initialisation, each at
-every step size and every lambda of one grid, chosen by mean validation accuracy over the seeds.
+Rows: ASGD, DC-ASGD-a and synchronous SGD, which waits for all M gradients and is what asynchrony
+has to beat, each on weights and in path space, from the same initialisation, each at every step
+size and every lambda of one grid, chosen by mean validation accuracy over the seeds.
 Each is run again from a copy in which every hidden unit is rescaled at random, the same function:
 what stale gradients do to it should not depend on that, and on weights it does.
 
@@ -26,7 +27,7 @@ import optax
 
 from benchmarks import dcasgd_digits
 from benchmarks.dcasgd_digits import Case, load_data, records_of
-from benchmarks.delay_report import ADAPTIVE, ASGD
+from benchmarks.delay_report import ADAPTIVE, ASGD, SYNCHRONOUS
 from benchmarks.registry import Context
 from common.networks import MLP
 from common.plots import figure, plot_spread
@@ -75,7 +76,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     cases = [
         Case(method, workers, lambdas)
         for workers in settings.workers
-        for method, lambdas in ((ASGD, ()), (ADAPTIVE, settings.adaptive_lambdas))
+        for method, lambdas in (
+            (SYNCHRONOUS, ()),
+            (ASGD, ()),
+            (ADAPTIVE, settings.adaptive_lambdas),
+        )
     ]
     init = jax.jit(lambda key, images: network.init(key, images)["params"])
     starts = {

@@ -36,12 +36,13 @@ from benchmarks.domain_runs import (
     Column,
     Parts,
     Problem,
+    assembled,
+    columns_of,
     run_method,
     total_work,
-    without_domain,
 )
 from benchmarks.registry import Context
-from common.colored_digits import ColoredDigits, ColoredDomains, colored_domains
+from common.colored_digits import ColoredDigits, colored_domains
 from common.data import load, pooled, take
 from common.records import Record
 from common.seeds import streams
@@ -98,8 +99,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, trial and seed, and for each latent search that follows."""
-    domains = range(len(settings.correlations)) if settings.left_out else ()
-    columns = [Column(seed, d) for seed in context.seeds for d in (-1, *domains)]
+    columns = columns_of(context.seeds, len(settings.correlations), left_out=settings.left_out)
     parts = load_parts(settings, columns, context.data_dir)
     problem = Problem(
         parts,
@@ -121,14 +121,14 @@ def load_parts(settings: Settings, columns: Sequence[Column], data_dir: Path | N
         columns: which versions are wanted.
         data_dir: where prepared data sets lie.
     """
-    train, test = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
+    digits, others = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
 
     def version(column: Column) -> Parts:
         keys = streams(column.seed)
-        own, other = train, test
+        own = digits
         if settings.size is not None:
-            own = take(train, min(settings.size, len(train.labels)), key=keys.data)
-        other = take(test, min(settings.test_size, len(test.labels)), key=keys.data)
+            own = take(digits, min(settings.size, len(digits.labels)), key=keys.data)
+        other = take(others, min(settings.test_size, len(others.labels)), key=keys.data)
         found = colored_domains(
             keys.data,
             own,
@@ -138,25 +138,11 @@ def load_parts(settings: Settings, columns: Sequence[Column], data_dir: Path | N
             label_noise=settings.label_noise,
             validation_fraction=settings.validation,
         )
-        return _parts(found, column, settings.pool)
+        train, choice, test = (_examples(part, settings.pool) for part in found)
+        return assembled(train, choice, test, column)
 
     every = [version(column) for column in columns]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
-
-
-def _parts(found: ColoredDomains, column: Column, pool: int) -> Parts:
-    train, choice = (_examples(part, pool) for part in (found.train, found.validation))
-    test = _examples(found.test, pool)
-    half = len(test.labels) // 2
-    if column.left_out >= 0:
-        key = jax.random.fold_in(streams(column.seed).data, column.left_out)
-        train, choice = without_domain(train, choice, column.left_out, key)
-    return Parts(
-        train=train,
-        choice=choice,
-        oracle=jax.tree.map(lambda leaf: leaf[:half], test),
-        test=jax.tree.map(lambda leaf: leaf[half : 2 * half], test),
-    )
 
 
 def _examples(colored: ColoredDigits, pool: int) -> Examples:

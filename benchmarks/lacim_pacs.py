@@ -35,9 +35,10 @@ from benchmarks.domain_runs import (
     Column,
     Parts,
     Problem,
+    assembled,
+    columns_of,
     run_method,
     total_work,
-    without_domain,
 )
 from benchmarks.registry import Context
 from common.data import (
@@ -116,8 +117,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each test domain, method, trial and seed, and for each latent search."""
     whole = read_images(settings.data, context)
     num_domains = len(whole.domain_names) - 1
-    left_out = range(num_domains) if settings.left_out else ()
-    columns = [Column(seed, d) for seed in context.seeds for d in (-1, *left_out)]
+    columns = columns_of(context.seeds, num_domains, left_out=settings.left_out)
     for test_domain in settings.test_domains:
         problem = Problem(
             load_parts(settings, whole, test_domain, columns),
@@ -170,16 +170,7 @@ def load_parts(
         train = _examples(split.train, settings.size, generator, settings.pool)
         choice = _examples(split.validation, None, generator, settings.pool)
         test = _examples(split.test, settings.test_size, generator, settings.pool)
-        half = len(test.labels) // 2
-        if column.left_out >= 0:
-            key = jax.random.fold_in(keys.data, column.left_out)
-            train, choice = without_domain(train, choice, column.left_out, key)
-        return Parts(
-            train=train,
-            choice=choice,
-            oracle=jax.tree.map(lambda leaf: leaf[:half], test),
-            test=jax.tree.map(lambda leaf: leaf[half : 2 * half], test),
-        )
+        return assembled(train, choice, test, column)
 
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(version, columns))
 

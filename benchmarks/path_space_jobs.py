@@ -53,6 +53,9 @@ def family(record: Record) -> str:
 def named(names: Sequence[str]) -> list[Method]:
     """Methods by name, in the order given.
 
+    Args:
+        names: of `METHODS`.
+
     Raises:
         ValueError: if there is none of that name.
     """

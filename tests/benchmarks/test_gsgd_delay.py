@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from benchmarks import gsgd_delay
-from benchmarks.delay_report import ADAPTIVE, ASGD
+from benchmarks.delay_report import ADAPTIVE, ASGD, SYNCHRONOUS
 from benchmarks.registry import Context
 from common.progress import Silent
 
@@ -16,6 +16,7 @@ SETTINGS = dataclasses.replace(
     data="digits8x8", pool=2, widths=(8, 6, 10), workers=(4,), epochs=1, batch_size=64,
     learning_rates=(0.1, 0.4), adaptive_lambdas=(2.0,), train_sample=100,
 )  # fmt: skip
+METHODS = (SYNCHRONOUS, ASGD, ADAPTIVE)
 SPACES, STARTS = (gsgd_delay.WEIGHTS, gsgd_delay.PATHS), gsgd_delay.STARTS
 
 
@@ -30,7 +31,7 @@ def test_every_rule_is_run_in_both_spaces_from_both_starts(records):
         (r.method, r.setting["space"], r.setting["start"], r.setting["learning_rate"])
         for r in records
     )
-    due = itertools.product((ASGD, ADAPTIVE), SPACES, STARTS, SETTINGS.learning_rates)
+    due = itertools.product(METHODS, SPACES, STARTS, SETTINGS.learning_rates)
     assert found == dict.fromkeys(due, 1)
 
 
@@ -54,7 +55,7 @@ def test_only_on_weights_does_the_start_matter(records):
 
 def test_tables_and_plots_are_made_of_the_records(records, tmp_path):
     table = gsgd_delay.tables(records)
-    for method, space in itertools.product((ASGD, ADAPTIVE), SPACES):
+    for method, space in itertools.product(METHODS, SPACES):
         assert f"| {method}, {space}" in table
     (path,) = gsgd_delay.plots(records, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
