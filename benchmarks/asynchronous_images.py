@@ -141,7 +141,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             train = trainer(case, settings, data)
             for seed in context.seeds:
                 for rate in settings.learning_rates:
-                    yield train(rate, seed)
+                    yield from context.stages.of(
+                        f"{case.method}, M = {case.workers}, step {rate}, seed {seed}",
+                        lambda train=train, rate=rate, seed=seed: [train(rate, seed)],
+                    )
                     bar.advance(note=f"{case.method}, M = {case.workers}")
 
 

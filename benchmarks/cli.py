@@ -1,7 +1,9 @@
 """The command line: what can be asked for, and what is printed."""
 
 import dataclasses
+import functools
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,16 +11,21 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from benchmarks import evidence, registry
-from benchmarks.runner import RunInterruptedError, run_experiment
+from benchmarks import everything, evidence, registry
+from benchmarks.runner import (
+    OtherRunError,
+    RunInterruptedError,
+    RunStoppedError,
+    run_experiment,
+)
 from common.progress import Bars
 
 _DESCRIPTION = """Experiments of G-SGD, DC-ASGD and LaCIM.
 
 Without a name: the list of experiments. With one: runs it, prints its tables, and leaves
 records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never overwritten;
-tables and plots show the latest run. With "report": makes the pages of evidence from the records
-that are kept with the code; "report --help" tells more."""
+tables and plots show the latest run. With "all": runs every one. With "report": makes the pages of
+evidence from the records that are kept with the code; "report --help" tells more."""
 
 
 _PROGRAM = "python -m benchmarks"
@@ -29,7 +36,8 @@ class Arguments:
     """What the command line says."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
-    """Which experiment to run; "demo" runs one of each method."""
+    """Which experiment to run; "demo" runs one of each method, "all" every one, each in a process
+    of its own."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "smoke"
     """Its size: smoke (about a minute, data that come with the packages), cpu (minutes on two
     cores, full data sets), full (the published setting, one accelerator)."""
@@ -39,6 +47,14 @@ class Arguments:
     """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for records and plots; by default results/NAME."""
+    resume: bool = False
+    """Goes on with the folder's last run, if that was stopped: what it finished is not computed
+    again. Needs the same code, versions, device, preset and seeds."""
+    time_budget: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """After which no further stage is begun; exit status 3 then, and --resume goes on."""
+    jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Of "all": experiments run at a time, each on its share of the cores. Those that time programs
+    against each other run alone all the same, and from one seed."""
 
     def command(self) -> str:
         """The command line again, without the machine's own paths."""
@@ -57,7 +73,10 @@ class ReportArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 0, 2 for bad input, 130 when interrupted.
+    """Runs the command line and returns its exit status.
+
+    That is 0, 1 where an experiment of "all" failed, 2 for bad input, 3 when time was spent, 130
+    when interrupted.
 
     Args:
         argv: arguments without the program's name; by default the process's own.
@@ -74,13 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _list(console)
         return 0
     try:
+        if arguments.name == "all":
+            return _run_all(arguments, console)
         _run(arguments, console)
-    except (registry.UnknownNameError, UsageError, FileNotFoundError) as error:
+    except (registry.UnknownNameError, UsageError, OtherRunError, FileNotFoundError) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
     except RunInterruptedError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return 130
+        return everything.INTERRUPTED
+    except RunStoppedError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return everything.STOPPED
     return 0
 
 
@@ -112,7 +136,8 @@ def _listing() -> str:
 def _list(console: Console) -> None:
     usage = (
         f"python -m benchmarks NAME --preset {'|'.join(registry.PRESET_NAMES)} --seeds 3 "
-        "--data-dir FOLDER --out FOLDER\npython -m benchmarks report --take FOLDER\n"
+        "--data-dir FOLDER --out FOLDER\npython -m benchmarks all --preset cpu --jobs 2\n"
+        "python -m benchmarks report --take FOLDER\n"
         "python -m benchmarks --help"
     )
     _print(console, f"{_listing()}\n\n{usage}")
@@ -123,10 +148,55 @@ def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def _checked(arguments: Arguments) -> None:
+    for option, value in (("seeds", arguments.seeds), ("jobs", arguments.jobs)):
+        if value < 1:
+            raise UsageError(f"--{option} must be at least 1, got {value}.")
+    if arguments.jobs > 1 and arguments.name != "all":
+        raise UsageError('--jobs is of "all"; one experiment is one process.')
+    if arguments.time_budget is not None and not arguments.time_budget > 0:
+        raise UsageError(f"--time-budget must be above 0 minutes, got {arguments.time_budget}.")
+
+
+def _run_all(arguments: Arguments, console: Console) -> int:
+    _checked(arguments)
+    base = arguments.out or Path("results") / arguments.preset
+    jobs = []
+    for name in registry.NAMES:
+        registry.preset(registry.load(name), arguments.preset)
+        timed = name in registry.TIMED
+        options = ["--preset", arguments.preset, "--seeds", str(1 if timed else arguments.seeds)]
+        if arguments.data_dir is not None:
+            options += ["--data-dir", str(arguments.data_dir.resolve())]
+        if arguments.resume:
+            options.append("--resume")
+        jobs.append(everything.Job(name, timed, tuple(options), (base / name).resolve()))
+    try:
+        outcomes = everything.run_jobs(
+            jobs,
+            at_once=arguments.jobs,
+            minutes=arguments.time_budget,
+            report=functools.partial(_print, console),
+        )
+    except KeyboardInterrupt:
+        raise RunInterruptedError(
+            f"interrupted; what is finished is kept in {base}; --resume goes on from there."
+        ) from None
+    statuses = {outcome.status for outcome in outcomes}
+    if statuses - {everything.FINISHED, everything.STOPPED}:
+        return 1
+    if everything.STOPPED in statuses:
+        raise RunStoppedError(f"time is spent; {base} keeps what is finished, --resume goes on.")
+    _print(console, f"\nTo keep all as evidence: python -m benchmarks report --take {base}/*")
+    return 0
+
+
 def _run(arguments: Arguments, console: Console) -> None:
     assert arguments.name is not None
-    if arguments.seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, got {arguments.seeds}.")
+    _checked(arguments)
+    deadline = None
+    if arguments.time_budget is not None:
+        deadline = time.monotonic() + 60 * arguments.time_budget
     demo = arguments.name == "demo"
     names = registry.DEMO if demo else (arguments.name,)
     # All names are looked up before the first runs, so that a wrong one costs nothing.
@@ -144,7 +214,15 @@ def _run(arguments: Arguments, console: Console) -> None:
         )
         command = dataclasses.replace(arguments, name=name).command()
         report = run_experiment(
-            name, experiment, chosen, context, preset=arguments.preset, command=command, out=out
+            name,
+            experiment,
+            chosen,
+            context,
+            preset=arguments.preset,
+            command=command,
+            out=out,
+            resume=arguments.resume,
+            seconds=None if deadline is None else deadline - time.monotonic(),
         )
         _print(console, f"\n{report.tables}\n")
         plots = ", ".join(path.name for path in report.plots)

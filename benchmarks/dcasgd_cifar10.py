@@ -69,7 +69,7 @@ PRESETS = {
         batch_size=16, epochs=3, evaluations=2, learning_rates=(0.1, 0.4),
     ),
     "cpu": dataclasses.replace(
-        _THIN, train_size=3200, test_size=2000, batch_size=32, epochs=5, evaluations=5,
+        _THIN, train_size=3200, test_size=2000, batch_size=32, epochs=4, evaluations=4,
         learning_rates=(0.1, 0.4, 1.6),
     ),
     "full": _FULL,

@@ -24,6 +24,7 @@ Command: python -m benchmarks dcasgd_delay_tolerance --preset cpu --seeds 3
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -151,7 +152,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     total = len(RULES) + (1 + len(RULES)) * len(context.seeds)
     with context.progress.task("delay tolerance", total=total) as bar:
         for rule in RULES:
-            yield from _on_quadratic(rule, settings, context.seeds)
+            yield from context.stages.of(
+                f"{rule}, quadratic",
+                functools.partial(_on_quadratic, rule, settings, context.seeds),
+            )
             bar.advance(note=f"{rule}, quadratic")
         data = load_data(DigitSettings(data=settings.data, pool=settings.pool), context.data_dir)
         for method in (SYNCHRONOUS, *RULES):
@@ -160,7 +164,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                 for workers in (
                     (1, *settings.workers) if method == SYNCHRONOUS else settings.workers
                 ):
-                    yield from train(workers, seed, data)
+                    yield from context.stages.of(
+                        f"{method}, M = {workers}, seed {seed}",
+                        functools.partial(train, workers, seed, data),
+                    )
                 bar.advance(note=f"{method}, network")
 
 

@@ -24,6 +24,7 @@ Command: python -m benchmarks dcasgd_digits --preset smoke --seeds 3
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,12 +146,19 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     with context.progress.task("asynchronous SGD", total=len(todo) * len(context.seeds)) as bar:
         for case in todo:
             train = trainer(case, settings, network, len(data.train.labels))
-            for seed in context.seeds:
+
+            def of_seed(seed: int, case: Case = case, train: Trainer = train) -> Iterator[Record]:
                 begun, keys = time.perf_counter(), streams(seed)
                 params = init(keys.init, data.train.pixels[:1])
                 found = train(params, keys.order, data)
                 seconds = time.perf_counter() - begun
-                yield from records_of(case, settings, seed, found, len(data.train.labels), seconds)
+                return records_of(case, settings, seed, found, len(data.train.labels), seconds)
+
+            for seed in context.seeds:
+                yield from context.stages.of(
+                    f"{case.method}, M = {case.workers}, seed {seed}",
+                    functools.partial(of_seed, seed),
+                )
                 bar.advance(note=f"{case.method}, M = {case.workers}")
 
 
@@ -178,6 +186,10 @@ Rule = Callable[[Case, Settings, jax.Array, jax.Array], optax.GradientTransforma
 """(case, settings, step size, lambda) -> what the server does."""
 
 
+Trainer = Callable[[optax.Params, jax.Array, Data], Found]
+"""From first weights, a key of the order and the data to all runs of a case."""
+
+
 def trainer(
     case: Case,
     settings: Settings,
@@ -185,7 +197,7 @@ def trainer(
     num_train: int,
     *,
     rule: Rule | None = None,
-) -> Callable[[optax.Params, jax.Array, Data], Found]:
+) -> Trainer:
     """A function that trains all step sizes and lambdas of a case at once, compiled once.
 
     Args:

@@ -22,6 +22,7 @@ Command: python -m benchmarks dcasgd_hessian_ladder --preset cpu --seeds 3
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -149,7 +150,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     with context.progress.task("Hessian ladder", total=total) as bar:
         for activation in settings.activations:
             measure = measurement(settings, problem(settings, activation))
-            for seed in context.seeds:
+
+            def of_seed(
+                seed: int, activation: str = activation, measure: Measurement = measure
+            ) -> Iterator[Record]:
                 begun = time.perf_counter()
                 found = measure(streams(seed), data)
                 seconds = time.perf_counter() - begun
@@ -161,6 +165,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                         metrics=metrics,
                         wall_time=seconds,
                     )
+
+            for seed in context.seeds:
+                yield from context.stages.of(
+                    f"{activation}, seed {seed}", functools.partial(of_seed, seed)
+                )
                 bar.advance(note=activation)
 
 
@@ -191,9 +200,11 @@ def problem(settings: Settings, activation: str) -> Problem:
     )
 
 
-def measurement(
-    settings: Settings, network: Problem
-) -> Callable[[Streams, Images], dict[str, dict[str, float]]]:
+Measurement = Callable[[Streams, Images], dict[str, dict[str, float]]]
+"""From a seed's streams and images to the metrics of every rung."""
+
+
+def measurement(settings: Settings, network: Problem) -> Measurement:
     """A function from a seed and images to the metrics of every rung, compiled once.
 
     Args:

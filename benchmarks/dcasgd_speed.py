@@ -15,6 +15,7 @@ Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ PRESETS = {
         steps=(256, 8),
         repetitions=5,
     ),
-    "cpu": Settings(resnet_width=0.5, repetitions=5),
+    "cpu": Settings(resnet_width=0.5, steps=(512, 8), repetitions=5),
     "full": Settings(steps=(4096, 512), repetitions=11),
 }
 
@@ -94,33 +95,39 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     for seed in context.seeds:
         for network in settings.networks:
             for batch_size in settings.batch_sizes:
-                title = f"{network}, batch {batch_size}, seed {seed}"
-                steps = settings.steps[network != "MLP"]
-                problem = build(settings, network, batch_size, steps, seed)
-                ways = list(_ways(problem, settings, steps))
-                total = (1 + settings.repetitions) * len(ways)
-                with context.progress.task(title, total=total) as bar:
-                    seconds = take_turns(
-                        [way.work for way in ways], settings.repetitions, bar.advance
-                    )
-                for way, own in zip(ways, seconds, strict=True):
-                    metrics = {
-                        "gradients_per_second": steps / float(np.median(own)),
-                        "ratio": ratio(seconds[0], own),
-                        "first_quartile": float(
-                            np.quantile(np.asarray(seconds[0]) / np.asarray(own), 0.25)
-                        ),
-                    }
-                    if way.copies is not None:
-                        metrics["copies"] = way.copies
-                    yield Record(
-                        method=way.method,
-                        setting={"network": network, "batch_size": batch_size, **way.setting},
-                        seed=seed,
-                        metrics=metrics,
-                        curve={"repetition": list(range(len(own))), "seconds": own},
-                        wall_time=float(sum(own)),
-                    )
+                yield from context.stages.of(
+                    f"{network}, batch {batch_size}, seed {seed}",
+                    functools.partial(_compare, network, batch_size, settings, seed, context),
+                )
+
+
+def _compare(
+    network: str, batch_size: int, settings: Settings, seed: int, context: Context
+) -> Iterator[Record]:
+    """All ways of one network and batch size, in turns."""
+    steps = settings.steps[network != "MLP"]
+    problem = build(settings, network, batch_size, steps, seed)
+    ways = list(_ways(problem, settings, steps))
+    title, total = f"{network}, batch {batch_size}, seed {seed}", 1 + settings.repetitions
+    with context.progress.task(title, total=total * len(ways)) as bar:
+        seconds = take_turns([way.work for way in ways], settings.repetitions, bar.advance)
+    for way, own in zip(ways, seconds, strict=True):
+        turns = np.asarray(seconds[0]) / np.asarray(own)
+        metrics = {
+            "gradients_per_second": steps / float(np.median(own)),
+            "ratio": ratio(seconds[0], own),
+            "first_quartile": float(np.quantile(turns, 0.25)),
+        }
+        if way.copies is not None:
+            metrics["copies"] = way.copies
+        yield Record(
+            method=way.method,
+            setting={"network": network, "batch_size": batch_size, **way.setting},
+            seed=seed,
+            metrics=metrics,
+            curve={"repetition": list(range(len(own))), "seconds": own},
+            wall_time=float(sum(own)),
+        )
 
 
 def build(settings: Settings, network: str, batch_size: int, steps: int, seed: int) -> Problem:

@@ -32,6 +32,7 @@ Command: python -m benchmarks gsgd_cifar10 --preset cpu --seeds 3
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,7 @@ from common.data import (
     take,
     train_validation_split,
 )
+from common.progress import Bar
 from common.records import Record
 from common.seeds import Streams, streams
 from common.tables import group
@@ -116,7 +118,7 @@ PRESETS = {
         learning_rates=(0.1, 1.0), adaptive_rates=(0.003, 0.03),
     ),
     "cpu": dataclasses.replace(
-        _THIN, networks=("plain-14", "ResNet-14"), pool=4, train_size=6400, test_size=2000,
+        _THIN, networks=("plain-14", "ResNet-14"), pool=4, train_size=3200, test_size=1000,
         epochs=3, adaptive_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     ),
     "full": Settings(),
@@ -142,9 +144,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     runs = sum(len(_rates(method, settings)) for method in methods) * len(context.seeds)
     for network in settings.networks:
         with context.progress.task(network, total=runs) as bar:
-            for record in _of_network(network, methods, data, settings, context.seeds):
-                yield record
-                bar.advance(note=record.method)
+            yield from _of_network(network, methods, data, settings, context, bar)
 
 
 class Data(NamedTuple):
@@ -188,9 +188,15 @@ def _rates(method: Method, settings: Settings) -> tuple[float, ...]:
 
 
 def _of_network(
-    name: str, methods: Sequence[Method], data: Data, settings: Settings, seeds: Sequence[int]
+    name: str,
+    methods: Sequence[Method],
+    data: Data,
+    settings: Settings,
+    context: Context,
+    bar: Bar,
 ) -> Iterator[Record]:
     """All runs of one network."""
+    seeds = context.seeds
     given, init = problem(
         name, data.train[0][:1], data.num_classes, streams(seeds[0]).init, width=settings.width
     )
@@ -203,33 +209,47 @@ def _of_network(
     ]
     for method in methods:
         for together in [[seed] for seed in seeds] if method.follows_seed else [list(seeds)]:
-            make = transformation(method, given, usual[together[0]])
-            step = _step(given.module, make, settings.augment)
-            first = _first(make, given.averages)
-            for seed in together:
+            # One program for all of these runs; none is built if there is nothing to run.
+            @functools.cache
+            def program(
+                method: Method = method, like: Any = usual[together[0]]
+            ) -> tuple[Step, Callable[[Any], TrainState]]:
+                make = transformation(method, given, like)
+                return _step(given.module, make, settings.augment), _first(make, given.averages)
+
+            def one_run(
+                seed: int, rate: float, method: Method = method, program: Any = program
+            ) -> Iterator[Record]:
+                begun = time.perf_counter()
+                step, first = program()
                 params = usual[seed]
                 if method.reset:
                     params = skeleton_init(params, given.published)
                 factor = float(unit(params)) if method.on == "path norm" else 1.0
-                for rate in _rates(method, settings):
-                    begun = time.perf_counter()
-                    curve = _train(
-                        step,
-                        first(params),
-                        factor * rate,
-                        data.train,
-                        settings,
-                        streams(seed),
-                        evaluators,
-                    )
-                    yield Record(
-                        method=method.name,
-                        setting={"network": name, "learning_rate": rate},
-                        seed=seed,
-                        metrics={metric: values[-1] for metric, values in curve.items()},
-                        curve={"epoch": list(range(1, settings.epochs + 1)), **curve},
-                        wall_time=time.perf_counter() - begun,
-                    )
+                curve = _train(
+                    step,
+                    first(params),
+                    factor * rate,
+                    data.train,
+                    settings,
+                    streams(seed),
+                    evaluators,
+                )
+                yield Record(
+                    method=method.name,
+                    setting={"network": name, "learning_rate": rate},
+                    seed=seed,
+                    metrics={metric: values[-1] for metric, values in curve.items()},
+                    curve={"epoch": list(range(1, settings.epochs + 1)), **curve},
+                    wall_time=time.perf_counter() - begun,
+                )
+
+            for seed, rate in itertools.product(together, _rates(method, settings)):
+                yield from context.stages.of(
+                    f"{name}, {method.name}, rate {rate}, seed {seed}",
+                    functools.partial(one_run, seed, rate),
+                )
+                bar.advance(note=method.name)
 
 
 def _first(

@@ -19,6 +19,7 @@ Command: python -m benchmarks gsgd_control --preset cpu --seeds 3
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,16 @@ import optax
 from jax.typing import ArrayLike
 
 from benchmarks.actor_critic import ActorCritic, Network, actor_critic_loss
-from benchmarks.path_space_jobs import METHODS, PAIRS, Job, family, jobs, named, traced_problem
+from benchmarks.path_space_jobs import (
+    METHODS,
+    PAIRS,
+    Job,
+    family,
+    jobs,
+    named,
+    stage_name,
+    traced_problem,
+)
 from benchmarks.path_space_methods import Method
 from benchmarks.rate_report import pair_table, rate_figure, rate_table, training_figure
 from benchmarks.registry import Context
@@ -109,10 +119,19 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     todo = list(jobs(methods, rates, given, usual))
     with context.progress.task("SGD, Adam, path space", total=len(todo)) as bar:
         for job in todo:
-            begun = time.perf_counter()
-            curves = _train(job, module, environment, settings)
-            yield from _records(job, curves, settings, time.perf_counter() - begun)
+            yield from context.stages.of(
+                stage_name(job),
+                functools.partial(_of_job, job, module, environment, settings),
+            )
             bar.advance(note=job.method.name)
+
+
+def _of_job(
+    job: Job, module: nn.Module, environment: Environment, settings: Settings
+) -> Iterator[Record]:
+    begun = time.perf_counter()
+    curves = _train(job, module, environment, settings)
+    yield from _records(job, curves, settings, time.perf_counter() - begun)
 
 
 def actor_and_critic(module: nn.Module, params: Any) -> Network:

@@ -90,17 +90,24 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     num_train, total = len(data.train.labels), 2 * len(cases) * len(context.seeds)
     with context.progress.task("stale gradients", total=total) as bar:
         for case, space, seed in itertools.product(cases, (WEIGHTS, PATHS), context.seeds):
-            # The largest weights differ from seed to seed, and with them the skeleton.
-            rule = _rule(starts[seed].skeleton if space == PATHS else None)
-            train = dcasgd_digits.trainer(case, settings, network, num_train, rule=rule)
-            for start in STARTS:
-                begun = time.perf_counter()
-                found = train(getattr(starts[seed], start), streams(seed).order, data)
-                seconds = time.perf_counter() - begun
-                for record in records_of(case, settings, seed, found, num_train, seconds):
-                    setting = {**record.setting, "space": space, "start": start}
-                    yield dataclasses.replace(record, setting=setting)
-            bar.advance(note=f"{case.method} on {space}, M = {case.workers}")
+
+            def both_starts(
+                case: Case = case, space: str = space, seed: int = seed
+            ) -> Iterator[Record]:
+                # The largest weights differ from seed to seed, and with them the skeleton.
+                rule = _rule(starts[seed].skeleton if space == PATHS else None)
+                train = dcasgd_digits.trainer(case, settings, network, num_train, rule=rule)
+                for start in STARTS:
+                    begun = time.perf_counter()
+                    found = train(getattr(starts[seed], start), streams(seed).order, data)
+                    seconds = time.perf_counter() - begun
+                    for record in records_of(case, settings, seed, found, num_train, seconds):
+                        setting = {**record.setting, "space": space, "start": start}
+                        yield dataclasses.replace(record, setting=setting)
+
+            title = f"{case.method} on {space}, M = {case.workers}"
+            yield from context.stages.of(f"{title}, seed {seed}", both_starts)
+            bar.advance(note=title)
 
 
 class Starts(NamedTuple):

@@ -77,7 +77,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(),
-    "cpu": Settings(data="mnist", epochs=5),
+    "cpu": Settings(data="mnist", epochs=3),
     "full": Settings(data="mnist", epochs=300, learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
 }
 
@@ -119,9 +119,15 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     jobs = [job for method in METHODS for job in _jobs(method, usual, gauge, settings)]
     with context.progress.task("SGD and G-SGD", total=len(jobs) * settings.epochs) as bar:
         for job in jobs:
-            begun = time.perf_counter()
-            found = _train(job, apply_fn, train, validation, test, settings, bar)
-            yield from _records(job, found, apply_fn, test, settings, time.perf_counter() - begun)
+
+            def of_job(job: _Job = job) -> Iterator[Record]:
+                begun = time.perf_counter()
+                found = _train(job, apply_fn, train, validation, test, settings, bar)
+                seconds = time.perf_counter() - begun
+                return _records(job, found, apply_fn, test, settings, seconds)
+
+            seeds = ", ".join(map(str, job.starts))
+            yield from context.stages.of(f"{job.method.name}, seeds {seeds}", of_job)
 
 
 class _Job(NamedTuple):

@@ -23,6 +23,7 @@ Command: python -m benchmarks gsgd_sequence --preset cpu --seeds 3
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,16 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from benchmarks.path_space_jobs import METHODS, PAIRS, Job, family, jobs, named, traced_problem
+from benchmarks.path_space_jobs import (
+    METHODS,
+    PAIRS,
+    Job,
+    family,
+    jobs,
+    named,
+    stage_name,
+    traced_problem,
+)
 from benchmarks.path_space_methods import Method
 from benchmarks.rate_report import pair_table, rate_figure, rate_table, training_figure
 from benchmarks.registry import Context
@@ -119,9 +129,17 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     todo = list(jobs(methods, rates, given, usual))
     with context.progress.task("SGD, Adam, path space", total=len(todo) * settings.epochs) as bar:
         for job in todo:
-            begun = time.perf_counter()
-            found = _train(job, network, parts, settings, bar)
-            yield from _records(job, found, time.perf_counter() - begun)
+            yield from context.stages.of(
+                stage_name(job), functools.partial(_of_job, job, network, parts, settings, bar)
+            )
+
+
+def _of_job(
+    job: Job, network: Transformer, parts: Sequence[Part], settings: Settings, bar: Bar
+) -> Iterator[Record]:
+    begun = time.perf_counter()
+    found = _train(job, network, parts, settings, bar)
+    yield from _records(job, found, time.perf_counter() - begun)
 
 
 def translation_loss(network: nn.Module) -> LossFn:

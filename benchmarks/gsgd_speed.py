@@ -20,6 +20,7 @@ Command: python -m benchmarks gsgd_speed --preset cpu --seeds 1
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=(128,), steps=(20, 1)),
-    "cpu": Settings(),
+    "cpu": Settings(repetitions=5),
     "full": Settings(steps=(2000, 100), repetitions=11),
 }
 
@@ -86,8 +87,15 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             total = len(settings.batch_sizes) * 2 * (1 + settings.repetitions)
             with context.progress.task(f"{network}, seed {seed}", total=total) as bar:
                 for batch_size in settings.batch_sizes:
-                    yield from _compare(network, batch_size, settings, seed, bar.advance)
-        yield from _traced(settings, seed)
+                    yield from context.stages.of(
+                        f"{network}, batch {batch_size}, seed {seed}",
+                        functools.partial(
+                            _compare, network, batch_size, settings, seed, bar.advance
+                        ),
+                    )
+        yield from context.stages.of(
+            f"traces, seed {seed}", functools.partial(_traced, settings, seed)
+        )
 
 
 def build(

@@ -23,6 +23,7 @@ Command: python -m benchmarks lacim_baselines --preset smoke --seeds 3
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -82,7 +83,7 @@ PRESETS = {
         trials=2,
         search_steps=(10,),
     ),
-    "cpu": Settings(size=10_000, pool=4, widths=(128, 128), epochs=16, trials=4),
+    "cpu": Settings(size=6000, pool=4, widths=(128, 128), epochs=16, trials=4),
     "full": Settings(pool=1, widths=(512, 256), epochs=60, trials=16, test_size=10_000),
 }
 
@@ -110,7 +111,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     )
     for name in settings.methods:
         with context.progress.task(name, total=total_work(name, settings)) as bar:
-            yield from run_method(name, problem, settings, bar)
+            yield from context.stages.of(
+                name, functools.partial(run_method, name, problem, settings, bar)
+            )
 
 
 def load_parts(settings: Settings, columns: Sequence[Column], data_dir: Path | None) -> Parts:

@@ -120,7 +120,7 @@ PRESETS = {
         validation=0.05,
         batch_size=128,
         widths=(256, 128),
-        epochs=4,
+        epochs=3,
     ),
     "full": Settings(
         data="mnist",
@@ -185,7 +185,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     for method in settings.methods:
         total = settings.epochs + (searches if method in (POOLED, LACIM) else 0)
         with context.progress.task(method, total=total) as bar:
-            yield from _run_method(method, data, columns, settings, bar)
+            yield from context.stages.of(
+                method, functools.partial(_run_method, method, data, columns, settings, bar)
+            )
 
 
 def load_data(

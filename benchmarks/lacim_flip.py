@@ -224,7 +224,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     for method in (ERM_, POOLED, LACIM):
         total = settings.epochs + (0 if method == ERM_ else len(columns))
         with context.progress.task(method, total=total) as bar:
-            yield from _run_method(method, parts, columns, settings, bar)
+            yield from context.stages.of(
+                method, functools.partial(_run_method, method, parts, columns, settings, bar)
+            )
 
 
 def _record(

@@ -185,16 +185,42 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         for m in settings.num_domains:
             setting = Setting(confounder, m)
             loaded = [load_parts(settings, setting, seed) for seed in context.seeds]
-            for seed, (causal, parts) in zip(context.seeds, loaded, strict=True):
-                yield from _controls(setting, seed, causal, parts)
-            methods = (POOLED, LACIM) if m > 1 else (LACIM,)
-            for method in methods:
-                name = f"{method}, {m} domain{'s' * (m > 1)}"
+            of_kind = f"{m} domain{'s' * (m > 1)}, {confounder} C"
+            yield from context.stages.of(
+                f"controls, {of_kind}",
+                functools.partial(_all_controls, setting, context.seeds, loaded),
+            )
+            for method in (POOLED, LACIM) if m > 1 else (LACIM,):
+                name = f"{method}, {of_kind}"
                 with context.progress.task(name, total=settings.epochs) as bar:
-                    found = list(_run_method(method, setting, loaded, context.seeds, settings, bar))
-                yield from found
-                if m == 1:
-                    yield from (dataclasses.replace(record, method=POOLED) for record in found)
+                    yield from context.stages.of(
+                        name,
+                        functools.partial(
+                            _run_both, method, setting, loaded, context.seeds, settings, bar
+                        ),
+                    )
+
+
+def _run_both(
+    method: str,
+    setting: Setting,
+    loaded: Sequence[tuple[StructuralModel, Parts]],
+    seeds: Sequence[int],
+    settings: Settings,
+    bar: Bar,
+) -> Iterator[Record]:
+    """A method's records; from one domain LaCIM is Pool-LaCIM, and its records stand for both."""
+    found = list(_run_method(method, setting, loaded, seeds, settings, bar))
+    yield from found
+    if setting.num_domains == 1:
+        yield from (dataclasses.replace(record, method=POOLED) for record in found)
+
+
+def _all_controls(
+    setting: Setting, seeds: Sequence[int], loaded: Sequence[tuple[StructuralModel, Parts]]
+) -> Iterator[Record]:
+    for seed, (causal, parts) in zip(seeds, loaded, strict=True):
+        yield from _controls(setting, seed, causal, parts)
 
 
 def _pairs(data: StructuralData, estimate: np.ndarray) -> dict[str, LatentPairs]:

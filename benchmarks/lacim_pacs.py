@@ -22,6 +22,7 @@ Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -97,7 +98,7 @@ PRESETS = {
         methods=(
             "ERM", "IRM", "V-REx", "GroupDRO", "CORAL", "MMD", "DANN", "DIVA", "Pool-LaCIM", "LaCIM"
         ),
-        size=3000,
+        size=2000,
         pool=4,
         left_out=False,
         widths=(128, 128),
@@ -129,7 +130,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         for name in settings.methods:
             title = f"{test_domain}, {name}"
             with context.progress.task(title, total=total_work(name, settings)) as bar:
-                yield from run_method(name, problem, settings, bar)
+                yield from context.stages.of(
+                    title, functools.partial(run_method, name, problem, settings, bar)
+                )
 
 
 def read_images(data: str, context: Context) -> DomainDataset:

@@ -22,6 +22,7 @@ Command: python -m benchmarks lacim_pictures --preset smoke --seeds 1
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -147,7 +148,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             images = load_images(shown, context, seed)
             total = 3 * shown.epochs + 1
             with context.progress.task(f"{shown.data}, seed {seed}", total=total) as bar:
-                yield from _show(shown, images, settings, seed, bar)
+                yield from context.stages.of(
+                    f"{shown.data}, seed {seed}",
+                    functools.partial(_show, shown, images, settings, seed, bar),
+                )
                 bar.advance()
 
 

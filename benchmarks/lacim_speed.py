@@ -16,6 +16,7 @@ Command: python -m benchmarks lacim_speed --preset cpu
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,9 @@ PRESETS = {
 }
 
 
+TRAINING, SEARCH = "training", "latent search"
+
+
 class Contest(NamedTuple):
     """Two ways to the same thing."""
 
@@ -91,23 +95,36 @@ class Contest(NamedTuple):
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each task, way and seed; its curve holds the repetitions."""
     for seed in context.seeds:
-        for contest in (training(settings, seed, context), searching(settings, seed, context)):
-            begun = time.perf_counter()
-            total = (1 + settings.repetitions) * len(contest.ways)
-            with context.progress.task(f"{contest.task}, seed {seed}", total=total) as bar:
-                turns = all_turns(list(contest.ways.values()), settings.repetitions, bar.advance)
-            for way, (first, *spent) in zip(contest.ways, turns, strict=True):
-                yield Record(
-                    method=way,
-                    setting={"task": contest.task},
-                    seed=seed,
-                    metrics={
-                        "images_per_second": contest.images / float(np.median(spent)),
-                        "first_call_seconds": first,
-                    },
-                    curve={"repetition": list(range(len(spent))), "seconds": spent},
-                    wall_time=time.perf_counter() - begun,
-                )
+        for task, contest in ((TRAINING, training), (SEARCH, searching)):
+            yield from context.stages.of(
+                f"{task}, seed {seed}",
+                functools.partial(_compare, contest, settings, seed, context),
+            )
+
+
+def _compare(
+    build: Callable[[Settings, int, Context], Contest],
+    settings: Settings,
+    seed: int,
+    context: Context,
+) -> Iterator[Record]:
+    """Both ways of one contest, in turns."""
+    begun, contest = time.perf_counter(), build(settings, seed, context)
+    total = (1 + settings.repetitions) * len(contest.ways)
+    with context.progress.task(f"{contest.task}, seed {seed}", total=total) as bar:
+        turns = all_turns(list(contest.ways.values()), settings.repetitions, bar.advance)
+    for way, (first, *spent) in zip(contest.ways, turns, strict=True):
+        yield Record(
+            method=way,
+            setting={"task": contest.task},
+            seed=seed,
+            metrics={
+                "images_per_second": contest.images / float(np.median(spent)),
+                "first_call_seconds": first,
+            },
+            curve={"repetition": list(range(len(spent))), "seconds": spent},
+            wall_time=time.perf_counter() - begun,
+        )
 
 
 def _model(settings: Settings) -> LaCIM:
@@ -178,7 +195,7 @@ def training(settings: Settings, seed: int, context: Context) -> Contest:
             weights = optax.apply_updates(weights, updates)
         return weights
 
-    return Contest("training", steps * size, {OURS: ours, LOOP: loop})
+    return Contest(TRAINING, steps * size, {OURS: ours, LOOP: loop})
 
 
 def searching(settings: Settings, seed: int, context: Context) -> Contest:
@@ -232,7 +249,7 @@ def searching(settings: Settings, seed: int, context: Context) -> Contest:
             found.append(best)
         return found
 
-    return Contest("latent search", len(data.labels), {OURS: ours, LOOP: loop})
+    return Contest(SEARCH, len(data.labels), {OURS: ours, LOOP: loop})
 
 
 def tables(records: Sequence[Record]) -> str:

@@ -103,6 +103,16 @@ class Job(NamedTuple):
     """First weights, each leaf [runs, ...], on the host."""
 
 
+def stage_name(job: Job) -> str:
+    """What a job is called among the stages of a run.
+
+    Args:
+        job: one of `jobs`.
+    """
+    seeds = sorted(set(job.seeds))
+    return f"{job.method.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
 def jobs(
     methods: Sequence[Method],
     rates: Callable[[Method], Sequence[float]],

@@ -16,18 +16,20 @@ the claim, then cost, hardware and command. It reads like this::
 
     def run(settings: Settings, context: Context) -> Iterator[Record]:
         for seed in context.seeds:
-            keys = streams(seed)               # common.seeds: init, order, noise, delay apart
-            with context.progress.task("gsgd", total=settings.epochs) as bar:
-                ...
-                bar.advance()
-            yield Record(method="gsgd", setting={"learning_rate": 0.1}, seed=seed,
-                         metrics={"test_accuracy": 0.97}, curve={"epoch": [...], ...},
-                         wall_time=seconds)
+            yield from context.stages.of(f"seed {seed}", lambda: train(settings, seed))
+
+    def train(settings: Settings, seed: int) -> Iterator[Record]:
+        keys = streams(seed)                   # common.seeds: init, order, noise, delay apart
+        ...
+        yield Record(method="gsgd", setting={"learning_rate": 0.1}, seed=seed,
+                     metrics={"test_accuracy": 0.97}, curve={"epoch": [...], ...},
+                     wall_time=seconds)
 
     def tables(records: Sequence[Record]) -> str:   # Markdown, from records only
     def plots(records: Sequence[Record], out: Path) -> list[Path]:   # PNG files, likewise
 
-Each record is written the moment it is yielded, so an interrupted run keeps what it finished.
+Each record is written the moment it is yielded, so an interrupted run keeps what it finished; its
+stages (`benchmarks.stages`) are what a later run need not compute again.
 """
 
 import ast
@@ -38,6 +40,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+from benchmarks.stages import Stages
 from common.progress import Progress
 from common.records import Record
 
@@ -68,6 +71,9 @@ NAMES = (
 DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 """What `python -m benchmarks demo` runs: one experiment for each method."""
 
+TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
+"""Experiments that time programs against each other: alone on the machine, from one seed."""
+
 PRESET_NAMES = ("smoke", "cpu", "full")
 
 
@@ -80,6 +86,8 @@ class Context(NamedTuple):
     """Where tensorflow-datasets finds prepared data sets; None for its default."""
     progress: Progress
     """Where progress bars are drawn."""
+    stages: Stages = Stages()
+    """What need not be computed again, and when to stop; by default everything is computed."""
 
 
 class Experiment(Protocol):
@@ -118,7 +126,7 @@ def load(name: str) -> Experiment:
         UnknownNameError: if there is none; it names the nearest.
     """
     if name not in NAMES:
-        raise UnknownNameError("experiment", name, (*NAMES, "demo"))
+        raise UnknownNameError("experiment", name, (*NAMES, "demo", "all"))
     return cast("Experiment", importlib.import_module(f"benchmarks.{name}"))
 
 

@@ -1,4 +1,9 @@
-"""Runs one experiment and leaves its evidence: records, manifest, tables, plots."""
+"""Runs one experiment and leaves its evidence: records, manifest, tables, plots.
+
+A run that was stopped can be gone on with. The new run is a run of its own, and begins with the
+records of the stages that the old one finished, provided that both come from the same code,
+versions, device and settings: a table never mixes two of them.
+"""
 
 import dataclasses
 import json
@@ -10,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.registry import Context, Experiment
+from benchmarks.stages import Stages, TimeBudgetSpentError
 from common.provenance import now, provenance
-from common.records import RecordWriter, last_run, read_records
+from common.records import Record, RecordWriter, last_run, plain, read_records
 
 
 class Report(NamedTuple):
@@ -24,8 +30,16 @@ class Report(NamedTuple):
     seconds: float
 
 
-class RunInterruptedError(RuntimeError):
-    """Ctrl-C during a run; the message says what was kept."""
+class RunStoppedError(RuntimeError):
+    """A run that ended before its time; the message says what was kept, and how to go on."""
+
+
+class RunInterruptedError(RunStoppedError):
+    """Ctrl-C during a run."""
+
+
+class OtherRunError(ValueError):
+    """A run that cannot be gone on with; the message says why."""
 
 
 def run_experiment(
@@ -37,6 +51,8 @@ def run_experiment(
     preset: str,
     command: str,
     out: Path,
+    resume: bool = False,
+    seconds: float | None = None,
 ) -> Report:
     """Runs an experiment into a folder.
 
@@ -44,16 +60,22 @@ def run_experiment(
         name: the experiment's name.
         experiment: its module.
         settings: a frozen dataclass, one of its presets or a variation of one.
-        context: seeds, data, progress.
+        context: seeds, data, progress; its stages are this function's.
         preset: the name of the preset, for the records.
         command: the command line that gives these figures, for the records.
         out: the folder; records are appended to those it holds, all else shows this run.
+        resume: whether stages that the folder's last run finished are taken from it. A folder
+            without a run is begun.
+        seconds: after which no further stage is begun; None for no limit.
 
     Returns:
         Tables and plots, made from the records as they were read back from the file.
 
     Raises:
+        OtherRunError: if the folder's last run is of other settings, seeds, code, versions or
+            device; nothing is computed then, and nothing written.
         RunInterruptedError: on Ctrl-C; the records finished by then are kept and counted.
+        RunStoppedError: if time is spent; likewise.
     """
     origin = {
         "benchmark": name,
@@ -65,8 +87,10 @@ def run_experiment(
         "provenance": provenance(),
     }
     path = out / "records.jsonl"
+    finished = _finished(out, origin) if resume else {}
     writer = RecordWriter(path, origin=origin)
     started, written = time.perf_counter(), 0
+    stages: list[dict[str, Any]] = []
 
     def manifest(status: str, files: list[Path]) -> None:
         _write_whole(
@@ -76,6 +100,7 @@ def run_experiment(
                     **origin,
                     "status": status,
                     "records": written,
+                    "stages": stages,
                     "wall_time": time.perf_counter() - started,
                     "files": [file.name for file in files],
                 },
@@ -85,15 +110,31 @@ def run_experiment(
             + "\n",
         )
 
+    def stage_finished(stage: str, records: int) -> None:
+        if any(stage == other["name"] for other in stages):
+            raise ValueError(f"stages need names of their own, got {stage!r} twice in {name}.")
+        stages.append({"name": stage, "first": written - records, "records": records})
+        manifest("running", [])
+
+    # What an earlier run finished is this one's before anything can go wrong in it.
+    for stage, records in finished.items():
+        for record in records:
+            writer.write(record)
+        written += len(records)
+        stages.append({"name": stage, "first": written - len(records), "records": len(records)})
     manifest("running", [])
+    limited = Stages(finished, seconds=seconds, on_finished=stage_finished)
     try:
-        for record in experiment.run(settings, context):
+        for record in experiment.run(settings, context._replace(stages=limited)):
             writer.write(record)
             written += 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeBudgetSpentError) as stop:
+        kept = f"{written} finished records are kept in {path}; --resume goes on from there."
+        if isinstance(stop, TimeBudgetSpentError):
+            manifest("stopped", [path])
+            raise RunStoppedError(f"{stop} {kept}") from None
         manifest("interrupted", [path])
-        message = f"interrupted; {written} finished records are kept in {path}."
-        raise RunInterruptedError(message) from None
+        raise RunInterruptedError(f"interrupted; {kept}") from None
     except BaseException:
         manifest("failed", [path])
         raise
@@ -103,6 +144,39 @@ def run_experiment(
     plots = experiment.plots(records, out)
     manifest("finished", [path, out / "tables.md", *plots])
     return Report(tables, plots, written, time.perf_counter() - started)
+
+
+def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
+    """The stages that the last run in a folder finished, if there is one."""
+    if not (out / "manifest.json").exists():
+        return {}
+    last = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    differing = [key for key, value in _identity(last).items() if value != _identity(origin)[key]]
+    if differing:
+        raise OtherRunError(
+            f"--resume needs a run of the same {', '.join(differing)} in {out}; leave it out to "
+            "begin anew there (records are appended), or name another folder with --out."
+        )
+    records = [
+        record
+        for record in read_records(out / "records.jsonl")
+        if record.origin["run"] == last["run"]
+    ]
+    return {
+        stage["name"]: records[stage["first"] : stage["first"] + stage["records"]]
+        for stage in last["stages"]
+    }
+
+
+def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs have in common if the one may go on with the other's records, by its name."""
+    source = origin["provenance"]
+    keys = ("benchmark", "preset", "configuration", "seeds")
+    return plain(
+        {key: origin[key] for key in keys}
+        | {"code (commit)": source["git_commit"]}
+        | {key: source[key] for key in ("versions", "device", "dtype")}
+    )
 
 
 def caption(origin: Mapping[str, Any]) -> str:

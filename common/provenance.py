@@ -51,8 +51,14 @@ def device() -> dict[str, Any]:
         "count": jax.device_count(),
         "processes": jax.process_count(),
         "machine": platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
     }
+
+
+def _cores() -> int | None:
+    """How many cores this process may use."""
+    # Not every system has affinities.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def now() -> str:

@@ -30,19 +30,28 @@ class Settings:
     steps: int = 2
 
 
-def experiment(fail_at=None, error=KeyboardInterrupt):
-    """An experiment that fits a line in closed form; it breaks off before seed `fail_at`."""
+def experiment(made, fail_at=None, error=KeyboardInterrupt, stage="seed {}"):
+    """An experiment that fits a line in closed form; it breaks off before seed `fail_at`.
+
+    The seeds that it computes are added to the list `made`.
+    """
 
     def run(settings, context):
         for seed in context.seeds:
             if seed == fail_at:
                 raise error
-            rng = np.random.default_rng(seed)
-            slope = np.polyfit(np.arange(5.0), np.arange(5.0) + 0.01 * rng.normal(size=5), 1)[0]
-            with context.progress.task("fit", total=settings.steps) as bar:
-                bar.advance(settings.steps)
-            yield Record(method="fit", setting={}, seed=seed, metrics={"slope": slope},
-                         wall_time=0.0)  # fmt: skip
+            yield from context.stages.of(
+                stage.format(seed), lambda seed=seed: one_seed(seed, settings, context)
+            )
+
+    def one_seed(seed, settings, context):
+        made.append(seed)
+        rng = np.random.default_rng(seed)
+        slope = np.polyfit(np.arange(5.0), np.arange(5.0) + 0.01 * rng.normal(size=5), 1)[0]
+        with context.progress.task("fit", total=settings.steps) as bar:
+            bar.advance(settings.steps)
+        yield Record(method="fit", setting={}, seed=seed, metrics={"slope": slope},
+                     wall_time=0.0)  # fmt: skip
 
     def tables(records):
         return markdown(["method", "slope"], [["fit", number(metric(records, "slope"))]])
@@ -59,12 +68,14 @@ def experiment(fail_at=None, error=KeyboardInterrupt):
 
 @pytest.fixture
 def line(monkeypatch):
-    """Registers the experiment above under the name "line"."""
+    """Registers the experiment above under the name "line"; gives the list of seeds computed."""
 
     def register(**options):
+        made = []
         monkeypatch.setattr(registry, "NAMES", ("line",))
         monkeypatch.setattr(registry, "DEMO", ("line",))
         monkeypatch.setattr(registry, "describe", lambda name: "A claim.\n\nIts cost.")
-        monkeypatch.setitem(sys.modules, "benchmarks.line", experiment(**options))
+        monkeypatch.setitem(sys.modules, "benchmarks.line", experiment(made, **options))
+        return made
 
     return register

@@ -1,0 +1,66 @@
+"""The stages that a run is made of: what a stopped run has finished is not computed again.
+
+A stage is what an experiment computes in one go, and names: a method from a seed, a network at a
+batch size. Its records are written when all of it is done. Stages are where a run may stop, when
+its time is spent, and where a later one goes on::
+
+    yield from context.stages.of(f"{method}, seed {seed}", lambda: train(method, seed))
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from common.records import Record
+
+
+class TimeBudgetSpentError(RuntimeError):
+    """There is no time left to begin another stage; what is finished stands."""
+
+
+class Stages:
+    """What an earlier run finished, and how long this one may take."""
+
+    def __init__(
+        self,
+        finished: Collection[str] = (),
+        *,
+        seconds: float | None = None,
+        on_finished: Callable[[str, int], None] | None = None,
+    ):
+        """Starts the clock.
+
+        Args:
+            finished: the names of stages whose records are there already.
+            seconds: after which no further stage is begun; None for no limit. The first stage is
+                always begun, so that run after run comes to an end however little time each has.
+            on_finished: called with a stage's name and its number of records, when all of them
+                have been taken.
+        """
+        self._finished = frozenset(finished)
+        self._seconds, self._started = seconds, time.monotonic()
+        self._on_finished = on_finished
+        self._begun = 0
+
+    def of(self, name: str, make: Callable[[], Iterable[Record]]) -> Iterator[Record]:
+        """The records of one stage; none if they are there already.
+
+        Args:
+            name: what it is called, like no other stage of the run, and the same in every run.
+            make: computes its records; all of them before the first is yielded.
+
+        Raises:
+            TimeBudgetSpentError: if it would have to be computed and time is spent.
+        """
+        if name in self._finished:
+            return
+        spent = time.monotonic() - self._started
+        if self._seconds is not None and self._begun and spent >= self._seconds:
+            raise TimeBudgetSpentError(
+                f"{spent / 60:.1f} minutes are spent of {self._seconds / 60:.1f}; "
+                f"stopped before {name!r}."
+            )
+        self._begun += 1
+        records = list(make())
+        yield from records
+        if self._on_finished is not None:
+            self._on_finished(name, len(records))
