@@ -52,7 +52,8 @@ class Settings:
     """What the experiment depends on."""
 
     networks: tuple[str, ...] = (PERCEPTRON, PLAIN, RESIDUAL)
-    batch_sizes: tuple[int, ...] = (32, 128)
+    batch_sizes: tuple[tuple[int, ...], tuple[int, ...]] = ((32, 128), (32, 128))
+    """For the perceptron, for the others."""
     width: float = 1.0
     """Factor on all widths."""
     steps: tuple[int, int] = (100, 1)
@@ -63,8 +64,8 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=(128,), steps=(20, 1)),
-    "cpu": Settings(repetitions=5),
+    "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
+    "cpu": Settings(batch_sizes=((32, 128), (32,))),
     "full": Settings(steps=(2000, 100), repetitions=11),
 }
 
@@ -84,9 +85,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields, for each network and seed, what is done once, and both ways at each batch size."""
     for seed in context.seeds:
         for network in settings.networks:
-            total = len(settings.batch_sizes) * 2 * (1 + settings.repetitions)
+            batch_sizes = settings.batch_sizes[network != PERCEPTRON]
+            total = len(batch_sizes) * 2 * (1 + settings.repetitions)
             with context.progress.task(f"{network}, seed {seed}", total=total) as bar:
-                for batch_size in settings.batch_sizes:
+                for batch_size in batch_sizes:
                     yield from context.stages.of(
                         f"{network}, batch {batch_size}, seed {seed}",
                         functools.partial(

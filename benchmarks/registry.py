@@ -46,6 +46,7 @@ from common.records import Record
 
 NAMES = (
     "gsgd_mlp",
+    "gsgd_invariance",
     "gsgd_cifar10",
     "gsgd_sequence",
     "gsgd_control",

@@ -1,0 +1,295 @@
+"""Does what a network learns depend on how its start is scaled? With SGD it does, with G-SGD not.
+
+A perceptron with biases on digits, trained twice by every method on the same batches: from its
+initialisation, and from copies in which every hidden unit is rescaled at random, which are the same
+function. Measured during training: how far the two functions have come apart on test images, as the
+largest difference of a logit over the logits' root mean square, and the share of answers that
+differ. In float32 and in float64: what path space leaves is rounding, which training magnifies, and
+float64 has 2^29 times less of it.
+
+Learning rates are fixed: those that train each method well on these data (the accuracies are in the
+table); the question is not which is better. The group is found by tracing, the tree is that of the
+largest balanced weights, the basis is that of cycles.
+
+Published as a theorem: values and activations of paths are invariant (Meng et al., ICLR 2019,
+https://arxiv.org/abs/1802.03713, theorem 3.2); no measured figure.
+
+Cost: cpu 2 minutes on two cores.
+Command: python -m benchmarks gsgd_invariance --preset cpu --seeds 3
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.registry import Context
+from common.classification import cross_entropy_loss
+from common.data import epoch_order, load, pixel_statistics, pooled, standardise, take
+from common.networks import MLP
+from common.plots import figure, plot_curve
+from common.records import Record
+from common.seeds import streams
+from common.tables import group, markdown, metric, percent
+from gsgd_jax import Gauge, Skeleton, balance, choose_skeleton, find_gauge, in_path_space
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    data: str = "mnist5k"
+    pool: int = 2
+    """Images are reduced by averaging over squares of this side."""
+    widths: tuple[int, ...] = (32, 32, 10)
+    batch_size: int = 64
+    steps: int = 200
+    spreads: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """Standard deviations of the log-scales of the rescaled copies."""
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    methods: tuple[str, ...] = ("SGD", "G-SGD", "momentum", "G-momentum", "Adam", "G-Adam")
+    test_size: int = 500
+    points: int = 20
+    """Of the curves."""
+
+    def __post_init__(self):
+        """Refuses lengths that do not divide."""
+        if self.steps % self.points:
+            raise ValueError(
+                f"steps must be a multiple of points, got {self.steps} and {self.points}."
+            )
+
+
+PRESETS = {
+    "smoke": Settings(methods=("SGD", "G-SGD"), spreads=(1.0,)),
+    "cpu": Settings(data="mnist", widths=(64, 64, 64, 10), steps=800, test_size=2000),
+    "full": Settings(
+        data="mnist", pool=1, widths=(512, 512, 512, 10), steps=8000, test_size=10_000
+    ),
+}
+
+
+class Method(NamedTuple):
+    """One row."""
+
+    name: str
+    inner: Callable[[], optax.GradientTransformation]
+    in_path_space: bool
+
+
+def _rows() -> Iterator[Method]:
+    rules = {
+        "SGD": lambda: optax.sgd(0.1),
+        "momentum": lambda: optax.sgd(0.02, momentum=0.9),
+        "Adam": lambda: optax.adam(2e-3),
+    }
+    for name, inner in rules.items():
+        yield Method(name, inner, in_path_space=False)
+        yield Method(f"G-{name}", inner, in_path_space=True)
+
+
+METHODS = {method.name: method for method in _rows()}
+
+
+class Data(NamedTuple):
+    """Batches [steps, batch, ...] in the order of training, and images to compare functions on."""
+
+    images: jax.Array
+    labels: jax.Array
+    test_images: jax.Array
+    test_labels: jax.Array
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields a record for each dtype, method, spread and seed.
+
+    Args:
+        settings: the experiment's.
+        context: seeds, data, progress.
+
+    Raises:
+        ValueError: if a method is unknown.
+    """
+    if unknown := set(settings.methods) - METHODS.keys():
+        raise ValueError(f"methods are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}.")
+    total = len(settings.dtypes) * len(context.seeds) * len(settings.methods)
+    with context.progress.task("the same function twice", total=total) as bar:
+        for dtype in settings.dtypes:
+            for seed in context.seeds:
+                for name in settings.methods:
+                    yield from context.stages.of(
+                        f"{name}, {dtype}, seed {seed}",
+                        functools.partial(_compare, METHODS[name], dtype, settings, seed, context),
+                    )
+                    bar.advance(note=f"{name}, {dtype}")
+
+
+def load_data(settings: Settings, seed: int, data_dir: Path | None) -> Data:
+    """The batches of one seed, float32.
+
+    Args:
+        settings: the experiment's.
+        seed: of the order.
+        data_dir: where prepared data sets lie.
+    """
+    train = load(settings.data, "train", data_dir=data_dir)
+    test = load(settings.data, "test", data_dir=data_dir)
+    test = take(test, min(settings.test_size, len(test.labels)), key=streams(0).data)
+    statistics = pixel_statistics(train.images)
+    wanted = settings.steps * settings.batch_size
+    epochs = -(-wanted // len(train.labels))
+    order = [epoch_order(streams(seed).order, len(train.labels), epoch=e) for e in range(epochs)]
+    rows = np.concatenate(order)[:wanted].reshape(settings.steps, settings.batch_size)
+    images = np.asarray(pooled(standardise(train.images, statistics), settings.pool))
+    return Data(
+        jnp.asarray(images[rows]),
+        jnp.asarray(train.labels[rows]),
+        jnp.asarray(pooled(standardise(test.images, statistics), settings.pool)),
+        jnp.asarray(test.labels),
+    )
+
+
+def _compare(
+    method: Method, dtype: str, settings: Settings, seed: int, context: Context
+) -> Iterator[Record]:
+    """All copies of one start, side by side; the first is the start itself."""
+    begun = time.perf_counter()
+    with jax.enable_x64(dtype == "float64"):  # pyright: ignore[reportCallIssue] (a jax State)
+        data = load_data(settings, seed, context.data_dir)
+        data = data._replace(
+            images=data.images.astype(dtype), test_images=data.test_images.astype(dtype)
+        )
+        network = MLP(settings.widths, dtype=dtype, param_dtype=dtype)
+
+        def apply_fn(params: Any, images: jax.Array) -> jax.Array:
+            return jnp.asarray(network.apply({"params": params}, images))
+
+        keys = streams(seed)
+        params = jax.jit(network.init)(keys.init, data.test_images[:1])["params"]
+        gauge = find_gauge(apply_fn, params, data.test_images[:1])
+        assert isinstance(gauge, Gauge)  # the units of a perceptron are a graph
+        params = balance(params, gauge)
+        skeleton = choose_skeleton(
+            gauge, params, rule="largest", basis="cycles", tree_values="balanced"
+        )
+        copies = [
+            gauge.rescale(params, jax.random.fold_in(keys.init, i), spread=spread)
+            for i, spread in enumerate(settings.spreads, start=1)
+        ]
+        starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *copies)
+        logits = np.asarray(_trained(method, skeleton, apply_fn, starts, data, settings))
+        labels = np.asarray(data.test_labels)
+    apart = np.abs(logits - logits[:, :1]).max((-2, -1))
+    apart /= np.sqrt(np.square(logits[:, :1]).mean((-2, -1)))
+    answers = logits.argmax(-1)  # [points, copies, images]
+    changed = (answers != answers[:, :1]).mean(-1)
+    accuracy = (answers == labels).mean(-1)
+    steps = np.linspace(0, settings.steps, settings.points + 1).astype(int)
+    for i, spread in enumerate(settings.spreads, start=1):
+        curve = {"step": steps, "distance": apart[:, i], "changed_answers": changed[:, i]}
+        yield Record(
+            method=method.name,
+            setting={"dtype": dtype, "spread": spread},
+            seed=seed,
+            metrics={
+                "distance": float(apart[-1, i]),
+                "changed_answers": float(changed[-1, i]),
+                "test_accuracy": float(accuracy[-1, 0]),
+                "rescaled_test_accuracy": float(accuracy[-1, i]),
+            },
+            curve={name: values.tolist() for name, values in curve.items()},
+            wall_time=time.perf_counter() - begun,
+        )
+
+
+def _trained(
+    method: Method,
+    skeleton: Skeleton,
+    apply_fn: Callable[[Any, jax.Array], jax.Array],
+    starts: Any,
+    data: Data,
+    settings: Settings,
+) -> jax.Array:
+    """Logits on the test images before training and at every point, [points + 1, copies, n, k]."""
+    loss = cross_entropy_loss(apply_fn)
+    inner = method.inner()
+    tx = in_path_space(inner, skeleton) if method.in_path_space else inner
+
+    def one_copy(params: Any) -> jax.Array:
+        def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            params, state = carry
+            grads = jax.grad(lambda p: loss(p, (), batch, jax.random.key(0))[0])(params)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        def chunk(carry: Any, batches: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+            carry, _ = jax.lax.scan(step, carry, batches)
+            return carry, apply_fn(carry[0], data.test_images)
+
+        batches = jax.tree.map(
+            lambda leaf: leaf.reshape(settings.points, -1, *leaf.shape[1:]),
+            (data.images, data.labels),
+        )
+        before = apply_fn(params, data.test_images)
+        _, after = jax.lax.scan(chunk, (params, tx.init(params)), batches)
+        return jnp.concatenate([before[None], after])
+
+    return jax.jit(jax.vmap(one_copy, out_axes=1))(starts)
+
+
+def tables(records: Sequence[Record]) -> str:
+    """How far apart the functions end, for each dtype and spread.
+
+    Args:
+        records: of this experiment.
+    """
+    sections = []
+    for dtype, own in group(records, lambda r: str(r.setting["dtype"])).items():
+        spreads = list(group(own, lambda r: r.setting["spread"]))
+        rows = []
+        for method, runs in group(own, lambda r: r.method).items():
+            by_spread = group(runs, lambda r: r.setting["spread"])
+            figures = [_distance(by_spread[spread]) for spread in spreads]
+            widest = metric(by_spread[spreads[-1]], "changed_answers")
+            accuracy = metric(by_spread[spreads[0]], "test_accuracy")
+            rows.append([method, percent(accuracy), *figures, percent(widest)])
+        header = ["method", "test accuracy %", *(f"distance, spread {s:g}" for s in spreads)]
+        header.append(f"answers changed %, spread {spreads[-1]:g}")
+        sections += [f"**{dtype}**, at the end of training:", markdown(header, rows)]
+    return "\n\n".join(sections)
+
+
+def _distance(records: Sequence[Record]) -> str:
+    """The largest over the seeds, in a form that shows its order of magnitude."""
+    return f"{max(record.metrics['distance'] for record in records):.1e}"
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """The distance during training, a panel for each dtype, at the widest spread.
+
+    Args:
+        records: of this experiment.
+        out: folder of the figure.
+    """
+    path, by_dtype = out / "distance.png", group(records, lambda r: str(r.setting["dtype"]))
+    widest = max(float(r.setting["spread"] or 0) for r in records)
+    with figure(path, columns=len(by_dtype)) as panels:
+        for axes, (dtype, own) in zip(panels[0], by_dtype.items(), strict=True):
+            shown = [r for r in own if r.setting["spread"] == widest]
+            for i, (method, runs) in enumerate(group(shown, lambda r: r.method).items()):
+                plot_curve(axes, runs, x="step", y="distance", label=method, style=i)
+            axes.set(yscale="log", xlabel="step", title=f"{dtype}, log-scales spread by {widest:g}")
+        low = min(axes.get_ylim()[0] for axes in panels[0])
+        high = max(axes.get_ylim()[1] for axes in panels[0])
+        for axes in panels[0]:
+            axes.set_ylim(low, high)
+        panels[0, 0].set_ylabel("largest difference of a logit / their rms")
+        panels[0, 0].legend(fontsize="small", ncols=3, loc="lower center")
+    return [path]
