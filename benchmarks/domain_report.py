@@ -16,8 +16,12 @@ RULES = {
 """What settings are chosen by, and the metric that each rule looks at."""
 
 
-def _chosen(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """For each rule and method, the records of the setting chosen, one a seed."""
+def chosen(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
+    """For each rule and method, the records of the setting chosen, one a seed.
+
+    Args:
+        records: of one experiment.
+    """
     found = {}
     for rule, criterion in RULES.items():
         known = [record for record in records if criterion in record.metrics]
@@ -38,14 +42,14 @@ def tables(records: Sequence[Record]) -> str:
     Returns:
         Markdown.
     """
-    chosen = _chosen(records)
+    by_rule = chosen(records)
     methods = list(dict.fromkeys(record.method for record in records))
     rows = [
-        [method, *(percent(metric(chosen[rule][method], "test_accuracy")) for rule in chosen)]
+        [method, *(percent(metric(by_rule[rule][method], "test_accuracy")) for rule in by_rule)]
         for method in methods
     ]
-    accuracy = markdown(["test %, chosen by", *chosen], rows)
-    first = chosen["training domains"]
+    accuracy = markdown(["test %, chosen by", *by_rule], rows)
+    first = by_rule["training domains"]
     names = {
         "test_calibration_error": "calibration error",
         "confidence_auroc": "AUROC, doubt",
@@ -85,7 +89,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """
     values = {
         rule: {m: [r.metrics["test_accuracy"] for r in runs] for m, runs in methods.items()}
-        for rule, methods in _chosen(records).items()
+        for rule, methods in chosen(records).items()
     }
     return [plot_rules(values, out / "selection.png", label="test accuracy, %")]
 

@@ -2,20 +2,26 @@
 
 `benchmarks/evidence/` holds a summary of one run for each experiment and preset that has been
 measured: `NAME/PRESET.jsonl`, and, made from it alone, the figures beside it and the page
-`NAME.md`; `README.md` is the index. No number on a page is typed.
+`NAME.md`; `README.md` is the index, with the verdict on each claim, which stands in the project's
+own README too. No number that was measured is typed.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import registry
+from benchmarks.claims import CLAIMS
+from benchmarks.claims_page import claim_sections, claim_table, with_claims
 from benchmarks.runner import caption
+from benchmarks.verdicts import Measured
 from common.records import Record, last_run, read_records
 from common.summaries import read_summary, write_summary
 
 FOLDER = Path(__file__).with_name("evidence")
+README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 class StaleEvidenceError(RuntimeError):
@@ -49,32 +55,40 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     return target
 
 
-def render(folder: Path = FOLDER) -> list[Path]:
+def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
     """Makes every page and figure anew from the summaries.
 
     Args:
         folder: where evidence is kept.
+        readme: the page whose table of claims is replaced.
 
     Returns:
         The files written: pages, then figures.
+
+    Raises:
+        ValueError: if the readme has no place for the table.
     """
-    pages, figures = {}, []
+    pages, figures, measured = {}, [], {}
     for name, summaries in _measured(folder):
         sections = []
         for path in summaries:
             records = read_summary(path)
+            measured.setdefault(name, records)  # claims are judged on the largest preset
             section, drawn = _section(name, path, records)
             sections.append(section)
             figures += drawn
         pages[folder / f"{name}.md"] = _page(name, sections)
-    pages[folder / "README.md"] = _index(folder)
+    pages[folder / "README.md"] = _index(folder, measured, figures)
+    link = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
+    text = readme.read_text(encoding="utf-8")
+    pages[readme] = with_claims(text, claim_table(measured, link))
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
     return [*pages, *figures]
 
 
-def check(folder: Path = FOLDER) -> None:
+def check(folder: Path = FOLDER, readme: Path = README) -> None:
     """Refuses pages that differ from what `render` would write.
 
     Figures are drawn too, but only their presence is compared: their bytes depend on the version of
@@ -82,19 +96,25 @@ def check(folder: Path = FOLDER) -> None:
 
     Args:
         folder: where evidence is kept.
+        readme: the page with the table of claims.
 
     Raises:
         StaleEvidenceError: naming the files that differ.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "evidence"
-        copy.mkdir()
+        # As far from its README as the folder is, since the table links to the index.
+        apart = Path(os.path.relpath(folder, readme.parent))
+        copied = Path(scratch) / readme.name
+        shutil.copyfile(readme, copied)
+        copy = Path(scratch) / apart
+        copy.mkdir(parents=True)
         for _, summaries in _measured(folder):
             for path in summaries:
                 target = copy / path.relative_to(folder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
-        due = {path.relative_to(copy): path for path in render(copy)}
+        written = render(copy, copied)
+        due = {path.relative_to(copy): path for path in written if path != copied}
         shown = {
             path.relative_to(folder)
             for pattern in ("*.md", "*/*.png")
@@ -106,6 +126,8 @@ def check(folder: Path = FOLDER) -> None:
             for name in shown & due.keys()
             if name.suffix == ".md" and (folder / name).read_bytes() != due[name].read_bytes()
         )
+        if readme.read_bytes() != copied.read_bytes():
+            stale.append(readme.name)
     if stale:
         raise StaleEvidenceError(
             f"not what the records say: {', '.join(stale)}; run `python -m benchmarks report` and "
@@ -143,15 +165,30 @@ def _page(name: str, sections: Sequence[str]) -> str:
     return "\n\n".join([f"# {name}", f"**{claim}**", rest.strip(), *sections]) + "\n"
 
 
-def _index(folder: Path) -> str:
+def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
     rows = [
         f"- [{name}]({name}.md): {registry.claim(name)} "
         f"Presets: {', '.join(path.stem for path in summaries)}."
         for name, summaries in _measured(folder)
     ]
     head = (
-        "# Evidence\n\nOne page for each experiment that has been measured. Tables and figures are "
-        "made from the summaries\nof records beside them by `python -m benchmarks report`; no "
-        "number is typed."
+        "# Evidence\n\nThe claims, with what the records say of each; then one page for each "
+        "experiment that has been\nmeasured. Tables, figures and verdicts are made from the "
+        "summaries of records beside them by\n`python -m benchmarks report`; what was measured is "
+        "never typed. One method is called above another\nwhere the 95% Student t interval of "
+        "their differences, seed by seed, is above 0."
     )
-    return "\n\n".join([head, "\n".join(rows)]) + "\n"
+    by_name = {(figure.parent.name, figure.name): figure for figure in reversed(figures)}
+    shown = {
+        claim.name: next(
+            (
+                path.relative_to(folder)
+                for preset in reversed(registry.PRESET_NAMES)
+                if (path := by_name.get((claim.needed, f"{preset}_{claim.figure}")))
+            ),
+            None,
+        )
+        for claim in CLAIMS
+    }
+    sections = claim_sections(measured, shown)
+    return "\n\n".join([head, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"

@@ -11,8 +11,8 @@ Learning rates are fixed: those that train each method well on these data (the a
 table); the question is not which is better. The group is found by tracing, the tree is that of the
 largest balanced weights, the basis is that of cycles.
 
-Published as a theorem: values and activations of paths are invariant (Meng et al., ICLR 2019,
-https://arxiv.org/abs/1802.03713, theorem 3.2); no measured figure.
+Published as a theorem, without a measured figure: values and activations of paths are invariant
+(Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
 
 Cost: cpu 2 minutes on two cores.
 Command: python -m benchmarks gsgd_invariance --preset cpu --seeds 3

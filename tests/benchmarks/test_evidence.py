@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import evidence
+from benchmarks.claims_page import BEGIN, END
 from benchmarks.cli import main
 
 
@@ -10,9 +11,11 @@ from benchmarks.cli import main
 def folder(tmp_path, monkeypatch, line):
     """An empty place for evidence, and the little experiment to fill it."""
     line()
-    monkeypatch.setattr(evidence.take, "__defaults__", (tmp_path / "evidence",))
-    monkeypatch.setattr(evidence.render, "__defaults__", (tmp_path / "evidence",))
-    monkeypatch.setattr(evidence.check, "__defaults__", (tmp_path / "evidence",))
+    (tmp_path / "README.md").write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
+    places = (tmp_path / "evidence", tmp_path / "README.md")
+    monkeypatch.setattr(evidence.take, "__defaults__", places[:1])
+    monkeypatch.setattr(evidence.render, "__defaults__", places)
+    monkeypatch.setattr(evidence.check, "__defaults__", places)
     return tmp_path / "evidence"
 
 
@@ -40,7 +43,7 @@ def test_check_passes_on_what_report_wrote_and_is_silent(folder, tmp_path, capsy
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("fault", ["typed", "deleted", "left over", "retaken"])
+@pytest.mark.parametrize("fault", ["typed", "deleted", "left over", "retaken", "readme"])
 def test_check_names_what_differs(fault, folder, tmp_path, capsys):
     kept(tmp_path)
     if fault == "typed":
@@ -50,6 +53,10 @@ def test_check_names_what_differs(fault, folder, tmp_path, capsys):
     elif fault == "deleted":
         (folder / "line" / "smoke_slope.png").unlink()
         differs = "line/smoke_slope.png"
+    elif fault == "readme":
+        readme = tmp_path / "README.md"
+        readme.write_text(readme.read_text().replace("not measured", "holds", 1))
+        differs = "README.md"
     elif fault == "left over":
         (folder / "line" / "cpu_slope.png").write_bytes(b"")
         differs = "line/cpu_slope.png"
@@ -59,6 +66,22 @@ def test_check_names_what_differs(fault, folder, tmp_path, capsys):
         differs = "line.md"
     assert main(["report", "--check"]) == 2
     assert f"not what the records say: {differs}; run" in capsys.readouterr().err
+
+
+def test_the_readme_gets_the_table_of_claims_and_keeps_the_rest(folder, tmp_path):
+    kept(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"Before.\n{BEGIN}\n| claim")
+    assert text.endswith(f"|\n{END}\nAfter.\n")
+    assert "(evidence/README.md#2-invariance-not-measured)" in text
+    assert "### 2. Invariance: not measured" in (folder / "README.md").read_text()
+
+
+def test_a_readme_without_a_place_for_claims_is_refused(folder, tmp_path, capsys):
+    kept(tmp_path)
+    (tmp_path / "README.md").write_text("Nothing.")
+    assert main(["report"]) == 2
+    assert "needs the lines" in capsys.readouterr().err
 
 
 def test_a_folder_without_records_is_refused(folder, tmp_path, capsys):
