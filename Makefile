@@ -1,4 +1,4 @@
-# Two commands are all there is to know: `make demo` and `make test`.
+# Two commands are all there is to know: `make demo` and `make test`; `make docs` builds the site.
 # ACCELERATOR=cuda12, cuda13 or tpu installs the jax that drives it; the default is the CPU.
 
 PYTHON ?= python3
@@ -10,13 +10,19 @@ EXTRAS := bench,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR)
 comma := ,
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: demo test lint types setup lock clean
+.PHONY: demo test docs lint types setup lock clean
 
 demo: setup
 	$(BIN)/python -m benchmarks demo
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# The site goes to results/site.
+docs: setup
+	$(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict \
+		--config-file benchmarks/docs/mkdocs.yml
 
 lint: setup
 	$(BIN)/ruff check .

@@ -20,13 +20,12 @@ Published, plain-34 at step 1.0, one seed: G-SGD 35.2, 62.4 and 80.4 percent aft
 beside https://github.com/MSRA-COLT/gsgd).
 
 `full` is both networks at full width, for 100 epochs of batches of 128. `cpu` is plain-14 and
-ResNet-14 with a quarter of the channels, on 6,400 images at a quarter of the resolution, for 3
+ResNet-14 with a quarter of the channels, on 3,200 images at a quarter of the resolution, for 3
 epochs of batches of 32: neither its accuracies nor, within their spread, the order of its methods
-are to be compared with the published ones. (plain-32 is too deep for such a budget: on half of the
-images one seed of SGD got to 22 percent at best, where plain-14 on all of them gets to 33.)
+are to be compared with the published ones. (plain-32 is too deep for such a budget: on half of
+6,400 images one seed of SGD got to 22 percent at best, where plain-14 on all of them got to 33.)
 
-Cost, on two cores under a load of 8 from other work: smoke at three seeds 3 minutes, cpu at one
-seed 10 minutes. Alone, and full, not measured.
+Cost: smoke 3 minutes on two busy cores; cpu 13 minutes on one core. Full not measured.
 Command: python -m benchmarks gsgd_cifar10 --preset cpu --seeds 3
 """
 

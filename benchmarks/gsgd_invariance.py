@@ -14,12 +14,13 @@ largest balanced weights, the basis is that of cycles.
 Published as a theorem, without a measured figure: values and activations of paths are invariant
 (Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
 
-Cost: cpu 2 minutes on two cores.
+Cost: cpu 6 minutes on two cores.
 Command: python -m benchmarks gsgd_invariance --preset cpu --seeds 3
 """
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -268,7 +269,10 @@ def tables(records: Sequence[Record]) -> str:
 
 def _distance(records: Sequence[Record]) -> str:
     """The largest over the seeds, in a form that shows its order of magnitude."""
-    return f"{max(record.metrics['distance'] for record in records):.1e}"
+    found = [record.metrics["distance"] for record in records]
+    lost = sum(not math.isfinite(distance) for distance in found)
+    worst = max((distance for distance in found if math.isfinite(distance)), default=math.nan)
+    return f"{worst:.1e}" + f" ({lost} of {len(found)} diverged)" * (lost > 0)
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

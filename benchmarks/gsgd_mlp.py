@@ -14,7 +14,7 @@ paths diverge from the usual initialisation at every useful step: their skeleton
 Published, 60,000 images, one seed, after 300 epochs, both from the skeleton initialisation:
 G-SGD 97.64, SGD 97.37 (logs beside https://github.com/MSRA-COLT/gsgd).
 
-Cost: smoke 1 minute and cpu 10 minutes on two cores. Estimated, not run: full 20 minutes on one
+Cost: smoke 1 minute on two cores, cpu 3 minutes on one. Estimated, not run: full 20 minutes on one
 accelerator.
 Command: python -m benchmarks gsgd_mlp --preset smoke --seeds 3
 """

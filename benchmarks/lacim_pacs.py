@@ -18,6 +18,7 @@ Published, a pretrained ResNet-50 at 224x224, mean of the four domains, chosen o
 (DomainBed, https://arxiv.org/abs/2007.01434): ERM 85.5, IRM 83.5, GroupDRO 84.4, CORAL 86.2,
 MMD 84.7, DANN 83.7, V-REx 84.9. Nothing is pretrained here, and images are small.
 
+Cost: cpu 10 minutes on one core. Full not measured.
 Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
 """
 

@@ -24,6 +24,11 @@ Without the papers' reset, coordinates in which the network may keep its usual i
         gauge, params, rule="largest", basis="cycles", tree_values="balanced"
     )
 
+Where the group is no graph, as with gated units and attention behind a normalisation, a section
+takes the skeleton's place::
+
+    section = choose_section(group, params)
+
 During training, `skeleton_margin` says when a skeleton has become a bad choice, and
 `change_skeleton` goes over to another. What others have built on path space, and the peers to
 compare it with, are in `gsgd_jax.family`.
@@ -43,6 +48,8 @@ from gsgd_jax.path_representation import (
 from gsgd_jax.paths import StepInfo, allocate, inverse_chain_rule, path_values, weight_updates
 from gsgd_jax.rechoice import change_skeleton, skeleton_margin
 from gsgd_jax.reference_norms import in_path_space_with_reference_norms
+from gsgd_jax.section import Section
+from gsgd_jax.section_choice import choose_section
 from gsgd_jax.skeleton import Skeleton
 from gsgd_jax.structure import all_paths, basis_paths, describe_path, structure_matrix
 from gsgd_jax.tracing import Approximation, FoundGauge, Pin, RescalingGroup, find_gauge
@@ -60,6 +67,8 @@ __all__ = [
     "GROUND",
     "choose_skeleton",
     "Skeleton",
+    "choose_section",
+    "Section",
     "gsgd",
     "in_path_space",
     "PathSpaceState",

@@ -91,7 +91,8 @@ def choose_skeleton(
     if not isinstance(gauge, Gauge):
         raise ValueError(
             "a skeleton needs a graph, an edge into and out of every node, but got "
-            f"{gauge!r}; its part that is one, if any, is `group.gauge`."
+            f"{gauge!r}; its part that is one, if any, is `group.gauge`, and choose_section gives "
+            "coordinates to all of it."
         )
     given = isinstance(rule, Skeleton)
     if not given and rule not in get_args(Rule):

@@ -11,6 +11,14 @@ import optax
 from gsgd_jax.chart import Chart, chart, tail_factors
 from gsgd_jax.nodes import collect, gather, is_entry, spread, take
 from gsgd_jax.precision import cast_like
+from gsgd_jax.section import (
+    Section,
+    SectionChart,
+    at_values,
+    over_factors,
+    section_chart,
+    times_factors,
+)
 from gsgd_jax.skeleton import Skeleton
 
 
@@ -21,17 +29,17 @@ class StepInfo(NamedTuple):
     bounded: jax.Array  # shape=(), dtype=int32: how many of their steps were shortened
 
 
-def path_values(params: optax.Params, skeleton: Skeleton) -> optax.Params:
+def path_values(params: optax.Params, skeleton: Skeleton | Section) -> optax.Params:
     r"""The coordinates of a network on path space: v_e = α_tail(e) w_e β_head(e).
 
     Rescaling the network does not change them, and `allocate` inverts them. They come on the
     parameters' own tree: at an entry of the tree T, which has no path of its own, stands its weight
     (a coordinate along the group, not of the function); entries outside the group stand for
-    themselves. See `Skeleton` for the basis "cycles".
+    themselves. See `Skeleton` for the basis "cycles", and `Section` for groups that are no graph.
 
     Args:
         params: a parameter tree.
-        skeleton: of its gauge.
+        skeleton: of its gauge; or a section of its group.
 
     Returns:
         A tree like `params`, dtypes kept.
@@ -49,10 +57,12 @@ def path_values(params: optax.Params, skeleton: Skeleton) -> optax.Params:
     References:
         Meng et al., *G-SGD*, ICLR 2019, for basis paths.
     """
-    return values_at(chart(params, skeleton), params)
+    return values_at(chart_at(params, skeleton), params)
 
 
-def allocate(values: optax.Params, params: optax.Params, skeleton: Skeleton) -> optax.Params:
+def allocate(
+    values: optax.Params, params: optax.Params, skeleton: Skeleton | Section
+) -> optax.Params:
     r"""Weight allocation: the weights with given path values and the tree entries of `params`.
 
     With α from the tree, which stays, and from the output to the input,
@@ -87,6 +97,8 @@ def allocate(values: optax.Params, params: optax.Params, skeleton: Skeleton) -> 
     References:
         Meng et al., *G-SGD*, ICLR 2019, for layers of equal width.
     """
+    if isinstance(skeleton, Section):
+        return at_values(section_chart(params, skeleton), values)
     leaves, kept = skeleton.gauge.leaves(values), skeleton.gauge.leaves(params)
     tail = tail_factors(kept, skeleton)
     if skeleton.basis == "paths":
@@ -106,7 +118,7 @@ def allocate(values: optax.Params, params: optax.Params, skeleton: Skeleton) -> 
 
 
 def inverse_chain_rule(
-    grads: optax.Updates, params: optax.Params, skeleton: Skeleton
+    grads: optax.Updates, params: optax.Params, skeleton: Skeleton | Section
 ) -> optax.Updates:
     r"""The gradient with respect to path values, from that with respect to weights.
 
@@ -145,13 +157,13 @@ def inverse_chain_rule(
     References:
         Meng et al., *G-SGD*, ICLR 2019, for layers of equal width.
     """
-    return slopes_at(chart(params, skeleton), grads)
+    return slopes_at(chart_at(params, skeleton), grads)
 
 
 def weight_updates(
     updates: optax.Updates,
     params: optax.Params,
-    skeleton: Skeleton,
+    skeleton: Skeleton | Section,
     *,
     max_ratio: chex.Numeric | None = None,
 ) -> tuple[optax.Updates, StepInfo]:
@@ -189,11 +201,20 @@ def weight_updates(
         >>> info.least_ratio  # path value 10 becomes 9
         Array(0.9, dtype=float32)
     """
-    return changes_at(chart(params, skeleton), updates, max_ratio)
+    return changes_at(chart_at(params, skeleton), updates, max_ratio)
 
 
-def values_at(at: Chart, params: optax.Params) -> optax.Params:
+def chart_at(params: optax.Params, skeleton: Skeleton | Section) -> Chart | SectionChart:
+    """The coordinates around `params`, of whichever kind."""
+    if isinstance(skeleton, Section):
+        return section_chart(params, skeleton)
+    return chart(params, skeleton)
+
+
+def values_at(at: Chart | SectionChart, params: optax.Params) -> optax.Params:
     """`path_values` of the parameters for which a chart was made."""
+    if isinstance(at, SectionChart):
+        return times_factors(at, params)
     leaves = list(at.weights)
     for i, view in enumerate(at.skeleton.leaf_views):
         if view is not None:
@@ -205,8 +226,10 @@ def values_at(at: Chart, params: optax.Params) -> optax.Params:
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def slopes_at(at: Chart, grads: optax.Updates) -> optax.Updates:
+def slopes_at(at: Chart | SectionChart, grads: optax.Updates) -> optax.Updates:
     """`inverse_chain_rule` in a chart."""
+    if isinstance(at, SectionChart):
+        return over_factors(at, grads)
     leaves = at.skeleton.gauge.leaves(grads)
     tail, head = 1 / at.tail, 1 / at.head
     through = None
@@ -225,9 +248,12 @@ def slopes_at(at: Chart, grads: optax.Updates) -> optax.Updates:
 
 
 def changes_at(
-    at: Chart, updates: optax.Updates, max_ratio: chex.Numeric | None
+    at: Chart | SectionChart, updates: optax.Updates, max_ratio: chex.Numeric | None
 ) -> tuple[optax.Updates, StepInfo]:
     """`weight_updates` in a chart."""
+    if isinstance(at, SectionChart):
+        nothing = StepInfo(jnp.ones([], at.dtype), jnp.zeros([], jnp.int32))
+        return over_factors(at, updates), nothing
     skeleton = at.skeleton
     leaves = skeleton.gauge.leaves(updates)
     info = StepInfo(jnp.ones([], at.dtype), jnp.zeros([], jnp.int32))

@@ -10,16 +10,17 @@ import optax
 from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax.chart import chart
 from gsgd_jax.paths import (
     StepInfo,
     allocate,
     changes_at,
+    chart_at,
     inverse_chain_rule,
     path_values,
     slopes_at,
     values_at,
 )
+from gsgd_jax.section import Section
 from gsgd_jax.skeleton import Skeleton
 
 
@@ -33,7 +34,7 @@ class PathSpaceState(NamedTuple):
 
 def in_path_space(
     inner: optax.GradientTransformation,
-    skeleton: Skeleton | None,
+    skeleton: Skeleton | Section | None,
     *,
     max_ratio: chex.Numeric | None = 10.0,
     stale_gradients: bool = False,
@@ -68,8 +69,10 @@ def in_path_space(
 
     Args:
         inner: any optax transformation; it sees path values as parameters.
-        skeleton: of the parameters' gauge; None for no group, which is `inner` itself.
-        max_ratio: r > 1; None for no bound, as published.
+        skeleton: of the parameters' gauge, or a section of their group where that is no graph; None
+            for no group, which is `inner` itself.
+        max_ratio: r > 1; None for no bound, as published. Sections, and the basis "cycles", need
+            none.
         stale_gradients: whether gradients were taken at other weights, which `update` then needs as
             `stale_params`: asynchronous SGD in path space. They are pulled back there, and `inner`
             is given the path values of those weights as `stale_params`, so that a delay
@@ -120,7 +123,7 @@ def in_path_space(
             return updates, state._replace(inner_state=inner_state)
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
-        here = chart(params, skeleton)
+        here = chart_at(params, skeleton)
         values, translated = values_at(here, params), _translate(extra_args, params, skeleton)
         if stale_gradients:
             stale_params = extra_args.get("stale_params")
@@ -129,7 +132,7 @@ def in_path_space(
                     "in_path_space with stale_gradients needs the weights at which the gradient "
                     "was taken; call update(..., stale_params=...)."
                 )
-            there = chart(stale_params, skeleton)
+            there = chart_at(stale_params, skeleton)
             slopes = slopes_at(there, updates)
             translated["stale_params"] = values_at(there, stale_params)
         else:
@@ -142,7 +145,7 @@ def in_path_space(
 
 
 def first_state(
-    inner: optax.GradientTransformation, params: optax.Params, skeleton: Skeleton | None
+    inner: optax.GradientTransformation, params: optax.Params, skeleton: Skeleton | Section | None
 ) -> PathSpaceState:
     """The state before the first step.
 
@@ -195,7 +198,7 @@ def check_max_ratio(max_ratio: chex.Numeric | None) -> None:
 
 def gsgd(
     learning_rate: optax.ScalarOrSchedule,
-    skeleton: Skeleton | None,
+    skeleton: Skeleton | Section | None,
     *,
     momentum: float | None = None,
     nesterov: bool = False,
@@ -237,7 +240,7 @@ def gsgd(
     )
 
 
-def initial_values(params: optax.Params, skeleton: Skeleton | None) -> optax.Params:
+def initial_values(params: optax.Params, skeleton: Skeleton | Section | None) -> optax.Params:
     """Path values for `inner.init`, or a tree that stands for them where there are no values.
 
     optax initialises with placeholders to find out what in a state is like the parameters, and with
@@ -252,7 +255,7 @@ def initial_values(params: optax.Params, skeleton: Skeleton | None) -> optax.Par
 
 
 def _translate(
-    extra_args: dict[str, Any], params: optax.Params, skeleton: Skeleton
+    extra_args: dict[str, Any], params: optax.Params, skeleton: Skeleton | Section
 ) -> dict[str, Any]:
     """The two extra arguments of optax's line searches that speak of weights, on path values."""
     translated = dict(extra_args)

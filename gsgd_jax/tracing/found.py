@@ -11,7 +11,7 @@ import optax
 
 from gsgd_jax.gauge import GROUND, Gauge
 from gsgd_jax.precision import cast_like, working_dtype
-from gsgd_jax.tracing.graph import Exponents
+from gsgd_jax.tracing.graph import Exponents, log_factors
 from gsgd_jax.tracing.interpreter import Approximation, Pin
 from gsgd_jax.tracing.summary import nodes_of, num_moved, per_leaf, pin_lines, shortened
 
@@ -83,7 +83,8 @@ class RescalingGroup:
     Skeletons need a graph, an edge into and out of every node and at most one node at either end of
     an entry. Here some entry moves with several (gated units, attention behind a normalisation), or
     some node is *absorbing*: normalisation takes its scale away, and no edge leaves it. Counting,
-    rescaling and verifying work on all of it; `gauge` is the part that has skeletons.
+    rescaling and verifying work on all of it; `gauge` is the part that has skeletons, and
+    `choose_section` gives coordinates of path space for all of its exact nodes.
 
     Args:
         names: of the leaves.
@@ -154,7 +155,7 @@ class RescalingGroup:
         logs = jnp.log(jnp.asarray(scales, dtype))
         for i in inside:
             array = jnp.asarray(arrays[i])
-            factor = jnp.exp(_logarithms(self.leaves[i], self.shapes[i], logs))
+            factor = jnp.exp(log_factors(self.leaves[i], self.shapes[i], logs))
             arrays[i] = cast_like(array.astype(dtype) * factor, array)
         return jax.tree.unflatten(jax.tree.structure(params), arrays)
 
@@ -237,7 +238,7 @@ class RescalingGroup:
         if self.obstacle is not None:
             lines.append(
                 f"  not a graph ({self.obstacle} moves with several nodes at one end), so it has "
-                "no skeleton yet"
+                "no skeleton; `choose_section` gives it coordinates"
             )
         width = max(map(len, self.names), default=0)
         shapes = max((len(str(shape)) for shape in self.shapes), default=0)
@@ -258,19 +259,6 @@ class RescalingGroup:
             for n in self.approximations
         ]
         return "\n".join([*lines, *shortened(notes), *pin_lines(self.pins)])
-
-
-def _logarithms(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax.Array:
-    """The logarithm of every entry's factor, of a shape that broadcasts to the leaf's."""
-    total = jnp.zeros((1,) * len(shape), logs.dtype)
-    for axes, table in [((), [leaf.overall]), *leaf.blocks]:
-        places = [i for i, form in enumerate(table) for _ in form]
-        nodes = [node for form in table for node in form]
-        powers = jnp.array([float(c) for form in table for c in form.values()], logs.dtype)
-        moved = powers * logs[jnp.array(nodes, jnp.int32)]
-        sums = jnp.zeros(len(table), logs.dtype).at[jnp.array(places, jnp.int32)].add(moved)
-        total = total + sums.reshape([n if a in axes else 1 for a, n in enumerate(shape)])
-    return total
 
 
 def _compare(

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax.gauge import GROUND
@@ -20,6 +22,28 @@ class Exponents(NamedTuple):
 
     overall: Form  # node -> exponent
     blocks: tuple[tuple[tuple[int, ...], list[Form]], ...]  # axes, exponents in row-major order
+
+
+def log_factors(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax.Array:
+    """The logarithm of every entry's factor, Σ_h k_eh log c_h.
+
+    Args:
+        leaf: the exponents of its entries.
+        shape: of the leaf.
+        logs: log c, [num_nodes].
+
+    Returns:
+        A shape that broadcasts to the leaf's.
+    """
+    total = jnp.zeros((1,) * len(shape), logs.dtype)
+    for axes, table in [((), [leaf.overall]), *leaf.blocks]:
+        places = [i for i, form in enumerate(table) for _ in form]
+        nodes = [node for form in table for node in form]
+        powers = jnp.array([float(c) for form in table for c in form.values()], logs.dtype)
+        moved = powers * logs[jnp.array(nodes, jnp.int32)]
+        sums = jnp.zeros(len(table), logs.dtype).at[jnp.array(places, jnp.int32)].add(moved)
+        total = total + sums.reshape([n if a in axes else 1 for a, n in enumerate(shape)])
+    return total
 
 
 def choose_nodes(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from gsgd_jax import Gauge, Skeleton, choose_skeleton, in_path_space, mlp_gauge
+from gsgd_jax import Gauge, choose_skeleton, in_path_space, mlp_gauge
 from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge
 from tests.gsgd_jax.tracing.models import MODELS
 from tests.oracles.null_space import null_space_dimension
@@ -52,7 +52,7 @@ def test_says_what_has_no_skeleton(x64, name):
     assert found.obstacle in found.names
     assert str(found).startswith(f"rescaling group: {model.nodes} nodes")
     assert f"not a graph ({found.obstacle} moves" in str(found)
-    assert "no skeleton yet" in str(found)
+    assert "no skeleton; `choose_section` gives it" in str(found)
     with pytest.raises(ValueError, match="the tree must have leaves of shapes"):
         found.rescale({"gate": jnp.ones((2, 2))}, jax.random.key(0))
 
@@ -76,32 +76,15 @@ def test_acts_as_mlp_gauge(x64):
         np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
 
 
-def nearest(gauge):
-    """The skeleton of shortest ways to ground, which no cycle among the nodes can mislead."""
-    sides = [
-        np.concatenate(
-            [np.broadcast_to(i, s).ravel() for i, s in zip(ids, gauge.shapes, strict=True)]
-        )
-        for ids in (gauge.tails, gauge.heads)
-    ]
-    chosen = []
-    for own, other in (sides[::-1], sides):
-        edges = np.full(gauge.num_nodes, -1)
-        while (edges < 0).any():
-            reached = np.append(edges >= 0, True)
-            new = np.flatnonzero(reached[other] & ~reached[own])
-            edges[own[new]] = new
-        chosen.append(edges)
-    return Skeleton(gauge, *chosen)
-
-
-@pytest.mark.parametrize("name", ["cnn", "grouped_cnn", "basic_block", "densenet", "relu_rnn"])
+@pytest.mark.parametrize(
+    "name", [name for name, model in MODELS.items() if model.graph and model.nodes]
+)
 def test_trajectories_in_path_space_are_invariant(x64, name):
     model = MODELS[name]
     params, x = model.draw(0)
     gauge = find_gauge(model.apply, params, x)
     assert isinstance(gauge, Gauge)
-    skeleton = choose_skeleton(gauge, params, rule="largest") if name == "cnn" else nearest(gauge)
+    skeleton = choose_skeleton(gauge, params, rule="largest")
     tx = in_path_space(optax.sgd(1e-4, momentum=0.9), skeleton)
 
     def loss(params):

@@ -1,0 +1,202 @@
+"""Choosing the pivots of a section, and the magnitudes they are given."""
+
+from typing import Literal, get_args
+
+import jax
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from gsgd_jax.section import Section
+from gsgd_jax.tracing import RescalingGroup
+from gsgd_jax.tracing.rows import Rows, exponent_rows
+
+Rule = Literal["largest", "random"]
+Magnitudes = Literal["balanced", "ones"]
+
+
+def choose_section(
+    group: RescalingGroup,
+    params: optax.Params,
+    *,
+    rule: Rule = "largest",
+    key: jax.Array | None = None,
+    magnitudes: Magnitudes = "balanced",
+) -> Section:
+    r"""Chooses the pivots of a group that is no graph: path space for gated units and attention.
+
+    Entries are gone through one after another, and those whose exponents do not depend on the ones
+    taken before are pivots (the greedy algorithm of matroids, so the set with the largest product).
+
+    - "largest": from the largest |w| of the *balanced* network on.
+    - "random": in random order, entries that are zero left out.
+
+    Balanced are, of all copies that the exact nodes give, the weights with the least
+
+        Σ_e w_e² - 2 Σ_a log |c_a|,
+
+    a running over the nodes that normalisation absorbs: the second sum gives the entries that such
+    a node moves a sum of squares of 1, where the first alone would send them to zero. It is convex
+    in log c, so the copy, the choice and the magnitudes are the same for all weights that the group
+    connects, up to rounding and ties.
+
+    Args:
+        group: the rescaling group, as `find_gauge` gives it where it is no graph.
+        params: concrete parameters, not traced ones.
+        rule: "largest" or "random".
+        key: a PRNG key, for "random" only.
+        magnitudes: whether pivots have the magnitudes of the balanced network in the copy whose
+            weights the coordinates are, or 1.
+
+    Returns:
+        A section, to be handed to `in_path_space` like a skeleton.
+
+    Raises:
+        ValueError: if the parameters are traced, not finite or do not fit the group, an option is
+            unknown, too many entries are zero to fix a copy, or no copy is balanced, since some
+            node moves entries to one side alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gsgd_jax import find_gauge, in_path_space
+        >>> def gated(params, x):
+        ...     up, gate, down = params
+        ...     return (jax.nn.relu(x @ gate) * (x @ up)) @ down
+        >>> params = [jnp.array([[2.0]]), jnp.array([[4.0]]), jnp.array([[0.5]])]
+        >>> group = find_gauge(gated, params, jnp.ones((1, 1)))
+        >>> section = choose_section(group, params, magnitudes="ones")
+        >>> tx = in_path_space(optax.sgd(0.1), section)
+        >>> from gsgd_jax import path_values
+        >>> path_values(params, section)[section.entries.tolist().index(1) + 1]  # 2 * 4 * 0.5
+        Array([[4.]], dtype=float32)
+
+    References:
+        Edmonds, *Matroids and the greedy algorithm*, Mathematical Programming, 1971.
+    """
+    if rule not in get_args(Rule) or magnitudes not in get_args(Magnitudes):
+        raise ValueError(
+            f"rule must be one of {get_args(Rule)} and magnitudes one of {get_args(Magnitudes)}, "
+            f"got {rule!r} and {magnitudes!r}."
+        )
+    if (rule == "random") == (key is None):
+        raise ValueError("rule='random' needs key=, a PRNG key, and no other rule takes one.")
+    weights = _concrete(params, group)
+    rows = exponent_rows(group)
+    nodes = np.setdiff1d(np.arange(group.num_nodes), np.asarray(group.approximate, np.int64))
+    exact = np.isin(rows.nodes, nodes)
+    rows = Rows(rows.nodes, np.where(exact, rows.powers, 0.0), group.num_nodes)
+    balanced = weights
+    if rule == "largest" or magnitudes == "balanced":
+        balanced = weights * np.exp(_along(rows, _balancing_logs(weights, rows, group, nodes)))
+    moved = np.flatnonzero((rows.powers != 0).any(1) & (weights != 0))
+    if key is not None:
+        generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), np.uint32)))
+        order = generator.permutation(moved)
+    else:
+        # To six digits: copies of one network differ by rounding, and equals keep their order.
+        order = moved[np.argsort(-np.float32(np.round(np.log(np.abs(balanced[moved])), 6)),
+                                 kind="stable")]  # fmt: skip
+    entries = _independent(rows, order, len(nodes))
+    if len(entries) < len(nodes):
+        raise ValueError(
+            f"a section needs a pivot that is not zero for each of {len(nodes)} nodes, but the "
+            f"entries that are not zero fix {len(entries)} only; start from other weights."
+        )
+    entries = np.asarray(entries, np.int64)
+    ones = magnitudes == "ones"
+    return Section(group, entries, np.ones(len(nodes)) if ones else np.abs(balanced[entries]))
+
+
+def _concrete(params: optax.Params, group: RescalingGroup) -> np.ndarray:
+    """All entries, end to end, in float64."""
+    leaves = jax.tree.leaves(params)
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        raise ValueError(
+            "sections are chosen before training, from concrete parameters, got traced ones; do it "
+            "outside jit, vmap and grad, and close over the section."
+        )
+    shapes = tuple(np.shape(leaf) for leaf in leaves)
+    if shapes != group.shapes:
+        raise ValueError(
+            f"the tree must have leaves of shapes {group.shapes}, as the model that was traced, "
+            f"got {shapes}; find the group of the parameters that it is used with."
+        )
+    parts = [np.asarray(leaf).astype(np.float64).ravel() for leaf in jax.device_get(leaves)]
+    weights = np.concatenate(parts)
+    if not np.isfinite(weights).all():
+        raise ValueError("sections are chosen from finite parameters, but some are not finite.")
+    return weights
+
+
+def _along(rows: Rows, logs: np.ndarray) -> np.ndarray:
+    """Σ_h k_eh log c_h of every entry."""
+    return (rows.powers * logs[rows.nodes]).sum(1)
+
+
+def _balancing_logs(
+    weights: np.ndarray, rows: Rows, group: RescalingGroup, nodes: np.ndarray
+) -> np.ndarray:
+    """Log c of the balanced copy, by Newton's method with damping; float64 [num_nodes]."""
+    squares = np.square(weights)
+    pull = np.zeros(group.num_nodes)
+    pull[np.intersect1d(np.asarray(group.absorbing, np.int64), nodes)] = 1.0
+    logs = np.zeros(group.num_nodes)
+    number = np.full(group.num_nodes, -1)
+    number[nodes] = np.arange(len(nodes))
+    for _ in range(200):
+        sizes = squares * np.exp(2 * _along(rows, logs))
+        slope = 2 * (_sums(rows, rows.powers * sizes[:, None]) - pull)[nodes]
+        scale = 2 * (_sums(rows, np.abs(rows.powers) * sizes[:, None]) + pull)[nodes]
+        if np.abs(slope / np.where(scale > 0, scale, 1)).max(initial=0) < 1e-12:
+            return logs
+        hessian = _hessian(rows, sizes, number, len(nodes))
+        # A node without entries that are not zero stays where it is.
+        hessian[np.diag_indices_from(hessian)] += np.where(scale > 0, 0.0, 1.0)
+        direction = np.linalg.lstsq(hessian, -slope, rcond=1e-14)[0]
+        full = np.zeros(group.num_nodes)
+        full[nodes] = direction
+        longest = 2 * np.abs(_along(rows, full)).max(initial=0) + np.finfo(np.float64).tiny
+        logs = logs + full * np.log1p(longest) / longest
+        if np.abs(logs).max(initial=0) > 200:
+            break
+    raise ValueError(
+        "no rescaled copy of these weights is balanced: some node moves entries that are not zero "
+        "to one side alone; take rule='random' with magnitudes='ones'."
+    )
+
+
+def _sums(rows: Rows, values: np.ndarray) -> np.ndarray:
+    """Sums over entries, node by node, of values [entries, slots]."""
+    return np.bincount(rows.nodes.ravel(), values.ravel(), rows.num_nodes)
+
+
+def _hessian(rows: Rows, sizes: np.ndarray, number: np.ndarray, count: int) -> np.ndarray:
+    """4 Σ_e size_e k_e k_eᵀ, [count, count]."""
+    total = np.zeros(count * count)
+    for i in range(rows.nodes.shape[1]):
+        for j in range(rows.nodes.shape[1]):
+            products = rows.powers[:, i] * rows.powers[:, j] * sizes
+            own = np.flatnonzero(products)
+            places = number[rows.nodes[own, i]] * count + number[rows.nodes[own, j]]
+            total += np.bincount(places, products[own], count * count)
+    return 4 * total.reshape(count, count)
+
+
+def _independent(rows: Rows, order: np.ndarray, count: int) -> list[int]:
+    """The first entries, in order, whose rows are independent: at most `count`."""
+    taken: list[int] = []
+    reduced = np.zeros((0, rows.num_nodes))  # each 1 in its own column, where all others are 0
+    columns = np.zeros(0, np.int64)
+    for entry in order.tolist():
+        if len(taken) == count:
+            break
+        row = rows.dense(np.array([entry]))[0]
+        row = row - row[columns] @ reduced
+        column = int(np.abs(row).argmax())
+        if abs(row[column]) < 1e-9:
+            continue
+        row = row / row[column]
+        reduced = np.concatenate([reduced - np.outer(reduced[:, column], row), row[None]])
+        columns = np.append(columns, column)
+        taken.append(entry)
+    return taken
