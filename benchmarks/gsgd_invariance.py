@@ -286,14 +286,21 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     widest = max(float(r.setting["spread"] or 0) for r in records)
     with figure(path, columns=len(by_dtype)) as panels:
         for axes, (dtype, own) in zip(panels[0], by_dtype.items(), strict=True):
-            shown = [r for r in own if r.setting["spread"] == widest]
+            shown = [_in_decades(r) for r in own if r.setting["spread"] == widest]
             for i, (method, runs) in enumerate(group(shown, lambda r: r.method).items()):
                 plot_curve(axes, runs, x="step", y="distance", label=method, style=i)
-            axes.set(yscale="log", xlabel="step", title=f"{dtype}, log-scales spread by {widest:g}")
+            axes.set(xlabel="step", title=f"{dtype}, log-scales spread by {widest:g}")
         low = min(axes.get_ylim()[0] for axes in panels[0])
         high = max(axes.get_ylim()[1] for axes in panels[0])
         for axes in panels[0]:
             axes.set_ylim(low, high)
-        panels[0, 0].set_ylabel("largest difference of a logit / their rms")
+        panels[0, 0].set_ylabel("log10(largest difference of a logit / their rms)")
         panels[0, 0].legend(fontsize="small", ncols=3, loc="lower center")
     return [path]
+
+
+def _in_decades(record: Record) -> Record:
+    """The decimal logarithm of the distance, so that mean and spread are of orders of magnitude."""
+    distance = np.maximum(np.asarray(record.curve["distance"], float), 1e-17)
+    curve = {**record.curve, "distance": np.log10(distance).tolist()}
+    return dataclasses.replace(record, curve=curve)
