@@ -196,24 +196,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                     yield from context.stages.of(
                         name,
                         functools.partial(
-                            _run_both, method, setting, loaded, context.seeds, settings, bar
+                            _run_method, method, setting, loaded, context.seeds, settings, bar
                         ),
                     )
-
-
-def _run_both(
-    method: str,
-    setting: Setting,
-    loaded: Sequence[tuple[StructuralModel, Parts]],
-    seeds: Sequence[int],
-    settings: Settings,
-    bar: Bar,
-) -> Iterator[Record]:
-    """A method's records; from one domain LaCIM is Pool-LaCIM, and its records stand for both."""
-    found = list(_run_method(method, setting, loaded, seeds, settings, bar))
-    yield from found
-    if setting.num_domains == 1:
-        yield from (dataclasses.replace(record, method=POOLED) for record in found)
 
 
 def _all_controls(
@@ -330,13 +315,15 @@ def _run_method(
             metrics["bound"] = float(merit[best])
         else:
             metrics |= {"s_within": math.nan, "v_within": math.nan}
-        yield Record(
-            method=method,
-            setting=setting._asdict(),
-            seed=seed,
-            metrics=metrics,
-            wall_time=seconds,
-        )
+        # From one domain LaCIM is Pool-LaCIM, and its record stands for both.
+        for name in (method, POOLED) if setting.num_domains == 1 else (method,):
+            yield Record(
+                method=name,
+                setting=setting._asdict(),
+                seed=seed,
+                metrics=metrics,
+                wall_time=seconds,
+            )
 
 
 def _figures(model: LaCIM, variables: Any, method: str, parts: Parts) -> dict[str, float]:

@@ -44,15 +44,19 @@ class Finding(NamedTuple):
     """All that the verdict rests on, in a sentence or two."""
 
 
-def _told(differences: Sequence[Difference]) -> str:
+def _counts(differences: Sequence[Difference]) -> tuple[int, int]:
     """How many of some comparisons are won, and how many lost."""
-    above, below = (sum(getattr(d, side) for d in differences) for side in ("above", "below"))
+    return sum(d.above for d in differences), sum(d.below for d in differences)
+
+
+def _told(differences: Sequence[Difference]) -> str:
+    above, below = _counts(differences)
     return f"above in {above} of {len(differences)}, below in {below}"
 
 
 def _share(differences: Sequence[Difference]) -> str:
     """Holds partly from a quarter of the comparisons on: chance alone wins one in forty."""
-    above, below = (sum(getattr(d, side) for d in differences) for side in ("above", "below"))
+    above, below = _counts(differences)
     if differences and above == len(differences):
         return HOLDS
     return PARTLY if 4 * above >= max(1, len(differences)) and above > below else FAILS

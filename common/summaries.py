@@ -3,16 +3,21 @@
 A summary is a file of JSON lines too. Its first line is what all records of a run share (benchmark,
 preset, command, configuration, provenance); each further line is one record without that. Final
 figures are kept to the last bit, so tables made from a summary are those made from the records;
-curves are thinned and rounded to what a figure can show, but for the pixels of pictures, records
-whose setting has the key "picture". A column that an earlier record has too, as the number of
-gradients is the same for all methods, is given by that record's number, counted from 0.
+curves are thinned and rounded to what a figure can show. Of pictures, records whose setting has the
+key "picture", every pixel is kept: bytes, compressed (zlib, base64), {"zlib": "..."}. A column that
+an earlier record has too, as the number of gradients is the same for all methods, is given by that
+record's number, counted from 0.
 """
 
+import base64
+import binascii
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +55,8 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
         line = plain(fields)
         for name, column in line["curve"].items():
             number = first.setdefault((name, json.dumps(column)), i)
-            line["curve"][name] = column if number == i else number
+            new = _packed(column) if "picture" in record.setting else column
+            line["curve"][name] = new if number == i else number
         lines.append(line)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(
@@ -80,21 +86,42 @@ def read_summary(path: Path) -> list[Record]:
         ) from error
     records: list[Record] = []
     for i, line in enumerate(lines, start=2):
-        records.append(parse_record(_written_out(line, records), f"{path}:{i}"))
+        where = f"{path}:{i}"
+        records.append(parse_record(_written_out(line, records, where), where))
     return [dataclasses.replace(record, origin=origin) for record in records]
 
 
-def _written_out(line: str, earlier: Sequence[Record]) -> str:
+def _written_out(line: str, earlier: Sequence[Record], where: str) -> str:
     """A line with its own columns, where it names earlier records that have the same."""
     try:
         fields = json.loads(line)
         fields["curve"] = {
-            name: plain(earlier[column].curve[name]) if isinstance(column, int) else column
+            name: plain(earlier[column].curve[name])
+            if isinstance(column, int)
+            else _unpacked(column)
             for name, column in fields["curve"].items()
         }
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(
+            f"{where} is not a record (its pixels are damaged: {error}); take the run anew."
+        ) from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return line  # no record: whoever parses it says so
     return json.dumps(fields)
+
+
+def _packed(column: list[float]) -> list[float] | dict[str, str]:
+    """A column of bytes in a tenth of the room; any other as it is."""
+    if not all(isinstance(value, int) and 0 <= value <= 255 for value in column):
+        return column
+    return {"zlib": base64.b64encode(zlib.compress(bytes(column), 9)).decode()}
+
+
+def _unpacked(column: Any) -> Any:
+    """What `_packed` was given."""
+    if not isinstance(column, dict):
+        return column
+    return list(zlib.decompress(base64.b64decode(column["zlib"], validate=True)))
 
 
 def _thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:

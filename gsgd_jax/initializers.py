@@ -33,7 +33,7 @@ def skeleton_init(params: optax.Params, skeleton: Skeleton) -> optax.Params:
                [0.5, 1. ]], dtype=float32)
 
     References:
-        Meng et al., *G-SGD*: optimizing ReLU neural networks in its positively scale-invariant
+        Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
         space*, ICLR 2019.
     """
     gauge, leaves = skeleton.gauge, skeleton.gauge.leaves(params)

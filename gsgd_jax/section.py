@@ -109,14 +109,7 @@ class Section:
         Raises:
             ValueError: if it is not.
         """
-        arrays = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
-        shapes = tuple(array.shape for array in arrays)
-        if shapes != self.group.shapes:
-            raise ValueError(
-                f"the tree must have leaves of shapes {self.group.shapes}, as the model that was "
-                f"traced, got {shapes}; find the group of the parameters that it is used with."
-            )
-        return arrays
+        return [jnp.asarray(leaf) for leaf in self.group.checked_leaves(params)]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Section) and self._content == other._content

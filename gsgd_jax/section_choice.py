@@ -109,17 +109,11 @@ def choose_section(
 
 def _concrete(params: optax.Params, group: RescalingGroup) -> np.ndarray:
     """All entries, end to end, in float64."""
-    leaves = jax.tree.leaves(params)
+    leaves = group.checked_leaves(params)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         raise ValueError(
             "sections are chosen before training, from concrete parameters, got traced ones; do it "
             "outside jit, vmap and grad, and close over the section."
-        )
-    shapes = tuple(np.shape(leaf) for leaf in leaves)
-    if shapes != group.shapes:
-        raise ValueError(
-            f"the tree must have leaves of shapes {group.shapes}, as the model that was traced, "
-            f"got {shapes}; find the group of the parameters that it is used with."
         )
     parts = [np.asarray(leaf).astype(np.float64).ravel() for leaf in jax.device_get(leaves)]
     weights = np.concatenate(parts)

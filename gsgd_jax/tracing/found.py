@@ -210,8 +210,15 @@ class RescalingGroup:
         moved = self.act(params, jnp.exp(logs))
         return _compare(apply_fn, params, moved, inputs, tolerance, self.epsilon)
 
-    def _split(self, params: optax.Params) -> tuple[list[Any], list[int]]:
-        """The leaves, and the numbers of those that the group moves."""
+    def checked_leaves(self, params: optax.Params) -> list[Any]:
+        """The leaves of a tree that must be the group's.
+
+        Args:
+            params: a parameter tree, or one like it.
+
+        Raises:
+            ValueError: if the leaves' shapes are not the group's.
+        """
         arrays = jax.tree.leaves(params)
         shapes = tuple(np.shape(array) for array in arrays)
         if shapes != self.shapes:
@@ -219,6 +226,11 @@ class RescalingGroup:
                 f"the tree must have leaves of shapes {self.shapes}, as the model that was traced, "
                 f"got {shapes}; find the group of the parameters that it is used with."
             )
+        return arrays
+
+    def _split(self, params: optax.Params) -> tuple[list[Any], list[int]]:
+        """The leaves, and the numbers of those that the group moves."""
+        arrays = self.checked_leaves(params)
         return arrays, [i for i, leaf in enumerate(self.leaves) if leaf.overall or leaf.blocks]
 
     def __repr__(self) -> str:

@@ -51,10 +51,11 @@ def domain_diversity(
     r"""The singular values of the differences of the domains' natural parameters.
 
     A Gaussian prior $N(\mu_d, \Sigma_d)$ of the block s (or v) has the natural parameters
-    $\eta_d = (\Sigma_d^{-1} \mu_d, -\tfrac12 \Sigma_d^{-1})$: k = 2 dim of them if every covariance
-    is diagonal, dim + dim (dim + 1) / 2 if not. A sufficient condition for the block to be
-    identified is that the m - 1 differences $\eta_{d_j} - \eta_{d_1}$ span all k dimensions, for
-    which m >= k + 1 domains are needed. How far from failing it is, the condition number tells.
+    $\eta_d = (\Sigma_d^{-1} \mu_d, -\tfrac12 \Sigma_d^{-1})$: k = 2 dim of them if covariances are
+    given as variances, dim + dim (dim + 1) / 2 if as matrices, diagonal or not. A sufficient
+    condition for the block to be identified is that the m - 1 differences
+    $\eta_{d_j} - \eta_{d_1}$ span all k dimensions, for which m >= k + 1 domains are needed. How
+    far from failing it is, the condition number tells.
 
     Latents have no unit, so each is first brought to mean 0 and variance 1 over all domains alike;
     a covariance between two, to $\sqrt 2$ times its natural parameter, which makes the Frobenius

@@ -1,6 +1,7 @@
 """Summaries: final figures survive to the last bit, curves in outline, and nothing else is lost."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -73,13 +74,29 @@ def test_a_column_that_records_share_is_written_once(tmp_path):
 
 def test_pictures_are_kept_whole(tmp_path):
     writer = RecordWriter(tmp_path / "records.jsonl", origin=ORIGIN)
-    pixels = list(range(1000))
-    curve = {"red": pixels, "green": pixels}
+    pixels = [i % 256 for i in range(10_000)]
+    curve = {"red": pixels, "green": pixels, "depth": [0.1 * i for i in range(10_000)]}
     writer.write(
         Record(method="m", setting={"picture": "p"}, seed=0, metrics={}, curve=curve, wall_time=0.0)
     )
     write_summary(read_records(tmp_path / "records.jsonl"), tmp_path / "cpu.jsonl")
     assert read_summary(tmp_path / "cpu.jsonl")[0].curve == curve
+    line = json.loads((tmp_path / "cpu.jsonl").read_text().splitlines()[1])
+    assert len(line["curve"]["red"]["zlib"]) < 1000
+
+
+def test_a_picture_that_was_cut_short_is_refused(tmp_path):
+    curve = {"red": list(range(256))}
+    write_summary(
+        [Record(method="m", setting={"picture": "p"}, seed=0, metrics={}, curve=curve,
+                wall_time=0.0, origin=ORIGIN)],
+        tmp_path / "cpu.jsonl",
+    )  # fmt: skip
+    whole = (tmp_path / "cpu.jsonl").read_text()
+    start = whole.index('"zlib":"') + len('"zlib":"')
+    (tmp_path / "cpu.jsonl").write_text(whole[:start] + whole[start + 8 :])
+    with pytest.raises(ValueError, match=r"cpu\.jsonl:2 is not a record"):
+        read_summary(tmp_path / "cpu.jsonl")
 
 
 @pytest.mark.parametrize("length", [0, 1, POINTS])

@@ -20,6 +20,7 @@ from gsgd_jax import (
     path_values,
 )
 from tests.gsgd_jax.tracing.models import MODELS
+from tests.gsgd_jax.trajectories import assert_one_function
 
 NO_GRAPHS = [name for name, model in MODELS.items() if not model.graph]
 
@@ -41,21 +42,7 @@ def largest_difference(one, other):
 def test_trajectories_of_rescaled_copies_are_one_of_functions(x64, name, inner):
     model, params, x, group = drawn(name)
     tx = in_path_space(inner, choose_section(group, params))
-
-    @jax.jit
-    def step(params, state):
-        loss = lambda p: jnp.mean((model.apply(p, x) - 1.0) ** 2)  # noqa: E731
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    runs = [params, group.rescale(params, jax.random.key(2))]
-    states = [tx.init(run) for run in runs]
-    for _ in range(5):
-        runs, states = zip(*(step(p, s) for p, s in zip(runs, states, strict=True)), strict=True)
-    one, other = (model.apply(run, x) for run in runs)
-    scale = jnp.abs(one).max()
-    assert jnp.abs(one - model.apply(params, x)).max() > 1e-6 * scale  # it did move
-    assert jnp.abs(one - other).max() < 1e-9 * scale
+    assert_one_function(model, params, x, group, tx)
 
 
 @pytest.mark.parametrize("name", NO_GRAPHS)

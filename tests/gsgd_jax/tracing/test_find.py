@@ -13,6 +13,7 @@ import pytest
 from gsgd_jax import Gauge, choose_skeleton, in_path_space, mlp_gauge
 from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge
 from tests.gsgd_jax.tracing.models import MODELS
+from tests.gsgd_jax.trajectories import assert_one_function
 from tests.oracles.null_space import null_space_dimension
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -86,23 +87,7 @@ def test_trajectories_in_path_space_are_invariant(x64, name):
     assert isinstance(gauge, Gauge)
     skeleton = choose_skeleton(gauge, params, rule="largest")
     tx = in_path_space(optax.sgd(1e-4, momentum=0.9), skeleton)
-
-    def loss(params):
-        return jnp.mean((model.apply(params, x) - 1.0) ** 2)
-
-    @jax.jit
-    def step(params, state):
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    runs = [params, gauge.rescale(params, jax.random.key(2))]
-    states = [tx.init(run) for run in runs]
-    for _ in range(5):
-        runs, states = zip(*(step(p, s) for p, s in zip(runs, states, strict=True)), strict=True)
-    one, other = (model.apply(run, x) for run in runs)
-    scale = jnp.abs(one).max()
-    assert jnp.abs(one - model.apply(params, x)).max() > 1e-6 * scale  # it did move
-    assert jnp.abs(one - other).max() < 1e-9 * scale
+    assert_one_function(model, params, x, gauge, tx)
 
 
 class Perceptron(nn.Module):
