@@ -183,6 +183,7 @@ def tables(records: Sequence[Record]) -> str:
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy against the step size at each row's best lambda; a column of panels a start."""
     counts = sorted({int(r.setting["workers"] or 0) for r in records})
+    steps = sorted({float(r.setting["learning_rate"] or 0) for r in records})
     path = out / "steps.png"
     with figure(path, rows=len(counts), columns=len(STARTS)) as panels:
         for row, workers in zip(panels, counts, strict=True):
@@ -201,7 +202,9 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                         axes, list(by_rate), np.asarray(values).T, label=f"{key[1]}, {key[2]}",
                         style=style, marker=True,
                     )  # fmt: skip
-                axes.set(xscale="log", xlabel="step size", ylim=(0, 100))
+                axes.set(xlabel="step size (no point: every seed diverged)", ylim=(0, 102))
+                axes.set_xscale("log", base=2)
+                axes.set_xticks(steps, [f"{step:g}" for step in steps])
                 axes.set_title(f"M = {workers}, {start} start")
             row[0].set_ylabel("test accuracy, %")
         panels[0, 0].legend(loc="lower left")
