@@ -106,9 +106,15 @@ def _draw(axes: Axes, record: Record) -> None:
         int(setting[key] or 0) for key in ("rows", "columns", "height", "width", "channels")
     )
     pixels = np.asarray(record.curve["pixel"]).reshape(rows, columns, height, width, channels) / 255
-    whole = pixels.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-    whole = as_rgb(whole) if channels == 2 else whole
-    axes.imshow(whole[..., 0] if channels == 1 else whole, interpolation="nearest", cmap="gray")
+    shown = as_rgb(pixels) if channels == 2 else np.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+    if name == SALIENCY:  # below the images stand amounts, which have no colour
+        grey = pixels[1:].mean(-1, keepdims=True)
+        shown = np.concatenate([shown[:1], np.broadcast_to(grey, shown[1:].shape)])
+    if name == EXCHANGES:
+        shown = shown.copy()
+        shown[0, 0] = 1.0  # the corner, which shows nothing
+    whole = shown.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    axes.imshow(whole, interpolation="nearest")
     if name == EXCHANGES:
         axes.set(xlabel="v from the image above", ylabel="s from the image at the left")
         axes.axhline(height - 0.5, color="white", linewidth=2)
