@@ -4,9 +4,10 @@ The loop is one function, `fit`. It resumes to the bit from a checkpoint, stops 
 not finite and says at which step, and trains many runs at once when it is given many keys.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from common.checkpoints import Checkpoints
+from common.epochs import Loop, advancing, programs
 from common.progress import Bar
 
 ModelState = chex.ArrayTree
@@ -104,8 +106,9 @@ def fit(
     batch_size: int,
     epochs: int,
     evaluate: Callable[[TrainState], Mapping[str, jax.Array | np.ndarray]] | None = None,
-    loop: Literal["auto", "scan", "driven"] = "auto",
+    loop: Loop = "auto",
     chunk: int = 250,
+    at_once: int | None = None,
     bar: Bar | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Fit:
@@ -114,7 +117,8 @@ def fit(
     Steps are taken in chunks: inside one `lax.scan`, or one jitted step after another. Chunks do
     not change a result. Between them the losses are looked at, the bar is moved and the state is
     checkpointed; where `checkpoints` holds a state already, training goes on from there and ends
-    with the parameters, to the bit, of a run that was never interrupted.
+    with the parameters, to the bit, of a run that was never interrupted. Called again with the same
+    step function, it compiles nothing anew.
 
     Args:
         step: as `train_step` returns it.
@@ -125,10 +129,11 @@ def fit(
         batch_size: examples a step.
         epochs: passes over the data, counted from the beginning also when resuming.
         evaluate: called with the state after each epoch; its figures, [] or [runs], join the curve.
-        loop: "scan", "driven", or "auto": driven if the step contains a convolution and runs on
-            CPU, where XLA runs convolution gradients inside a loop 5 to 24 times slower
-            (https://github.com/jax-ml/jax/issues/12868), else scan.
+        loop: "scan", "driven", or "auto", which chooses by backend; see `Loop`.
         chunk: at most so many steps between two looks at the losses.
+        at_once: at most so many of many runs are trained side by side, as many as fit into memory;
+            group after group, of sizes as even as can be. None for all of them. `evaluate` is
+            called with one group's states. Not together with `checkpoints`.
         bar: advanced by 1 an epoch in fractions.
         checkpoints: where to save after each chunk and to resume from.
 
@@ -142,7 +147,20 @@ def fit(
     """
     plan = _plan(data, order, noise, batch_size=batch_size, chunk=chunk)
     runs = order.shape  # () or (runs,)
-    advance = _advance(step, state, data, order, noise, plan, loop)
+    groups = _groups(runs, at_once, checkpoints)
+    if len(groups) > 1:
+        parts = [
+            fit(
+                step, jax.tree.map(lambda leaf, own=own: leaf[own], state), data,
+                order=order[own], noise=noise[own], batch_size=batch_size, epochs=epochs,
+                evaluate=evaluate, loop=loop, chunk=chunk,
+                bar=None if bar is None else _Share(bar, (own.stop - own.start) / len(order)),
+            )
+            for own in groups
+        ]  # fmt: skip
+        return _joined(parts)
+    compiled = programs(step, plan.size, batch_size, many_runs=bool(runs))
+    advance = advancing(compiled, state, data, order=order, noise=noise, loop=loop)
     state = jax.tree.map(jnp.copy, state)  # the loop donates its input; the caller keeps theirs
     diverged_at = np.full(runs, -1, np.int64)
     rows: list[dict[str, np.ndarray]] = []
@@ -187,6 +205,45 @@ def fit(
         rows += [dict.fromkeys(names, np.full(runs, np.nan)) for _ in range(epochs - len(rows))]
     curve = {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
     return Fit(state, {"epoch": np.arange(1, len(rows) + 1), **curve}, diverged_at)
+
+
+def _groups(
+    runs: tuple[int, ...], at_once: int | None, checkpoints: Checkpoints | None
+) -> list[slice]:
+    """Consecutive runs that are trained side by side, in groups of sizes as even as can be."""
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once must be None or at least 1 run, got {at_once}.")
+    if not runs or at_once is None or runs[0] <= at_once:
+        return [slice(None)]
+    if checkpoints is not None:
+        raise ValueError(
+            f"checkpoints hold runs that are trained side by side, got {runs[0]} runs of which "
+            f"{at_once} are: leave at_once at None, or call fit for each group."
+        )
+    ends = np.linspace(0, runs[0], math.ceil(runs[0] / at_once) + 1).round().astype(int).tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+class _Share(NamedTuple):
+    """A bar of which only a part is one group's."""
+
+    bar: Bar
+    part: float
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        self.bar.advance(amount * self.part, note)
+
+
+def _joined(parts: list[Fit]) -> Fit:
+    """Groups of runs as if they had been trained at once."""
+    curve = {
+        name: column
+        if name == "epoch"
+        else np.concatenate([part.curve[name] for part in parts], axis=1)
+        for name, column in parts[0].curve.items()
+    }
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(part.state for part in parts))
+    return Fit(state, curve, np.concatenate([part.diverged_at for part in parts]))
 
 
 class _Plan(NamedTuple):
@@ -236,80 +293,6 @@ def _check_fingerprint(found: dict[str, Any], wanted: dict[str, Any]) -> None:
             + ", ".join(different)
             + ". Resume with the settings it was made with, or give this run a folder of its own."
         )
-
-
-def _advance(
-    step: Step,
-    state: TrainState,
-    data: chex.ArrayTree,
-    order: jax.Array,
-    noise: jax.Array,
-    plan: _Plan,
-    loop: Literal["auto", "scan", "driven"],
-) -> Callable[[TrainState, int, int, int], tuple[TrainState, np.ndarray]]:
-    """The function that takes `length` steps from `position` in `epoch`."""
-
-    def permute(key: jax.Array, epoch: jax.Array) -> jax.Array:
-        shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), plan.size)
-        used = plan.steps_per_epoch * plan.batch_size
-        return shuffled[:used].reshape(plan.steps_per_epoch, plan.batch_size)
-
-    def one(
-        state: TrainState, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
-    ) -> tuple[TrainState, jax.Array]:
-        batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        state, info = step(state, batch, jax.random.fold_in(noise, state.step))
-        return state, info.loss
-
-    if order.ndim:  # many runs: the data shared, all else with a leading axis
-        permute = jax.vmap(permute, in_axes=(0, None), out_axes=1)  # [steps, runs, batch]
-        one = jax.vmap(one, in_axes=(0, 0, 0, None))
-
-    permute = jax.jit(permute)
-    permuted: dict[int, jax.Array] = {}
-
-    def indices(epoch: int) -> jax.Array:
-        if epoch not in permuted:
-            permuted.clear()
-            permuted[epoch] = permute(order, jnp.asarray(epoch))
-        return permuted[epoch]
-
-    def by_scan(
-        state: TrainState, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
-    ) -> tuple[TrainState, jax.Array]:
-        return jax.lax.scan(lambda carry, i: one(carry, i, noise, data), state, rows)
-
-    if loop == "auto":
-        text = str(jax.make_jaxpr(one)(state, indices(0)[0], noise, data))
-        slow = "conv_general_dilated" in text and jax.default_backend() == "cpu"
-        loop = "driven" if slow else "scan"
-
-    if loop == "scan":
-        scanned = jax.jit(by_scan, donate_argnums=0)
-
-        def advance(
-            state: TrainState, epoch: int, position: int, length: int
-        ) -> tuple[TrainState, np.ndarray]:
-            rows = indices(epoch)[position : position + length]
-            state, losses = scanned(state, rows, noise, data)
-            return state, np.asarray(losses)
-
-        return advance
-
-    if loop != "driven":
-        raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {loop!r}.")
-    single = jax.jit(one, donate_argnums=0)
-
-    def advance_driven(
-        state: TrainState, epoch: int, position: int, length: int
-    ) -> tuple[TrainState, np.ndarray]:
-        losses = []
-        for rows in indices(epoch)[position : position + length]:
-            state, loss = single(state, rows, noise, data)
-            losses.append(loss)
-        return state, np.stack(jax.device_get(losses))
-
-    return advance_driven
 
 
 def _first_not_finite(losses: np.ndarray, offset: int, known: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from common.checkpoints import Checkpoints
 from common.classification import (
     classification_metrics,
     cross_entropy_loss,
@@ -116,6 +117,58 @@ def test_many_runs_are_the_single_runs():
         np.testing.assert_allclose(many.curve["accuracy"][:, i], one.curve["accuracy"])
 
 
+@pytest.mark.parametrize(("at_once", "sizes"), [(2, {2}), (3, {2, 3}), (4, {4}), (None, {4})])
+def test_groups_of_runs_are_the_runs_side_by_side(at_once, sizes):
+    params, data = problem()
+    runs = 5 if at_once == 3 else 4
+    orders = jnp.stack([streams(seed).order for seed in range(runs)])
+    tx, seen = optax.sgd(0.1), []
+
+    def start(scale):
+        return init_state(jax.tree.map(lambda w: w * scale, params), tx)
+
+    def evaluate(state):
+        seen.append(len(state.params["w"]))
+        return {"size": jnp.abs(state.params["w"]).sum((1, 2))}
+
+    class Counter:
+        total = 0.0
+
+        def advance(self, amount=1.0, note=""):
+            self.total += amount
+
+    step, bar = train_step(cross_entropy_loss(linear), tx), Counter()
+    states = jax.vmap(start)(jnp.arange(1.0, runs + 1))
+    options = {"order": orders, "noise": orders, "batch_size": 8, "epochs": 2}
+    found = fit(step, states, data, at_once=at_once, evaluate=evaluate, bar=bar, **options)
+    assert set(seen) == sizes
+    assert bar.total == pytest.approx(2)
+    whole = fit(step, states, data, evaluate=evaluate, **options)
+    assert found.curve.keys() == whole.curve.keys()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_step_is_compiled_once_however_often_it_is_fitted():
+    params, data = problem()
+    traces = []
+
+    def loss_fn(*args):
+        traces.append(1)
+        return cross_entropy_loss(linear)(*args)
+
+    tx = optax.sgd(0.1)
+    step = train_step(loss_fn, tx)
+    for seed in range(3):
+        for loop in ("scan", "driven"):
+            keys = streams(seed)
+            fit(
+                step, init_state(params, tx), data, order=keys.order, noise=keys.noise,
+                batch_size=8, epochs=1, loop=loop,
+            )  # fmt: skip
+    assert len(traces) == 2
+
+
 def noisy_step(bad_step):
     """A step whose loss is NaN from `bad_step` on; of run r, from `bad_step + r` on."""
 
@@ -176,11 +229,23 @@ def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
         ({"chunk": 0}, "at least 1 step"),
         ({"loop": "fast"}, "'auto', 'scan' or 'driven', got 'fast'"),
         ({"order": jnp.stack([KEYS.order])}, "both be one key, or both an array"),
+        ({"at_once": 0}, "at_once must be None or at least 1 run, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_error(options, message):
     with pytest.raises(ValueError, match=message):
         trained(optax.sgd(0.1), **options)
+
+
+def test_groups_have_no_checkpoints(tmp_path):
+    params, data = problem()
+    tx, keys = optax.sgd(0.1), jnp.stack([KEYS.order, KEYS.noise])
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), init_state(params, tx))
+    with Checkpoints(tmp_path) as folder, pytest.raises(ValueError, match="got 2 runs of which 1"):
+        fit(
+            train_step(cross_entropy_loss(linear), tx), states, data, order=keys, noise=keys,
+            batch_size=8, epochs=1, at_once=1, checkpoints=folder,
+        )  # fmt: skip
 
 
 def test_data_of_unequal_length_are_refused():
