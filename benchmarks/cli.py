@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -29,6 +30,9 @@ evidence from the records that are kept with the code; "report --help" tells mor
 
 
 _PROGRAM = "python -m benchmarks"
+
+_COMPILED = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+"""Compiled programs, kept between processes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +195,17 @@ def _run_all(arguments: Arguments, console: Console) -> int:
     return 0
 
 
+def _keep_compiled_programs() -> None:
+    """Compiles no program twice, in this process or a later one.
+
+    Many experiments train one network on several data sets, or by several rules that differ in
+    numbers alone: the same programs, built anew each time. Not for what times compilation.
+    """
+    if jax.config.jax_compilation_cache_dir is None:  # else the environment names another place
+        jax.config.update("jax_compilation_cache_dir", str(_COMPILED))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def _run(arguments: Arguments, console: Console) -> None:
     assert arguments.name is not None
     _checked(arguments)
@@ -202,6 +217,8 @@ def _run(arguments: Arguments, console: Console) -> None:
     # All names are looked up before the first runs, so that a wrong one costs nothing.
     experiments = [(name, registry.load(name)) for name in names]
     settings = [registry.preset(experiment, arguments.preset) for _, experiment in experiments]
+    if not set(names) & set(registry.TIMED):
+        _keep_compiled_programs()
     base = arguments.out or Path("results")
     for (name, experiment), chosen in zip(experiments, settings, strict=True):
         out = base if arguments.out and not demo else base / name

@@ -103,9 +103,10 @@ PRESETS = {
         pool=4,
         left_out=False,
         widths=(128, 128),
-        batch_size=128,
-        epochs=12,
+        batch_size=64,
+        epochs=30,
         trials=3,
+        learning_rates=(7e-4, 5e-3),
     ),
     "full": Settings(
         convolutions=True, widths=(64, 128, 256, 512), epochs=60, trials=16, search_steps=(10, 100)

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
-from benchmarks import registry
+from benchmarks import cli, registry
 from benchmarks.cli import main
 from common.records import read_records
 
@@ -52,6 +53,23 @@ def test_what_is_not_known_is_answered_with_the_nearest(arguments, message, caps
     assert message in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_compiled_programs_are_kept_but_for_what_times_them(timed, line, tmp_path, monkeypatch):
+    line()
+    monkeypatch.setattr(registry, "TIMED", ("line",) if timed else ())
+    monkeypatch.setattr(cli, "_COMPILED", tmp_path / "compiled")
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], None)
+    try:
+        assert main(["line", "--seeds", "1", "--out", str(tmp_path / "out")]) == 0
+        kept = None if timed else str(tmp_path / "compiled")
+        assert jax.config.jax_compilation_cache_dir == kept
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_a_run_leaves_records_manifest_tables_and_plots(line, tmp_path, capsys):
