@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import asynchronous_images
+from benchmarks import asynchronous_training
 from benchmarks.asynchronous_images import Settings
 from benchmarks.delay_report import (
     ADAPTIVE,
@@ -68,7 +68,7 @@ PRESETS = {
     "full": _FULL,
 }  # fmt: skip
 
-run = asynchronous_images.run
+run = asynchronous_training.run
 
 
 def tables(records: Sequence[Record]) -> str:

@@ -147,18 +147,31 @@ def fit(
     """
     plan = _plan(data, order, noise, batch_size=batch_size, chunk=chunk)
     runs = order.shape  # () or (runs,)
-    groups = _groups(runs, at_once, checkpoints)
-    if len(groups) > 1:
-        parts = [
-            fit(
-                step, jax.tree.map(lambda leaf, own=own: leaf[own], state), data,
-                order=order[own], noise=noise[own], batch_size=batch_size, epochs=epochs,
-                evaluate=evaluate, loop=loop, chunk=chunk,
-                bar=None if bar is None else _Share(bar, (own.stop - own.start) / len(order)),
+    parts = groups(runs[0] if runs else 1, at_once)
+    if len(parts) > 1:
+        if checkpoints is not None:
+            raise ValueError(
+                f"checkpoints hold runs that are trained side by side, got {runs[0]} runs of which "
+                f"{at_once} are: leave at_once at None, or call fit for each group."
             )
-            for own in groups
-        ]  # fmt: skip
-        return _joined(parts)
+        return _joined(
+            [
+                fit(
+                    step,
+                    jax.tree.map(lambda leaf, own=own: leaf[own], state),
+                    data,
+                    order=order[own],
+                    noise=noise[own],
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    evaluate=evaluate,
+                    loop=loop,
+                    chunk=chunk,
+                    bar=None if bar is None else _Share(bar, (own.stop - own.start) / runs[0]),
+                )
+                for own in parts
+            ]
+        )
     compiled = programs(step, plan.size, batch_size, many_runs=bool(runs))
     advance = advancing(compiled, state, data, order=order, noise=noise, loop=loop)
     state = jax.tree.map(jnp.copy, state)  # the loop donates its input; the caller keeps theirs
@@ -207,20 +220,24 @@ def fit(
     return Fit(state, {"epoch": np.arange(1, len(rows) + 1), **curve}, diverged_at)
 
 
-def _groups(
-    runs: tuple[int, ...], at_once: int | None, checkpoints: Checkpoints | None
-) -> list[slice]:
-    """Consecutive runs that are trained side by side, in groups of sizes as even as can be."""
+def groups(runs: int, at_once: int | None) -> list[slice]:
+    """Consecutive runs that are trained side by side, in groups of sizes as even as can be.
+
+    Args:
+        runs: how many, at least 1.
+        at_once: at most so many in a group; None for one group.
+
+    Raises:
+        ValueError: if there would be none in a group.
+
+    Example:
+        >>> [(own.start, own.stop) for own in groups(7, 3)]
+        [(0, 2), (2, 5), (5, 7)]
+    """
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once must be None or at least 1 run, got {at_once}.")
-    if not runs or at_once is None or runs[0] <= at_once:
-        return [slice(None)]
-    if checkpoints is not None:
-        raise ValueError(
-            f"checkpoints hold runs that are trained side by side, got {runs[0]} runs of which "
-            f"{at_once} are: leave at_once at None, or call fit for each group."
-        )
-    ends = np.linspace(0, runs[0], math.ceil(runs[0] / at_once) + 1).round().astype(int).tolist()
+    number = 1 if at_once is None else math.ceil(runs / at_once)
+    ends = np.linspace(0, runs, number + 1).round().astype(int).tolist()
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 

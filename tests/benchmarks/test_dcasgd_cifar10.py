@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import asynchronous_images, dcasgd_cifar10
 from benchmarks.asynchronous_images import Case, cases, waited_for
+from benchmarks.asynchronous_training import Run, Trainer
 from benchmarks.delay_report import ALL_SYNCHRONOUS, ASGD, METHODS, SGD, SYNCHRONOUS
 from benchmarks.registry import Context
 from common.progress import Silent
@@ -55,7 +56,24 @@ def test_too_few_gradients_for_a_round_are_refused():
     settings = dataclasses.replace(SETTINGS, workers=(64,), methods=(SYNCHRONOUS,))
     data = asynchronous_images.load_data(settings, None)
     with pytest.raises(ValueError, match="do not make a whole round for every method"):
-        asynchronous_images.trainer(Case(SYNCHRONOUS, 64), settings, data)
+        Trainer(settings, data)
+
+
+def test_runs_side_by_side_are_the_runs_alone(records, standard_promotion):
+    """Scanned, vmapped, drawn from images on the device: the program of an accelerator."""
+    data = asynchronous_images.load_data(SETTINGS, None)
+    (alone,) = [record for record in records if record.method == ASGD]
+    runs = [Run(0.1, 1), Run(0.05, 0)]
+    other, found = Trainer(SETTINGS, data, side_by_side=True).train(Case(ASGD, 4), runs)
+    assert (found.setting, found.seed) == (alone.setting, alone.seed)
+    assert (other.setting["learning_rate"], other.seed) == (0.1, 1)
+    assert found.curve.keys() == alone.curve.keys()
+    for name in ("gradients", "simulated_seconds", "staleness"):
+        np.testing.assert_allclose(found.curve[name], alone.curve[name], rtol=1e-6)
+    np.testing.assert_allclose(found.curve["distance"], alone.curve["distance"], rtol=1e-3)
+    for name in ("train_loss", "validation_accuracy", "test_accuracy"):
+        np.testing.assert_allclose(found.metrics[name], alone.metrics[name], rtol=1e-3)
+    assert other.metrics["train_loss"] != found.metrics["train_loss"]
 
 
 def test_images_are_reduced_and_standardised():
