@@ -430,11 +430,11 @@ def speed(measured: Measured) -> Finding:
              f"(target {dcasgd_speed.TARGET:g})", worst >= dcasgd_speed.TARGET)
         )  # fmt: skip
     search = [r for r in measured.get("lacim_speed", ()) if r.setting["task"] == lacim_speed.SEARCH]
-    if search:
-        ratio = min(lacim_speed.ratios(search))
+    for decoder, own in group(search, lambda r: str(r.setting["decoder"])).items():
+        ratio, target = min(lacim_speed.ratios(own)), lacim_speed.TARGET
         lines.append(
-            (f"latent search {ratio:.1f} times a loop over batches (target {lacim_speed.TARGET:g})",
-             ratio >= lacim_speed.TARGET)
+            (f"latent search, {decoder}, {ratio:.1f} times a loop over batches (target {target:g})",
+             ratio >= target)
         )  # fmt: skip
     met = [ok for _, ok in lines]
     verdict = HOLDS if all(met) else PARTLY if any(met) else FAILS

@@ -50,6 +50,7 @@ from lacim_jax.inference import (
     predict_from,
 )
 from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood, gaussian_likelihood
+from lacim_jax.memory import search_memory, search_within
 from lacim_jax.model import Densities, Examples, LaCIM, Latents, Posterior, Prior
 from lacim_jax.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from lacim_jax.reparameterised import ReparameterisedLaCIM
@@ -106,6 +107,8 @@ __all__ = [
     "begin_search",
     "step_search",
     "SearchState",
+    "search_memory",
+    "search_within",
     "choose_search",
     "ChosenSearch",
     "traverse",

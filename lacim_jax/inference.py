@@ -110,9 +110,7 @@ def infer_along(
     check_images(model, variables, pixels)
     shape = (search.draws, model.num_domains, model.s_dim + model.v_dim)
     noise = jax.random.normal(key, shape, jnp.result_type(*jax.tree.leaves(variables["params"])))
-    driven = search.loop == "driven"
-    if search.loop == "auto" and jax.default_backend() == "cpu":
-        driven = _has_convolution(model, variables)
+    driven = is_driven(model, variables, search)
     parts = [
         list(_search_chunk(model, variables, chunk, noise, steps, search, driven=driven))
         for chunk in _chunks(pixels, search.chunk_size)
@@ -169,10 +167,12 @@ def predict(
         NeurIPS 2021, section 4.3.
     """
     found = infer(model, variables, images, key, steps=steps, search=search)
-    return predict_from(model, variables, found)
+    return predict_from(model, variables, found, chunk_size=search.chunk_size)
 
 
-def predict_from(model: LaCIM, variables: Variables, found: Inference) -> Prediction:
+def predict_from(
+    model: LaCIM, variables: Variables, found: Inference, *, chunk_size: int = 128
+) -> Prediction:
     r"""The second half of `predict`: from latents found to labels.
 
     The disagreement of an image is the Jensen-Shannon divergence of what its m starts would
@@ -183,6 +183,7 @@ def predict_from(model: LaCIM, variables: Variables, found: Inference) -> Predic
         model: the trained model, its label likelihood categorical.
         variables: its variables.
         found: what `infer` returned.
+        chunk_size: images answered for at once, as in `Search`: one compilation, however many.
 
     Returns:
         The predictions.
@@ -195,8 +196,15 @@ def predict_from(model: LaCIM, variables: Variables, found: Inference) -> Predic
             "predictions are probabilities of classes, but the model's label likelihood is not "
             "CATEGORICAL; call infer, and classify(latents.s) through model.apply."
         )
-    probabilities, every = map(
-        np.asarray, _probabilities(model, variables, found.latents.s, found.candidates.s)
+    parts = [
+        jax.device_get(_probabilities(model, variables, *chunk))
+        for chunk in zip(
+            *(_chunks(np.asarray(s), chunk_size) for s in (found.latents.s, found.candidates.s)),
+            strict=True,
+        )
+    ]
+    probabilities, every = (
+        np.concatenate(part)[: len(found.latents.s)] for part in zip(*parts, strict=True)
     )
     disagreement = _entropy(every.mean(axis=1)) - _entropy(every).mean(axis=1)
     return Prediction(
@@ -208,10 +216,10 @@ def predict_from(model: LaCIM, variables: Variables, found: Inference) -> Predic
     )
 
 
-def _chunks(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Runs of `size` images, the last one filled up with its own last image."""
-    for start in range(0, len(images), size):
-        yield images[np.minimum(np.arange(start, start + size), len(images) - 1)]
+def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Runs of `size` rows, the last one filled up with the last row."""
+    for start in range(0, len(rows), size):
+        yield rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]
 
 
 def _search_chunk(
@@ -262,6 +270,9 @@ _STATIC = ("model", "optimiser", "regulariser")
 _begin = jax.jit(begin_search, static_argnames=_STATIC)
 _step = jax.jit(step_search, static_argnames=_STATIC, donate_argnames="state")
 _steps = jax.jit(_take_steps, static_argnames=_STATIC, donate_argnames="state")
+PROGRAMS = (_begin, _step, _steps)
+"""All that is compiled for a search, once for each size of chunk: its beginning, one step where the
+loop is driven, all steps where it is not."""
 
 
 def _best(model: LaCIM, state: SearchState) -> Inference:
@@ -288,7 +299,16 @@ def _probabilities(
     return every[: len(s)], every[len(s) :].reshape(*candidates.shape[:2], -1)
 
 
-def _has_convolution(model: LaCIM, variables: Variables) -> bool:
+def is_driven(model: LaCIM, variables: Variables, search: Search) -> bool:
+    """Whether the steps of a search are called one by one from Python: see `Search.loop`.
+
+    Args:
+        model: the trained model.
+        variables: its variables.
+        search: what is asked for.
+    """
+    if search.loop != "auto" or jax.default_backend() != "cpu":
+        return search.loop == "driven"
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
     decode = jax.make_jaxpr(lambda z: apply(model, variables, "decode", z))
     return "conv_general_dilated" in str(decode(latents))
