@@ -34,7 +34,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,6 @@ from common.augmentation import pad_crop_flip
 from common.classification import evaluator, network_loss, network_metrics
 from common.data import (
     Dataset,
-    epoch_order,
     load,
     pixel_statistics,
     pooled,
@@ -70,7 +69,16 @@ from common.progress import Bar
 from common.records import Record
 from common.seeds import Streams, streams
 from common.tables import group
-from common.training import TrainState, init_state, train_step
+from common.training import (
+    Step,
+    StepInfo,
+    TrainState,
+    at_once_with_convolutions,
+    fit,
+    groups,
+    init_state,
+    train_step,
+)
 from gsgd_jax import skeleton_init
 
 Images = tuple[jax.Array, jax.Array]
@@ -106,6 +114,10 @@ class Settings:
     """Images are reduced by averaging over squares of this side."""
     augment: bool = True
     """Whether training images are padded, cropped and mirrored."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
+    at_once: int = 15
+    """Runs, of the seeds and step sizes of a method, that are trained side by side; on CPU one."""
 
 
 _THIN = Settings(width=0.25, batch_size=32, augment=False)
@@ -197,15 +209,24 @@ def _of_network(
     """All runs of one network."""
     seeds = context.seeds
     given, init = problem(
-        name, data.train[0][:1], data.num_classes, streams(seeds[0]).init, width=settings.width
-    )
+        name, data.train[0][:1], data.num_classes, streams(seeds[0]).init, width=settings.width,
+        dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
+    )  # fmt: skip
     usual = {seed: init(streams(seed).init) for seed in seeds}
     unit = jax.jit(functools.partial(path_sgd_unit, given))
     metrics = network_metrics(given.module)
-    evaluators = [
-        evaluator(metrics, part, batch_size=500, prefix=prefix)
-        for part, prefix in ((data.validation, "validation_"), (data.test, "test_"))
-    ]
+
+    def figures(state: Any, batch: Any) -> Mapping[str, jax.Array]:
+        return metrics(state._replace(model_state=state.model_state.averages), batch)
+
+    @functools.cache
+    def scores(many_runs: bool) -> list[Callable[[Any], dict[str, np.ndarray]]]:
+        return [
+            evaluator(figures, part, batch_size=500, prefix=prefix, many_runs=many_runs)
+            for part, prefix in ((data.validation, "validation_"), (data.test, "test_"))
+        ]
+
+    at_once = at_once_with_convolutions(settings.at_once)
     for method in methods:
         for together in [[seed] for seed in seeds] if method.follows_seed else [list(seeds)]:
             # One program for all of these runs; none is built if there is nothing to run.
@@ -214,41 +235,49 @@ def _of_network(
                 method: Method = method, like: Any = usual[together[0]]
             ) -> tuple[Step, Callable[[Any], TrainState]]:
                 make = transformation(method, given, like)
-                return _step(given.module, make, settings.augment), _first(make, given.averages)
+                step = _step(given.module, make, settings, len(data.train[1]))
+                return step, _first(make, given.averages)
 
-            def one_run(
-                seed: int, rate: float, method: Method = method, program: Any = program
+            def trained(
+                runs: Sequence[tuple[int, float]], method: Method = method, program: Any = program
             ) -> Iterator[Record]:
                 begun = time.perf_counter()
                 step, first = program()
-                params = usual[seed]
-                if method.reset:
-                    params = skeleton_init(params, given.published)
-                factor = float(unit(params)) if method.on == "path norm" else 1.0
-                curve = _train(
-                    step,
-                    first(params),
-                    factor * rate,
-                    data.train,
-                    settings,
-                    streams(seed),
-                    evaluators,
-                )
-                yield Record(
-                    method=method.name,
-                    setting={"network": name, "learning_rate": rate},
-                    seed=seed,
-                    metrics={metric: values[-1] for metric, values in curve.items()},
-                    curve={"epoch": list(range(1, settings.epochs + 1)), **curve},
-                    wall_time=time.perf_counter() - begun,
-                )
+                states = []
+                for seed, rate in runs:
+                    params = usual[seed]
+                    if method.reset:
+                        params = skeleton_init(params, given.published)
+                    factor = float(unit(params)) if method.on == "path norm" else 1.0
+                    states.append(_with_rates(first(params), factor * rate, settings.epochs))
+                keys = [streams(seed) for seed, _ in runs]
+                found = _train(step, states, data.train, scores(len(runs) > 1), settings, keys)
+                seconds = (time.perf_counter() - begun) / len(runs)
+                for (seed, rate), curve in zip(runs, found, strict=True):
+                    yield Record(
+                        method=method.name,
+                        setting={"network": name, "learning_rate": rate},
+                        seed=seed,
+                        metrics={metric: values[-1] for metric, values in curve.items()},
+                        curve={"epoch": list(range(1, settings.epochs + 1)), **curve},
+                        wall_time=seconds,
+                    )
 
-            for seed, rate in itertools.product(together, _rates(method, settings)):
+            every = list(itertools.product(together, _rates(method, settings)))
+            for own in groups(len(every), at_once):
+                ends = [f"rate {r}, seed {s}" for s, r in (every[own][0], every[own][-1])]
                 yield from context.stages.of(
-                    f"{name}, {method.name}, rate {rate}, seed {seed}",
-                    functools.partial(one_run, seed, rate),
+                    f"{name}, {method.name}, {' to '.join(dict.fromkeys(ends))}",
+                    functools.partial(trained, every[own]),
                 )
-                bar.advance(note=method.name)
+                bar.advance(len(every[own]), note=method.name)
+
+
+class _Setup(NamedTuple):
+    """What tells one run from another, carried as the model's own state."""
+
+    averages: Any
+    rates: jax.Array  # of each epoch; float32, [epochs]
 
 
 def _first(
@@ -258,69 +287,73 @@ def _first(
     return jax.jit(lambda params: init_state(params, make(0.0), averages))
 
 
-Step = Callable[..., tuple[TrainState, jax.Array]]
-"""`(state, rate, images, labels, rows, key) -> (state, loss)`, compiled; the state is donated."""
+def _with_rates(state: TrainState, rate: float, epochs: int) -> TrainState:
+    """Steps are divided by ten after half of the epochs, and again after three quarters."""
+    drops = [(2 * epoch >= epochs) + (4 * epoch >= 3 * epochs) for epoch in range(epochs)]
+    rates = jnp.asarray([rate * 0.1**drop for drop in drops], jnp.float32)
+    return state._replace(model_state=_Setup(state.model_state, rates))
 
 
 def _step(
-    module: nn.Module, make: Callable[[Any], optax.GradientTransformation], augment: bool
+    module: nn.Module,
+    make: Callable[[Any], optax.GradientTransformation],
+    settings: Settings,
+    size: int,
 ) -> Step:
-    """A step whose learning rate is an argument, so that one program serves all of them."""
-    loss = network_loss(module)
+    """A step that finds its learning rate in the state, so that one program serves all of them."""
+    loss, per_epoch = network_loss(module), size // settings.batch_size
 
-    def step(
-        state: TrainState,
-        rate: jax.Array,
-        images: jax.Array,
-        labels: jax.Array,
-        rows: jax.Array,
-        key: jax.Array,
-    ) -> tuple[TrainState, jax.Array]:
-        batch, own = images[rows], jax.random.fold_in(key, state.step)
-        if augment:
-            batch = pad_crop_flip(own, batch)
-        state, info = train_step(loss, make(rate))(state, (batch, labels[rows]), own)
-        return state, info.loss
+    def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, StepInfo]:
+        setup: Any = state.model_state
+        if settings.augment:
+            batch = pad_crop_flip(key, batch[0]), batch[1]
+        rate = setup.rates[state.step // per_epoch]
+        own = state._replace(model_state=setup.averages)
+        after, info = train_step(loss, make(rate))(own, batch, key)
+        return after._replace(model_state=setup._replace(averages=after.model_state)), info
 
-    return jax.jit(step, donate_argnums=0)
+    return step
 
 
 def _train(
     step: Step,
-    state: TrainState,
-    rate: float,
+    states: Sequence[TrainState],
     train: Images,
-    settings: Settings,
-    keys: Streams,
     evaluators: Sequence[Callable[[Any], dict[str, np.ndarray]]],
-) -> dict[str, list[float]]:
-    """The columns of a curve, one entry an epoch; NaN from the epoch on in which it diverged."""
-    state = jax.tree.map(jnp.copy, state)  # the step donates it
-    columns = ("loss", "validation_accuracy", "test_accuracy")
-    curve: dict[str, list[float]] = {name: [] for name in columns}
-    size, batch = len(train[1]), settings.batch_size
-    for epoch in range(settings.epochs):
-        # Divided by ten after half of the epochs, and again after three quarters.
-        drops = (2 * epoch >= settings.epochs) + (4 * epoch >= 3 * settings.epochs)
-        now = jnp.asarray(rate * 0.1**drops, jnp.float32)
-        order = epoch_order(keys.order, size, epoch=epoch)[: size // batch * batch]
-        losses = []
-        for rows in jnp.asarray(order).reshape(-1, batch):
-            state, loss = step(state, now, *train, rows, keys.noise)
-            losses.append(loss)
-        row = {"loss": float(np.mean(jax.device_get(losses), dtype=np.float64))}
-        if math.isfinite(row["loss"]):
-            for evaluate in evaluators:
-                row |= {k: float(v) for k, v in evaluate(state._replace(opt_state=())).items()}
-        # Answers of a network whose outputs are not numbers are none.
-        told = [row.get(name, math.nan) for name in ("loss", *_CROSS_ENTROPIES)]
-        if not all(map(math.isfinite, told)):
-            for column in curve.values():
-                column += [math.nan] * (settings.epochs - epoch)
-            break
-        for name in columns:
-            curve[name].append(row[name])
-    return curve
+    settings: Settings,
+    keys: Sequence[Streams],
+) -> list[dict[str, list[float]]]:
+    """The columns of each run's curve, one entry an epoch; NaN from the epoch it diverged in."""
+    many = len(states) > 1
+
+    def evaluate(state: TrainState) -> dict[str, np.ndarray]:
+        answering = state._replace(opt_state=())
+        return {k: v for own in evaluators for k, v in own(answering).items()}
+
+    def joined(leaves: Sequence[Any]) -> Any:
+        return jnp.stack(leaves) if many else leaves[0]
+
+    curve = fit(
+        step,
+        jax.tree.map(lambda *leaves: joined(leaves), *states),
+        train,
+        order=joined([own.order for own in keys]),
+        noise=joined([own.noise for own in keys]),
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        evaluate=evaluate,
+    ).curve
+    columns = {n: values.reshape(len(values), -1) for n, values in curve.items() if n != "epoch"}
+    # Answers of a network whose outputs are not numbers are none, nor are those that follow.
+    told = np.stack([columns[name] for name in ("loss", *_CROSS_ENTROPIES)])
+    valid = np.logical_and.accumulate(np.isfinite(told).all(0))
+    return [
+        {
+            name: np.where(valid[:, i], columns[name][:, i], math.nan).tolist()
+            for name in ("loss", "validation_accuracy", "test_accuracy")
+        }
+        for i in range(len(states))
+    ]
 
 
 _CROSS_ENTROPIES = ("validation_cross_entropy", "test_cross_entropy")

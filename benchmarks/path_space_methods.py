@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from common.networks import plain, resnet
 from gsgd_jax import (
@@ -86,7 +87,13 @@ class Problem(NamedTuple):
 
 
 def problem(
-    name: str, image: jax.Array, num_classes: int, key: jax.Array, *, width: float
+    name: str,
+    image: jax.Array,
+    num_classes: int,
+    key: jax.Array,
+    *,
+    width: float,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Problem, Callable[[jax.Array], Any]]:
     """Builds a network and finds its group.
 
@@ -96,6 +103,7 @@ def problem(
         num_classes: outputs.
         key: of weights to trace it with.
         width: factor on its channels.
+        dtype: of the computation; parameters are float32.
 
     Returns:
         The problem, and the function that draws first weights from a key.
@@ -112,7 +120,7 @@ def problem(
         )
     normalised = not name.endswith(WITHOUT_NORM)
     make = functools.partial(makers[family], int(depth), num_classes, width=width)
-    module = make(norm="batch" if normalised else None)
+    module = make(norm="batch" if normalised else None, dtype=dtype)
     # The weights of a tree without norms stand under the same names: it can read this one's.
     bare = make(norm=None, use_bias=not normalised)
     init = jax.jit(module.init)

@@ -241,6 +241,18 @@ def groups(runs: int, at_once: int | None) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
+def at_once_with_convolutions(at_once: int) -> int:
+    """How many runs of a network with convolutions to train side by side: on CPU one.
+
+    Convolutions with a kernel for each run are grouped ones, which XLA runs many times slower there
+    than one after another.
+
+    Args:
+        at_once: how many fit into an accelerator's memory.
+    """
+    return 1 if jax.default_backend() == "cpu" else at_once
+
+
 class _Share(NamedTuple):
     """A bar of which only a part is one group's."""
 

@@ -18,10 +18,10 @@ from benchmarks.path_space_methods import (
     transformation,
 )
 from benchmarks.registry import Context
-from common.data import epoch_order
 from common.progress import Silent
 from common.records import RecordWriter, read_records
 from common.seeds import streams
+from common.training import Fit
 from gsgd_jax.family import path_norm
 
 TINY = dataclasses.replace(
@@ -99,36 +99,39 @@ def test_tables_and_figures_are_made_of_records_read_back(records, tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_side_by_side_are_the_runs_alone(records, monkeypatch):
+    """Groups as on an accelerator: two of the four runs at a time, all else the same."""
+    monkeypatch.setattr(gsgd_cifar10, "at_once_with_convolutions", lambda at_once: at_once)
+    found = run(methods=("SGD",), at_once=3)
+    alone = [r for r in records if r.method == "SGD"]
+    assert [(r.seed, r.setting) for r in found] == [(r.seed, r.setting) for r in alone]
+    for one, other in zip(found, alone, strict=True):
+        for name, column in one.curve.items():
+            np.testing.assert_allclose(column, other.curve[name], rtol=1e-4)
+
+
 def test_all_methods_see_the_same_batches_and_steps_that_fall_by_ten(monkeypatch):
-    """Steps that take down what they are given, and do nothing."""
-    seen = {}
+    """Runs that take down what they are given, and do nothing."""
+    seen = []
 
-    def idle(module, make, augment):
-        del module, augment
-        calls = seen.setdefault(len(seen), [])
+    def idle(step, state, data, *, order, epochs, **options):
+        del step, options
+        seen.append((np.asarray(state.model_state.rates), jax.random.key_data(order).tolist()))
+        names = ("loss", "validation_accuracy", "test_accuracy", *gsgd_cifar10._CROSS_ENTROPIES)
+        return Fit(state, dict.fromkeys(names, np.zeros(epochs)), np.asarray(-1))
 
-        def step(state, rate, images, labels, rows, key):
-            calls.append((float(rate), np.asarray(rows).tolist()))
-            return state, jnp.ones(())
-
-        return step
-
-    monkeypatch.setattr(gsgd_cifar10, "_step", idle)
+    monkeypatch.setattr(gsgd_cifar10, "fit", idle)
     methods = ("SGD", "SGD, skeleton init", "Path-SGD", "ENorm", "Adam")
     run(methods=methods, epochs=4, learning_rates=(1.0,), adaptive_rates=(0.5,))
-    rows = [
-        epoch_order(streams(seed).order, 64, epoch=epoch).reshape(-1, 16).tolist()
-        for seed in CONTEXT.seeds
-        for epoch in range(4)
-    ]
-    for calls in seen.values():
-        assert [own for _, own in calls] == [batch for epoch in rows for batch in epoch]
-    factors = np.repeat([1.0, 1.0, 0.1, 0.01] * 2, 4)
+    orders = [jax.random.key_data(streams(seed).order).tolist() for seed in CONTEXT.seeds]
+    assert [order for _, order in seen] == orders * len(methods)
+    rates = np.reshape([rates for rates, _ in seen], (len(methods), 2, 4))
+    factors = np.asarray([1.0, 1.0, 0.1, 0.01])
     for i, size in ((0, 1.0), (1, 1.0), (3, 1.0), (4, 0.5)):
-        np.testing.assert_allclose([rate for rate, _ in seen[i]], size * factors, rtol=1e-6)
+        np.testing.assert_allclose(rates[i], size * np.stack([factors, factors]), rtol=1e-6)
     # Path-SGD's unit is that of each seed's own weights.
-    units = np.reshape([rate for rate, _ in seen[2]], (2, 16)) / factors[:16]
-    np.testing.assert_allclose(units, units[:, :1] * np.ones(16), rtol=1e-6)
+    units = rates[2] / factors
+    np.testing.assert_allclose(units, units[:, :1] * np.ones(4), rtol=1e-6)
     assert units[0, 0] != units[1, 0]
 
 
