@@ -347,10 +347,15 @@ def _distance(params: optax.Params, snapshot: optax.Params) -> jax.Array:
     leaves = list(zip(jax.tree.leaves(params), jax.tree.leaves(snapshot), strict=True))
     dtype = _log_dtype(params)
     moved = [jnp.atleast_2d(cast(w, dtype) - cast(s, dtype)) for w, s in leaves]
-    moved = [m.reshape(-1, m.shape[-1]) for m in moved]
-    # Columns are added up by a product with ones: a plain sum XLA takes on CPU one number after
-    # another, and at every step that is a large part of a small network's time.
-    squares = [
-        jnp.sum(jnp.matmul(jnp.ones((1, len(m)), dtype), m * m, precision="highest")) for m in moved
-    ]
+
+    def columns(m: jax.Array) -> jax.Array:
+        # Columns are added up by a product with ones: a plain sum XLA takes on CPU one number after
+        # another, and at every step that is a large part of a small network's time. The leading
+        # axes are not made one, for which a leaf sharded along the last of them would be gathered.
+        leading = tuple(range(m.ndim - 1))
+        over = ((tuple(range(1, m.ndim)), leading), ((), ()))
+        ones = jnp.ones((1, *m.shape[:-1]), dtype)
+        return jax.lax.dot_general(ones, m * m, over, precision="highest")
+
+    squares = [jnp.sum(columns(m)) for m in moved]
     return jnp.sqrt(sum(squares, start=jnp.zeros([], dtype)))

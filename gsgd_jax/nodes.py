@@ -37,11 +37,23 @@ def gather(
     for i, (low, high) in enumerate(zip(gauge.offsets[:-1], gauge.offsets[1:], strict=True)):
         nodes = np.flatnonzero((edges >= low) & (edges < high))
         if nodes.size:
-            index = np.stack(np.unravel_index(edges[nodes] - low, gauge.shapes[i]), axis=-1)
-            parts.append(_gather(leaves[i], index).astype(dtype))
+            parts.append(entries(leaves[i], edges[nodes] - low).astype(dtype))
             places.append(nodes)
     joined = jnp.concatenate([*parts, jnp.full(1, ground, dtype)])
     return take(joined, np.argsort(np.concatenate([*places, [len(edges)]])))
+
+
+def entries(leaf: jax.Array, flat_index: np.ndarray) -> jax.Array:
+    """`leaf.ravel()[flat_index]`, without laying out the leaf anew: a sharded one is not gathered.
+
+    Args:
+        leaf: shape [*s].
+        flat_index: integers, shape [n].
+
+    Returns:
+        Shape [n].
+    """
+    return _gather(leaf, np.stack(np.unravel_index(flat_index, leaf.shape), axis=-1))
 
 
 def take(vector: jax.Array, ids: np.ndarray) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gsgd_jax.nodes import entries
 from gsgd_jax.precision import cast_like, working_dtype
 from gsgd_jax.tracing import RescalingGroup
 from gsgd_jax.tracing.graph import log_factors
@@ -161,7 +162,7 @@ def section_chart(params: optax.Params, section: Section) -> SectionChart:
     touched = [bool(leaf.overall or leaf.blocks) for leaf in group.leaves]
     dtype = working_dtype(w for w, own in zip(weights, touched, strict=True) if own)
     found = [
-        jnp.abs(w.reshape(-1)[own].astype(dtype))
+        jnp.abs(entries(w, own).astype(dtype))
         for w, own in zip(weights, section.pivots, strict=True)
         if own is not None
     ]

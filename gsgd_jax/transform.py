@@ -52,8 +52,11 @@ def in_path_space(
     inside acts on path values: weight decay decays them, `optax.masked` freezes them. Entries
     outside the group are stepped by the inner transformation like any other parameter.
 
-    Sharded parameters keep their shardings, on meshes of automatic axes; on explicit ones, jax asks
-    for the sharding of every intermediate vector over nodes, which is not given here.
+    Sharded parameters keep their shardings, and so do updates and state, on meshes of automatic
+    axes; no parameter is gathered, only vectors over nodes travel. (Under jit the zeros of a first
+    state depend on no parameter, and small leaves that every device holds may come back shared out:
+    there `out_shardings` decides.) On explicit axes, jax asks for the sharding of every vector over
+    nodes, which is not given here.
 
     Signs. The sign of a skeleton entry is part of the coordinates. As the value v_s of a free
     skeleton path nears zero, the weights into its node grow without bound; if a step takes it

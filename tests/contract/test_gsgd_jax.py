@@ -358,27 +358,3 @@ def test_real_nnx_optimizer():
 
     values = [float(step(network, optimizer)) for _ in range(30)]
     assert values[-1] < 0.5 * values[0]
-
-
-def sharded_update():
-    """In a process with eight devices: the same update, and every leaf sharded as it came."""
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    draw = np.random.default_rng(0).normal
-    params = [jnp.asarray(draw(size=s), jnp.float32) for s in ((16, 32), (32, 64), (64, 8))]
-    tx = g_momentum(1e-3, choose_skeleton(mlp_gauge(params), params, rule="largest"))
-    grads = [jnp.sin(w) for w in params]
-    expected, _ = jax.jit(tx.update)(grads, tx.init(params), params)
-    for spec in (jax.P(), jax.P(None, "x"), jax.P("x")):
-        sharding = jax.sharding.NamedSharding(mesh, spec)
-        there, slopes = jax.device_put((params, grads), sharding)
-        state = jax.jit(tx.init)(there)
-        updates, after = jax.jit(tx.update)(slopes, state, there)
-        for update, want in zip(updates, expected, strict=True):
-            assert update.sharding.is_equivalent_to(sharding, update.ndim)
-            np.testing.assert_allclose(update, want, rtol=1e-4, atol=1e-8)
-        for leaf in jax.tree.leaves(after.inner_state):
-            assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-
-
-def test_real_sharding_is_kept():
-    optax_suite.run_on_eight_devices("tests.contract.test_gsgd_jax:sharded_update")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from dcasgd_jax import dcasgd, gamma_times, round_robin, wavefront_simulator
-from tests.dcasgd_jax import ladder_on_devices
+from tests.dcasgd_jax import ladder_on_devices, sharded_on_devices
 from tests.dcasgd_jax.networks import batches_of, gradient, weights_of
 
 SIZES, STEPS, WORKERS = (4, 3), 40, 8
@@ -49,6 +49,8 @@ def main():
     sys.stdout.write("agree to the bit\n")
     ladder_on_devices.compare()
     sys.stdout.write("the ladder agrees\n")
+    sharded_on_devices.compare()
+    sys.stdout.write("shardings are kept\n")
 
 
 if __name__ == "__main__":

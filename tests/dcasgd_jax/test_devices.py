@@ -38,6 +38,7 @@ def test_eight_devices_make_the_run_of_one_to_the_bit():
     output = finish(start("tests.dcasgd_jax.on_devices", devices=8))
     assert output.count("agree to the bit") == 4, output
     assert "the ladder agrees" in output, output
+    assert "shardings are kept" in output, output
 
 
 def test_two_processes_make_the_run_of_one():
