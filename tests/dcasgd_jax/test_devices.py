@@ -27,7 +27,7 @@ def start(module, *args, devices):
 
 def finish(process):
     try:
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 0, output
