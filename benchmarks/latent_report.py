@@ -13,6 +13,8 @@ from common.selection import best_setting
 from common.tables import group, markdown, metric, number, percent, summarise
 
 ERM_, POOLED, LACIM, COLORLESS = METHODS = ("ERM", "Pool-LaCIM", "LaCIM", "ERM without colour")
+DIAGNOSIS = "diagnosis"
+"""In the setting of a record that says what the latents of a chosen model hold."""
 NAMES = {
     "learning_rate": "rate",
     "weight_decay": "decay",
@@ -29,6 +31,8 @@ class Chosen(NamedTuple):
     trained: list[Record]
     searched: list[Record]
     """With the chosen weight; empty where nothing is searched."""
+    diagnosed: list[Record]
+    """What the latents hold; empty where there are none."""
 
 
 def _chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
@@ -40,8 +44,9 @@ def _chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
         share = f"{100 * float(noise or 0):g}%" if noise else "No"
         found[f"{share} labels flipped"] = {
             method: Chosen(
-                best_setting(r for r in tried if "search_weight" not in r.setting),
+                best_setting(r for r in tried if not {"search_weight", DIAGNOSIS} & set(r.setting)),
                 [r for r in tried if "test_accuracy" in r.curve],
+                [r for r in tried if DIAGNOSIS in r.setting],
             )
             for method, tried in methods.items()
         }
@@ -51,7 +56,7 @@ def _chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
 def tables(records: Sequence[Record]) -> str:
     """Accuracy as chosen on validation data and along the search; what the bound is made of."""
     return "\n\n".join(
-        f"{title}:\n\n{_accuracies(methods)}\n\n{_terms(methods)}"
+        f"{title}:\n\n{_accuracies(methods)}\n\n{_terms(methods)}{_held(methods)}"
         for title, methods in _chosen(records).items()
     )
 
@@ -59,7 +64,7 @@ def tables(records: Sequence[Record]) -> str:
 def _accuracies(methods: Mapping[str, Chosen]) -> str:
     steps = _steps(methods)
     rows = []
-    for method, (trained, searched) in methods.items():
+    for method, (trained, searched, _) in methods.items():
         best = searched or trained
         chosen = [f"{NAMES[k]} {v:g}" for k, v in best[0].setting.items() if k in NAMES]
         row = [method, ", ".join(chosen)]
@@ -75,7 +80,7 @@ def _accuracies(methods: Mapping[str, Chosen]) -> str:
 
 def _terms(methods: Mapping[str, Chosen]) -> str:
     rows = []
-    for method, (trained, searched) in methods.items():
+    for method, (trained, searched, _) in methods.items():
         if searched:
             row = [number(metric(trained, f"validation_{n}"), digits=1) for n in _TERMS]
             parts = ("validation", "test")
@@ -84,6 +89,33 @@ def _terms(methods: Mapping[str, Chosen]) -> str:
     header = ["nats an image", *_TERMS.values(), "starts disagree, validation", "test"]
     return markdown(header, rows)
 
+
+def _held(methods: Mapping[str, Chosen]) -> str:
+    """What s and v hold of colour and digit, and whether the label needs the colour."""
+    rows = [
+        [method, *(percent(metric(c.diagnosed, name)) for name in _PROBES)]
+        for method, c in methods.items()
+        if c.diagnosed
+    ]
+    if not rows:
+        return ""
+    found = next(c.diagnosed for c in methods.values() if c.diagnosed)
+    digit, color, both = (
+        number(metric(found, f"label_given_{name}")) for name in ("digit", "color", "both")
+    )
+    return (
+        f"\n\n{markdown(['a linear probe finds', *_PROBES.values()], rows)}\n\n"
+        f"Nats of the label that are left: given the class of the digit {digit}, given the colour "
+        f"{color}, given both {both}."
+    )
+
+
+_PROBES = {
+    "s_tells_color": "colour in s, %",
+    "s_tells_digit": "class of the digit in s, %",
+    "v_tells_color": "colour in v, %",
+    "v_tells_digit": "class of the digit in v, %",
+}
 
 _TERMS = {"reconstruction": "E log p(x given s, v)", "kl": "KL from the prior", "kl_s": "of it s"}
 
@@ -100,7 +132,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     with figure(along, columns=len(chosen)) as panels:
         for axes, (title, methods) in zip(panels[0], chosen.items(), strict=True):
             steps = _steps(methods)
-            for i, (method, (trained, searched)) in enumerate(methods.items()):
+            for i, (method, (trained, searched, _)) in enumerate(methods.items()):
                 curves = [r.curve["test_accuracy"] for r in searched] or [
                     [r.metrics["test_accuracy"]] * len(steps) for r in trained
                 ]
@@ -113,7 +145,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
         for axes, (title, methods) in zip(panels[0], chosen.items(), strict=True):
             values = [
                 [r.metrics["test_accuracy"] for r in searched or trained]
-                for trained, searched in methods.values()
+                for trained, searched, _ in methods.values()
             ]
             plot_bars(axes, list(methods), values, scale=100)
             axes.set(title=title, xlabel="test accuracy, %", xlim=(0, 100))

@@ -35,6 +35,8 @@ class ColoredDigits(NamedTuple):
     """int32, [n]: 0 for red, 1 for green."""
     domains: jax.Array
     """int32, [n], counted from 0."""
+    digits: jax.Array
+    """int32, [n], 0 to 9: what is drawn, whatever the label says."""
 
 
 class ColoredDomains(NamedTuple):
@@ -104,6 +106,7 @@ def color_digits(
         labels=label.astype(jnp.int32),
         colors=color.astype(jnp.int32),
         domains=jnp.broadcast_to(jnp.asarray(domains, jnp.int32), (n,)),
+        digits=digits.astype(jnp.int32),
     )
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import lacim_colored_digits
+from benchmarks import lacim_colored_digits, latent_diagnosis
 from benchmarks.registry import Context
 from common.progress import Silent
 from common.records import Record, RecordWriter, read_records
@@ -37,8 +37,13 @@ def is_picture(record):
     return "picture" in record.setting
 
 
+def is_diagnosis(record):
+    return "diagnosis" in record.setting
+
+
 def test_there_is_one_record_for_every_run(records):
-    trained = [r for r in records if not is_search(r) and not is_picture(r)]
+    others = (is_search, is_picture, is_diagnosis)
+    trained = [r for r in records if not any(other(r) for other in others)]
     runs = collections.Counter((r.method, r.setting["label_noise"], r.seed) for r in trained)
     wanted = [
         (method, noise, seed)
@@ -75,6 +80,34 @@ def test_only_the_chosen_search_sees_the_test_domain(records):
             assert np.all(np.diff(record.curve["test_objective"]) >= 0)
 
 
+def test_what_the_chosen_models_hold_is_measured(records):
+    found = [r for r in records if is_diagnosis(r)]
+    assert [(r.setting["label_noise"], r.seed) for r in found] == [
+        (0.25, 0), (0.25, 3), (0.0, 0), (0.0, 3),
+    ]  # fmt: skip
+    for record in found:
+        noise, figures = record.setting["label_noise"], record.metrics
+        assert all(0.2 < figures[name] <= 1 for name in figures if "tells" in name)
+        assert figures["label_given_both"] <= figures["label_given_color"]
+        # Of unflipped labels the digit leaves nothing; of flipped ones the colour tells more.
+        assert (figures["label_given_digit"] == 0) == (noise == 0)
+        gap = figures["label_given_digit"] - figures["label_given_both"]
+        assert (gap > 0.1) == (noise > 0)
+
+
+def test_a_probe_finds_what_is_there_and_no_more():
+    generator = np.random.default_rng(0)
+    target = generator.integers(0, 2, 4000)
+    told = np.stack([generator.normal(size=4000), target + 0.01 * generator.normal(size=4000)], -1)
+    assert latent_diagnosis.probe(told, target) == 1
+    assert 0.45 < latent_diagnosis.probe(told[:, :1], target) < 0.55
+    # Three quarters right: log 2 of a fair coin's, and of what it says of another.
+    noisy = target ^ (generator.uniform(size=4000) < 0.25)
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert latent_diagnosis.conditional_entropy(noisy, target) == pytest.approx(quarter, abs=0.03)
+    assert latent_diagnosis.conditional_entropy(target, target) == 0
+
+
 def test_all_methods_try_equally_many_settings_and_the_same_learning_rates():
     settings = dataclasses.replace(SETTINGS, trials=5)
     tried = {m: lacim_colored_digits.trials(settings, m) for m in lacim_colored_digits.METHODS}
@@ -98,7 +131,8 @@ def test_tables_and_plots_come_from_records_as_they_are_read_back(records, tmp_p
     table = lacim_colored_digits.tables(back)
     assert table == lacim_colored_digits.tables(records)
     assert table.count("| ERM ") == 2
-    assert table.count("| LaCIM ") == 4
+    assert table.count("| LaCIM ") == 6
+    assert table.count("given both") == 2
     written = lacim_colored_digits.plots(back, tmp_path)
     assert [path.name for path in written] == ["search_steps.png", "accuracy.png", "latents.png"]
     assert all(path.stat().st_size > 5_000 for path in written)

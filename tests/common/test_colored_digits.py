@@ -25,7 +25,8 @@ def test_shares_are_as_asked_for(correlation, label_noise):
         KEY, TRAIN.images, TRAIN.labels, correlation=correlation, label_noise=label_noise
     )
     labels, colors = np.asarray(colored.labels), np.asarray(colored.colors)
-    truth = TRAIN.labels >= 5
+    truth = np.asarray(colored.digits) >= 5
+    np.testing.assert_array_equal(colored.digits, TRAIN.labels)
     assert within(np.mean(labels != truth), label_noise, 2000)
     assert within(np.mean(labels == colors), correlation, 2000)
     # Given the label, the colour says nothing about the digit: both classes agree alike.

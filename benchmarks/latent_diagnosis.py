@@ -1,0 +1,71 @@
+"""What s and v hold of a coloured digit, and what its label owes to the digit and to the colour."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from common.colored_digits import ColoredDigits
+from lacim_jax import Examples, LaCIM
+
+
+def diagnosis(
+    model: LaCIM, variables: Any, colored: ColoredDigits, examples: Examples
+) -> dict[str, float]:
+    """Linear probes of the posterior means, and the nats that the label keeps.
+
+    Args:
+        model: a trained model.
+        variables: its variables.
+        colored: images of the training domains that it was not trained on.
+        examples: the same, as the model sees them.
+
+    Returns:
+        `s_tells_color`, `s_tells_digit` and likewise of v: the accuracy of a linear classifier of
+        the colour, or of whether the digit is 5 or more, fitted on one half of the images and
+        scored on the other. `label_given_digit`, `label_given_color`, `label_given_both`: the
+        entropy of the label given the digit's class, the colour, or both, in nats.
+    """
+    encode = jax.jit(lambda *given: model.apply(*given, method="encode"))
+    posterior: Any = encode(variables, examples.images, examples.domains)
+    latents = model.split(np.asarray(posterior.mean))
+    labels, colors = np.asarray(colored.labels), np.asarray(colored.colors)
+    classes = (np.asarray(colored.digits) >= 5).astype(labels.dtype)
+    found = {
+        f"{part}_tells_{name}": probe(np.asarray(values), target)
+        for part, values in latents._asdict().items()
+        for name, target in (("color", colors), ("digit", classes))
+    }
+    return found | {
+        "label_given_digit": conditional_entropy(labels, classes),
+        "label_given_color": conditional_entropy(labels, colors),
+        "label_given_both": conditional_entropy(labels, 2 * classes + colors),
+    }
+
+
+def probe(values: np.ndarray, target: np.ndarray) -> float:
+    """The accuracy of least squares on one half of the examples, of its sign on the other.
+
+    Args:
+        values: [n, dim].
+        target: 0 or 1, [n].
+    """
+    inputs = np.column_stack([values, np.ones(len(values))])
+    fitted, scored = slice(0, None, 2), slice(1, None, 2)
+    weights = np.linalg.lstsq(inputs[fitted], 2.0 * target[fitted] - 1, rcond=None)[0]
+    return float(np.mean((inputs[scored] @ weights > 0) == target[scored]))
+
+
+def conditional_entropy(labels: np.ndarray, given: np.ndarray) -> float:
+    """H(label | given), in nats, of the frequencies.
+
+    Args:
+        labels: integers from 0, [n].
+        given: likewise.
+    """
+    counts = np.zeros((given.max() + 1, labels.max() + 1))
+    np.add.at(counts, (given, labels), 1)
+    joint = counts / counts.sum()
+    alone = np.broadcast_to(joint.sum(axis=1, keepdims=True), joint.shape)
+    seen = joint > 0
+    return float(-(joint[seen] * np.log(joint[seen] / alone[seen])).sum())
