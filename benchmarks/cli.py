@@ -14,11 +14,15 @@ from rich.console import Console
 
 from benchmarks import everything, evidence, registry
 from benchmarks.runner import (
+    DiskFullError,
     OtherRunError,
+    OutputError,
     RunInterruptedError,
     RunStoppedError,
+    check_folder,
     run_experiment,
 )
+from common.files import OutsideError, inside
 from common.progress import Bars
 
 _DESCRIPTION = """Experiments of G-SGD, DC-ASGD and LaCIM.
@@ -79,8 +83,8 @@ class ReportArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status.
 
-    That is 0, 1 where an experiment of "all" failed, 2 for bad input, 3 when time was spent, 130
-    when interrupted.
+    That is 0, 1 where an experiment of "all" failed or the disk is full, 2 for bad input, 3 when
+    time was spent, 130 when interrupted.
 
     Args:
         argv: arguments without the program's name; by default the process's own.
@@ -100,12 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.name == "all":
             return _run_all(arguments, console)
         _run(arguments, console)
-    except (registry.UnknownNameError, UsageError, OtherRunError, FileNotFoundError) as error:
+    except _REFUSED as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return 2
     except RunInterruptedError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return everything.INTERRUPTED
+    except DiskFullError as error:
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return 1
     except RunStoppedError as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return everything.STOPPED
@@ -114,6 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class UsageError(ValueError):
     """An option out of its range."""
+
+
+_REFUSED = (
+    registry.UnknownNameError,
+    UsageError,
+    OtherRunError,
+    OutputError,
+    OutsideError,
+    FileNotFoundError,
+)
 
 
 def _report(arguments: ReportArguments) -> int:
@@ -165,6 +182,7 @@ def _checked(arguments: Arguments) -> None:
 def _run_all(arguments: Arguments, console: Console) -> int:
     _checked(arguments)
     base = arguments.out or Path("results") / arguments.preset
+    check_folder(base)
     jobs = []
     for name in registry.NAMES:
         registry.preset(registry.load(name), arguments.preset)
@@ -174,7 +192,10 @@ def _run_all(arguments: Arguments, console: Console) -> int:
             options += ["--data-dir", str(arguments.data_dir.resolve())]
         if arguments.resume:
             options.append("--resume")
-        jobs.append(everything.Job(name, timed, tuple(options), (base / name).resolve()))
+        folder = inside(base, name)
+        if folder.exists():
+            check_folder(folder)  # before its log is opened
+        jobs.append(everything.Job(name, timed, tuple(options), folder.resolve()))
     try:
         outcomes = everything.run_jobs(
             jobs,
@@ -221,7 +242,7 @@ def _run(arguments: Arguments, console: Console) -> None:
         _keep_compiled_programs()
     base = arguments.out or Path("results")
     for (name, experiment), chosen in zip(experiments, settings, strict=True):
-        out = base if arguments.out and not demo else base / name
+        out = base if arguments.out and not demo else inside(base, name)
         console.rule(f"[bold]{name}[/bold] · {arguments.preset}")
         _print(console, registry.claim(name))
         context = registry.Context(

@@ -17,6 +17,7 @@ from benchmarks.claims import CLAIMS
 from benchmarks.claims_page import claim_sections, claim_table, with_claims
 from benchmarks.runner import caption
 from benchmarks.verdicts import Measured
+from common.files import inside, write_whole
 from common.records import Record, last_run, read_records
 from common.summaries import read_summary, write_summary
 
@@ -40,7 +41,7 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
 
     Raises:
         FileNotFoundError: if there are no records.
-        ValueError: if they hold none, or one that is not known.
+        ValueError: if they hold none, or are of an experiment or preset that is not known.
     """
     path = run / "records.jsonl"
     if not path.exists():
@@ -49,8 +50,10 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     if not records:
         raise ValueError(f"{path} holds no finished record; let the run finish one.")
     origin = records[0].origin
-    registry.load(origin["benchmark"])  # an experiment of this name must be there to show it
-    target = folder / origin["benchmark"] / f"{origin['preset']}.jsonl"
+    name, preset = str(origin.get("benchmark")), str(origin.get("preset"))
+    # Records may come from anywhere: only names that are known become names of files.
+    registry.preset(registry.load(name), preset)
+    target = inside(folder, f"{name}/{preset}.jsonl")
     write_summary(records, target)
     return target
 
@@ -84,7 +87,7 @@ def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
     pages[readme] = with_claims(text, claim_table(measured, link))
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in pages.items():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return [*pages, *figures]
 
 

@@ -2,12 +2,13 @@
 
 A run that was stopped can be gone on with. The new run is a run of its own, and begins with the
 records of the stages that the old one finished, provided that both come from the same code,
-versions, device and settings: a table never mixes two of them.
+versions, device and settings: a table never mixes two of them. Whatever stops a run, Ctrl-C or a
+full disk included, leaves every record that was finished.
 """
 
+import contextlib
 import dataclasses
 import json
-import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.registry import Context, Experiment
 from benchmarks.stages import Stages, TimeBudgetSpentError
+from common.files import full_disk, links_outside, write_whole
 from common.provenance import now, provenance
 from common.records import Record, RecordWriter, last_run, plain, read_records
 
@@ -38,8 +40,39 @@ class RunInterruptedError(RunStoppedError):
     """Ctrl-C during a run."""
 
 
+class DiskFullError(RunStoppedError):
+    """A disk without room for another record, table or figure."""
+
+
 class OtherRunError(ValueError):
     """A run that cannot be gone on with; the message says why."""
+
+
+class OutputError(ValueError):
+    """A folder that results cannot be written to; the message says why."""
+
+
+def check_folder(out: Path) -> None:
+    """Refuses a folder that results cannot be written to, or that leads elsewhere by a link.
+
+    Args:
+        out: made where it is missing.
+
+    Raises:
+        OutputError: naming what is in the way.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"results need a folder, and {out} is none and cannot be made one "
+            f"({error.strerror}); name another with --out."
+        ) from error
+    for link in links_outside(out):
+        raise OutputError(
+            f"everything that a run writes lies in {out}, but {link.name} in it is a link to "
+            f"{link.resolve()}; remove the link, or name that folder with --out."
+        )
 
 
 def run_experiment(
@@ -73,10 +106,12 @@ def run_experiment(
 
     Raises:
         OtherRunError: if the folder's last run is of other settings, seeds, code, versions or
-            device; nothing is computed then, and nothing written.
+            device, or cannot be read; nothing is computed then, and nothing written.
+        OutputError: if the folder cannot be one for results; likewise.
         RunInterruptedError: on Ctrl-C; the records finished by then are kept and counted.
-        RunStoppedError: if time is spent; likewise.
+        RunStoppedError: if time is spent, or (`DiskFullError`) there is no room; likewise.
     """
+    check_folder(out)
     origin = {
         "benchmark": name,
         "preset": preset,
@@ -87,13 +122,18 @@ def run_experiment(
         "provenance": provenance(),
     }
     path = out / "records.jsonl"
+    if path.exists():
+        try:
+            read_records(path)  # a damaged one is found before hours are spent, not after
+        except ValueError as error:
+            raise OutputError(str(error)) from error
     finished = _finished(out, origin) if resume else {}
     writer = RecordWriter(path, origin=origin)
     started, written = time.perf_counter(), 0
     stages: list[dict[str, Any]] = []
 
     def manifest(status: str, files: list[Path]) -> None:
-        _write_whole(
+        write_whole(
             out / "manifest.json",
             json.dumps(
                 {
@@ -116,33 +156,42 @@ def run_experiment(
         stages.append({"name": stage, "first": written - records, "records": records})
         manifest("running", [])
 
-    # What an earlier run finished is this one's before anything can go wrong in it.
-    for stage, records in finished.items():
-        for record in records:
-            writer.write(record)
-        written += len(records)
-        stages.append({"name": stage, "first": written - len(records), "records": len(records)})
-    manifest("running", [])
-    limited = Stages(finished, seconds=seconds, on_finished=stage_finished)
+    def stop(status: str) -> str:
+        """Notes how a run ended, and says what it leaves."""
+        # The disk may be full: then the manifest stays as it was, and says "running".
+        with contextlib.suppress(OSError):
+            manifest(status, [path])
+        return f"{written} finished records are kept in {path}; --resume goes on from there."
+
     try:
+        # What an earlier run finished is this one's before anything can go wrong in it.
+        for stage, records in finished.items():
+            for record in records:
+                writer.write(record)
+            written += len(records)
+            first = written - len(records)
+            stages.append({"name": stage, "first": first, "records": len(records)})
+        manifest("running", [])
+        limited = Stages(finished, seconds=seconds, on_finished=stage_finished)
         for record in experiment.run(settings, context._replace(stages=limited)):
             writer.write(record)
             written += 1
-    except (KeyboardInterrupt, TimeBudgetSpentError) as stop:
-        kept = f"{written} finished records are kept in {path}; --resume goes on from there."
-        if isinstance(stop, TimeBudgetSpentError):
-            manifest("stopped", [path])
-            raise RunStoppedError(f"{stop} {kept}") from None
-        manifest("interrupted", [path])
-        raise RunInterruptedError(f"interrupted; {kept}") from None
-    except BaseException:
-        manifest("failed", [path])
+        records = last_run(read_records(path))
+        tables = experiment.tables(records)
+        write_whole(out / "tables.md", f"{tables}\n\n{caption(origin)}\n")
+        plots = experiment.plots(records, out)
+        manifest("finished", [path, out / "tables.md", *plots])
+    except TimeBudgetSpentError as spent:
+        raise RunStoppedError(f"{spent} {stop('stopped')}") from None
+    except KeyboardInterrupt:
+        raise RunInterruptedError(f"interrupted; {stop('interrupted')}") from None
+    except BaseException as error:
+        kept = stop("failed")
+        if full_disk(error):
+            raise DiskFullError(
+                f"the disk of {out} is full ({error}): make room; {kept}"
+            ) from error
         raise
-    records = last_run(read_records(path))
-    tables = experiment.tables(records)
-    _write_whole(out / "tables.md", f"{tables}\n\n{caption(origin)}\n")
-    plots = experiment.plots(records, out)
-    manifest("finished", [path, out / "tables.md", *plots])
     return Report(tables, plots, written, time.perf_counter() - started)
 
 
@@ -150,21 +199,30 @@ def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
     """The stages that the last run in a folder finished, if there is one."""
     if not (out / "manifest.json").exists():
         return {}
-    last = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    differing = [key for key, value in _identity(last).items() if value != _identity(origin)[key]]
+    try:
+        last = json.loads((out / "manifest.json").read_bytes())
+        identity, run, stages = _identity(last), last["run"], list(last["stages"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OtherRunError(
+            f"--resume needs to know the last run, but {out / 'manifest.json'} is damaged "
+            f"({error!r}); remove it to begin anew there (records are kept)."
+        ) from error
+    differing = [key for key, value in identity.items() if value != _identity(origin)[key]]
     if differing:
         raise OtherRunError(
             f"--resume needs a run of the same {', '.join(differing)} in {out}; leave it out to "
             "begin anew there (records are appended), or name another folder with --out."
         )
-    records = [
-        record
-        for record in read_records(out / "records.jsonl")
-        if record.origin["run"] == last["run"]
-    ]
-    return {
+    records = [r for r in read_records(out / "records.jsonl") if r.origin.get("run") == run]
+    # A stage that has lost a record, with the end of the file say, is computed again.
+    found = {
         stage["name"]: records[stage["first"] : stage["first"] + stage["records"]]
-        for stage in last["stages"]
+        for stage in stages
+    }
+    return {
+        stage["name"]: found[stage["name"]]
+        for stage in stages
+        if len(found[stage["name"]]) == stage["records"]
     }
 
 
@@ -188,10 +246,3 @@ def caption(origin: Mapping[str, Any]) -> str:
         f"{device['count']} x {device['kind']} ({device['cores']} cores), jax {versions['jax']}, "
         f"{source['dtype']}, n = {len(origin['seeds'])} seeds, mean ± sample standard deviation."
     )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one go, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -8,12 +8,14 @@ word for them, and read back as NaN.
 import dataclasses
 import json
 import math
-import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from common.files import append_whole, cut_unfinished_line, sync
 
 Scalar = str | int | float | bool | None
 
@@ -58,18 +60,22 @@ class RecordWriter:
         """
         self._path, self._origin = path, dict(origin)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_unfinished_line(path)
+        cut_unfinished_line(path)
+        path.touch()
+        sync(path.parent)
 
     def write(self, record: Record) -> Record:
-        """Appends one record, and returns it with its origin filled in."""
+        """Appends one record, and returns it with its origin filled in.
+
+        Raises:
+            OSError: if the line cannot be written to its end, on a full disk say; all lines that
+                were there are, and nothing else.
+        """
         record = dataclasses.replace(record, origin=self._origin)
         fields = dataclasses.asdict(record)
         origin = fields.pop("origin")
         line = json.dumps(plain({**origin, **fields}), allow_nan=False) + "\n"
-        # One write to a file opened for appending: lines of two processes do not interleave.
-        with self._path.open("ab", buffering=0) as file:
-            file.write(line.encode())
-            os.fsync(file.fileno())
+        append_whole(self._path, line.encode())
         return record
 
 
@@ -77,15 +83,20 @@ def read_records(path: Path) -> list[Record]:
     """Reads every complete record of a file, oldest first.
 
     Args:
-        path: a file that `RecordWriter` wrote. An unfinished last line is left out.
+        path: a file that `RecordWriter` wrote. Of a last line that was cut off, by a power cut say,
+            a warning is given, and it is left out; the next `RecordWriter` removes it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a complete line is no record; it names the line.
     """
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    lines = complete.splitlines()
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest:
+        warnings.warn(
+            f"{path}:{len(lines) + 1} is cut off and left out; the {len(lines)} lines before it "
+            "are whole.",
+            stacklevel=2,
+        )
     return [parse_record(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]
 
 
@@ -95,11 +106,11 @@ def last_run(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.origin.get("run") == records[-1].origin.get("run")]
 
 
-def parse_record(line: str, where: str) -> Record:
+def parse_record(line: str | bytes, where: str) -> Record:
     """The record that a line of JSON holds; the keys that are no field of it are its origin.
 
     Args:
-        line: one line of a file.
+        line: one line of a file; bytes are UTF-8.
         where: which one, for the error.
 
     Raises:
@@ -140,11 +151,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)

@@ -13,7 +13,6 @@ import base64
 import binascii
 import dataclasses
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from common.files import write_whole
 from common.records import Record, parse_record, plain
 
 POINTS = 32
@@ -62,9 +62,7 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
     text = "".join(
         json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
 
 
 def read_summary(path: Path) -> list[Record]:
@@ -77,7 +75,7 @@ def read_summary(path: Path) -> list[Record]:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is no record; it names the line.
     """
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    first, *lines = path.read_bytes().splitlines() or [b""]
     try:
         origin = json.loads(first)["origin"]
     except (ValueError, KeyError, TypeError) as error:
@@ -91,7 +89,7 @@ def read_summary(path: Path) -> list[Record]:
     return [dataclasses.replace(record, origin=origin) for record in records]
 
 
-def _written_out(line: str, earlier: Sequence[Record], where: str) -> str:
+def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | bytes:
     """A line with its own columns, where it names earlier records that have the same."""
     try:
         fields = json.loads(line)

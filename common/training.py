@@ -7,7 +7,7 @@ not finite and says at which step, and trains many runs at once when it is given
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from common.checkpoints import Checkpoints
+from common.checkpoints import Checkpoints, leaves_with_nan
+from common.data.batches import leading_axis
+from common.data.dataset import check_finite
 from common.epochs import Loop, advancing, programs
 from common.progress import Bar
 
@@ -85,6 +87,22 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
     return step
 
 
+class DivergedError(ArithmeticError):
+    """A run whose loss is not finite; the last checkpoint is of before that."""
+
+    step: int
+    """The first step, counted from 0, whose loss was not finite."""
+
+    def __init__(self, step: int):
+        """Says which step it was."""
+        self.step = step
+        super().__init__(
+            f"the loss must stay finite, and at step {step} (counted from 0) it is not; take a "
+            "smaller learning rate or clip gradients. A checkpoint of before it is kept, if any "
+            "were asked for."
+        )
+
+
 class Fit(NamedTuple):
     """What `fit` returns. With many runs at once, arrays have a leading axis [runs]."""
 
@@ -111,6 +129,7 @@ def fit(
     at_once: int | None = None,
     bar: Bar | None = None,
     checkpoints: Checkpoints | None = None,
+    on_divergence: Literal["stop", "raise"] = "stop",
 ) -> Fit:
     """Trains for whole epochs, each a fresh permutation of the data, the last short batch dropped.
 
@@ -135,16 +154,23 @@ def fit(
             group after group, of sizes as even as can be. None for all of them. `evaluate` is
             called with one group's states. Not together with `checkpoints`.
         bar: advanced by 1 an epoch in fractions.
-        checkpoints: where to save after each chunk and to resume from.
+        checkpoints: where to save after each chunk and to resume from. The state of a single run
+            is not saved any more once there is NaN in it: the last good one stays.
+        on_divergence: "stop" makes a loss that is not finite a result, as in a search of learning
+            rates; "raise" makes it an error, of the first run that diverges.
 
     Returns:
         Final state, curve and divergence. A single run stops at its first loss that is not finite;
         many runs go on until all have diverged, the figures of those that have being NaN.
 
     Raises:
-        ValueError: if shapes do not fit, the batch is larger than the data, or the checkpoint
-            found belongs to a run with another batch size, data set size, chunk or key.
+        ValueError: if shapes do not fit, the data hold NaN or infinity, the batch is larger than
+            the data, or the checkpoint found belongs to a run with another batch size, data set
+            size, chunk or key.
+        DivergedError: if asked for.
     """
+    if on_divergence not in ("stop", "raise"):
+        raise ValueError(f"on_divergence must be 'stop' or 'raise', got {on_divergence!r}.")
     plan = _plan(data, order, noise, batch_size=batch_size, chunk=chunk)
     runs = order.shape  # () or (runs,)
     parts = groups(runs[0] if runs else 1, at_once)
@@ -167,11 +193,13 @@ def fit(
                     evaluate=evaluate,
                     loop=loop,
                     chunk=chunk,
+                    on_divergence=on_divergence,
                     bar=None if bar is None else _Share(bar, (own.stop - own.start) / runs[0]),
                 )
                 for own in parts
             ]
         )
+    check_finite(data)
     compiled = programs(step, plan.size, batch_size, many_runs=bool(runs))
     advance = advancing(compiled, state, data, order=order, noise=noise, loop=loop)
     state = jax.tree.map(jnp.copy, state)  # the loop donates its input; the caller keeps theirs
@@ -179,7 +207,11 @@ def fit(
     rows: list[dict[str, np.ndarray]] = []
     losses: list[np.ndarray] = []  # of the epoch under way, a [steps, *runs] array a chunk
 
-    if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+    many = order.ndim == 1  # of which some may have diverged, and the others go on
+    if (
+        checkpoints is not None
+        and (found := checkpoints.restore(state, allow_nan=many)) is not None
+    ):
         _check_fingerprint(found.notes["fingerprint"], plan.fingerprint)
         state = found.state
         diverged_at = np.asarray(found.notes["diverged_at"], np.int64)
@@ -194,6 +226,8 @@ def fit(
         length = min(plan.chunk, plan.steps_per_epoch - position)
         state, chunk_losses = advance(state, epoch, position, length)
         diverged_at = _first_not_finite(chunk_losses, done, diverged_at)
+        if on_divergence == "raise" and np.any(diverged_at >= 0):
+            raise DivergedError(int(diverged_at[diverged_at >= 0].min()))
         losses.append(chunk_losses)
         done += length
         if position + length == plan.steps_per_epoch:
@@ -202,14 +236,14 @@ def fit(
             losses = []
         if bar is not None:
             bar.advance(length / plan.steps_per_epoch, _note(rows, diverged_at))
-        if checkpoints is not None:
+        if checkpoints is not None and (many or not leaves_with_nan(state)):
             notes = {
                 "fingerprint": plan.fingerprint,
                 "diverged_at": diverged_at.tolist(),
                 "rows": [{name: value.tolist() for name, value in row.items()} for row in rows],
                 "losses": [part.tolist() for part in losses],
             }
-            checkpoints.save(done, state, notes)
+            checkpoints.save(done, state, notes, allow_nan=many)
 
     if len(rows) < epochs:  # every run diverged: the rest of the curve is NaN
         if bar is not None:
@@ -286,10 +320,7 @@ class _Plan(NamedTuple):
 def _plan(
     data: chex.ArrayTree, order: jax.Array, noise: jax.Array, *, batch_size: int, chunk: int
 ) -> _Plan:
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(data)}
-    if len(sizes) != 1:
-        raise ValueError(f"all arrays of the data must share their leading axis, got {sizes}.")
-    (size,) = sizes
+    size = leading_axis(data)
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}."

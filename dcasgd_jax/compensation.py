@@ -15,7 +15,7 @@ from dcasgd_jax.arguments import (
     required,
     scalar,
 )
-from dcasgd_jax.leaves import hidden, map_present, movement, zeros
+from dcasgd_jax.leaves import check_trees, hidden, map_present, movement, zeros
 from dcasgd_jax.precision import cast, cast_like
 
 
@@ -52,6 +52,9 @@ def delay_compensation(
 
     It is the cheapest rung of a ladder; `curvature_compensation` has those between it and the
     exact Hessian, and `low_rank_compensation` one that sees directions which are not axes.
+
+    A gradient with NaN or infinity in it is let through, since nothing can be raised from a
+    compiled step; `optax.apply_if_finite` around the whole chain leaves such steps out.
 
     With λ₀ = 0, and where w = w_stale, the gradient passes unchanged, to the bit. The products and
     v are computed and kept in float32, or wider where the parameters are wider.
@@ -123,6 +126,7 @@ def delay_compensation(
     ) -> tuple[optax.Updates, Any]:
         del extra_args
         required("delay_compensation", params=params, stale_params=stale_params)
+        check_trees(updates, params=params, stale_params=stale_params)
         if num_workers is not None:
             required("delay_compensation with num_workers", worker=worker)
             check_worker(worker, num_workers)

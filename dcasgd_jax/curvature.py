@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dcasgd_jax.arguments import at_step, check_number, required, scalar
-from dcasgd_jax.leaves import dot, hidden, map_present, movement, zeros
+from dcasgd_jax.leaves import check_trees, dot, hidden, map_present, movement, zeros
 from dcasgd_jax.precision import cast, cast_like, working_dtype
 
 
@@ -107,6 +107,7 @@ def curvature_compensation(
     ) -> tuple[optax.Updates, Any]:
         del extra_args
         required("curvature_compensation", params=params, stale_params=stale_params)
+        check_trees(updates, params=params, stale_params=stale_params)
         arrival = _arrival(updates, params, stale_params, batch, jnp.asarray(state.step))
         product = curvature(arrival)
         due = jax.tree.structure(arrival.moved)

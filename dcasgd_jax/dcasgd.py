@@ -3,6 +3,7 @@
 import optax
 from jax.typing import ArrayLike
 
+from dcasgd_jax.arguments import check_number
 from dcasgd_jax.compensation import delay_compensation
 
 
@@ -41,7 +42,8 @@ def dcasgd(
         `num_workers` the keyword `worker`.
 
     Raises:
-        ValueError: as `delay_compensation`.
+        ValueError: as `delay_compensation`, and if the learning rate, the momentum or the weight
+            decay can be read and is out of its range; schedules and traced numbers are let through.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -56,6 +58,11 @@ def dcasgd(
         Zheng et al., Asynchronous Stochastic Gradient Descent with Delay Compensation, ICML 2017
         (https://arxiv.org/abs/1609.08326).
     """
+    check_number("learning_rate", learning_rate, schedule=True)
+    if momentum is not None:
+        check_number("momentum", momentum, bound=1.0)
+    if weight_decay is not None:
+        check_number("weight_decay", weight_decay, schedule=True)
     return optax.chain(
         delay_compensation(
             lambda_, mean_square_decay=mean_square_decay, num_workers=num_workers, eps=eps

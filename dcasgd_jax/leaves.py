@@ -4,7 +4,7 @@
 so a plain tree map over updates and snapshots would find their structures at odds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,6 +74,46 @@ def put(leaves: Sequence[Any], like: Any) -> Any:
     nodes, structure = jax.tree.flatten(like, is_leaf=hidden)
     source = iter(leaves)
     return structure.unflatten([node if hidden(node) else next(source) for node in nodes])
+
+
+def check_trees(gradients: optax.Updates, **others: Any) -> None:
+    """Refuses trees that do not belong together.
+
+    Args:
+        gradients: a tree, some of whose leaves may be missing.
+        **others: trees that must have its structure where it has leaves, by name.
+
+    Raises:
+        ValueError: naming the tree at fault.
+
+    Example:
+        >>> check_trees({"w": 1.0}, params={"w": 2.0}, stale_params={"v": 2.0})
+        Traceback (most recent call last):
+            ...
+        ValueError: gradients and stale_params must be trees of one structure, got {'w'} and {'v'};
+        pass the gradients and the snapshot of these same parameters.
+    """
+    structure = jax.tree.structure(gradients, is_leaf=hidden)
+    for name, tree in others.items():
+        try:
+            structure.flatten_up_to(tree)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"gradients and {name} must be trees of one structure, got {_outline(gradients)} "
+                f"and {_outline(tree)}; pass the gradients and the snapshot of these same "
+                "parameters."
+            ) from error
+
+
+def _outline(tree: Any) -> str:
+    """A tree in a few words."""
+    if isinstance(tree, Mapping) and tree:
+        names = [repr(key) for key in tree]
+        return f"{{{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}}}"
+    if isinstance(tree, list | tuple):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    shape = getattr(tree, "shape", None)
+    return repr(tree) if shape is None else f"an array of shape {shape}"
 
 
 def zeros(tree: Any, *, leading: tuple[int, ...] = ()) -> Any:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from dcasgd_jax.arguments import at_step, check_count, check_number, required
 from dcasgd_jax.directions import inner_products, lengths, over, take_in
-from dcasgd_jax.leaves import dot, hidden, map_present, movement, pick, put, zeros
+from dcasgd_jax.leaves import check_trees, dot, hidden, map_present, movement, pick, put, zeros
 from dcasgd_jax.precision import cast, cast_like, working_dtype
 
 
@@ -156,6 +156,7 @@ def low_rank_compensation(
     ) -> tuple[optax.Updates, Any]:
         del extra_args
         required("low_rank_compensation", params=params, stale_params=stale_params)
+        check_trees(updates, params=params, stale_params=stale_params)
         arrived = _arrived(updates, params, stale_params)
         # In float32 throughout: accelerators would multiply matrices in fewer digits.
         with jax.default_matmul_precision("highest"):

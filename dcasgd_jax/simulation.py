@@ -207,7 +207,7 @@ def evaluate(
         batch: one batch.
 
     Raises:
-        ValueError: if the gradients are not structured like the parameters.
+        ValueError: if the gradients have not the structure and the shapes of the parameters.
     """
     if not jax.tree.leaves(state.model_state):
         gradients, pushed = grad_fn(params, batch), ()
@@ -227,6 +227,14 @@ def evaluate(
             f"grad_fn must return gradients alone, structured like the parameters ({due}), got "
             f"{got}; {remedy}."
         )
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    for (path, w), g in zip(leaves, jax.tree.leaves(gradients), strict=True):
+        if jnp.shape(g) != jnp.shape(w):
+            raise ValueError(
+                f"gradients must have the shapes of the parameters, but that of "
+                f"params{jax.tree_util.keystr(path)}, {jnp.shape(w)}, has {jnp.shape(g)}; take the "
+                "gradient of one scalar loss."
+            )
     return gradients, pushed
 
 

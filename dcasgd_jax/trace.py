@@ -3,6 +3,7 @@
 A trace is a text file of comma-separated values with one line for each server step, in order::
 
     # num_workers=3
+    # num_steps=3
     worker,clock
     0,0.51
     2,0.58
@@ -11,8 +12,8 @@ A trace is a text file of comma-separated values with one line for each server s
 `worker` is whose gradient arrived, counted from 0; `clock` is when, in seconds since all workers
 started with the first weights. A column `staleness` may say how many server steps before each
 gradient its weights were made; without it, workers pull upon their own arrivals. Columns of other
-names are left alone, and so are lines that start with #, except the one that gives the number of
-workers. There are no quotes.
+names are left alone, and so are lines that start with #, except those that give the number of
+workers and that of steps, by which a file that was cut short is recognised. There are no quotes.
 """
 
 import math
@@ -25,7 +26,7 @@ import numpy as np
 from dcasgd_jax.checks import StepError, check_staleness
 from dcasgd_jax.schedule import Schedule, from_arrivals
 
-_NUM_WORKERS = re.compile(r"#\s*num_workers\s*=\s*([0-9]{1,9})\s*", re.ASCII)
+_DECLARED = re.compile(r"#\s*(num_workers|num_steps)\s*=\s*([0-9]{1,9})\s*", re.ASCII)
 
 
 def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) -> Schedule:
@@ -41,9 +42,9 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
         The schedule of all its server steps.
 
     Raises:
-        ValueError: naming the file and the line, if the trace is not well formed or describes
-            what cannot have been: workers out of range, a clock that goes back, staleness beyond
-            the start of the run or the last arrival of the same worker.
+        ValueError: naming the file and the line, if the trace is not well formed, has fewer steps
+            than it says, or describes what cannot have been: workers out of range, a clock that
+            goes back, staleness beyond the start of the run or the last arrival of the same worker.
 
     Example:
         >>> import pathlib, tempfile
@@ -54,7 +55,13 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
         (3, array([0, 1, 1], dtype=int32))
     """
     path = Path(path)
-    columns, lines, declared = _parse(path)
+    columns, lines, given = _parse(path)
+    declared, num_steps = given.get("num_workers"), given.get("num_steps", len(lines))
+    if num_steps != len(lines):
+        raise ValueError(
+            f"{path} says that there are {num_steps} steps, and has {len(lines)}: it was cut short "
+            "or lengthened; copy or record it again, or mend its line num_steps."
+        )
     if num_workers is not None and declared is not None and num_workers != declared:
         raise ValueError(
             f"{path} says that there are {declared} workers, not {num_workers}; leave num_workers "
@@ -77,10 +84,11 @@ def write_trace(schedule: Schedule, path: str | os.PathLike[str]) -> None:
     Args:
         schedule: a whole schedule: of a stretch from the middle of one, the file could not say
             what its first gradients were taken at.
-        path: where to write; what is there is replaced.
+        path: where to write; what is there is replaced, once all is written.
 
     Raises:
         ValueError: if the schedule is a stretch that does not begin with the first weights.
+        OSError: if it cannot be written, on a full disk say; what was there is there still.
 
     Example:
         >>> import pathlib, tempfile
@@ -89,6 +97,7 @@ def write_trace(schedule: Schedule, path: str | os.PathLike[str]) -> None:
         >>> write_trace(round_robin(2, 3), path)
         >>> print(path.read_text(), end="")
         # num_workers=2
+        # num_steps=3
         worker,clock
         0,1.0
         1,1.0
@@ -107,21 +116,35 @@ def write_trace(schedule: Schedule, path: str | os.PathLike[str]) -> None:
     if not np.array_equal(staleness, upon_arrival):
         columns["staleness"] = map(str, staleness.tolist())
     rows = map(",".join, zip(*columns.values(), strict=True))
-    lines = [f"# num_workers={schedule.num_workers}", ",".join(columns), *rows]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    lines = [f"# num_workers={schedule.num_workers}", f"# num_steps={worker.size}"]
+    lines += [",".join(columns), *rows]
+    _write_whole(Path(path), "\n".join(lines) + "\n")
 
 
-def _parse(path: Path) -> tuple[dict[str, list], list[int], int | None]:
-    """The columns that matter by name, the line of each entry, and the declared workers."""
-    declared: int | None = None
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _parse(path: Path) -> tuple[dict[str, list], list[int], dict[str, int]]:
+    """The columns that matter by name, the line of each entry, and the numbers declared."""
+    declared: dict[str, int] = {}
     names: list[str] = []
     columns: dict[str, list] = {}
     lines: list[int] = []
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if line.startswith("#"):
-                if match := _NUM_WORKERS.fullmatch(line):
-                    declared = int(match[1])
+                if match := _DECLARED.fullmatch(line):
+                    declared[match[1]] = int(match[2])
             elif not line.strip():
                 continue
             elif not names:

@@ -8,6 +8,7 @@ import optax
 from jax.core import Tracer
 
 from gsgd_jax.gauge import GROUND, Gauge
+from gsgd_jax.precision import working_dtype
 
 
 def balance(
@@ -98,6 +99,7 @@ def concrete_leaves(params: optax.Params, gauge: Gauge) -> list[np.ndarray]:
     """The leaves on the host, those in the group in float64.
 
     Raises:
+        TypeError: if a leaf in the group is not of real floating-point numbers.
         ValueError: if a leaf is traced, or one in the group not finite.
     """
     leaves = gauge.leaves(params)
@@ -106,6 +108,7 @@ def concrete_leaves(params: optax.Params, gauge: Gauge) -> list[np.ndarray]:
             "skeletons and balanced weights are found before training, from concrete parameters, "
             "got traced ones; do it outside jit, vmap and grad, and close over the skeleton."
         )
+    working_dtype(leaf for i, leaf in enumerate(leaves) if gauge.touches(i))  # or a TypeError
     arrays = [np.asarray(leaf) for leaf in jax.device_get(leaves)]
     for i, array in enumerate(arrays):
         if gauge.touches(i):

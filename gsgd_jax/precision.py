@@ -5,11 +5,14 @@ numbers long before the weights do. So the factors of a path are kept in float32
 parameters are wider; what is handed back has the dtype and the weak type of what came in.
 """
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def working_dtype(arrays: Iterable[jax.Array]) -> np.dtype:
@@ -32,6 +35,26 @@ def working_dtype(arrays: Iterable[jax.Array]) -> np.dtype:
         # By size, since strict dtype promotion has no path between a half and a single.
         widest = array.dtype if array.dtype.itemsize > widest.itemsize else widest
     return widest
+
+
+def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bool = False) -> None:
+    """Refuses a hyperparameter that can be read and is negative, not finite or too large.
+
+    Args:
+        name: of the hyperparameter.
+        value: a traced scalar is let through, and a schedule where one is allowed.
+        bound: what it must be below.
+        schedule: whether it may be a function of the step.
+
+    Raises:
+        ValueError: naming the hyperparameter, its range and what came.
+    """
+    if isinstance(value, Tracer) or (schedule and callable(value)):
+        return
+    if callable(value) or jnp.ndim(value) != 0 or not 0 <= float(value) < bound:
+        allowed = "a schedule, or a finite scalar" if schedule else "a finite scalar"
+        upper = "" if bound == math.inf else f" and < {bound:g}"
+        raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {value}.")
 
 
 def cast_like(array: jax.Array, reference: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from gsgd_jax.paths import (
     slopes_at,
     values_at,
 )
+from gsgd_jax.precision import check_number
 from gsgd_jax.section import Section
 from gsgd_jax.skeleton import Skeleton
 
@@ -70,6 +71,9 @@ def in_path_space(
     the present weights, which does not change the function, and go on with `change_skeleton`. So no
     function is out of reach.
 
+    A gradient with NaN or infinity in it is let through, since nothing can be raised from a
+    compiled step; `optax.apply_if_finite` around the whole transformation leaves such steps out.
+
     Args:
         inner: any optax transformation; it sees path values as parameters.
         skeleton: of the parameters' gauge, or a section of their group where that is no graph; None
@@ -88,8 +92,9 @@ def in_path_space(
 
     Raises:
         ValueError: here, if max_ratio is not above 1; from `update`, if `params` is missing, or
-            `stale_params` with `stale_gradients`; from both functions, if the tree is not the
-            gauge's or is masked.
+            `stale_params` with `stale_gradients`, or the gradients are not of these parameters;
+            from both functions, if the tree is not the gauge's or is masked.
+        TypeError: from `update`, if gradients are no floating-point numbers.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -127,6 +132,7 @@ def in_path_space(
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
         here = chart_at(params, skeleton)
+        _check_gradients(updates, params, skeleton)
         values, translated = values_at(here, params), _translate(extra_args, params, skeleton)
         if stale_gradients:
             stale_params = extra_args.get("stale_params")
@@ -224,7 +230,8 @@ def gsgd(
         A transformation whose `update` needs `params`.
 
     Raises:
-        ValueError: as `in_path_space`.
+        ValueError: as `in_path_space`, and if the learning rate or the momentum can be read and is
+            negative, or a momentum not below 1; schedules and traced numbers are let through.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -238,9 +245,32 @@ def gsgd(
         Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
         space*, ICLR 2019, algorithm 1.
     """
+    check_number("learning_rate", learning_rate, schedule=True)
+    if momentum is not None:
+        check_number("momentum", momentum, bound=1.0)
     return in_path_space(
         optax.sgd(learning_rate, momentum, nesterov), skeleton, max_ratio=max_ratio
     )
+
+
+def _check_gradients(
+    gradients: optax.Updates, params: optax.Params, skeleton: Skeleton | Section
+) -> None:
+    """Refuses gradients that are not of these parameters."""
+    # Which speaks of masks and shapes.
+    leaves = (skeleton if isinstance(skeleton, Section) else skeleton.gauge).leaves(gradients)
+    got, due = jax.tree.structure(gradients), jax.tree.structure(params)
+    if got != due:
+        raise ValueError(
+            f"gradients must have the structure of the parameters, {due}, got {got}; take them "
+            "with respect to the parameters that are passed."
+        )
+    for g, w in zip(leaves, jax.tree.leaves(params), strict=True):
+        if jnp.issubdtype(w.dtype, jnp.inexact) and not jnp.issubdtype(g.dtype, jnp.inexact):
+            raise TypeError(
+                f"gradients of floating-point parameters are floating-point, got {g.dtype} for "
+                f"{w.dtype}{list(w.shape)}; cast them."
+            )
 
 
 def initial_values(params: optax.Params, skeleton: Skeleton | Section | None) -> optax.Params:

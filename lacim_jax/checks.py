@@ -1,9 +1,13 @@
 """What comes in is checked here, on the host, before anything is compiled."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from lacim_jax.model import Examples, LaCIM, Variables, apply
 
@@ -84,6 +88,20 @@ def check_images(model: LaCIM, variables: Variables, images: np.ndarray) -> None
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
     pixels = jax.eval_shape(lambda: apply(model, variables, "decode", latents))
     model.likelihood.check(pixels.shape[1:], images)
+
+
+def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
+    """Refuses a weight that can be read and is negative or not finite.
+
+    Args:
+        name: the argument's.
+        value: a schedule and an array, traced or not, are let through.
+
+    Raises:
+        ValueError: naming what came.
+    """
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be at least 0 and finite, or a schedule, got {value}.")
 
 
 def _check_domains(model: LaCIM, domains: np.ndarray) -> None:

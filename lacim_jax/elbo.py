@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lacim_jax.checks import check_batch
+from lacim_jax.checks import check_batch, check_weight
 from lacim_jax.model import Examples, LaCIM, Variables, apply
 
 
@@ -70,8 +70,8 @@ def elbo(
         One bound for each example, with its terms.
 
     Raises:
-        ValueError: if num_samples is not positive, or examples that are not traced have pixels, a
-            label or a domain out of range.
+        ValueError: if num_samples is not positive, a factor can be read and is negative, or
+            examples that are not traced have pixels, a label or a domain out of range.
 
     Example:
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
@@ -95,6 +95,8 @@ def elbo(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+    check_weight("beta", beta)
+    check_weight("label_weight", label_weight)
     check_batch(model, variables, examples)
     images, labels, domains = examples
 
@@ -168,7 +170,12 @@ def lacim_loss(
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar,
         counted from 0, and `terms` the batch means of the bound, its terms and the sample size.
+
+    Raises:
+        ValueError: if a factor can be read and is negative; schedules are let through.
     """
+    check_weight("beta", beta)
+    check_weight("label_weight", label_weight)
 
     def loss_fn(
         params: optax.Params, step: jax.Array, examples: Examples, key: PRNGKeyArray

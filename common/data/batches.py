@@ -55,10 +55,7 @@ def batches(
         >>> [b.tolist() for b in batches(np.arange(5), 2, key=None, drop_remainder=False)]
         [[0, 1], [2, 3], [4]]
     """
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(data)}
-    if len(sizes) != 1:
-        raise ValueError(f"all arrays of the data must share their leading axis, got {sizes}.")
-    (size,) = sizes
+    size = leading_axis(data)
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}."
@@ -73,3 +70,26 @@ def batches(
                 yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], data)
 
     return iterate()
+
+
+def leading_axis(data: chex.ArrayTree) -> int:
+    """How many examples there are.
+
+    Args:
+        data: a pytree of arrays [n, ...].
+
+    Returns:
+        n.
+
+    Raises:
+        ValueError: if there is no array, one is a scalar, or the leading axes differ.
+    """
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes) != 1 or () in shapes:
+        raise ValueError(
+            "all arrays of the data must share their leading axis, one entry an example, got "
+            f"shapes {shapes}."
+        )
+    (size,) = sizes
+    return size

@@ -1,7 +1,9 @@
 """What a data set is here: all images and labels of one split, in memory."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -69,3 +71,28 @@ def from_arrays(
             f"got {low} to {high}.{unlabelled}"
         )
     return Dataset(images, labels.astype(np.int32), int(num_classes), name)
+
+
+def check_finite(data: Any) -> None:
+    """Refuses data with NaN or infinity in them; to be called once, before training.
+
+    Args:
+        data: a pytree of arrays [n, ...]; only floating-point ones can be at fault, and are looked
+            at where they are, on the device or on the host.
+
+    Raises:
+        ValueError: naming the array and its first example at fault.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        here = isinstance(leaf, np.ndarray) or jax.default_backend() == "cpu"
+        numpy: Any = np if here else jnp
+        finite = numpy.isfinite(np.asarray(leaf) if here else leaf)
+        if not finite.all():
+            faults = ~np.asarray(finite).reshape(len(leaf), -1).all(axis=1)
+            raise ValueError(
+                f"data must be finite, got NaN or infinity in {int(faults.sum())} of {len(leaf)} "
+                f"examples, number {int(faults.argmax())} the first, of the array "
+                f"data{jax.tree_util.keystr(path)}; leave such examples out."
+            )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from common.data.stored import read_arrays
 from common.seeds import host_generator
 
 
@@ -109,7 +110,8 @@ def read_npz(path: Path | str) -> DomainDataset:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if an array is missing, or they are no data set.
+        ValueError: if it is damaged or holds pickled objects, an array is missing, or they are no
+            data set.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -117,12 +119,12 @@ def read_npz(path: Path | str) -> DomainDataset:
             f"no data set at {path}; make one with numpy.savez(path, images=..., labels=..., "
             "domains=..., class_names=..., domain_names=...)."
         )
-    with np.load(path, allow_pickle=False) as file:
-        wanted = ("images", "labels", "domains", "class_names", "domain_names")
-        missing = [key for key in wanted if key not in file]
-        if missing:
-            raise ValueError(f"{path} lacks the arrays {', '.join(missing)}; it has {file.files}.")
-        images, labels, domains, classes, names = (file[key] for key in wanted)
+    arrays = read_arrays(path)
+    wanted = ("images", "labels", "domains", "class_names", "domain_names")
+    missing = [key for key in wanted if key not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks the arrays {', '.join(missing)}; it has {sorted(arrays)}.")
+    images, labels, domains, classes, names = (arrays[key] for key in wanted)
     return from_domains(
         images,
         labels,
@@ -149,7 +151,8 @@ def leave_one_out(
         The three parts, each in the order of `dataset`.
 
     Raises:
-        ValueError: if there is no such domain, no other, or the fraction is out of range.
+        ValueError: if there is no such domain, no other, no image of it or of any other, or the
+            fraction is out of range.
 
     Example:
         >>> data = from_domains(
@@ -175,6 +178,12 @@ def leave_one_out(
     order = np.asarray([[*others, held_out].index(name) for name in names], np.int32)
     renumbered = dataset._replace(domains=order[dataset.domains], domain_names=(*others, held_out))
     test = renumbered.domains == len(others)
+    if test.all() or not test.any():
+        where = "only" if test.all() else "none"
+        raise ValueError(
+            f"both the domain left out and the others need images, but of {dataset.name} {where} "
+            f"are of {held_out!r}; leave another domain out, or add images."
+        )
     generator = host_generator(key)
     validation = np.zeros(len(test), bool)
     for domain in range(len(others)):

@@ -96,7 +96,7 @@ def find(name: str, root: Path) -> Path:
         FileNotFoundError: if the directory is missing or the set is not prepared in it.
         ValueError: if no data set has that name, or it has several configs and none is named.
     """
-    match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::([\w.]+))?", name)
+    match = re.fullmatch(r"(\w+)(?:/(\w[\w.+-]*))?(?::([\w.]+))?", name)
     if match is None:
         raise ValueError(f"a data set is named name[/config][:version], got {name!r}.")
     base, config, version = match.groups()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.domains import DomainDataset, from_domains
+from common.data.stored import read_array
 
 
 def read_volumes(
@@ -99,4 +100,4 @@ def _volume(root: Path, subject: str) -> np.ndarray:
     # A table must not lead out of its folder.
     if path.parent != root / "volumes" or not path.exists():
         raise FileNotFoundError(f"no volume {path} of the subject {subject!r} in the table.")
-    return np.load(path, allow_pickle=False).astype(np.float32)
+    return read_array(path).astype(np.float32)

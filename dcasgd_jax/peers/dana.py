@@ -70,6 +70,7 @@ def dana_zero(
         Hakimi, Barkai, Gabel and Schuster, Taming Momentum in a Distributed Asynchronous
         Environment, 2019 (https://arxiv.org/abs/1907.11612), DANA-Zero.
     """
+    check_number("learning_rate", learning_rate, schedule=True)
     check_count("num_workers", num_workers)
     check_number("momentum", momentum, bound=1.0)
 

@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from dcasgd_jax.arguments import check_number, required, scalar
-from dcasgd_jax.leaves import map_present, movement, zeros
+from dcasgd_jax.leaves import check_trees, map_present, movement, zeros
 from dcasgd_jax.precision import cast, cast_like, working_dtype
 
 
@@ -89,6 +89,7 @@ def gap_aware(
     ) -> tuple[optax.Updates, Any]:
         del extra_args
         required("gap_aware", params=params, stale_params=stale_params)
+        check_trees(updates, params=params, stale_params=stale_params)
         started = state.step > 0  # before that, there is no step to measure
 
         def mean_square(w: Any, v: jax.Array, last: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
 from gsgd_jax.family.path_norm import path_sum
-from gsgd_jax.precision import cast_like, working_dtype
+from gsgd_jax.precision import cast_like, check_number, working_dtype
 
 
 def scale_by_path_norm(
@@ -84,6 +84,10 @@ def path_sgd(
     Returns:
         A transformation whose `update` needs `params`.
 
+    Raises:
+        ValueError: if the learning rate can be read and is negative; a schedule and a traced number
+            are let through.
+
     Example:
         >>> def network(params, x):
         ...     return jax.nn.relu(x @ params[0]) @ params[1]
@@ -97,6 +101,7 @@ def path_sgd(
         Neyshabur, Salakhutdinov and Srebro, *Path-SGD: path-normalized optimization in deep neural
         networks*, NeurIPS 2015, algorithm 1.
     """
+    check_number("learning_rate", learning_rate, schedule=True)
     return optax.chain(
         scale_by_path_norm(apply_fn, *example_inputs), optax.scale_by_learning_rate(learning_rate)
     )

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
+from lacim_jax.checks import check_weight
 from lacim_jax.correlated import CorrelatedGaussian
 from lacim_jax.distributions import Gaussian
 from lacim_jax.erm import LossFn
@@ -53,7 +54,8 @@ def csg_loss(
         counted from 0; the domains are not looked at.
 
     Raises:
-        ValueError: if the model has several domains or an uncorrelated prior, or there is no draw.
+        ValueError: if the model has several domains or an uncorrelated prior, there is no draw, or
+            a factor is negative.
 
     References:
         Liu et al., *Learning causal semantic representation for out-of-distribution prediction*,
@@ -67,6 +69,8 @@ def csg_loss(
         )
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+    check_weight("beta", beta)
+    check_weight("label_weight", label_weight)
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray

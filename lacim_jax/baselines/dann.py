@@ -9,7 +9,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from lacim_jax.baselines.domain_risks import at_step, check_weight
+from lacim_jax.baselines.domain_risks import at_step
+from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
 from lacim_jax.likelihoods import CATEGORICAL, Likelihood
 from lacim_jax.model import Examples

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
+from lacim_jax.checks import check_weight
 from lacim_jax.distributions import Gaussian, bounded_log_var
 from lacim_jax.erm import LossFn
 from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
@@ -162,6 +163,9 @@ def diva_loss(
     References:
         Ilse et al., 2020 (https://arxiv.org/abs/1905.10427), equations 2 and 3.
     """
+    check_weight("beta", beta)
+    check_weight("label_weight", label_weight)
+    check_weight("domain_weight", domain_weight)
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray

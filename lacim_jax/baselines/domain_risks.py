@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
 from lacim_jax.likelihoods import Likelihood
 from lacim_jax.model import Examples
@@ -168,17 +169,3 @@ def check_num_domains(num_domains: int) -> None:
     """
     if num_domains < 1:
         raise ValueError(f"num_domains must be at least 1, got {num_domains}.")
-
-
-def check_weight(name: str, value: optax.ScalarOrSchedule) -> None:
-    """Refuses a weight that can be read and is negative or not a number.
-
-    Args:
-        name: the argument's.
-        value: a schedule and a traced scalar are let through.
-
-    Raises:
-        ValueError: naming what came.
-    """
-    if isinstance(value, int | float) and not value >= 0:
-        raise ValueError(f"{name} must be at least 0, or a schedule, got {value}.")

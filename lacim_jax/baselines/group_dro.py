@@ -8,11 +8,11 @@ from jax.typing import ArrayLike
 
 from lacim_jax.baselines.domain_risks import (
     check_num_domains,
-    check_weight,
     domain_risks,
     mean_over_present,
     read,
 )
+from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
 from lacim_jax.likelihoods import CATEGORICAL, Likelihood
 from lacim_jax.model import Examples

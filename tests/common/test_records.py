@@ -1,7 +1,9 @@
 """Records: what is written comes back, and an interrupted writer loses nothing that was whole."""
 
+import errno
 import json
 import math
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,19 +75,41 @@ def test_an_unfinished_last_line_is_dropped_and_nothing_else(tmp_path, cut):
     whole = path.read_bytes()
     writer.write(record(seed=1))
     path.write_bytes(path.read_bytes()[:-cut])
-    assert [r.seed for r in read_records(path)] == [0]
+    with pytest.warns(UserWarning, match=r"r\.jsonl:2 is cut off and left out; the 1 lines"):
+        assert [r.seed for r in read_records(path)] == [0]
     RecordWriter(path, origin=ORIGIN).write(record(seed=2))
     assert path.read_bytes().startswith(whole)
     assert [r.seed for r in read_records(path)] == [0, 2]
 
 
-@pytest.mark.parametrize("line", ["nonsense", "{}", "[1]", '{"method": 1}'])
+@pytest.mark.parametrize("line", [b"nonsense", b"{}", b"[1]", b'{"method": 1}', b"\xff", b""])
 def test_a_line_that_is_no_record_is_named(tmp_path, line):
     path = tmp_path / "r.jsonl"
     RecordWriter(path, origin=ORIGIN).write(record())
-    path.write_text(path.read_text() + line + "\n")
+    path.write_bytes(path.read_bytes() + line + b"\n")
     with pytest.raises(ValueError, match=r"r\.jsonl:2 is not a record"):
         read_records(path)
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    writer = RecordWriter(path, origin=ORIGIN)
+    writer.write(record())
+    write, taken = os.write, []
+
+    def room_for_ten_bytes(descriptor, content):
+        if taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken.append(write(descriptor, content[:10]))
+        return taken[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", room_for_ten_bytes)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(record(seed=1))
+    assert [r.seed for r in read_records(path)] == [0]
+    writer.write(record(seed=2))
+    assert [r.seed for r in read_records(path)] == [0, 2]
 
 
 def test_no_file_no_records(tmp_path):

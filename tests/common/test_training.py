@@ -16,7 +16,7 @@ from common.classification import (
 )
 from common.networks import resnet
 from common.seeds import streams
-from common.training import TrainState, fit, init_state, train_step
+from common.training import DivergedError, TrainState, fit, init_state, train_step
 
 KEYS = streams(3)
 
@@ -202,6 +202,71 @@ def test_many_runs_go_on_past_those_that_diverged():
     np.testing.assert_array_equal(found.curve["loss"], [[np.nan, 1.0], [np.nan, 1.0]])
 
 
+def stepping_into_nan(bad_step, **options):
+    """A run whose loss is NaN at step `bad_step`, the first, and whose state is from there on."""
+
+    def step(state, batch, key):
+        del batch, key
+        bad = state.step >= bad_step
+        params = jnp.where(bad, jnp.nan, state.params + 1)
+        info = type("Info", (), {"loss": jnp.where(bad, jnp.nan, state.params)})
+        return TrainState(params, (), (), state.step + 1), info
+
+    state = TrainState(jnp.zeros([]), (), (), jnp.zeros([], jnp.int32))
+    settings = {"order": KEYS.order, "noise": KEYS.noise, "batch_size": 4, "epochs": 2}
+    return fit(step, state, jnp.zeros(20), chunk=2, **(settings | options))
+
+
+def test_divergence_is_an_error_where_it_is_asked_for(tmp_path):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(DivergedError, match=r"at step 7 .* it is not; take a smaller") as found,
+    ):
+        stepping_into_nan(7, checkpoints=checkpoints, on_divergence="raise")
+    assert found.value.step == 7
+    keys = jnp.stack([KEYS.order, KEYS.order])
+    state = TrainState(jnp.asarray([0, 100]), (), (), jnp.zeros([2], jnp.int32))
+    with pytest.raises(DivergedError, match="at step 3"):
+        fit(
+            noisy_step(3), state, jnp.zeros(20), order=keys, noise=keys, batch_size=4, epochs=2,
+            on_divergence="raise",
+        )  # fmt: skip
+
+
+def test_the_last_good_checkpoint_outlives_divergence(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        whole = stepping_into_nan(7, checkpoints=checkpoints)
+    assert whole.diverged_at == 7
+    with Checkpoints(tmp_path) as checkpoints:
+        good = checkpoints.restore(whole.state)
+        assert (good.step, float(good.state.params)) == (7, 7.0)
+        again = stepping_into_nan(7, checkpoints=checkpoints)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_of_many_runs_those_that_diverged_are_saved_with_the_others(tmp_path):
+    keys = jnp.stack([KEYS.order, KEYS.order])
+
+    def run(epochs):
+        def step(state, batch, key):
+            params = jnp.where(state.params > 100, jnp.nan, state.params + 1)
+            info = type("Info", (), {"loss": params})
+            return TrainState(params, (), (), state.step + 1), info
+
+        state = TrainState(jnp.asarray([0.0, 99.0]), (), (), jnp.zeros([2], jnp.int32))
+        with Checkpoints(tmp_path / str(epochs[0])) as checkpoints:
+            for last in epochs:
+                found = fit(
+                    step, state, jnp.zeros(8), order=keys, noise=keys, batch_size=4, epochs=last,
+                    checkpoints=checkpoints,
+                )  # fmt: skip
+        return found
+
+    whole, resumed = run([3]), run([2, 3])
+    np.testing.assert_array_equal(whole.diverged_at, [-1, 2])
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
 def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
     scans = []
     scan = jax.lax.scan
@@ -228,6 +293,7 @@ def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
         ({"batch_size": 0}, "between 1 and the 53 examples"),
         ({"chunk": 0}, "at least 1 step"),
         ({"loop": "fast"}, "'auto', 'scan' or 'driven', got 'fast'"),
+        ({"on_divergence": "hope"}, "'stop' or 'raise', got 'hope'"),
         ({"order": jnp.stack([KEYS.order])}, "both be one key, or both an array"),
         ({"at_once": 0}, "at_once must be None or at least 1 run, got 0"),
     ],
@@ -248,15 +314,22 @@ def test_groups_have_no_checkpoints(tmp_path):
         )  # fmt: skip
 
 
-def test_data_of_unequal_length_are_refused():
+def test_data_of_unequal_length_or_not_finite_are_refused():
     tx = optax.sgd(0.1)
     params, (inputs, labels) = problem()
     step = train_step(cross_entropy_loss(linear), tx)
-    with pytest.raises(ValueError, match="share their leading axis"):
-        fit(
-            step, init_state(params, tx), (inputs, labels[1:]), order=KEYS.order,
-            noise=KEYS.noise, batch_size=4, epochs=1,
-        )  # fmt: skip
+    bad = inputs.at[7, 1].set(jnp.nan).at[9, 0].set(jnp.inf)
+    for data, message in (
+        ((inputs, labels[1:]), "share their leading axis"),
+        ((inputs, jnp.zeros([])), "share their leading axis"),
+        ((bad, labels), r"in 2 of 53 examples, number 7 the first, of the array data\[0\]"),
+        ({"x": np.asarray(bad)}, r"finite, .* of the array data\['x'\]; leave"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(
+                step, init_state(params, tx), data, order=KEYS.order, noise=KEYS.noise,
+                batch_size=4, epochs=1,
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("batch_size", [1000, 10, 7])

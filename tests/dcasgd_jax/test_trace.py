@@ -1,5 +1,8 @@
 """Traces: what is written is read back to the bit, and what cannot be is refused by its line."""
 
+import errno
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -95,13 +98,16 @@ def test_other_programs_files(folder):
         ("worker,clock\n0,-0.5\n", "line 2: clock must be .* got '-0.5'"),
         ("# x\nworker,clock\n0,2\n\n0,1.5\n", "line 5: clock must .* never go back, got 1.5"),
         ("# num_workers=2\nworker,clock\n0,1\n2,2\n", r"line 4: workers must be in \[0, 2\)"),
+        ("# num_steps=2\nworker,clock\n0,1\n", "there are 2 steps, and has 1: it was cut short"),
+        ("# num_steps=0\nworker,clock\n0,1\n", "there are 0 steps, and has 1: it was .*length"),
+        ("\udcff\udcfe", r"line 1: the first line names the columns, .* got '\\udcff\\udcfe'"),
         ("worker,clock,staleness\n0,1,1\n", "line 2: the gradient of step 0 cannot be 1 steps"),
         ("worker,clock,staleness\n0,1,0\n0,1,0\n0,2,2\n", "line 4: .* is 0 steps stale"),
     ],
 )
 def test_errors_name_file_and_line(folder, text, message):
     path = folder / "bad.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=message) as error:
         read_trace(path)
     assert str(path) in str(error.value)
@@ -119,3 +125,28 @@ def test_a_stretch_from_the_middle_is_not_recorded(folder):
     tail = jax.tree.map(lambda column: column[5:], round_robin(4, 20))
     with pytest.raises(ValueError, match=r"begins in the middle: .* cannot be 3 steps stale"):
         write_trace(tail, folder / "trace.csv")
+
+
+def test_a_trace_that_was_cut_short_anywhere_is_recognised(folder):
+    path = folder / "trace.csv"
+    write_trace(round_robin(2, 5), path)
+    whole = path.read_bytes()
+    for length in range(whole.index(b"worker,clock"), len(whole) - len(b"3.0\n")):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"trace\.csv"):
+            read_trace(path)
+
+
+def test_what_cannot_be_written_leaves_the_trace_that_was_there(folder, monkeypatch):
+    path = folder / "trace.csv"
+    write_trace(round_robin(2, 5), path)
+    before = path.read_bytes()
+
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        write_trace(round_robin(2, 6), path)
+    assert path.read_bytes() == before
+    assert not list(folder.glob(".trace*"))

@@ -316,6 +316,12 @@ def test_bad_input_is_one_clear_error():
     variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         elbo(model, variables, examples, KEY, num_samples=0)
+    for factor in ("beta", "label_weight"):
+        for value in (-1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=f"{factor} must be at least 0 and finite, or a"):
+                lacim_loss(model, **{factor: value})
+            with pytest.raises(ValueError, match=f"{factor} must be at least 0 and finite, or a"):
+                elbo(model, variables, examples, KEY, **{factor: value})
     for bad, message in (
         (examples._replace(images=255 * examples.images), "pixels must lie between 0 and 1"),
         (examples._replace(labels=examples.labels + 1), "labels must lie between 0 and 1"),

@@ -223,6 +223,8 @@ def test_csg_needs_one_correlated_prior(fault):
         csg_loss(model)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         csg_loss(CSG_MODEL, num_samples=0)
+    with pytest.raises(ValueError, match="beta must be at least 0"):
+        csg_loss(CSG_MODEL, beta=-1.0)
 
 
 def test_all_latents_of_ivae_may_cause_the_label():

@@ -1,0 +1,140 @@
+"""Files that are written whole or not at all, and names that cannot lead out of their folder."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replaces a file in one go: who reads it, even after a power cut, sees the old one or this.
+
+    Args:
+        path: the file; its folder is there. A link is replaced, not followed.
+        content: all of it; text is written as UTF-8.
+
+    Raises:
+        OSError: if it cannot be written, on a full disk say; the old file is still there then.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb", buffering=0) as file:
+            _write(file.fileno(), content.encode() if isinstance(content, str) else content)
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Appends to a file; what could not be written to its end is cut off again.
+
+    Args:
+        path: the file, created where it is missing.
+        content: a line, say.
+
+    Raises:
+        OSError: if it cannot be written, on a full disk say; the file is as it was then.
+    """
+    # One write to a file opened for appending: lines of two processes do not interleave.
+    with path.open("ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            _write(file.fileno(), content)
+            os.fsync(file.fileno())
+        except BaseException:  # Ctrl-C too
+            # Not where another process has appended behind it: its line is whole.
+            written = os.fstat(file.fileno()).st_size
+            if written <= before + len(content):
+                os.ftruncate(file.fileno(), before)
+            raise
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:  # a disk that fills up takes a part and says so only at the next try
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def cut_unfinished_line(path: Path) -> None:
+    """Cuts off what follows the last end of a line, if anything does.
+
+    Args:
+        path: a file; it need not be there.
+    """
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            file.truncate(complete)
+
+
+def sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, outlive a power cut.
+
+    Args:
+        path: a file; or a folder, where the system can.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # not every system opens folders
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def full_disk(error: BaseException) -> bool:
+    """Whether an error says that there is no room left, of the disk or of the user's share of it.
+
+    Args:
+        error: any.
+    """
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class OutsideError(ValueError):
+    """A name that leads out of the folder that it must lie in."""
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a name in a folder.
+
+    Args:
+        folder: anywhere; it may be a link itself, and need not be there.
+        name: one name or several with slashes between them.
+
+    Raises:
+        OutsideError: if the path leads elsewhere: through "..", as an absolute one, by a link.
+
+    Example:
+        >>> inside(Path("results"), "gsgd_mlp").as_posix()
+        'results/gsgd_mlp'
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise OutsideError(
+            f"{path} must lie in {folder}, and leads to {path.resolve()}; take a name without "
+            '"..", and remove links that lead elsewhere.'
+        )
+    return path
+
+
+def links_outside(folder: Path) -> Iterator[Path]:
+    """The links in a folder, not in those below it, that lead out of it.
+
+    Args:
+        folder: it need not be there.
+    """
+    if folder.is_dir():
+        home = folder.resolve()
+        for path in sorted(folder.iterdir()):
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                yield path
