@@ -112,6 +112,9 @@ class Checkpoints:
         except BaseException as error:
             for partial in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(partial, ignore_errors=True)
+            if not (self._folder / str(step) / _SEAL).exists():
+                shutil.rmtree(self._folder / str(step), ignore_errors=True)
+                self._manager.reload()
             if not isinstance(error, Exception):  # Ctrl-C
                 raise
             kept = ", ".join(map(str, sorted(self._manager.all_steps()))) or "none"

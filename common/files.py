@@ -44,7 +44,9 @@ def append_whole(path: Path, content: bytes) -> None:
         try:
             _write(file.fileno(), content)
             os.fsync(file.fileno())
-        except BaseException:  # Ctrl-C too
+        except BaseException as error:  # Ctrl-C too
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)
             # Not where another process has appended behind it: its line is whole.
             written = os.fstat(file.fileno()).st_size
             if written <= before + len(content):

@@ -323,7 +323,8 @@ def _plan(
     size = leading_axis(data)
     if not 1 <= batch_size <= size:
         raise ValueError(
-            f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}."
+            f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}: "
+            "take smaller batches."
         )
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 step, got {chunk}.")

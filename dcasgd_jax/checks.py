@@ -71,7 +71,7 @@ def check_clock(clock: np.ndarray) -> None:
         raise StepError(
             step,
             "clock must be finite, start at 0 or later, and never go back, got "
-            f"{clock[step]} at step {step}.",
+            f"{clock[step]} at step {step}; sort the arrivals by time, or mend the trace.",
         )
 
 

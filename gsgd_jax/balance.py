@@ -116,7 +116,7 @@ def concrete_leaves(params: optax.Params, gauge: Gauge) -> list[np.ndarray]:
             if not np.isfinite(arrays[i]).all():
                 raise ValueError(
                     f"skeletons and balanced weights are found from finite parameters, but "
-                    f"{gauge.names[i]} is not finite."
+                    f"{gauge.names[i]} is not finite; start from weights that are."
                 )
     return arrays
 

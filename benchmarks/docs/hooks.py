@@ -1,8 +1,9 @@
 """What the documentation site shows beside its written pages, made anew at every build.
 
-The evidence with its figures, the notebooks with their outputs, and the list of experiments: none
-of it is copied into the pages, so none of it can be stale. MkDocs calls the functions named `on_*`.
-Nothing here needs it before that, nor jax.
+The evidence with its figures, the notebooks with their outputs, the list of experiments and what is
+said of bad input: none of it is copied into the pages, so none of it can be stale. MkDocs calls the
+functions named `on_*`. Nothing here needs it before that, nor jax, but for the page of bad inputs,
+which tries them.
 """
 
 import ast
@@ -26,6 +27,9 @@ EVIDENCE = ROOT / "benchmarks" / "evidence"
 NOTEBOOKS = ROOT / "benchmarks" / "notebooks"
 EXPERIMENTS = "<!-- experiments -->"
 """Where a page has this line, the list of experiments stands."""
+
+BAD_INPUT = "<!-- bad input -->"
+"""Where a page has this line, the tables of bad inputs stand, each tried at this build."""
 
 ORDER = ("path_space", "delay_compensation", "latent_causes", "three_ideas_together")
 """Notebooks in the order of reading; others follow by name."""
@@ -250,7 +254,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Puts the list of experiments where a page asks for it.
+    """Puts the list of experiments, or that of bad inputs, where a page asks for it.
 
     Args:
         markdown: of the page.
@@ -258,7 +262,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         config: not looked at.
         files: not looked at.
     """
-    return markdown.replace(EXPERIMENTS, experiments()) if EXPERIMENTS in markdown else markdown
+    if EXPERIMENTS in markdown:
+        markdown = markdown.replace(EXPERIMENTS, experiments())
+    if BAD_INPUT in markdown:
+        from benchmarks.docs import bad_input  # needs jax, which no other page does
+
+        markdown = markdown.replace(BAD_INPUT, bad_input.page())
+    return markdown
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:

@@ -58,7 +58,8 @@ def batches(
     size = leading_axis(data)
     if not 1 <= batch_size <= size:
         raise ValueError(
-            f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}."
+            f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}: "
+            "take smaller batches."
         )
     stop = size - size % batch_size if drop_remainder else size
 

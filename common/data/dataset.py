@@ -57,10 +57,14 @@ def from_arrays(
         )
     if labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{name} must have one label an image, [n] = [{len(images)}], got {labels.shape}."
+            f"{name} must have one label an image, [n] = [{len(images)}], got {labels.shape}: "
+            "pass those of these images."
         )
     if images.size == 0:
-        raise ValueError(f"{name} must hold at least one pixel, got shape {images.shape}.")
+        raise ValueError(
+            f"{name} must hold at least one pixel, got shape {images.shape}: "
+            "ask for another part of the data."
+        )
     if num_classes < 1:
         raise ValueError(f"num_classes of {name} must be at least 1, got {num_classes}.")
     low, high = int(labels.min()), int(labels.max())
@@ -68,7 +72,7 @@ def from_arrays(
         unlabelled = " A label of -1 marks a split without labels." if low == -1 else ""
         raise ValueError(
             f"labels of {name} must lie between 0 and num_classes - 1 = {num_classes - 1}, "
-            f"got {low} to {high}.{unlabelled}"
+            f"got {low} to {high}: renumber the classes, or name more of them.{unlabelled}"
         )
     return Dataset(images, labels.astype(np.int32), int(num_classes), name)
 

@@ -168,8 +168,7 @@ def test_ctrl_c_before_the_seal_leaves_the_one_before(folder, monkeypatch):
         patch.setattr(checkpoints, "_seal", interrupted)
         with pytest.raises(KeyboardInterrupt):
             opened.save(3, STATE, {})
-    with pytest.warns(UserWarning, match="/3 is damaged .its writing was cut short"):
-        assert restore(folder).step == 2
+    assert restore(folder).step == 2
 
 
 def test_ctrl_c_before_the_name_leaves_no_trace(folder, monkeypatch):

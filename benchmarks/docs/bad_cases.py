@@ -1,0 +1,495 @@
+"""The bad inputs that the page "When the input is bad" shows, each as a program that meets it."""
+
+import dataclasses
+import errno
+import os
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dcasgd_jax
+import gsgd_jax
+import lacim_jax
+from benchmarks import evidence, registry, runner
+from benchmarks.stages import Stages
+from common import checkpoints, files, records, training
+from common.checkpoints import Checkpoints
+from common.data import batches, from_arrays, from_domains, leave_one_out, read_npz
+from common.progress import Silent
+from dcasgd_jax.checks import StepError
+
+
+class Case(NamedTuple):
+    """One bad input."""
+
+    topic: str
+    """What the cases beside it have in common; a table each."""
+    input: str
+    """What is bad, in words."""
+    where: str
+    """What refuses it."""
+    kind: type[BaseException]
+    """Of the error."""
+    attempt: Callable[[Path], Any]
+    """Does it; given an empty folder, and called with `FOLDER` for its path in what is shown."""
+    left: str = "nothing was begun"
+    """What is intact afterwards."""
+
+
+_W = {"w": jnp.ones(2)}
+_PARAMS = [jnp.array([[2.0, 3.0]]), jnp.array([[5.0], [7.0]])]
+_PIXELS = np.zeros((4, 2, 2, 1), np.uint8)
+_IMAGES = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 2, 2)
+_STATE = {"w": np.arange(6.0, dtype=np.float32)}
+
+
+def _fit(data: Any, **options: Any) -> Any:
+    """A run of the training loop; its step is never compiled where the input is bad."""
+
+    def step(state: training.TrainState, batch: Any, key: jax.Array) -> Any:
+        del batch, key
+        info = training.StepInfo(jnp.where(state.step < 3, 1.0, jnp.inf), {})
+        return state._replace(step=state.step + 1), info
+
+    state = training.init_state(_W, optax.identity())
+    key = jax.random.key(0)
+    settings: dict[str, Any] = {"batch_size": 2, "epochs": 2} | options
+    return training.fit(step, state, data, order=key, noise=key, **settings)
+
+
+def _examples(**changes: Any) -> Any:
+    """Checks examples of two domains, changed, against a model for two."""
+    model = lacim_jax.LaCIM(
+        lacim_jax.MLPEncoder((2,)), lacim_jax.MLPDecoder((2, 2), (2,)), lacim_jax.MLP((2,)),
+        num_domains=2, s_dim=1, v_dim=1,
+    )  # fmt: skip
+    columns = {"images": _IMAGES, "labels": np.arange(4) % 2, "domains": np.arange(4) // 2}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), _IMAGES, columns["domains"])
+    # The check looks at their shapes only, and these are not compiled.
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return lacim_jax.check_examples(model, variables, lacim_jax.Examples(**(columns | changes)))
+
+
+def _domains(images: np.ndarray, names: tuple[str, ...]) -> Any:
+    of = np.arange(len(images)) % 2 if len(names) == 2 else np.zeros(len(images), int)
+    return from_domains(images, 0 * of, of, class_names=["digit"], domain_names=names)
+
+
+def _path_step(gradients: Any) -> Any:
+    skeleton = gsgd_jax.choose_skeleton(gsgd_jax.mlp_gauge(_PARAMS), _PARAMS)
+    tx = gsgd_jax.gsgd(0.1, skeleton)
+    return tx.update(gradients, tx.init(_PARAMS), _PARAMS)
+
+
+def _compensated(**trees: Any) -> Any:
+    tx = dcasgd_jax.delay_compensation(0.04)
+    return tx.update(_W, tx.init(_W), **({"params": _W} | trees))
+
+
+def _simulated(schedule: dcasgd_jax.Schedule, gradient: Any = None) -> Any:
+    steps = len(schedule.worker)
+    gradient = gradient or (lambda params, batch: params)
+    return dcasgd_jax.simulate(gradient, _W, optax.sgd(0.1), schedule, jnp.zeros(steps))
+
+
+def _trace(folder: Path, change: Callable[[str], str]) -> Any:
+    path = folder / "trace.csv"
+    dcasgd_jax.write_trace(dcasgd_jax.round_robin(2, 3), path)
+    path.write_text(change(path.read_text()))
+    return dcasgd_jax.read_trace(path)
+
+
+def _saved(folder: Path, *steps: int) -> Path:
+    with Checkpoints(folder / "run") as opened:
+        for step in steps:
+            opened.save(step, _STATE, {})
+    return folder / "run"
+
+
+def _restored(run: Path, template: Any = None) -> Any:
+    with Checkpoints(run) as opened:
+        return opened.restore(_STATE if template is None else template)
+
+
+def _all_cut(folder: Path) -> Any:
+    run = _saved(folder, 1, 2)
+    for path in run.glob("*/notes/metadata"):
+        path.write_bytes(path.read_bytes()[:-3])
+    return _restored(run)
+
+
+def _nan_saved(folder: Path) -> Any:
+    with Checkpoints(folder / "run") as opened:
+        opened.save(1, _STATE, {})
+        opened.save(2, {"w": _STATE["w"] * np.nan}, {}, allow_nan=True)
+        return opened.restore(_STATE)
+
+
+def _nan_saved_by_default(folder: Path) -> Any:
+    with Checkpoints(folder / "run") as opened:
+        opened.save(1, {"w": _STATE["w"] * np.nan}, {})
+
+
+def _full(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _interrupted(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def _unwritten(folder: Path) -> Any:
+    run = _saved(folder, 1)
+    with mock.patch.object(checkpoints, "write_whole", _full), Checkpoints(run) as opened:
+        opened.save(2, _STATE, {})
+
+
+def _record(**changes: Any) -> records.Record:
+    fields = {"method": "m", "setting": {}, "seed": 0, "metrics": {}, "wall_time": 0.0}
+    return records.Record(**(fields | changes))
+
+
+def _damaged_records(folder: Path) -> Any:
+    path = folder / "records.jsonl"
+    records.RecordWriter(path, origin={"run": "1"}).write(_record())
+    path.write_text("!" + path.read_text())
+    return records.read_records(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    pass
+
+
+class _Experiment:
+    """An experiment of two seeds, of which the second meets `fault`."""
+
+    PRESETS: Mapping[str, Any] = types.MappingProxyType({})
+
+    def __init__(self, fault: Callable[..., Any]):
+        self._fault = fault
+
+    def run(self, settings: Any, context: registry.Context) -> Iterator[records.Record]:
+        del settings, context
+        yield _record()
+        self._fault()
+        yield _record(seed=1)
+
+    def tables(self, records: Any) -> str:
+        return f"{len(records)} records"
+
+    def plots(self, records: Any, out: Path) -> list[Path]:
+        del records, out
+        return []
+
+
+def _run(folder: Path, fault: Callable[..., Any]) -> Any:
+    context = registry.Context((0, 1), None, Silent(), Stages())
+    return runner.run_experiment(
+        "gsgd_mlp", _Experiment(fault), _Settings(), context, preset="smoke",
+        command="python -m benchmarks gsgd_mlp", out=folder,
+    )  # fmt: skip
+
+
+def _warned(act: Callable[..., Any], *arguments: Any) -> Any:
+    """Raises what is warned of, so that the page can show it beside the errors."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        act(*arguments)
+    raise next(w.message for w in seen if isinstance(w.message, UserWarning))
+
+
+def _one_cut(folder: Path) -> Any:
+    run = _saved(folder, 1, 2)
+    (run / "2" / "notes" / "metadata").write_bytes(b"{")
+    return _warned(_restored, run)
+
+
+def _torn_records(folder: Path) -> Any:
+    path = folder / "records.jsonl"
+    writer = records.RecordWriter(path, origin={"run": "1"})
+    for seed in (0, 1):
+        writer.write(_record(seed=seed))
+    path.write_bytes(path.read_bytes()[:-5])
+    return _warned(records.read_records, path)
+
+
+def _full_records(folder: Path) -> Any:
+    with mock.patch.object(files, "_write", _full):
+        return records.RecordWriter(folder / "records.jsonl", origin={}).write(_record())
+
+
+def _damaged_manifest(folder: Path) -> Any:
+    (folder / "manifest.json").write_text("{")
+    context = registry.Context((0,), None, Silent(), Stages())
+    return runner.run_experiment(
+        "gsgd_mlp", _Experiment(_full), _Settings(), context, preset="smoke",
+        command="python -m benchmarks gsgd_mlp", out=folder, resume=True,
+    )  # fmt: skip
+
+
+def _linked(folder: Path) -> Any:
+    (folder / "out").mkdir()
+    (folder / "out" / "tables.md").symlink_to(folder / "precious.md")
+    return runner.check_folder(folder / "out")
+
+
+def _taken(folder: Path) -> Any:
+    origin = {"benchmark": "gsgd_mlp", "preset": "../../escape"}
+    records.RecordWriter(folder / "run" / "records.jsonl", origin=origin).write(_record())
+    return evidence.take(folder / "run", folder / "evidence")
+
+
+def _pickled(folder: Path) -> Any:
+    np.savez(folder / "data.npz", images=np.asarray([{}], object))
+    return read_npz(folder / "data.npz")
+
+
+def _cut_data(folder: Path) -> Any:
+    np.savez(folder / "data.npz", images=_PIXELS)
+    (folder / "data.npz").write_bytes((folder / "data.npz").read_bytes()[:-9])
+    return read_npz(folder / "data.npz")
+
+
+_SHAPES = "Shapes, dtypes and trees"
+_DATA = "Data"
+_NUMBERS = "Hyperparameters"
+_ARRIVALS = "Arrivals and stale gradients"
+_KEPT = "Checkpoints, records and disks"
+_NAMES = "Names and pickles"
+_OLD = "what was there before"
+_LAST = "every checkpoint saved before"
+_RUN = "every finished record; `--resume` goes on"
+
+CASES = (
+    Case(
+        _SHAPES, "labels that are not one an image", "common.data.from_arrays", ValueError,
+        lambda _: from_arrays(_PIXELS, np.zeros(3, int), num_classes=2),
+    ),
+    Case(
+        _SHAPES, "pixels that are floating-point", "common.data.from_arrays", TypeError,
+        lambda _: from_arrays(_PIXELS / 255, np.zeros(4, int), num_classes=2),
+    ),
+    Case(
+        _SHAPES, "images of another shape than the decoder's", "lacim_jax.check_examples",
+        ValueError, lambda _: _examples(images=_IMAGES[:, :1]),
+    ),
+    Case(
+        _SHAPES, "gradients of other parameters, path space", "gsgd_jax.in_path_space", ValueError,
+        lambda _: _path_step(dict(enumerate(_PARAMS))),
+    ),
+    Case(
+        _SHAPES, "gradients of another shape, path space", "gsgd_jax.in_path_space", ValueError,
+        lambda _: _path_step([jnp.ones((3, 2)), _PARAMS[1]]),
+    ),
+    Case(
+        _SHAPES, "parameters that are whole numbers", "gsgd_jax.choose_skeleton", TypeError,
+        lambda _: gsgd_jax.choose_skeleton(
+            gsgd_jax.mlp_gauge(_PARAMS), [w.astype(int) for w in _PARAMS]
+        ),
+    ),
+    Case(
+        _SHAPES, "a snapshot of other parameters", "dcasgd_jax.delay_compensation", ValueError,
+        lambda _: _compensated(stale_params={"v": jnp.ones(2)}),
+    ),
+    Case(
+        _SHAPES, "a snapshot of another shape", "dcasgd_jax.delay_compensation", ValueError,
+        lambda _: _compensated(stale_params={"w": jnp.ones((3, 2))}),
+    ),
+    Case(
+        _SHAPES, "gradients of another shape, simulated", "dcasgd_jax.simulate", ValueError,
+        lambda _: _simulated(
+            dcasgd_jax.round_robin(2, 3), lambda params, batch: {"w": jnp.ones([])}
+        ),
+    ),
+    Case(
+        _DATA, "labels out of range", "common.data.from_arrays", ValueError,
+        lambda _: from_arrays(_PIXELS, np.arange(4), num_classes=3),
+    ),
+    Case(
+        _DATA, "labels out of range, LaCIM", "lacim_jax.check_examples", ValueError,
+        lambda _: _examples(labels=np.arange(4)),
+    ),
+    Case(
+        _DATA, "no example at all", "common.data.from_arrays", ValueError,
+        lambda _: from_arrays(_PIXELS[:0], np.zeros(0, int), num_classes=2),
+    ),
+    Case(
+        _DATA, "fewer examples than a batch", "common.data.batches", ValueError,
+        lambda _: batches(_PIXELS, 8, key=None),
+    ),
+    Case(
+        _DATA, "NaN or infinity in images", "common.data.from_domains", ValueError,
+        lambda _: _domains(np.full((4, 2, 2), np.inf), ("a", "b")),
+    ),
+    Case(
+        _DATA, "NaN or infinity in what is trained on", "common.training.fit", ValueError,
+        lambda _: _fit({"x": np.asarray([0.0, np.nan, 1.0, 2.0])}),
+    ),
+    Case(
+        _DATA, "NaN in images, LaCIM", "lacim_jax.check_examples", ValueError,
+        lambda _: _examples(images=_IMAGES * np.nan),
+    ),
+    Case(
+        _DATA, "NaN in parameters", "gsgd_jax.choose_skeleton", ValueError,
+        lambda _: gsgd_jax.choose_skeleton(
+            gsgd_jax.mlp_gauge(_PARAMS), [w * jnp.nan for w in _PARAMS]
+        ),
+    ),
+    Case(
+        _DATA, "a domain without an example", "lacim_jax.check_examples", ValueError,
+        lambda _: _examples(domains=np.zeros(4, int)),
+    ),
+    Case(
+        _DATA, "a domain that was not trained", "lacim_jax.check_examples", ValueError,
+        lambda _: _examples(domains=np.arange(4)),
+    ),
+    Case(
+        _DATA, "one domain only, and that left out", "common.data.leave_one_out", ValueError,
+        lambda _: leave_one_out(_domains(_PIXELS, ("a",)), "a", jax.random.key(0)),
+    ),
+    Case(
+        _DATA, "no image in any domain but one", "common.data.leave_one_out", ValueError,
+        lambda _: leave_one_out(
+            _domains(_PIXELS, ("a",))._replace(domain_names=("a", "b")), "a", jax.random.key(0)
+        ),
+    ),
+    Case(
+        _DATA, "a data set that was cut short", "common.data.read_npz", ValueError, _cut_data,
+    ),
+    Case(
+        _NUMBERS, "a negative learning rate, path space", "gsgd_jax.gsgd", ValueError,
+        lambda _: gsgd_jax.gsgd(-0.1, None),
+    ),
+    Case(
+        _NUMBERS, "a negative learning rate, DC-ASGD", "dcasgd_jax.dcasgd", ValueError,
+        lambda _: dcasgd_jax.dcasgd(-0.1, 0.04),
+    ),
+    Case(
+        _NUMBERS, "a negative lambda", "dcasgd_jax.delay_compensation", ValueError,
+        lambda _: dcasgd_jax.delay_compensation(-0.04),
+    ),
+    Case(
+        _NUMBERS, "a negative weight of LaCIM's search", "lacim_jax.Search", ValueError,
+        lambda _: lacim_jax.Search(weight=-1.0),
+    ),
+    Case(
+        _NUMBERS, "a bound on steps that allows none", "gsgd_jax.in_path_space", ValueError,
+        lambda _: gsgd_jax.in_path_space(optax.sgd(0.1), None, max_ratio=0.5),
+    ),
+    Case(
+        _NUMBERS, "a loss that is not finite, where that is no result", "common.training.fit",
+        training.DivergedError, lambda _: _fit(jnp.zeros(4), on_divergence="raise"), _LAST,
+    ),
+    Case(
+        _ARRIVALS, "no snapshot", "dcasgd_jax.delay_compensation", ValueError,
+        lambda _: _compensated(),
+    ),
+    Case(
+        _ARRIVALS, "no snapshot, path space", "gsgd_jax.in_path_space", ValueError,
+        lambda _: (
+            tx := gsgd_jax.in_path_space(
+                optax.sgd(0.1),
+                gsgd_jax.choose_skeleton(gsgd_jax.mlp_gauge(_PARAMS), _PARAMS),
+                stale_gradients=True,
+            )
+        ).update(_PARAMS, tx.init(_PARAMS), _PARAMS),
+    ),
+    Case(
+        _ARRIVALS, "a schedule with a worker that is not there", "dcasgd_jax.simulate", StepError,
+        lambda _: _simulated(
+            dataclasses.replace(dcasgd_jax.round_robin(3, 3), num_workers=2)
+        ),
+    ),
+    Case(
+        _ARRIVALS, "a clock that goes back", "dcasgd_jax.from_arrivals", StepError,
+        lambda _: dcasgd_jax.from_arrivals([0, 1], [2.0, 1.0]),
+    ),
+    Case(
+        _ARRIVALS, "a trace with a worker that is not there", "dcasgd_jax.read_trace", ValueError,
+        lambda folder: _trace(folder, lambda text: text.replace("workers=2", "workers=1")),
+    ),
+    Case(
+        _ARRIVALS, "a trace that was cut short", "dcasgd_jax.read_trace", ValueError,
+        lambda folder: _trace(folder, lambda text: text[: text.rindex("0,")]),
+    ),
+    Case(
+        _KEPT, "the newest checkpoint damaged or cut short (a warning)",
+        "common.checkpoints.Checkpoints", UserWarning, _one_cut,
+        "the checkpoint before it, which is gone on from",
+    ),
+    Case(
+        _KEPT, "all checkpoints damaged", "common.checkpoints.Checkpoints",
+        checkpoints.DamagedCheckpointError, _all_cut, "all files, as they are",
+    ),
+    Case(
+        _KEPT, "a checkpoint of another state", "common.checkpoints.Checkpoints", ValueError,
+        lambda folder: _restored(_saved(folder, 1), {"w": np.zeros(3, np.float32)}), _LAST,
+    ),
+    Case(
+        _KEPT, "NaN in a state to be saved", "common.checkpoints.Checkpoints",
+        checkpoints.NotANumberError,
+        _nan_saved_by_default, _LAST,
+    ),
+    Case(
+        _KEPT, "NaN in a checkpoint", "common.checkpoints.Checkpoints",
+        checkpoints.NotANumberError, _nan_saved, "all files, as they are",
+    ),
+    Case(
+        _KEPT, "a full disk while a checkpoint is written", "common.checkpoints.Checkpoints",
+        checkpoints.UnwrittenCheckpointError, _unwritten, _LAST,
+    ),
+    Case(
+        _KEPT, "a damaged line among records", "common.records.read_records", ValueError,
+        _damaged_records, "the file, as it is; a run refuses it before it computes anything",
+    ),
+    Case(
+        _KEPT, "a last record that a power cut tore (a warning)", "common.records.read_records",
+        UserWarning, _torn_records, "every record before it; the next writer cuts the rest off",
+    ),
+    Case(
+        _KEPT, "a full disk while a record is written", "common.records.RecordWriter", OSError,
+        _full_records, "every line before it, and no part of this one",
+    ),
+    Case(
+        _KEPT, "a full disk during a run", "python -m benchmarks", runner.DiskFullError,
+        lambda folder: _run(folder, _full), _RUN,
+    ),
+    Case(
+        _KEPT, "Ctrl-C during a run", "python -m benchmarks", runner.RunInterruptedError,
+        lambda folder: _run(folder, _interrupted), _RUN,
+    ),
+    Case(
+        _KEPT, "a damaged manifest, with `--resume`", "python -m benchmarks", runner.OtherRunError,
+        _damaged_manifest, _OLD,
+    ),
+    Case(
+        _NAMES, "an experiment called `../escape`", "python -m benchmarks",
+        registry.UnknownNameError, lambda _: registry.load("../escape"),
+    ),
+    Case(
+        _NAMES, "a name with `..` in it", "common.files.inside", files.OutsideError,
+        lambda folder: files.inside(folder / "out", "../escape"),
+    ),
+    Case(
+        _NAMES, "a link out of the folder of `--out`", "python -m benchmarks", runner.OutputError,
+        _linked, _OLD,
+    ),
+    Case(
+        _NAMES, "records whose preset is called `../../escape`", "python -m benchmarks report",
+        registry.UnknownNameError, _taken, _OLD,
+    ),
+    Case(
+        _NAMES, "a data set with pickled objects", "common.data.read_npz", ValueError, _pickled,
+        "nothing was unpickled",
+    ),
+)  # fmt: skip
+"""Every case of the page, a topic after the other."""
