@@ -93,8 +93,7 @@ def read_records(path: Path) -> list[Record]:
     *lines, rest = path.read_bytes().split(b"\n")
     if rest:
         warnings.warn(
-            f"{path}:{len(lines) + 1} is cut off and left out; the {len(lines)} lines before it "
-            "are whole.",
+            f"{path}:{len(lines) + 1} is cut off and left out; what stands before it is whole.",
             stacklevel=2,
         )
     return [parse_record(line, f"{path}:{i}") for i, line in enumerate(lines, start=1)]

@@ -66,7 +66,7 @@ def page() -> str:
             topic = case.topic
             parts.append(f"\n## {topic}\n\n| input | refused by | error | left intact |")
             parts.append("| :-- | :-- | :-- | :-- |")
-        said = re.sub(r"([|*_`<>\[\]])", r"\\\1", text)
+        said = re.sub(r"([|*_`\[\]])", r"\\\1", text).replace("<", "&lt;")
         cells = (case.input, f"`{case.where}`", f"`{type(error).__name__}`: {said}", case.left)
         parts.append(f"| {' | '.join(cells)} |")
     return "\n".join(parts).strip()
