@@ -20,9 +20,12 @@ one. Beside them stands the rate of the machine's own product of two matrices, f
 turns. Where the loop reaches a share of it, no program with the same arithmetic can be
 faster than the loop by more than the inverse of that share: the column "at most".
 
-A whole evaluation is one set of compiled programs: how many are compiled in the first call, and
-how many in a later one with another number of images and of steps, is counted. So is the memory of
-a chunk, beside what 10,000 images at once would take.
+Where other programs run beside it, a clock on the wall measures them too. So the same ratio is
+given in the processor's seconds, of all threads together: what each way costs.
+
+A whole evaluation is one set of compiled programs: how many more are compiled in a later call, with
+another number of images and of steps, is counted. The memory of a chunk stands beside what 10,000
+images at once would take.
 
 Cost: smoke half a minute, cpu 4 minutes on two cores.
 Command: python -m benchmarks lacim_speed --preset cpu
@@ -159,18 +162,27 @@ def _compare(
     """All ways of one contest in turns, and the product of two matrices among them."""
     begun, contest = time.perf_counter(), build(network, settings, seed, context)
     operations, product = _product(settings.product)
-    works = {**contest.ways, PRODUCT: product}
+    busy: dict[str, list[float]] = {}
+    works = {
+        way: functools.partial(_counted, work, busy.setdefault(way, []))
+        for way, work in {**contest.ways, PRODUCT: product}.items()
+    }
     total = (1 + settings.repetitions) * len(works)
     with context.progress.task(
         f"{contest.task}, {_name(network)}, seed {seed}", total=total
     ) as bar:
         turns = all_turns(list(works.values()), settings.repetitions, bar.advance)
     for way, (first, *spent) in zip(works, turns, strict=True):
-        typical = float(np.median(spent))
+        typical, cpu = float(np.median(spent)), float(np.median(busy[way][1:]))
         done = operations if way == PRODUCT else contest.images * contest.arithmetic
-        metrics = {"gflops": done / typical / 1e9, "first_call_seconds": first}
+        metrics = {
+            "gflops": done / typical / 1e9,
+            "gflops_per_cpu_second": done / cpu / 1e9,
+            "first_call_seconds": first,
+        }
         if way != PRODUCT:
             metrics["images_per_second"] = contest.images / typical
+            metrics["images_per_cpu_second"] = contest.images / cpu
         if way == OURS:
             metrics |= contest.others()
         yield Record(
@@ -178,9 +190,20 @@ def _compare(
             setting={"task": contest.task, "decoder": _name(network)},
             seed=seed,
             metrics=metrics,
-            curve={"repetition": list(range(len(spent))), "seconds": spent},
+            curve={
+                "repetition": list(range(len(spent))),
+                "seconds": spent,
+                "cpu_seconds": busy[way][1:],
+            },
             wall_time=time.perf_counter() - begun,
         )
+
+
+def _counted(work: Callable[[], Any], seconds: list[float]) -> None:
+    """Does the work to its end, and notes the processor's seconds, of all threads."""
+    begun = time.process_time()
+    jax.block_until_ready(work())
+    seconds.append(time.process_time() - begun)
 
 
 def _product(side: int) -> tuple[float, Callable[[], Any]]:

@@ -43,11 +43,13 @@ def _throughputs(task: str, networks: dict[str, list[Record]]) -> str:
         row = [name]
         row += [f"{_mean(own, way, 'images_per_second'):,.0f}" for way in (OURS, *loops)]
         row += [_spread(ratios(own, way)) for way in loops]
+        row += [_spread(ratios(own, way, "images_per_cpu_second")) for way in loops]
         row += [f"{100 * _share(own, way):.0f}" for way in (OURS, *loops)]
         row.append(f"{1 / _share(own, LOOP):.1f}")
         rows.append(row)
-    header = ["decoder", f"images/s, {OURS}", *loops, "ratio, median (range)"]
-    header += [f"to {AT_ONCE}"] if task == SEARCH else []
+    header = ["decoder", f"images/s, {OURS}", *loops]
+    for unit in ("seconds", "CPU seconds"):
+        header += [f"ratio to {way}, {unit}, median (range)" for way in loops]
     header += [f"% of the product's rate, {OURS}", *loops, "ratio at most"]
     return markdown(header, rows)
 
@@ -84,25 +86,30 @@ def _mean(records: Sequence[Record], way: str, name: str) -> float:
 
 
 def _share(records: Sequence[Record], way: str) -> float:
-    return _mean(records, way, "gflops") / _mean(records, PRODUCT, "gflops")
+    """Of the product's rate, each by the processor's seconds."""
+    name = "gflops_per_cpu_second"
+    return _mean(records, way, name) / _mean(records, PRODUCT, name)
 
 
 def _spread(found: Sequence[float]) -> str:
     return f"{np.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
-def ratios(records: Sequence[Record], way: str = LOOP) -> list[float]:
+def ratios(
+    records: Sequence[Record], way: str = LOOP, speed: str = "images_per_second"
+) -> list[float]:
     """The compiled way's throughput over another's, a seed each.
 
     Args:
         records: of one task and network.
         way: the other.
+        speed: the metric that tells it.
     """
     seeds = group(records, lambda r: r.seed)
     found = []
     for runs in seeds.values():
-        speed = {r.method: r.metrics["images_per_second"] for r in runs if r.method != PRODUCT}
-        found.append(speed[OURS] / speed[way])
+        of_way = {r.method: r.metrics[speed] for r in runs if r.method != PRODUCT}
+        found.append(of_way[OURS] / of_way[way])
     return found
 
 

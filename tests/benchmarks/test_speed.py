@@ -92,6 +92,7 @@ def test_every_way_to_train_and_to_search_is_timed(tmp_path):
     assert ways == {"training": 3, "latent search": 4}
     for record in records:
         assert record.metrics["gflops"] > 0
+        assert record.metrics["gflops_per_cpu_second"] > 0
     (ours,) = (r for r in records if "programs_later" in r.metrics)
     assert ours.metrics["programs_later"] == 0
     assert ours.metrics["megabytes"] < ours.metrics["megabytes_whole"]
@@ -135,12 +136,16 @@ def test_what_is_left_to_gain_is_stated(ours, share, verdict):
 
     rest = {"first_call_seconds": 1.0}
     figures = rest | {"programs_later": 0.0, "megabytes": 1.0, "megabytes_whole": 9.0}
-    loop = {"images_per_second": 100.0, "gflops": 100 * share} | rest
+
+    def timed(images):
+        rates = ("images_per_second", "images_per_cpu_second")
+        return dict.fromkeys(rates, images) | {"gflops_per_cpu_second": images * share}
+
     records = [
-        record(report.OURS, images_per_second=ours, gflops=ours * share, **figures),
-        record(report.LOOP, **loop),
-        record(report.AT_ONCE, **loop),
-        record(report.PRODUCT, gflops=100.0, **rest),
+        record(report.OURS, **timed(ours), **figures),
+        record(report.LOOP, **timed(100.0), **rest),
+        record(report.AT_ONCE, **timed(100.0), **rest),
+        record(report.PRODUCT, gflops_per_cpu_second=100.0, **rest),
     ]
     assert verdict in lacim_speed.tables(records)
 
