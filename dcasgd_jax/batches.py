@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 
 class Source(NamedTuple):
@@ -41,7 +42,7 @@ def source(batches: Any, num_steps: int) -> Source:
             example=batches,
             on_host=False,
         )
-    if _iterates(batches):
+    if iterates(batches):
         ahead, iterator = [], iter(batches)
         if num_steps:
             ahead = _taken(iterator, 0, 1)
@@ -78,8 +79,37 @@ def one_batch(batches: Any, index: Any, step: Any) -> Any:
     )
 
 
-def _iterates(batches: Any) -> bool:
-    """Whether this is neither an array nor one of Python's containers: a generator, a loader."""
+def reorder_batches(batches: Any, order: ArrayLike) -> Any:
+    """The batches of a recorded run in the order in which its gradients arrived.
+
+    Args:
+        batches: what the run was given: a pytree of arrays [num_batches, ...], or a function from
+            the number of a batch (int32 scalar) to it.
+        order: the number of the batch of each server step, shape [num_steps], dtype int32.
+
+    Returns:
+        What `simulate` takes for the same steps: arrays [num_steps, ...], or a function of the
+        server step.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> reorder_batches(jnp.array([1.0, 2.0, 3.0]), [2, 0, 1])
+        Array([3., 1., 2.], dtype=float32)
+        >>> print(reorder_batches(lambda n: 10 * n, [2, 0, 1])(0))
+        20
+    """
+    order = jnp.asarray(np.asarray(order, np.int32))
+    if callable(batches):
+        return lambda step: batches(order[step])
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[order], batches)
+
+
+def iterates(batches: Any) -> bool:
+    """Whether this is neither an array nor one of Python's containers: a generator, a loader.
+
+    Args:
+        batches: anything.
+    """
     container = isinstance(batches, tuple | list | Mapping)
     return hasattr(batches, "__iter__") and not hasattr(batches, "shape") and not container
 

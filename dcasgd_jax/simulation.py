@@ -147,7 +147,7 @@ def initial_state(server: Server, params: optax.Params, model_state: Any = ()) -
         lambda w: jnp.array(w, dtype=jnp.result_type(w)), (params, model_state)
     )
     opt_state = server.rule.init(params)
-    sent = _stored(server, server.send(params, opt_state))
+    sent = sending(server, params, opt_state)
 
     def for_each(tree: Any) -> Any:
         shape = (server.num_workers,)
@@ -162,6 +162,20 @@ def initial_state(server: Server, params: optax.Params, model_state: Any = ()) -
         model_state=model_state,
         model_snapshots=for_each(model_state),
     )
+
+
+def sending(server: Server, params: optax.Params, opt_state: optax.OptState) -> optax.Params:
+    """The weights that a worker which pulls now holds, as they are kept.
+
+    Args:
+        server: its rule and the dtype of its snapshots.
+        params: its weights.
+        opt_state: its rule's state.
+    """
+    sent = server.send(params, opt_state)
+    if server.snapshot_dtype is None:
+        return sent
+    return jax.tree.map(lambda w: w.astype(server.snapshot_dtype), sent)
 
 
 def held(server: Server, state: SimulatorState, slot: Any) -> tuple[optax.Params, Any]:
@@ -269,7 +283,7 @@ def advance(
         model_state=server.merge(state.model_state, step.pushed),
     )
     distance = _distance(state.params, step.snapshot) if server.log_distance else None
-    return after, _stored(server, server.send(params, opt_state)), distance
+    return after, sending(server, params, opt_state), distance
 
 
 def arrive(
@@ -342,12 +356,6 @@ def empty_log(server: Server, params: optax.Params, num_steps: int) -> Simulator
 
 def _log_dtype(params: optax.Params) -> jnp.dtype:
     return working_dtype(*jax.tree.leaves(params))
-
-
-def _stored(server: Server, params: optax.Params) -> optax.Params:
-    if server.snapshot_dtype is None:
-        return params
-    return jax.tree.map(lambda w: w.astype(server.snapshot_dtype), params)
 
 
 def _distance(params: optax.Params, snapshot: optax.Params) -> jax.Array:

@@ -11,9 +11,10 @@ A trace is a text file of comma-separated values with one line for each server s
 
 `worker` is whose gradient arrived, counted from 0; `clock` is when, in seconds since all workers
 started with the first weights. A column `staleness` may say how many server steps before each
-gradient its weights were made; without it, workers pull upon their own arrivals. Columns of other
-names are left alone, and so are lines that start with #, except those that give the number of
-workers and that of steps, by which a file that was cut short is recognised. There are no quotes.
+gradient its weights were made; without it, workers pull upon their own arrivals. A column `batch`
+may say which batch each gradient was taken on, counted from 0. Columns of other names are left
+alone, and so are lines that start with #, except those that give the number of workers and that of
+steps, by which a file that was cut short is recognised. There are no quotes.
 """
 
 import math
@@ -22,6 +23,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dcasgd_jax.checks import StepError, check_staleness
 from dcasgd_jax.schedule import Schedule, from_arrivals
@@ -55,13 +57,9 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
         (3, array([0, 1, 1], dtype=int32))
     """
     path = Path(path)
-    columns, lines, given = _parse(path)
-    declared, num_steps = given.get("num_workers"), given.get("num_steps", len(lines))
-    if num_steps != len(lines):
-        raise ValueError(
-            f"{path} says that there are {num_steps} steps, and has {len(lines)}: it was cut short "
-            "or lengthened; copy or record it again, or mend its line num_steps."
-        )
+    columns, lines, given = _parse(path, ("worker", "clock", "staleness"))
+    declared = given.get("num_workers")
+    _check_length(path, given, lines)
     if num_workers is not None and declared is not None and num_workers != declared:
         raise ValueError(
             f"{path} says that there are {declared} workers, not {num_workers}; leave num_workers "
@@ -78,16 +76,51 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
         raise ValueError(f"{path}, line {lines[fault.step]}: {fault}") from None
 
 
-def write_trace(schedule: Schedule, path: str | os.PathLike[str]) -> None:
+def read_batch_order(path: str | os.PathLike[str]) -> np.ndarray:
+    r"""Which batch each gradient of a recorded run was taken on: the column `batch` of its trace.
+
+    Args:
+        path: of a trace that has the column, as those of real workers do.
+
+    Returns:
+        The number of the batch of each server step, shape [num_steps], dtype int32.
+
+    Raises:
+        ValueError: naming the file, if it is not well formed or has no such column.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "trace.csv"
+        >>> _ = path.write_text("worker,clock,batch\n0,0.51,0\n2,0.58,2\n0,1.04,3\n")
+        >>> read_batch_order(path)
+        array([0, 2, 3], dtype=int32)
+    """
+    path = Path(path)
+    columns, lines, given = _parse(path, ("worker", "clock", "batch"))
+    _check_length(path, given, lines)
+    if "batch" not in columns:
+        raise ValueError(
+            f"{path} has no column `batch`: it does not say which batches its gradients were "
+            "taken on; record it with write_trace(schedule, path, batch=...)."
+        )
+    return np.array(columns["batch"], np.int32)
+
+
+def write_trace(
+    schedule: Schedule, path: str | os.PathLike[str], *, batch: ArrayLike | None = None
+) -> None:
     """Records a schedule in a file that `read_trace` reads back, to the last bit of the clock.
 
     Args:
         schedule: a whole schedule: of a stretch from the middle of one, the file could not say
             what its first gradients were taken at.
         path: where to write; what is there is replaced, once all is written.
+        batch: which batch each gradient was taken on, for `read_batch_order`; whole numbers >= 0,
+            shape [num_steps]. None: the file does not say.
 
     Raises:
-        ValueError: if the schedule is a stretch that does not begin with the first weights.
+        ValueError: if the schedule is a stretch that does not begin with the first weights, or
+            `batch` is not one whole number a step.
         OSError: if it cannot be written, on a full disk say; what was there is there still.
 
     Example:
@@ -115,6 +148,15 @@ def write_trace(schedule: Schedule, path: str | os.PathLike[str]) -> None:
     upon_arrival = from_arrivals(worker, clock, num_workers=schedule.num_workers).staleness
     if not np.array_equal(staleness, upon_arrival):
         columns["staleness"] = map(str, staleness.tolist())
+    if batch is not None:
+        batch = np.asarray(batch)
+        whole = np.issubdtype(batch.dtype, np.integer) and (batch >= 0).all()
+        if not whole or batch.shape != worker.shape:
+            raise ValueError(
+                f"batch must hold whole numbers >= 0, one a step, shape {worker.shape}, got "
+                f"{batch.dtype} of shape {batch.shape}."
+            )
+        columns["batch"] = map(str, batch.tolist())
     rows = map(",".join, zip(*columns.values(), strict=True))
     lines = [f"# num_workers={schedule.num_workers}", f"# num_steps={worker.size}"]
     lines += [",".join(columns), *rows]
@@ -134,8 +176,19 @@ def _write_whole(path: Path, text: str) -> None:
         raise
 
 
-def _parse(path: Path) -> tuple[dict[str, list], list[int], dict[str, int]]:
-    """The columns that matter by name, the line of each entry, and the numbers declared."""
+def _check_length(path: Path, given: dict[str, int], lines: list[int]) -> None:
+    num_steps = given.get("num_steps", len(lines))
+    if num_steps != len(lines):
+        raise ValueError(
+            f"{path} says that there are {num_steps} steps, and has {len(lines)}: it was cut short "
+            "or lengthened; copy or record it again, or mend its line num_steps."
+        )
+
+
+def _parse(
+    path: Path, wanted: tuple[str, ...]
+) -> tuple[dict[str, list], list[int], dict[str, int]]:
+    """The wanted columns that are there, the line of each entry, and the numbers declared."""
     declared: dict[str, int] = {}
     names: list[str] = []
     columns: dict[str, list] = {}
@@ -149,7 +202,7 @@ def _parse(path: Path) -> tuple[dict[str, list], list[int], dict[str, int]]:
                 continue
             elif not names:
                 names = [name.strip() for name in line.split(",")]
-                columns = {name: [] for name in ("worker", "clock", "staleness") if name in names}
+                columns = {name: [] for name in wanted if name in names}
                 if not {"worker", "clock"} <= columns.keys() or len({*names}) < len(names):
                     raise ValueError(
                         f"{path}, line {number}: the first line names the columns, worker and "

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "tests": set(OURS),
 }
 METHOD_LIBRARIES = {"jax", "flax", "optax", "chex", "jaxtyping", "numpy"}
-EXTRAS = {"common": ["bench"], "benchmarks": ["bench"], "tests": ["bench", "test"]}
+ONLY_IN = {"ray": "dcasgd_jax/actors"}  # libraries that one part of a method may load, when asked
+EXTRAS = {"common": ["bench"], "benchmarks": ["bench"], "tests": ["bench", "ray", "test"]}
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
@@ -57,6 +58,8 @@ def violations(root: Path, libraries: Mapping[str, set[str]]) -> list[str]:
         for path in sorted((root / package).rglob("*.py")):
             for line, name in imports(path, root):
                 allowed = name in (ours if name in OURS else libraries[package])
+                if package in METHODS and name in ONLY_IN:
+                    allowed = path.relative_to(root).as_posix().startswith(ONLY_IN[name] + "/")
                 if not allowed and name not in sys.stdlib_module_names:
                     found.append(f"{path.relative_to(root)}:{line} imports {name}")
     return found
@@ -97,6 +100,8 @@ PLANTED = {
     "gsgd_jax/deep/inner.py": "from ..skeleton import f\nfrom ...dcasgd_jax import g\n",
     "gsgd_jax/lazy.py": "import importlib\nimportlib.import_module('lacim_jax.model')\n",
     "dcasgd_jax/__init__.py": "import numpy as np, matplotlib.pyplot as plt\n",
+    "dcasgd_jax/actors/process.py": "import importlib\nimportlib.import_module('ray')\n",
+    "dcasgd_jax/actors_too.py": "import ray\n",
     "lacim_jax/__init__.py": "if False:\n    from benchmarks.registry import load\nimport scipy\n",
     "common/__init__.py": "import matplotlib\nfrom gsgd_jax import skeleton\nimport undeclared.x\n",
     "common/tests.py": "import os, tests\n",
@@ -108,6 +113,7 @@ CAUGHT = [
     "gsgd_jax/lazy.py:2 imports lacim_jax",
     "gsgd_jax/skeleton.py:2 imports common",
     "dcasgd_jax/__init__.py:1 imports matplotlib",
+    "dcasgd_jax/actors_too.py:1 imports ray",
     "lacim_jax/__init__.py:3 imports scipy",
     "lacim_jax/__init__.py:2 imports benchmarks",
     "common/__init__.py:2 imports gsgd_jax",
@@ -126,7 +132,8 @@ def test_planted_violations_are_caught(tmp_path):
 
 HEAVY = {
     "matplotlib", "tyro", "rich", "tqdm", "tensorflow_datasets", "array_record", "tensorflow",
-    "sklearn", "mlxtend", "pandas", "scipy", "PIL", "orbax", "tensorstore", "common", "benchmarks",
+    "sklearn", "mlxtend", "pandas", "scipy", "PIL", "orbax", "tensorstore", "ray", "common",
+    "benchmarks",
 }  # fmt: skip
 
 
@@ -148,6 +155,10 @@ def loaded(program: str) -> set[str]:
 def unavoidable() -> set[str]:
     """What the libraries of the methods load by themselves: flax loads rich, for one."""
     return loaded("import jax, flax.linen, optax, chex, jaxtyping, numpy")
+
+
+def test_actors_are_imported_without_their_engine():
+    assert "ray" not in loaded("import dcasgd_jax.actors; dcasgd_jax.actors.__all__")
 
 
 @pytest.mark.parametrize("method", METHODS)

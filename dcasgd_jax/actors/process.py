@@ -1,0 +1,70 @@
+"""Ray, loaded only where actors are asked for, and JAX in the processes of actors."""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+
+
+class Process(NamedTuple):
+    """How JAX is to be set up in the process of an actor."""
+
+    settings: dict[str, Any]  # of jax.config, as the caller has them
+    accelerated: bool  # whether accelerators were asked for
+    threads: int  # of one computation on CPU
+
+
+def engine() -> Any:
+    """Ray.
+
+    Raises:
+        ImportError: naming the extra, where it is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError(
+            "real workers run on Ray, which is not installed: install the extra `ray`, as in "
+            "pip install 'gsgd-dcasgd-lacim-jax[ray]'."
+        ) from error
+
+
+def described(options: Mapping[str, Any]) -> Process:
+    """What the caller's process and the options of an actor say.
+
+    Args:
+        options: of the actor, as for Ray.
+    """
+    asked = ("num_gpus", "resources", "accelerator_type")
+    return Process(
+        settings={name: getattr(jax.config, name) for name in _SETTINGS},
+        accelerated=any(options.get(name) for name in asked),
+        threads=max(1, int(options.get("num_cpus") or 1)),
+    )
+
+
+def prepare(process: Process, program: Sequence[Any]) -> list[Any]:
+    """Sets JAX up in the process of an actor, and then unpacks the actor's program.
+
+    Args:
+        process: how.
+        program: references. Unpacking what they refer to may create arrays, and with the first
+            array JAX takes hold of its devices.
+    """
+    for name, value in process.settings.items():
+        jax.config.update(name, value)
+    if not process.accelerated:
+        jax.config.update("jax_platforms", "cpu")
+        # XLA's way to be told the size of its pool: as many as the machine has cores, times the
+        # number of workers on it, would only get in each other's way.
+        os.environ.setdefault("NPROC", str(process.threads))
+    return engine().get(list(program))

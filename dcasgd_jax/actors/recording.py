@@ -1,0 +1,223 @@
+"""What is known of a real run: its trace, its batches, and the state of its servers in a file.
+
+The file is NumPy's own archive of arrays (.npz), read with `allow_pickle=False`: nothing in it is
+executed. It is written whole beside the old one, forced to disk, and put in its place in one move:
+whatever happens in between, a good one is there.
+"""
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dcasgd_jax.actors.wire import host_shapes
+from dcasgd_jax.schedule import Schedule, from_arrivals
+from dcasgd_jax.simulation import ServerState
+
+_COLUMNS = {
+    "worker": np.int32,
+    "staleness": np.int32,
+    "batch": np.int32,
+    "clock": np.float64,
+    "distance": np.float64,
+}
+_FORMAT = 1
+
+
+class Recording(NamedTuple):
+    """What `read_recording` finds in a checkpoint, and what replaying it takes."""
+
+    schedule: Schedule  # who arrived when, and how stale
+    batch: np.ndarray  # shape=(num_steps,), dtype=int32: the number of each step's batch
+    distance: np.ndarray | None  # shape=(num_steps,), float64: |w - snapshot|, where it was logged
+
+
+class Columns:
+    """The columns of a trace, as they grow."""
+
+    def __init__(self, num_workers: int, **columns: np.ndarray):
+        """Begins with what was recorded before.
+
+        Args:
+            num_workers: M.
+            **columns: arrays of equal lengths; none for an empty trace.
+        """
+        self.num_workers = num_workers
+        empty = np.zeros(0)
+        self.columns = {name: columns.get(name, empty).tolist() for name in _COLUMNS}
+
+    def __len__(self) -> int:
+        return len(self.columns["worker"])
+
+    def append(self, **entries: int | float) -> None:
+        """One more server step.
+
+        Args:
+            **entries: of every column.
+        """
+        for name, entry in entries.items():
+            self.columns[name].append(entry)
+
+    def cut(self, num_steps: int) -> None:
+        """Forgets what came after.
+
+        Args:
+            num_steps: how many steps are kept.
+        """
+        for column in self.columns.values():
+            del column[num_steps:]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The columns as arrays."""
+        return {name: np.array(self.columns[name], dtype) for name, dtype in _COLUMNS.items()}
+
+    def recording(self) -> Recording:
+        """The trace as a schedule, and what is beside it.
+
+        Raises:
+            StepError: if these cannot be the arrivals of a run.
+        """
+        arrays = self.arrays()
+        logged = not np.isnan(arrays["distance"]).any()
+        return Recording(
+            schedule=from_arrivals(
+                arrays["worker"],
+                arrays["clock"],
+                num_workers=self.num_workers,
+                staleness=arrays["staleness"],
+            ),
+            batch=arrays["batch"],
+            distance=arrays["distance"] if logged else None,
+        )
+
+
+def save(path: Path, state: ServerState, columns: Columns) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        path: of the file.
+        state: of the servers, on the host.
+        columns: of the trace, as many steps as the state has taken.
+    """
+    leaves = {f"state/{name}": _plain(leaf) for name, leaf in _named(state)}
+    arrays = {**leaves, **columns.arrays()}
+    numbers = {"format": _FORMAT, "num_workers": columns.num_workers}
+    arrays |= {name: np.array(number) for name, number in numbers.items()}
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+    ) as file:
+        try:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(file.name).unlink()
+            raise
+    # The move itself is on disk only when the folder is.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def restore(path: Path, template: ServerState) -> tuple[ServerState, Columns]:
+    """Reads a checkpoint.
+
+    Args:
+        path: of the file.
+        template: shapes and dtypes of the servers' state.
+
+    Returns:
+        The state, on the host, and the trace so far.
+
+    Raises:
+        ValueError: if the file is damaged, or of another run.
+    """
+    arrays, columns = _read(path)
+    due = dict(_named(host_shapes(template)))
+    found = {n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")}
+    if due.keys() != found.keys():
+        first = sorted(due.keys() ^ found.keys())[0]
+        where = "it lacks" if first in due else "it alone has"
+        raise ValueError(
+            f"{path} is the checkpoint of another run: {where} `{first}`; name another file, or "
+            "restore the parameters, the rule and the model state that it was made with."
+        )
+    for name, leaf in due.items():
+        array = found[name]
+        # NumPy writes bfloat16 and its like as so many bytes each.
+        same = array.dtype == leaf.dtype or array.dtype == np.dtype((np.void, leaf.dtype.itemsize))
+        if array.shape != leaf.shape or not same:
+            raise ValueError(
+                f"{path} is the checkpoint of another run: `{name}` is {array.dtype} of shape "
+                f"{array.shape} in it, {leaf.dtype} of shape {leaf.shape} here; name another file."
+            )
+        found[name] = array.view(leaf.dtype)
+    structure = jax.tree.structure(template)
+    state = jax.tree.unflatten(structure, [found[name] for name in due])
+    if int(state.step) != len(columns):
+        raise ValueError(
+            f"{path} is damaged: {len(columns)} arrivals, but {int(state.step)} server steps; "
+            "delete it to start anew."
+        )
+    return state, columns
+
+
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """The trace in a checkpoint of `run_asynchronously`: who arrived when, on which batch.
+
+    For a run that was stopped, or still goes on, as far as its last checkpoint. Nothing is
+    executed, and Ray is not needed.
+
+    Args:
+        path: of the checkpoint.
+
+    Returns:
+        The recording; `write_trace(recording.schedule, path, batch=recording.batch)` makes a text
+        file of it.
+
+    Raises:
+        ValueError: naming the file, if it is none of these or damaged.
+    """
+    return _read(Path(path))[1].recording()
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], Columns]:
+    try:
+        # Opened here, since NumPy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if arrays["format"] != _FORMAT:
+            raise ValueError(f"format {arrays['format']}, not {_FORMAT}")
+        kept = {name: arrays[name] for name in _COLUMNS}
+        if any(a.dtype != _COLUMNS[n] or a.shape != kept["worker"].shape for n, a in kept.items()):
+            raise ValueError("the columns of the trace do not fit each other")
+        columns = Columns(int(arrays["num_workers"]), **kept)
+        order = columns.recording().batch
+        if (order < 0).any() or np.unique(order).size < order.size:
+            raise ValueError("a batch was used twice")
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no whole checkpoint of run_asynchronously ({error}); delete it to start "
+            "anew."
+        ) from error
+    return arrays, columns
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def _plain(leaf: np.ndarray) -> np.ndarray:
+    """NumPy knows no name for extension dtypes; their bytes it can write."""
+    leaf = np.asarray(leaf)
+    return leaf.view(np.dtype((np.void, leaf.dtype.itemsize))) if leaf.dtype.kind == "V" else leaf

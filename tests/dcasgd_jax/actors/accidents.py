@@ -1,0 +1,121 @@
+"""A small training job in which a worker and a server die, each once; and users' programs.
+
+The programs run in processes of their own: that of the tests has functions that check the types of
+their arguments, which Ray cannot hand to actors.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dcasgd_jax import delay_compensation
+from dcasgd_jax.actors import run_asynchronously
+from tests.dcasgd_jax.networks import gradient, weights_of
+
+STEPS, EVERY = 40, 10
+WORKER_DIES_ON, PROGRAM_DIES_AT, SERVER_DIES_AT = 9, 23, 33
+
+
+def job(folder):
+    """Gradient, weights, rule and batches; in this process, nothing dies."""
+    spared = os.getpid()
+
+    def strike(place, name):
+        def dies(count):
+            mark = Path(folder) / name
+            if os.getpid() != spared and count == place and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return np.float32(1.0)
+
+        one = jax.ShapeDtypeStruct((), jnp.float32)
+        return lambda count: jax.pure_callback(dies, one, count, vmap_method="sequential")
+
+    worker_lives = strike(WORKER_DIES_ON, "worker")
+    server_lives = strike(SERVER_DIES_AT, "server")
+
+    def batches(number):
+        key = jax.random.fold_in(jax.random.key(7), number)
+        return worker_lives(number) * jax.random.normal(key, (5, 4)), jnp.arange(5) % 3
+
+    def update(updates, state, params=None):
+        factor = server_lives(state)
+        return jax.tree.map(lambda g: factor * g, updates), state + 1
+
+    mortal = optax.GradientTransformation(lambda _: jnp.zeros([], jnp.int32), update)
+    rule = optax.chain(delay_compensation(2.0, mean_square_decay=0.9), mortal, optax.sgd(0.2))
+    return gradient, weights_of((4, 3), np.random.default_rng(3)), rule, batches
+
+
+def train(folder, **options):
+    """Goes on with the run in this folder."""
+    return run_asynchronously(
+        *job(folder),
+        num_workers=2,
+        num_steps=STEPS,
+        checkpoint=folder / "run.npz",
+        checkpoint_every=EVERY,
+        **options,
+    )
+
+
+def is_killed(folder, address):
+    """Joins the Ray at an address, trains, and is killed."""
+    import ray
+
+    def on_step(step):
+        if step == PROGRAM_DIES_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ray.init(address=address, log_to_driver=False)
+    train(folder, on_step=on_step)
+
+
+def asks_for_too_much():
+    """The error of a run for which the machine is too small."""
+    wanted = {"num_cpus": 64}
+    options = {"worker_options": wanted, "server_options": wanted, "start_timeout": 1}
+    square, batches = jax.grad(lambda w, x: (w - x) ** 2), np.zeros(3, np.float32)
+    try:
+        run_asynchronously(
+            square, 0.0, optax.sgd(0.1), batches, num_workers=2, num_steps=3, **options
+        )
+    except TimeoutError as error:
+        return str(error)
+    raise AssertionError("it was started")
+
+
+def starts_ray(folder):
+    """Starts Ray on the loopback interface, has a program killed, and goes on with its run."""
+    import ray
+
+    context = ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=80 * 2**20,
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        address = context.address_info["gcs_address"]
+        program = [sys.executable, "-m", __spec__.name, "is_killed", folder, address]
+        assert subprocess.run(program).returncode == -signal.SIGKILL
+        shutil.copy(folder / "run.npz", folder / "killed.npz")
+        params, info = train(folder)
+        np.savez(folder / "params.npz", *params, restored=info.restored)
+        (folder / "timeout.txt").write_text(asks_for_too_much())
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    name, where, *rest = sys.argv[1:]
+    {"starts_ray": starts_ray, "is_killed": is_killed}[name](Path(where), *rest)
