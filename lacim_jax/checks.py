@@ -101,7 +101,7 @@ def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
         ValueError: naming what came.
     """
     if isinstance(value, int | float) and not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be at least 0 and finite, or a schedule, got {value}.")
+        raise ValueError(f"{name} must be at least 0, a finite number or a schedule, got {value}.")
 
 
 def _check_domains(model: LaCIM, domains: np.ndarray) -> None:
