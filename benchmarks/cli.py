@@ -12,7 +12,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import everything, evidence, registry
+from benchmarks import everything, evidence, hosts, registry
 from benchmarks.runner import (
     DiskFullError,
     OtherRunError,
@@ -23,7 +23,7 @@ from benchmarks.runner import (
     run_experiment,
 )
 from common.files import OutsideError, inside
-from common.progress import Bars
+from common.progress import Bars, Silent
 
 _DESCRIPTION = """Experiments of G-SGD, DC-ASGD and LaCIM.
 
@@ -63,10 +63,22 @@ class Arguments:
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Of "all": experiments run at a time, each on its share of the cores. Those that time programs
     against each other run alone all the same, and from one seed."""
+    distributed: bool = False
+    """Trains on all devices of several processes, each of which is given this same command line.
+    SLURM, Open MPI and Cloud TPUs are recognised; elsewhere the three options below say who is
+    who. Process 0 writes."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Of --distributed: process 0's address, with a port that is free there."""
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of --distributed: how many processes there are."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of --distributed: which of them this is, counted from 0."""
 
     def command(self) -> str:
         """The command line again, without the machine's own paths."""
-        return f"python -m benchmarks {self.name} --preset {self.preset} --seeds {self.seeds}"
+        shared = " --distributed" if self.distributed else ""
+        chosen = f"--preset {self.preset} --seeds {self.seeds}{shared}"
+        return f"python -m benchmarks {self.name} {chosen}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +142,7 @@ _REFUSED = (
     OutputError,
     OutsideError,
     FileNotFoundError,
+    ConnectionError,
 )
 
 
@@ -175,6 +188,16 @@ def _checked(arguments: Arguments) -> None:
             raise UsageError(f"--{option} must be at least 1, got {value}.")
     if arguments.jobs > 1 and arguments.name != "all":
         raise UsageError('--jobs is of "all"; one experiment is one process.')
+    named = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    if any(option is not None for option in named) and (None in named or not arguments.distributed):
+        raise UsageError(
+            "--coordinator, --num-processes and --process-id go together, and with --distributed; "
+            "where the cluster is recognised, leave all three out."
+        )
+    if arguments.distributed and arguments.name not in registry.DISTRIBUTED:
+        raise registry.UnknownNameError(
+            "experiment that trains on several hosts", str(arguments.name), registry.DISTRIBUTED
+        )
     if arguments.time_budget is not None and not arguments.time_budget > 0:
         raise UsageError(f"--time-budget must be above 0 minutes, got {arguments.time_budget}.")
 
@@ -230,6 +253,13 @@ def _keep_compiled_programs() -> None:
 def _run(arguments: Arguments, console: Console) -> None:
     assert arguments.name is not None
     _checked(arguments)
+    mesh = None
+    if arguments.distributed:
+        # First of all: no process may have computed anything before they have met.
+        hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+        mesh = hosts.mesh()
+    writes = mesh is None or hosts.is_first()
+    console = console if writes else Console(quiet=True)
     deadline = None
     if arguments.time_budget is not None:
         deadline = time.monotonic() + 60 * arguments.time_budget
@@ -248,7 +278,8 @@ def _run(arguments: Arguments, console: Console) -> None:
         context = registry.Context(
             seeds=tuple(range(arguments.seeds)),
             data_dir=arguments.data_dir,
-            progress=Bars(console),
+            progress=Bars(console) if writes else Silent(),
+            mesh=mesh,
         )
         command = dataclasses.replace(arguments, name=name).command()
         report = run_experiment(

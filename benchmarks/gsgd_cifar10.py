@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from benchmarks.path_space_methods import (
     METHODS,
@@ -251,7 +252,8 @@ def _of_network(
                     factor = float(unit(params)) if method.on == "path norm" else 1.0
                     states.append(_with_rates(first(params), factor * rate, settings.epochs))
                 keys = [streams(seed) for seed, _ in runs]
-                found = _train(step, states, data.train, scores(len(runs) > 1), settings, keys)
+                evaluators = scores(len(runs) > 1)
+                found = _train(step, states, data.train, evaluators, settings, keys, context.mesh)
                 seconds = (time.perf_counter() - begun) / len(runs)
                 for (seed, rate), curve in zip(runs, found, strict=True):
                     yield Record(
@@ -322,6 +324,7 @@ def _train(
     evaluators: Sequence[Callable[[Any], dict[str, np.ndarray]]],
     settings: Settings,
     keys: Sequence[Streams],
+    mesh: Mesh | None,
 ) -> list[dict[str, list[float]]]:
     """The columns of each run's curve, one entry an epoch; NaN from the epoch it diverged in."""
     many = len(states) > 1
@@ -342,6 +345,7 @@ def _train(
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=evaluate,
+        mesh=mesh,
     ).curve
     columns = {n: values.reshape(len(values), -1) for n, values in curve.items() if n != "epoch"}
     # Answers of a network whose outputs are not numbers are none, nor are those that follow.

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from benchmarks.registry import Context
@@ -122,7 +123,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
             def of_job(job: _Job = job) -> Iterator[Record]:
                 begun = time.perf_counter()
-                found = _train(job, apply_fn, train, validation, test, settings, bar)
+                found = _train(
+                    job, apply_fn, (train, validation, test), settings, bar, context.mesh
+                )
                 seconds = time.perf_counter() - begun
                 return _records(job, found, apply_fn, test, settings, seconds)
 
@@ -182,13 +185,13 @@ def _fresh(seed: int) -> jax.Array:
 def _train(
     job: _Job,
     apply_fn: ApplyFn,
-    train: tuple[jax.Array, jax.Array],
-    validation: tuple[jax.Array, jax.Array],
-    test: tuple[jax.Array, jax.Array],
+    parts: Sequence[tuple[jax.Array, jax.Array]],
     settings: Settings,
     bar: Bar,
+    mesh: Mesh | None,
 ) -> Fit:
     """Trains every seed, start and learning rate of a job at once; runs in that order."""
+    train, validation, test = parts
     steps = len(train[1]) // settings.batch_size
 
     def rule(learning_rate: float) -> optax.GradientTransformation:
@@ -224,6 +227,7 @@ def _train(
         epochs=settings.epochs,
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
+        mesh=mesh,
     )
 
 

@@ -32,6 +32,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from benchmarks.path_space_jobs import (
@@ -128,16 +129,20 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     todo = list(jobs(methods, rates, given, usual))
     with context.progress.task("SGD, Adam, path space", total=len(todo) * settings.epochs) as bar:
         for job in todo:
-            yield from context.stages.of(
-                stage_name(job), functools.partial(_of_job, job, network, parts, settings, bar)
-            )
+            of_job = functools.partial(_of_job, job, network, parts, settings, bar, context.mesh)
+            yield from context.stages.of(stage_name(job), of_job)
 
 
 def _of_job(
-    job: Job, network: Transformer, parts: Sequence[Part], settings: Settings, bar: Bar
+    job: Job,
+    network: Transformer,
+    parts: Sequence[Part],
+    settings: Settings,
+    bar: Bar,
+    mesh: Mesh | None,
 ) -> Iterator[Record]:
     begun = time.perf_counter()
-    found = _train(job, network, parts, settings, bar)
+    found = _train(job, network, parts, settings, bar, mesh)
     yield from _records(job, found, time.perf_counter() - begun)
 
 
@@ -195,7 +200,12 @@ def _losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _train(
-    job: Job, network: nn.Module, parts: Sequence[Part], settings: Settings, bar: Bar
+    job: Job,
+    network: nn.Module,
+    parts: Sequence[Part],
+    settings: Settings,
+    bar: Bar,
+    mesh: Mesh | None,
 ) -> Fit:
     """Trains all runs of a job at once."""
     train, validation, test = parts
@@ -228,6 +238,7 @@ def _train(
         epochs=settings.epochs,
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
+        mesh=mesh,
     )
 
 

@@ -40,6 +40,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+from jax.sharding import Mesh
+
 from benchmarks.stages import Stages
 from common.progress import Progress
 from common.records import Record
@@ -75,6 +77,9 @@ DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
 """Experiments that time programs against each other: alone on the machine, from one seed."""
 
+DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
+"""Experiments that train on the devices of several processes: batches are shared out."""
+
 PRESET_NAMES = ("smoke", "cpu", "full")
 
 
@@ -89,6 +94,9 @@ class Context(NamedTuple):
     """Where progress bars are drawn."""
     stages: Stages = Stages()
     """What need not be computed again, and when to stop; by default everything is computed."""
+    mesh: Mesh | None = None
+    """Devices whose first axis shares out batches, for experiments of `DISTRIBUTED`; None for one
+    device."""
 
 
 class Experiment(Protocol):

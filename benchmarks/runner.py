@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import hosts
 from benchmarks.registry import Context, Experiment
 from benchmarks.stages import Stages, TimeBudgetSpentError
 from common.files import full_disk, links_outside, write_whole
@@ -89,6 +90,8 @@ def run_experiment(
 ) -> Report:
     """Runs an experiment into a folder.
 
+    Where several processes run it together, process 0 alone reads and writes the folder.
+
     Args:
         name: the experiment's name.
         experiment: its module.
@@ -102,7 +105,8 @@ def run_experiment(
         seconds: after which no further stage is begun; None for no limit.
 
     Returns:
-        Tables and plots, made from the records as they were read back from the file.
+        Tables and plots, made from the records as they were read back from the file; none but in
+        the process that writes.
 
     Raises:
         OtherRunError: if the folder's last run is of other settings, seeds, code, versions or
@@ -111,7 +115,6 @@ def run_experiment(
         RunInterruptedError: on Ctrl-C; the records finished by then are kept and counted.
         RunStoppedError: if time is spent, or (`DiskFullError`) there is no room; likewise.
     """
-    check_folder(out)
     origin = {
         "benchmark": name,
         "preset": preset,
@@ -122,17 +125,30 @@ def run_experiment(
         "provenance": provenance(),
     }
     path = out / "records.jsonl"
-    if path.exists():
-        try:
-            read_records(path)  # a damaged one is found before hours are spent, not after
-        except ValueError as error:
-            raise OutputError(str(error)) from error
-    finished = _finished(out, origin) if resume else {}
-    writer = RecordWriter(path, origin=origin)
+    writes, finished = hosts.is_first(), {}
+
+    def names_of_finished() -> list[str]:
+        check_folder(out)
+        if path.exists():
+            try:
+                read_records(path)  # a damaged one is found before hours are spent, not after
+            except ValueError as error:
+                raise OutputError(str(error)) from error
+        finished.update(_finished(out, origin) if resume else {})
+        return list(finished)
+
+    names = hosts.from_first(names_of_finished, OtherRunError, OutputError)
+    writer = RecordWriter(path, origin=origin) if writes else None
     started, written = time.perf_counter(), 0
     stages: list[dict[str, Any]] = []
 
+    def write(record: Record) -> None:
+        if writer is not None:
+            writer.write(record)
+
     def manifest(status: str, files: list[Path]) -> None:
+        if not writes:
+            return
         write_whole(
             out / "manifest.json",
             json.dumps(
@@ -167,15 +183,22 @@ def run_experiment(
         # What an earlier run finished is this one's before anything can go wrong in it.
         for stage, records in finished.items():
             for record in records:
-                writer.write(record)
+                write(record)
             written += len(records)
             first = written - len(records)
             stages.append({"name": stage, "first": first, "records": len(records)})
         manifest("running", [])
-        limited = Stages(finished, seconds=seconds, on_finished=stage_finished)
+        limited = Stages(
+            names,
+            seconds=seconds,
+            on_finished=stage_finished,
+            agreed=lambda spent: hosts.from_first(lambda: spent),
+        )
         for record in experiment.run(settings, context._replace(stages=limited)):
-            writer.write(record)
+            write(record)
             written += 1
+        if not writes:
+            return Report("", [], written, time.perf_counter() - started)
         records = last_run(read_records(path))
         tables = experiment.tables(records)
         write_whole(out / "tables.md", f"{tables}\n\n{caption(origin)}\n")

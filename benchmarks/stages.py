@@ -26,6 +26,7 @@ class Stages:
         *,
         seconds: float | None = None,
         on_finished: Callable[[str, int], None] | None = None,
+        agreed: Callable[[bool], bool] = bool,
     ):
         """Starts the clock.
 
@@ -35,10 +36,12 @@ class Stages:
                 always begun, so that run after run comes to an end however little time each has.
             on_finished: called with a stage's name and its number of records, when all of them
                 have been taken.
+            agreed: from whether time is spent here, whether to stop: where several processes run
+                the same stages, all of them must.
         """
         self._finished = frozenset(finished)
         self._seconds, self._started = seconds, time.monotonic()
-        self._on_finished = on_finished
+        self._on_finished, self._agreed = on_finished, agreed
         self._begun = 0
 
     def of(self, name: str, make: Callable[[], Iterable[Record]]) -> Iterator[Record]:
@@ -54,10 +57,10 @@ class Stages:
         if name in self._finished:
             return
         spent = time.monotonic() - self._started
-        if self._seconds is not None and self._begun and spent >= self._seconds:
+        budget = self._seconds
+        if budget is not None and self._begun and self._agreed(spent >= budget):
             raise TimeBudgetSpentError(
-                f"{spent / 60:.1f} minutes are spent of {self._seconds / 60:.1f}; "
-                f"stopped before {name!r}."
+                f"{spent / 60:.1f} minutes are spent of {budget / 60:.1f}; stopped before {name!r}."
             )
         self._begun += 1
         records = list(make())

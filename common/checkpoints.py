@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from common.files import sync, write_whole
 
@@ -108,7 +109,10 @@ class Checkpoints:
                         state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(described)
                     ),
                 )
-            _seal(self._folder / str(step))
+            if jax.process_index() == 0:
+                _seal(self._folder / str(step))
+            if jax.process_count() > 1:  # nobody reads it before it is sealed
+                multihost_utils.sync_global_devices(f"checkpoint {step} is sealed")
         except BaseException as error:
             for partial in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(partial, ignore_errors=True)

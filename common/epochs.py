@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.layouts import Layout
+
 Loop = Literal["auto", "scan", "driven"]
 """How steps follow one another: inside one compiled loop, or a compiled step after another. "auto"
 drives where a step has convolutions and runs on CPU, where XLA runs their gradients inside a loop 5
@@ -32,7 +34,14 @@ class Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=KEPT)
-def programs(step: Callable[..., Any], size: int, batch_size: int, *, many_runs: bool) -> Programs:
+def programs(
+    step: Callable[..., Any],
+    size: int,
+    batch_size: int,
+    *,
+    many_runs: bool,
+    layout: Layout | None = None,
+) -> Programs:
     """The programs of a step, the same ones whenever the arguments are.
 
     Args:
@@ -40,6 +49,7 @@ def programs(step: Callable[..., Any], size: int, batch_size: int, *, many_runs:
         size: examples in the data.
         batch_size: examples a step.
         many_runs: whether states and keys have a leading axis [runs]; the data are shared.
+        layout: over several devices; None for one.
     """
     steps = size // batch_size
 
@@ -51,12 +61,16 @@ def programs(step: Callable[..., Any], size: int, batch_size: int, *, many_runs:
         state: Any, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
     ) -> tuple[Any, jax.Array]:
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        if layout is not None:
+            batch = jax.lax.with_sharding_constraint(batch, layout.batch)
         state, info = step(state, batch, jax.random.fold_in(noise, state.step))
         return state, info.loss
 
     if many_runs:
         permute = jax.vmap(permute, in_axes=(0, None), out_axes=1)
         one = jax.vmap(one, in_axes=(0, 0, 0, None))
+    if layout is not None:
+        one = layout.keeping(one)
 
     def by_scan(
         state: Any, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree

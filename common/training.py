@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from common.checkpoints import Checkpoints, leaves_with_nan
 from common.data.batches import leading_axis
 from common.data.dataset import check_finite
 from common.epochs import Loop, advancing, programs
+from common.layouts import layout, place
 from common.progress import Bar
 
 ModelState = chex.ArrayTree
@@ -130,6 +132,7 @@ def fit(
     bar: Bar | None = None,
     checkpoints: Checkpoints | None = None,
     on_divergence: Literal["stop", "raise"] = "stop",
+    mesh: Mesh | None = None,
 ) -> Fit:
     """Trains for whole epochs, each a fresh permutation of the data, the last short batch dropped.
 
@@ -138,6 +141,11 @@ def fit(
     checkpointed; where `checkpoints` holds a state already, training goes on from there and ends
     with the parameters, to the bit, of a run that was never interrupted. Called again with the same
     step function, it compiles nothing anew.
+
+    On a mesh each batch is shared out over its first axis, and a mean over the batch is one over
+    all shares: the run of one device, but for rounding. Leaves of the state that lie on the mesh
+    already stay as they are, whole or shared out; all else is put on every device. The mesh may
+    span processes: each makes the same call with the same arguments, and gets the same answer.
 
     Args:
         step: as `train_step` returns it.
@@ -154,10 +162,12 @@ def fit(
             group after group, of sizes as even as can be. None for all of them. `evaluate` is
             called with one group's states. Not together with `checkpoints`.
         bar: advanced by 1 an epoch in fractions.
-        checkpoints: where to save after each chunk and to resume from. The state of a single run
-            is not saved any more once there is NaN in it: the last good one stays.
+        checkpoints: where to save after each chunk and to resume from; with a mesh that spans
+            processes, a folder that all of them see. The state of a single run is not saved any
+            more once there is NaN in it: the last good one stays.
         on_divergence: "stop" makes a loss that is not finite a result, as in a search of learning
             rates; "raise" makes it an error, of the first run that diverges.
+        mesh: devices to train on, its axes automatic; None for one device.
 
     Returns:
         Final state, curve and divergence. A single run stops at its first loss that is not finite;
@@ -165,13 +175,17 @@ def fit(
 
     Raises:
         ValueError: if shapes do not fit, the data hold NaN or infinity, the batch is larger than
-            the data, or the checkpoint found belongs to a run with another batch size, data set
-            size, chunk or key.
+            the data or cannot be shared out equally, or the checkpoint found belongs to a run with
+            another batch size, data set size, chunk or key.
         DivergedError: if asked for.
     """
     if on_divergence not in ("stop", "raise"):
         raise ValueError(f"on_divergence must be 'stop' or 'raise', got {on_divergence!r}.")
     plan = _plan(data, order, noise, batch_size=batch_size, chunk=chunk)
+    laid_out = None
+    if mesh is not None:
+        state, data = place((state, data), mesh)
+        laid_out = layout(state, mesh, batch_size=batch_size)
     runs = order.shape  # () or (runs,)
     parts = groups(runs[0] if runs else 1, at_once)
     if len(parts) > 1:
@@ -195,12 +209,13 @@ def fit(
                     chunk=chunk,
                     on_divergence=on_divergence,
                     bar=None if bar is None else _Share(bar, (own.stop - own.start) / runs[0]),
+                    mesh=mesh,
                 )
                 for own in parts
             ]
         )
     check_finite(data)
-    compiled = programs(step, plan.size, batch_size, many_runs=bool(runs))
+    compiled = programs(step, plan.size, batch_size, many_runs=bool(runs), layout=laid_out)
     advance = advancing(compiled, state, data, order=order, noise=noise, loop=loop)
     state = jax.tree.map(jnp.copy, state)  # the loop donates its input; the caller keeps theirs
     diverged_at = np.full(runs, -1, np.int64)

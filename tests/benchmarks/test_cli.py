@@ -45,6 +45,10 @@ def test_help_names_every_option(capsys):
         (["../escape"], "no experiment is called '../escape'"),
         (["gsgd_mlp", "--preset", "smok"], "did you mean 'smoke'?"),
         (["gsgd_mlp", "--seeds", "0"], "--seeds must be at least 1"),
+        (["gsgd_mlp", "--process-id", "0"], "go together, and with --distributed"),
+        (["gsgd_mlp", "--distributed", "--coordinator", "a:1"], "go together"),
+        (["gsgd_delay", "--distributed"], "did you mean"),
+        (["gsgd_mlp", "--distributed"], "processes could not be joined"),
     ],
 )
 def test_what_is_not_known_is_answered_with_the_nearest(arguments, message, capsys, tmp_path):

@@ -14,6 +14,7 @@ from common.classification import (
     network_loss,
     network_metrics,
 )
+from common.layouts import layout
 from common.networks import resnet
 from common.seeds import streams
 from common.training import DivergedError, TrainState, fit, init_state, train_step
@@ -371,3 +372,12 @@ def test_a_network_with_running_averages_trains():
     logits = network.apply({"params": found.state.params, **found.state.model_state}, images)
     accuracy = np.mean(np.asarray(logits).argmax(-1) == np.asarray(data[1]))
     np.testing.assert_allclose(found.curve["accuracy"][-1], accuracy)
+
+
+def test_a_mesh_of_one_device_trains_as_no_mesh_does_and_batches_must_fit_one():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    found, plain = (trained(optax.sgd(0.1), mesh=own) for own in (mesh, None))
+    jax.tree.map(np.testing.assert_array_equal, found.state.params, plain.state.params)
+    wide = jax.sharding.AbstractMesh((3,), ("data",))
+    with pytest.raises(ValueError, match=r"8 for 3 devices along 'data'; choose another"):
+        layout(plain.state, wide, batch_size=8)

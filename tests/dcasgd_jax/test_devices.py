@@ -34,6 +34,13 @@ def finish(process):
     return output
 
 
+def free_address():
+    """Where a first process can be met."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
 def test_eight_devices_make_the_run_of_one_to_the_bit():
     output = finish(start("tests.dcasgd_jax.on_devices", devices=8))
     assert output.count("agree to the bit") == 4, output
@@ -42,9 +49,7 @@ def test_eight_devices_make_the_run_of_one_to_the_bit():
 
 
 def test_two_processes_make_the_run_of_one():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     both = [start("tests.dcasgd_jax.on_hosts", address, str(i), devices=2) for i in range(2)]
     for process in both:
         assert "agree to the bit" in finish(process)
