@@ -13,7 +13,8 @@ epochs of batches of 32: neither the accuracies nor, within their spread, the or
 are to be compared with the published ones.
 
 Cost: cpu 16 minutes on one core, estimated from three of its 99 runs. Full is sized for one
-accelerator, the 15 runs of a method side by side; not measured.
+accelerator: a run keeps 0.4 GB for its backward pass (counted from shapes, before fusion), and the
+15 runs of a method are trained side by side, 6 GB. It was not run.
 Command: python -m benchmarks dcasgd_cifar10 --preset cpu --seeds 3
 """
 

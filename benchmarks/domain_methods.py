@@ -60,6 +60,8 @@ class Sizes(NamedTuple):
     num_classes: int
     convolutions: bool = False
     """Convolutional encoder and decoder, the last of `widths` being the encoder's features."""
+    bfloat16: bool = False
+    """Whether encoder and decoder compute in bfloat16; parameters and densities stay float32."""
 
 
 class Method(NamedTuple):
@@ -91,12 +93,13 @@ def modules(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
         sizes: of all of them.
     """
     classifier = MLP((64, sizes.num_classes))
+    dtype = jnp.bfloat16 if sizes.bfloat16 else None
     if sizes.convolutions:
         *channels, features = sizes.widths
-        decoder = ConvDecoder(sizes.image, tuple(reversed(channels)))
-        return ConvEncoder(tuple(channels), features), decoder, classifier
-    decoder = MLPDecoder(sizes.image, tuple(reversed(sizes.widths)))
-    return MLPEncoder(sizes.widths), decoder, classifier
+        decoder = ConvDecoder(sizes.image, tuple(reversed(channels)), dtype=dtype)
+        return ConvEncoder(tuple(channels), features, dtype=dtype), decoder, classifier
+    decoder = MLPDecoder(sizes.image, tuple(reversed(sizes.widths)), dtype=dtype)
+    return MLPEncoder(sizes.widths, dtype=dtype), decoder, classifier
 
 
 def _lacim(sizes: Sizes, **fields: Any) -> LaCIM:

@@ -48,6 +48,10 @@ class Budget:
     """The range of the trials, the same for all methods; logarithmic."""
     search_rate: float = 0.03
     search_steps: tuple[int, ...] = (10, 50)
+    bfloat16: bool = False
+    """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
+    at_once: int | None = None
+    """Runs trained side by side, as many as fit into memory; None for all there are."""
 
 
 class Column(NamedTuple):
@@ -171,12 +175,13 @@ def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Itera
         num_domains=problem.num_domains,
         num_classes=problem.num_classes,
         convolutions=settings.convolutions,
+        bfloat16=settings.bfloat16,
     )
     model = method.build(sizes)
     tried = trials(settings, method)
     cases = [(trial, c) for trial in tried for c in range(len(columns))]
     found = _train(model, method, sizes, parts.train, cases, columns, settings, bar)
-    figures = _measure(model, method, found.state, parts)
+    figures = _measure(model, method, found.state, parts, settings.at_once)
     right = found.diverged_at < 0
     figures = {key: np.where(right, value, math.nan) for key, value in figures.items()}
     wall_time = time.perf_counter() - begun
@@ -254,11 +259,14 @@ def _train(
         weight_decays=hyper.get("weight_decay", jnp.zeros(runs)),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
+        at_once=settings.at_once,
         bar=bar,
     )
 
 
-def _measure(model: Any, method: Method, state: Any, parts: Parts) -> dict[str, np.ndarray]:
+def _measure(
+    model: Any, method: Method, state: Any, parts: Parts, at_once: int | None
+) -> dict[str, np.ndarray]:
     """Accuracy of every run on every part but the training one."""
 
     def figures(state: Any, batch: Any) -> dict[str, jax.Array]:
@@ -267,7 +275,9 @@ def _measure(model: Any, method: Method, state: Any, parts: Parts) -> dict[str, 
         return {"accuracy": (found.argmax(-1) == own.labels).astype(jnp.float32)}
 
     return {
-        name: evaluator(figures, getattr(parts, name), many_runs=True)(state)["accuracy"]
+        name: evaluator(figures, getattr(parts, name), many_runs=True, at_once=at_once)(state)[
+            "accuracy"
+        ]
         for name in ("choice", "oracle", "test")
     }
 

@@ -61,6 +61,7 @@ def fit(
     batch_size: int,
     epochs: int,
     bar: Bar,
+    at_once: int | None = None,
 ) -> Fit:
     """Trains all runs by AdamW, each learning rate falling along a cosine to zero.
 
@@ -76,6 +77,7 @@ def fit(
         batch_size: examples a step.
         epochs: passes over the data.
         bar: advanced by 1 an epoch.
+        at_once: at most so many runs are trained side by side; None for all.
     """
     steps = num_steps(train, batch_size=batch_size, epochs=epochs)
     schedule = optax.cosine_decay_schedule(1.0, steps)
@@ -105,6 +107,7 @@ def fit(
         noise=jnp.stack([k.noise for k in keys]),
         batch_size=batch_size,
         epochs=epochs,
+        at_once=at_once,
         bar=bar,
     )
 

@@ -77,6 +77,8 @@ class Settings:
     """Of the methods made from SGD."""
     adaptive_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     """Of those made from Adam."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
     loss: ActorCritic = dataclasses.field(default_factory=ActorCritic)
 
 
@@ -107,11 +109,12 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             f"{settings.evaluations} evaluations."
         )
     environment = cart_pole(max_steps=settings.max_steps)
-    module = MLP((*settings.widths, environment.num_actions + 1))
+    dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
+    module = MLP((*settings.widths, environment.num_actions + 1), dtype=dtype)
     example = jnp.zeros((1, environment.num_observations), jnp.float32)
     init = jax.jit(lambda key: module.init(key, example)["params"])
     usual = {seed: init(streams(seed).init) for seed in context.seeds}
-    given = traced_problem(module, example, usual[context.seeds[0]])
+    given = traced_problem(module.clone(dtype=jnp.float32), example, usual[context.seeds[0]])
 
     def rates(method: Method) -> tuple[float, ...]:
         return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates

@@ -74,6 +74,8 @@ class Settings:
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     rescaling: float = 0.5
     """Standard deviation of the log-scales of the rescaled copies."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
 
 
 PRESETS = {
@@ -108,7 +110,8 @@ METHODS = (
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate, start and seed."""
-    network = MLP(settings.widths, use_bias=False)
+    dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
+    network = MLP(settings.widths, use_bias=False, dtype=dtype)
     train, validation, test = _data(settings, context.data_dir)
 
     def apply_fn(params: Any, images: jax.Array) -> Any:

@@ -82,6 +82,8 @@ class Settings:
     """Of the methods made from SGD."""
     adaptive_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     """Of those made from Adam."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
 
 
 PRESETS = {
@@ -116,12 +118,12 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     parts = [(jnp.asarray(part.tokens), jnp.asarray(part.labels)) for part in data.parts]
     network = Transformer(
         len(data.words), settings.width, settings.hidden, settings.heads, settings.layers,
-        length=parts[0][0].shape[1],
+        length=parts[0][0].shape[1], dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
     )  # fmt: skip
     example = parts[0][0][:1]
     init = jax.jit(lambda key: network.init(key, example)["params"])
     usual = {seed: init(streams(seed).init) for seed in context.seeds}
-    given = traced_problem(network, example, usual[context.seeds[0]])
+    given = traced_problem(network.clone(dtype=jnp.float32), example, usual[context.seeds[0]])
 
     def rates(method: Method) -> tuple[float, ...]:
         return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates

@@ -123,6 +123,10 @@ class Settings:
     """Weights of the prior in the search of the latents."""
     search_steps: tuple[int, ...] = (0, 10, 50, 100)
     search_draws: int = 1
+    bfloat16: bool = False
+    """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
+    at_once: int | None = None
+    """Runs trained side by side, as many as fit into memory; None for all there are."""
 
 
 PRESETS = {
@@ -238,13 +242,14 @@ def _examples(colored: ColoredDigits, method: str) -> Examples:
 def build(settings: Settings, method: str, image: tuple[int, ...]) -> ERM | LaCIM:
     """The method's model; the encoder trunk and the classifier are the same for all."""
     classifier = MLP((64, 2))
+    dtype = jnp.bfloat16 if settings.bfloat16 else None
     if settings.convolutions:
         *channels, features = settings.widths
-        encoder = ConvEncoder(tuple(channels), features)
-        decoder = ConvDecoder(image, tuple(reversed(channels)))
+        encoder = ConvEncoder(tuple(channels), features, dtype=dtype)
+        decoder = ConvDecoder(image, tuple(reversed(channels)), dtype=dtype)
     else:
-        encoder = MLPEncoder(settings.widths)
-        decoder = MLPDecoder(image, tuple(reversed(settings.widths)))
+        encoder = MLPEncoder(settings.widths, dtype=dtype)
+        decoder = MLPDecoder(image, tuple(reversed(settings.widths)), dtype=dtype)
     if method in (ERM_, COLORLESS):
         return ERM(encoder, classifier, s_dim=settings.s_dim)
     return LaCIM(
@@ -270,7 +275,8 @@ def _run_method(
     measure: MetricsFn = functools.partial(_figures, model)
     figures = {}
     for prefix, part in measured.items():
-        figures |= evaluator(measure, part, prefix=prefix, many_runs=True)(found.state)
+        score = evaluator(measure, part, prefix=prefix, many_runs=True, at_once=settings.at_once)
+        figures |= score(found.state)
     wall_time = time.perf_counter() - begun
     records = [
         Record(
@@ -342,6 +348,7 @@ def _train(
         weight_decays=values("weight_decay"),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
+        at_once=settings.at_once,
         bar=bar,
     )
 

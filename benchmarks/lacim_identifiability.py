@@ -102,6 +102,8 @@ class Settings:
     decoder whose noise is small."""
     starts: int = 1
     """Initialisations of each network."""
+    bfloat16: bool = False
+    """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
 
 
 PRESETS = {
@@ -168,9 +170,10 @@ def build(settings: Settings, method: str, causal: StructuralModel) -> LaCIM:
         causal: what made the data.
     """
     s_dim, classes = causal.label_directions.shape
+    dtype = jnp.bfloat16 if settings.bfloat16 else None
     return LaCIM(
-        MLPEncoder(settings.widths),
-        MLPDecoder((causal.rotations[-1].shape[-1],), widths=settings.widths),
+        MLPEncoder(settings.widths, dtype=dtype),
+        MLPDecoder((causal.rotations[-1].shape[-1],), widths=settings.widths, dtype=dtype),
         MLP((classes,)),
         num_domains=causal.num_domains if method == LACIM else 1,
         s_dim=s_dim,

@@ -102,6 +102,8 @@ class Settings:
     label_weight: float = 30.0
     search_steps: int = 50
     search_rate: float = 0.03
+    bfloat16: bool = False
+    """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
     tiles: int = 6
     """Images in a row."""
     judged: int = 40
@@ -204,6 +206,7 @@ def _show(
         num_domains=images.num_domains,
         num_classes=images.num_classes,
         convolutions=shown.convolutions,
+        bfloat16=settings.bfloat16,
     )
     encoder, decoder, classifier = modules(sizes)
     erm = ERM(encoder, classifier, s_dim=settings.s_dim)

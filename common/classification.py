@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from common.training import LossFn, TrainState
+from common.training import LossFn, TrainState, groups
 
 ApplyFn = Callable[..., jax.Array]
 """`(params, images) -> logits`, float, [batch, classes]."""
@@ -111,6 +111,7 @@ def evaluator(
     batch_size: int = 1000,
     prefix: str = "",
     many_runs: bool = False,
+    at_once: int | None = None,
 ) -> Callable[[Any], dict[str, np.ndarray]]:
     """A function from a state to the means of `metrics_fn` over all of `data`.
 
@@ -123,6 +124,7 @@ def evaluator(
         batch_size: examples evaluated at once.
         prefix: put before each figure's name, as in "test_".
         many_runs: whether states have a leading axis [runs]; then figures are [runs].
+        at_once: of many runs at most so many are evaluated side by side; None for all.
 
     Returns:
         `state -> figures`, each float64, [] or [runs]; for the `evaluate` argument of `fit`.
@@ -145,12 +147,22 @@ def evaluator(
         batch_sums = jax.vmap(batch_sums, in_axes=(0, None, None))
     compiled = jax.jit(batch_sums)
 
-    def evaluate(state: Any) -> dict[str, np.ndarray]:
+    def sums(state: Any) -> dict[str, np.ndarray]:
         parts = [compiled(state, data, jnp.asarray(i)) for i in range(0, size, batch_size)]
         parts = jax.device_get(parts)
         return {
             prefix + name: np.sum([np.asarray(p[name], np.float64) for p in parts], axis=0) / size
             for name in parts[0]
         }
+
+    def evaluate(state: Any) -> dict[str, np.ndarray]:
+        if not many_runs or at_once is None:
+            return sums(state)
+        runs = jax.tree.leaves(state)[0].shape[0]
+        found = [
+            sums(jax.tree.map(lambda leaf, own=own: leaf[own], state))
+            for own in groups(runs, at_once)
+        ]
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     return evaluate

@@ -8,12 +8,18 @@ What LaCIM asks of a module is its call alone:
 
 Each must treat the examples of a batch apart, so normalise by layer or by group, never by batch:
 latents are searched example by example, and the result must not depend on the company.
+
+Each computes in the dtype of its inputs and parameters, or in `dtype`: bfloat16 for mixed
+precision, where parameters and outputs, and with them all densities, stay float32.
 """
 
 import math
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -30,14 +36,15 @@ class MLP(nn.Module):
 
     widths: Sequence[int]
     """Of each layer, the last being the number of outputs."""
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         """Applies the layers; the last one has no activation."""
         hidden = inputs
         for i, width in enumerate(self.widths):
-            hidden = nn.Dense(width)(nn.relu(hidden) if i else hidden)
-        return hidden
+            hidden = nn.Dense(width, dtype=self.dtype)(nn.relu(hidden) if i else hidden)
+        return hidden if self.dtype is None else hidden.astype(inputs.dtype)
 
 
 class MLPEncoder(nn.Module):
@@ -45,11 +52,12 @@ class MLPEncoder(nn.Module):
 
     widths: Sequence[int] = (512, 256)
     """Of each layer, the last being the number of features."""
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, images: Float[Array, " batch *image"]) -> Float[Array, "batch features"]:
         """Features of images of any size, [batch, widths[-1]]."""
-        return nn.relu(MLP(self.widths)(images.reshape(images.shape[0], -1)))
+        return nn.relu(MLP(self.widths, self.dtype)(images.reshape(images.shape[0], -1)))
 
 
 class MLPDecoder(nn.Module):
@@ -59,11 +67,12 @@ class MLPDecoder(nn.Module):
     """Of one example's likelihood parameters: (28, 28, 2), or (dim,) for vectors."""
     widths: Sequence[int] = (256, 512)
     """Of the hidden layers."""
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, latents: Float[Array, "batch dim"]) -> Float[Array, " batch *image"]:
         """Likelihood parameters, [batch, *shape]."""
-        pixels = MLP((*self.widths, math.prod(self.shape)))(latents)
+        pixels = MLP((*self.widths, math.prod(self.shape)), self.dtype)(latents)
         return pixels.reshape(latents.shape[0], *self.shape)
 
 
@@ -79,6 +88,7 @@ class ConvEncoder(nn.Module):
     features: int = 256
     group_size: int = 8
     """Channels normalised together."""
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -87,9 +97,18 @@ class ConvEncoder(nn.Module):
         """Features, [batch, features]."""
         hidden = images
         for width in self.channels:
-            hidden = nn.Conv(width, (3, 3), strides=2)(hidden)
-            hidden = nn.relu(nn.GroupNorm(num_groups=None, group_size=self.group_size)(hidden))
-        return nn.relu(nn.Dense(self.features)(hidden.reshape(images.shape[0], -1)))
+            hidden = nn.Conv(width, (3, 3), strides=2, dtype=self.dtype)(hidden)
+            hidden = nn.relu(_normalised(hidden, self.group_size))
+        hidden = hidden.reshape(images.shape[0], -1)
+        features = nn.relu(nn.Dense(self.features, dtype=self.dtype)(hidden))
+        return features if self.dtype is None else features.astype(images.dtype)
+
+
+def _normalised(hidden: jax.Array, group_size: int) -> jax.Array:
+    # Means and variances are taken in float32 at least, whatever the rest is computed in.
+    wide = hidden.dtype if jnp.finfo(hidden.dtype).bits >= 32 else jnp.float32
+    norm = nn.GroupNorm(num_groups=None, group_size=group_size)
+    return norm(hidden.astype(wide)).astype(hidden.dtype)
 
 
 class ConvDecoder(nn.Module):
@@ -102,6 +121,7 @@ class ConvDecoder(nn.Module):
     """Of the feature maps, from the smallest on. Multiples of `group_size`."""
     group_size: int = 8
     """Channels normalised together."""
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -119,10 +139,13 @@ class ConvDecoder(nn.Module):
                 f"height and width must be divisible by {scale}, 2 to the number of channels "
                 f"{tuple(self.channels)}, got {height}x{width}; give fewer channels."
             )
-        hidden = nn.Dense(height // scale * (width // scale) * self.channels[0])(latents)
+        size = height // scale * (width // scale) * self.channels[0]
+        hidden = nn.Dense(size, dtype=self.dtype)(latents)
         hidden = hidden.reshape(-1, height // scale, width // scale, self.channels[0])
         for channels in (*self.channels[1:], None):
-            hidden = nn.relu(nn.GroupNorm(num_groups=None, group_size=self.group_size)(hidden))
+            hidden = nn.relu(_normalised(hidden, self.group_size))
             # A kernel of twice the stride covers every pixel equally: no checkerboard.
-            hidden = nn.ConvTranspose(channels or outputs, (4, 4), strides=(2, 2))(hidden)
-        return hidden
+            hidden = nn.ConvTranspose(
+                channels or outputs, (4, 4), strides=(2, 2), dtype=self.dtype
+            )(hidden)
+        return hidden if self.dtype is None else hidden.astype(latents.dtype)

@@ -46,6 +46,28 @@ def test_every_engine_is_timed_against_the_baseline(simulated):
             assert workers + 1 < record.metrics["copies"] < workers + 8
 
 
+def test_what_is_lost_is_told_in_copies_of_the_weights(simulated):
+    (copying,) = [r for r in simulated if r.method == dcasgd_speed.COPYING]
+    assert copying.setting["workers"] == 8
+    same = {"network": "MLP", "batch_size": 32}
+
+    def record(method, ratio, **setting):
+        metrics = {"gradients_per_second": 1000.0, "ratio": ratio}
+        return Record(method=method, setting=same | setting, seed=0, metrics=metrics, wall_time=1.0)
+
+    table = dcasgd_speed.tables(
+        [
+            record(dcasgd_speed.SYNCHRONOUS, 1.0),
+            record(dcasgd_speed.COPYING, 10.0, workers=64, rule="none", log=False),
+            record(dcasgd_speed.SLOTS, 0.9, workers=64, rule="ASGD", log=False),
+            record(dcasgd_speed.WAVES, 0.8, workers=64, rule="ASGD", log=False),
+        ]
+    )
+    # 1000 us over 0.8 is 1250; a copy is 100.
+    assert "takes 250 µs more than a synchronous one's 1000: 2.5 copies of the weights" in table
+    assert "100 µs each" in table
+
+
 def fabricated(ratio, copies, *, compensated=1.0):
     """Records of eight workers, as if measured."""
 

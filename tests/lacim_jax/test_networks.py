@@ -56,3 +56,24 @@ def test_vectors_are_images_too():
 def test_a_size_that_cannot_be_halved_is_refused():
     with pytest.raises(ValueError, match=r"divisible by 8, .* got 28x28; give fewer channels"):
         ConvDecoder((28, 28, 1), (16, 16, 16)).init(KEY, jnp.ones((1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (MLP((4,), jnp.bfloat16), (3, 5)),
+        (MLPEncoder((4, 4), jnp.bfloat16), (3, 2, 2, 1)),
+        (MLPDecoder((2, 2, 1), (4,), jnp.bfloat16), (3, 5)),
+        (ConvEncoder((8,), 4, dtype=jnp.bfloat16), (3, 4, 4, 1)),
+        (ConvDecoder((4, 4, 1), (8,), dtype=jnp.bfloat16), (3, 5)),
+    ],
+)
+def test_in_bfloat16_parameters_and_outputs_stay_float32(network, shape):
+    inputs = jax.random.normal(jax.random.key(0), shape)
+    variables = jax.jit(network.init)(jax.random.key(1), inputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    found = jax.jit(network.apply)(variables, inputs)
+    whole = jax.jit(network.clone(dtype=None).apply)(variables, inputs)
+    assert found.dtype == whole.dtype == jnp.float32
+    difference = np.abs(found - whole).max()
+    assert 0 < difference < 0.1 * np.abs(whole).max()
