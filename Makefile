@@ -15,8 +15,9 @@ STAMP := $(VENV)/.installed-$(ACCELERATOR)
 demo: setup
 	$(BIN)/python -m benchmarks demo
 
+# Bytecode is kept whatever the environment says: a dozen processes import jax.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # The site goes to results/site.
 docs: setup

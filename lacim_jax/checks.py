@@ -29,7 +29,7 @@ def check_examples(model: LaCIM, variables: Variables, examples: Examples) -> No
         >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((2, 2)), MLP((2,)), num_domains=2)
         >>> images, labels = jnp.zeros((3, 2, 2)), jnp.asarray([0, 1, 1])
         >>> examples = Examples(images, labels, domains=jnp.asarray([0, 0, 0]))
-        >>> variables = model.init(jax.random.key(0), images, examples.domains)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images, examples.domains)
         >>> check_examples(model, variables, examples)
         Traceback (most recent call last):
             ...

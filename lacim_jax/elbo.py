@@ -81,8 +81,8 @@ def elbo(
         ...     labels=jnp.asarray([0, 1, 1]),
         ...     domains=jnp.asarray([0, 0, 1]),
         ... )
-        >>> variables = model.init(jax.random.key(0), examples.images, examples.domains)
-        >>> terms = elbo(model, variables, examples, jax.random.key(1), num_samples=4)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), examples.images, examples.domains)
+        >>> terms = compiled_elbo(model, variables, examples, jax.random.key(1), num_samples=4)
         >>> terms.bound.shape
         (3,)
 

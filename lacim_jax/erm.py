@@ -26,7 +26,7 @@ class ERM(nn.Module):
         >>> from lacim_jax import MLP, MLPEncoder
         >>> model = ERM(encoder=MLPEncoder((64,)), classifier=MLP((32, 2)))
         >>> images = jax.numpy.zeros((3, 28, 28, 2))
-        >>> logits, variables = model.init_with_output(jax.random.key(0), images)
+        >>> logits, variables = jax.jit(model.init_with_output)(jax.random.key(0), images)
         >>> logits.shape
         (3, 2)
     """

@@ -154,7 +154,7 @@ def predict(
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
         >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((4, 4, 1)), MLP((2,)), num_domains=2)
         >>> images = jnp.full((5, 4, 4, 1), 0.5)
-        >>> variables = model.init(jax.random.key(0), images, jnp.zeros(5, jnp.int32))
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images, jnp.zeros(5, jnp.int32))
         >>> search = Search(optimiser=optax.sgd(0.01), chunk_size=5)
         >>> found = predict(model, variables, images, jax.random.key(1), steps=10, search=search)
         >>> found.probabilities.shape

@@ -29,7 +29,8 @@ class MLP(nn.Module):
     Example:
         >>> import jax
         >>> classifier = MLP(widths=(64, 2))
-        >>> logits, _ = classifier.init_with_output(jax.random.key(0), jax.numpy.ones((5, 16)))
+        >>> key, hidden = jax.random.key(0), jax.numpy.ones((5, 16))
+        >>> logits, _ = jax.jit(classifier.init_with_output)(key, hidden)
         >>> logits.shape
         (5, 2)
     """

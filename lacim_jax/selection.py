@@ -59,7 +59,7 @@ def choose_search(
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
         >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((2, 2, 1)), MLP((2,)), num_domains=1)
         >>> images, zeros = jnp.full((3, 2, 2, 1), 0.5), jnp.zeros(3, jnp.int32)
-        >>> variables = model.init(jax.random.key(0), images, zeros)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images, zeros)
         >>> chosen = choose_search(
         ...     model, variables, Examples(images, zeros, zeros), jax.random.key(1),
         ...     steps=(0, 3), search=Search(optimiser=optax.sgd(0.01), chunk_size=3),

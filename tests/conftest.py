@@ -1,4 +1,8 @@
-"""The strict environment every test runs in: no accelerator, no network, no silent promotion."""
+"""The strict environment every test runs in: no accelerator, no network, no silent promotion.
+
+Most of the time of a cold run would be LLVM optimising what runs once, so programs are compiled
+without it. `optimised` asks for it where a test is long at work, or is about the bits users get.
+"""
 
 import os
 from pathlib import Path
@@ -17,6 +21,7 @@ import pytest  # noqa: E402  (as above)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Shapes and dtypes written in annotations are checked here, and only here.
 jaxtyping.install_import_hook(["gsgd_jax", "dcasgd_jax", "lacim_jax"], "beartype.beartype")
@@ -64,6 +69,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Names the unexpected skips."""
     for line in _unexpected:
         terminalreporter.write_line(f"UNEXPECTED SKIP {line}", red=True)
+
+
+@pytest.fixture
+def optimised():
+    """Compiles what the test runs as users do."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -137,24 +137,34 @@ HEAVY = {
 }  # fmt: skip
 
 
-def loaded(program: str) -> set[str]:
-    """The top-level modules that a fresh process has after running the program."""
-    names = "sorted({m.partition('.')[0] for m in sys.modules})"
-    report = f"\nimport json, sys; print(json.dumps({names}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program + report],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(json.loads(done.stdout))
+SEEN = f"""
+import json, sys
+import jax, flax.linen, optax, chex, jaxtyping, numpy
+
+def names():
+    return sorted({{module.partition(".")[0] for module in sys.modules}})
+
+seen, before = {{"the libraries": names()}}, set(sys.modules)
+for method in {METHODS}:
+    assert __import__(method).__all__
+    seen[method] = names()
+    for new in set(sys.modules) - before:
+        del sys.modules[new]
+print(json.dumps(seen))
+"""
+"""Each method is imported beside the libraries alone, those before it forgotten."""
 
 
 @pytest.fixture(scope="module")
-def unavoidable() -> set[str]:
-    """What the libraries of the methods load by themselves: flax loads rich, for one."""
-    return loaded("import jax, flax.linen, optax, chex, jaxtyping, numpy")
+def seen() -> dict[str, set[str]]:
+    """The top-level modules that a process has after the libraries, and after each method.
+
+    Not all that the libraries load could be avoided: flax loads rich, for one.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {name: set(modules) for name, modules in json.loads(done.stdout).items()}
 
 
 def test_actors_are_imported_without_their_engine():
@@ -162,9 +172,8 @@ def test_actors_are_imported_without_their_engine():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_importing_a_method_loads_nothing_heavy(method, unavoidable):
-    forbidden = (HEAVY | set(METHODS)) - {method} - unavoidable
+def test_importing_a_method_loads_nothing_heavy(method, seen):
+    forbidden = (HEAVY | set(METHODS)) - {method} - seen["the libraries"]
     assert forbidden >= {"matplotlib", "tyro", "tensorflow_datasets", "sklearn", "orbax", "common"}
-    modules = loaded(f"import {method}; {method}.__all__")
-    assert method in modules
-    assert not modules & forbidden
+    assert method in seen[method]
+    assert not seen[method] & forbidden

@@ -23,7 +23,7 @@ class DANN(nn.Module):
         >>> from lacim_jax import ERM, MLP, MLPEncoder
         >>> network = ERM(encoder=MLPEncoder((64,)), classifier=MLP((32, 2)))
         >>> model = DANN(network, adversary=MLP((32, 3)))  # three training domains
-        >>> variables = model.init(jax.random.key(0), jnp.zeros((5, 28, 28, 2)))
+        >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((5, 28, 28, 2)))
         >>> model.apply(variables, jnp.zeros((5, 28, 28, 2))).shape
         (5, 2)
     """

@@ -48,7 +48,7 @@ class DIVA(nn.Module):
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
         >>> model = DIVA(MLPEncoder((8,)), MLPDecoder((4, 4, 1)), MLP((2,)), num_domains=3)
         >>> images = jnp.zeros((5, 4, 4, 1))
-        >>> variables = model.init(jax.random.key(0), images)
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images)
         >>> model.apply(variables, images).shape  # logits
         (5, 2)
 

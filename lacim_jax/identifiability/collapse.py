@@ -82,7 +82,7 @@ def collapse(
         >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((3,)), MLP((2,)), num_domains=2,
         ...               s_dim=1, v_dim=1)
         >>> x, d = jax.random.normal(jax.random.key(1), (20, 3)), jax.numpy.arange(20) % 2
-        >>> report = collapse(model, model.init(jax.random.key(0), x, d), x, d)
+        >>> report = collapse(model, jax.jit(model.init)(jax.random.key(0), x, d), x, d)
         >>> report.kl.shape, report.active_s + report.active_v
         ((2,), 2)
 

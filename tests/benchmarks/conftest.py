@@ -4,7 +4,6 @@ import dataclasses
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,17 +11,6 @@ from benchmarks import registry
 from common.plots import figure
 from common.records import Record
 from common.tables import markdown, metric, number
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Experiments run once, on a handful of numbers: most of it would be LLVM optimising.
-
-    What these tests look at is which runs are made, from what, and what becomes of their records.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from common.classification import classification_metrics, cross_entropy_loss, ev
 from common.seeds import streams
 from common.training import fit, init_state, train_step
 
-# The optimiser below is optax's Adam.
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+# The optimiser below is optax's Adam; the bits are those of users, in processes of their own too.
+pytestmark = pytest.mark.usefixtures("standard_promotion", "optimised")
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -183,6 +183,7 @@ def run_on_eight_devices(function: str, *arguments: str) -> str:
 def sharding_worker(factories: str) -> None:
     """The process of `run_sharding`: writes the tests that passed, raises at the first failure."""
     assert jax.device_count() == 8, jax.devices()
+    jax.config.update("jax_disable_most_optimizations", True)  # as in this process's parent
     from optax._src import sharding_test
 
     known = {*SHARDING_TESTS, *SHARDING_TESTS_OF_OPTAX}

@@ -29,6 +29,7 @@ def one_by_one(batches, taken):
         yield jax.tree.map(lambda x, i=i: np.asarray(x[i]), batches)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("engine", ["slots", "wavefront"])
 def test_three_forms_of_the_same_data_make_the_same_run(engine):
     params = weights_of(SIZES, np.random.default_rng(0))
@@ -45,6 +46,7 @@ def test_three_forms_of_the_same_data_make_the_same_run(engine):
     assert taken == list(range(STEPS))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_stretch_draws_the_batches_of_its_own_steps():
     params = weights_of(SIZES, np.random.default_rng(0))
     schedule = round_robin(WORKERS, STEPS)

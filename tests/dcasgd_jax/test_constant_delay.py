@@ -134,6 +134,7 @@ def test_every_tree_of_the_state_is_a_parameter_tree_to_optax():
     assert marked.step.shape == ()
 
 
+@pytest.mark.usefixtures("optimised")
 def test_state_and_parameters_can_both_be_donated():
     params = {"w": jnp.ones((2, 3))}
     tx = constant_delay(dcasgd(0.1, 0.5), 3)

@@ -65,6 +65,7 @@ def convolution(params, batch):
     return jnp.mean(jnp.square(jnp.tanh(convolved)))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_convolutions_are_found_and_both_engines_agree_on_them_to_the_bit():
     """Driven on CPU, gradients unrolled: each is computed as it is alone."""
     params = jax.random.normal(jax.random.key(0), (2, 2, 3, 3))

@@ -58,6 +58,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("protocol", SCHEDULES)
 def test_it_is_the_run_of_the_slot_engine(x64, protocol, driven):
     params, batches = problem(np.float64)
@@ -76,6 +77,7 @@ def test_it_is_the_run_of_the_slot_engine(x64, protocol, driven):
     assert_same_bits(found, own.state.params)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_run_in_two_stretches_is_one_run_to_the_bit(driven):
     params, batches = problem()
     schedule = round_robin(WORKERS, STEPS)
@@ -94,6 +96,7 @@ def test_a_run_in_two_stretches_is_one_run_to_the_bit(driven):
     assert_same_bits(start, simulator.init(params))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_batches_may_be_drawn_or_iterated_over():
     params, batches = problem()
     simulator = wavefront_simulator(gradient, rule(), WORKERS)

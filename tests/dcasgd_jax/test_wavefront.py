@@ -66,6 +66,7 @@ def test_both_engines_make_the_same_run(protocol):
     np.testing.assert_allclose(info.distance, expected.distance, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_unrolled_gradients_make_the_same_run_to_the_bit():
     """Driven on both sides, so that each gradient is compiled in a program without a loop."""
     params, batches = problem()
@@ -127,6 +128,7 @@ def test_the_plain_parameter_server_gives_the_same_weights(
         np.testing.assert_allclose(log.distance, distances, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("loop", ["scan", "driven"])
 @pytest.mark.parametrize("engine", ["slots", "wavefront"])
 def test_a_run_resumed_from_numbers_on_disk_goes_on_to_the_bit(engine, loop, tmp_path):

@@ -84,18 +84,31 @@ def batch(n=6):
     )
 
 
+@functools.cache
+def start():
+    """Variables of the model above."""
+    examples = batch()
+    return compiled_quickly(small().init)(KEY, examples.images, examples.domains)
+
+
 def test_one_sample_is_the_plain_bound_on_the_same_draw():
     model, examples = small(), batch()
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    variables = start()
     variables = jax.tree.map(lambda w: w + 0.1, variables)
     terms = compiled_elbo(model, variables, examples, KEY)
     # Written out by hand, from the same noise.
-    posterior = model.apply(variables, examples.images, examples.domains, method="encode")
-    prior = model.apply(variables, examples.domains, method="prior")
-    noise = jax.random.normal(KEY, (1, 6, 5))[0]
-    z = np.asarray(posterior.mean + jnp.exp(posterior.log_var / 2) * noise)
-    pixels = np.asarray(model.apply(variables, jnp.asarray(z), method="decode"), np.float64)
-    logits = np.asarray(model.apply(variables, jnp.asarray(z[:, :2]), method="classify"), float)
+
+    @compiled_quickly
+    def outputs(variables):
+        posterior = model.apply(variables, examples.images, examples.domains, method="encode")
+        prior = model.apply(variables, examples.domains, method="prior")
+        noise = jax.random.normal(KEY, (1, 6, 5))[0]
+        z = posterior.mean + jnp.exp(posterior.log_var / 2) * noise
+        pixels = model.apply(variables, z, method="decode")
+        return posterior, prior, z, pixels, model.apply(variables, z[:, :2], method="classify")
+
+    posterior, prior, z, *given = outputs(variables)
+    pixels, logits = (np.asarray(x, np.float64) for x in given)
     x, y = np.asarray(examples.images, np.float64), np.asarray(examples.labels)
 
     def normal(z, gaussian):
@@ -115,15 +128,16 @@ def test_one_sample_is_the_plain_bound_on_the_same_draw():
 
 def test_several_samples_are_the_weighted_form_on_the_same_draws():
     model, examples = small(), batch()
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    variables = start()
     variables = jax.tree.map(lambda w: 3 * w, variables)  # so that the weights differ
     found = compiled_elbo(model, variables, examples, KEY, num_samples=4)
     noise = jax.random.normal(KEY, (4, 6, 5))
-    posterior = model.apply(variables, examples.images, examples.domains, method="encode")
-    prior = model.apply(variables, examples.domains, method="prior")
 
     @compiled_quickly
+    @jax.vmap
     def terms(one):
+        posterior = model.apply(variables, examples.images, examples.domains, method="encode")
+        prior = model.apply(variables, examples.domains, method="prior")
         z = posterior.sample(one)
         pixels = model.apply(variables, z, method="decode")
         logits = model.apply(variables, z[:, :2], method="classify")
@@ -131,7 +145,7 @@ def test_several_samples_are_the_weighted_form_on_the_same_draws():
         log_x = jax.vmap(model.likelihood.log_prob)(pixels, examples.images)
         return log_w, log_x + prior.log_prob(z) - posterior.log_prob(z)
 
-    log_w, ell = (np.asarray(x, np.float64) for x in zip(*map(terms, noise), strict=True))
+    log_w, ell = (np.asarray(x, np.float64) for x in terms(noise))
     w = np.exp(log_w)
     wanted = np.log(w.mean(0)) + (w * ell).sum(0) / w.sum(0)
     np.testing.assert_allclose(found.bound, wanted, rtol=1e-5)
@@ -141,7 +155,7 @@ def test_several_samples_are_the_weighted_form_on_the_same_draws():
 
 def test_the_weights_scale_their_terms():
     model, examples = small(), batch()
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    variables = start()
     options = {"num_samples": 3}
     one = compiled_elbo(model, variables, examples, KEY, **options)
     two = compiled_elbo(
@@ -179,8 +193,8 @@ def test_the_label_has_no_path_into_the_encoder():
 
 
 def test_compiles_once():
-    model, examples = small(), batch(7)
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    examples = batch(7)
+    variables = start()
     before = compiled_elbo._cache_size()
     for step in range(4):
         fresh = small()  # equal, not the same object
@@ -191,7 +205,7 @@ def test_compiles_once():
 
 def test_gradients_are_finite_on_extreme_inputs():
     model, examples = small(), batch()
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    variables = start()
     images = jnp.round(examples.images)
 
     @functools.partial(compiled_quickly, static_argnames="samples")
@@ -212,7 +226,7 @@ def test_gradients_are_finite_on_extreme_inputs():
 
 def test_the_same_key_gives_the_same_bound():
     model, examples = small(), batch()
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    variables = start()
     one, two, other = (
         compiled_elbo(model, variables, examples, jax.random.key(i)) for i in (1, 1, 2)
     )
@@ -222,7 +236,7 @@ def test_the_same_key_gives_the_same_bound():
 
 def test_the_loss_is_minus_the_mean_bound_and_counts_its_steps():
     model, examples = small(), batch()
-    params = jax.jit(model.init)(KEY, examples.images, examples.domains)["params"]
+    params = start()["params"]
     loss = lacim_loss(
         model,
         num_samples=2,
@@ -313,7 +327,7 @@ def test_a_domain_prior_recovers_means_and_scales():
 
 def test_bad_input_is_one_clear_error():
     model, examples = small(), batch()
-    variables = jax.jit(model.init)(KEY, examples.images, examples.domains)
+    variables = start()
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         elbo(model, variables, examples, KEY, num_samples=0)
     for factor in ("beta", "label_weight"):

@@ -1,5 +1,7 @@
 """Which density depends on what."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,15 +33,20 @@ def small(num_domains=3, **options):
     )
 
 
+@functools.cache
 def trained_like(model, n=6):
     """Images, domains and variables in which no two domains are alike."""
-    images = jax.random.uniform(KEY, (n, 4, 4, 1))
-    domains = jnp.arange(n) % model.num_domains
-    variables = compiled_quickly(model.init)(KEY, images, domains)
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
-    return images, domains, jax.tree.unflatten(tree, noisy)
+
+    @compiled_quickly
+    def make():
+        images = jax.random.uniform(KEY, (n, 4, 4, 1))
+        domains = jnp.arange(n) % model.num_domains
+        leaves, tree = jax.tree.flatten(model.init(KEY, images, domains))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noisy = [w + 0.3 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)]
+        return images, domains, jax.tree.unflatten(tree, noisy)
+
+    return make()
 
 
 def test_shapes():
@@ -58,17 +65,24 @@ def test_shapes():
 def test_each_domain_has_a_head_and_a_prior_of_its_own():
     model = small()
     images, domains, variables = trained_like(model)
-    every = model.apply(variables, images, method="encode_in_every_domain")
-    own = model.apply(variables, images, domains, method="encode")
-    priors = model.apply(variables, method="priors")
-    prior = model.apply(variables, domains, method="prior")
+
+    @compiled_quickly
+    def densities(variables):
+        return (
+            model.apply(variables, images, method="encode_in_every_domain"),
+            model.apply(variables, images, domains, method="encode"),
+            model.apply(variables, method="priors"),
+            model.apply(variables, domains, method="prior"),
+        )
+
+    every, own, priors, prior = jax.tree.map(np.asarray, densities(variables))
     for i, d in enumerate(np.asarray(domains)):
         np.testing.assert_array_equal(own.mean[i], every.mean[i, d])
         np.testing.assert_array_equal(own.log_var[i], every.log_var[i, d])
         np.testing.assert_array_equal(prior.mean[i], priors.mean[d])
         np.testing.assert_array_equal(prior.log_var[i], priors.log_var[d])
-    assert np.ptp(np.asarray(every.mean), axis=1).min() > 0
-    assert np.ptp(np.asarray(priors.mean), axis=0).min() > 0
+    assert np.ptp(every.mean, axis=1).min() > 0
+    assert np.ptp(priors.mean, axis=0).min() > 0
 
     def of_domain(d):
         def mean(variables):
@@ -92,7 +106,7 @@ def test_the_label_depends_on_s_alone():
     def logits(latents):
         return model.apply(variables, model.split(latents).s, method="classify")
 
-    latents = model.apply(variables, images, domains).posterior.mean
+    latents = compiled_quickly(model.apply)(variables, images, domains).posterior.mean
     slopes = compiled_quickly(jax.vmap(jax.jacobian(lambda z: logits(z[None])[0])))(
         latents
     )  # [n, classes, dim]
@@ -103,8 +117,10 @@ def test_the_label_depends_on_s_alone():
 def test_the_image_depends_on_both():
     model = small()
     images, domains, variables = trained_like(model)
-    latents = model.apply(variables, images, domains).posterior.mean[0]
-    slopes = jax.jacobian(lambda z: model.apply(variables, z[None], method="decode")[0])(latents)
+    latents = compiled_quickly(model.apply)(variables, images, domains).posterior.mean[0]
+    slopes = compiled_quickly(
+        jax.jacobian(lambda z: model.apply(variables, z[None], method="decode")[0])
+    )(latents)
     assert np.abs(np.asarray(slopes)).reshape(-1, 5).max(axis=0).min() > 0
 
 
@@ -113,15 +129,20 @@ def test_a_domain_that_was_not_trained_shows(domain):
     model = small()
     images, _, variables = trained_like(model)
     unseen = jnp.full(6, domain)
-    posterior = jax.jit(lambda: model.apply(variables, images, unseen, method="encode"))()
-    prior = jax.jit(lambda: model.apply(variables, unseen, method="prior"))()
+    posterior, prior = compiled_quickly(
+        lambda domains: (
+            model.apply(variables, images, domains, method="encode"),
+            model.apply(variables, domains, method="prior"),
+        )
+    )(unseen)
     for parameter in (*posterior, *prior):
         assert np.isnan(parameter).all()
 
 
 def test_training_starts_from_the_standard_normal_prior():
     model = small()
-    variables = model.init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))
+    init = compiled_quickly(model.init)
+    variables = init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))
     for parameter in model.apply(variables, method="priors"):
         np.testing.assert_array_equal(parameter, np.zeros((3, 5)))
 
@@ -130,7 +151,7 @@ def test_log_variances_are_bounded():
     model = small(log_var_bound=2.0)
     images, domains, variables = trained_like(model)
     wild = jax.tree.map(lambda w: 1e3 * w, variables)
-    found = model.apply(wild, images, domains)
+    found = compiled_quickly(model.apply)(wild, images, domains)
     for gaussian in (found.posterior, found.prior):
         assert np.abs(gaussian.log_var).max() <= 2.0
         assert np.abs(gaussian.log_var).max() > 1.9

@@ -17,6 +17,7 @@ from lacim_jax import (
     saliency_of,
     traverse,
 )
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 
@@ -34,7 +35,7 @@ def linear():
         likelihood=gaussian_likelihood(1.0),
     )
     images = jax.random.uniform(KEY, (5, 2, 1)) + 0.5  # positive: ReLU passes them
-    params = model.init(KEY, images, jnp.zeros(5, jnp.int32))["params"]
+    params = compiled_quickly(model.init)(KEY, images, jnp.zeros(5, jnp.int32))["params"]
     params = jax.tree.map(jnp.zeros_like, params)
     kernel = np.zeros((2, 2, 4), np.float32)
     kernel[0, :, 0] = 2.0  # s is twice the first pixel, in both domains

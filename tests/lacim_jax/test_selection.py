@@ -20,6 +20,7 @@ from lacim_jax import (
     predict_from,
     squared_norm,
 )
+from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
 SEARCH = Search(optimiser=optax.sgd(0.2), draws=0, chunk_size=8)
@@ -38,7 +39,7 @@ def blind():
         likelihood=gaussian_likelihood(1.0),
     )
     images = jnp.asarray(np.random.default_rng(0).normal(size=(16, 2)), jnp.float32)
-    params = model.init(KEY, images, jnp.zeros(16, jnp.int32))["params"]
+    params = compiled_quickly(model.init)(KEY, images, jnp.zeros(16, jnp.int32))["params"]
     params = jax.tree.map(jnp.zeros_like, params)
     params["decoder"]["MLP_0"]["Dense_0"]["kernel"] = jnp.eye(2)
     params["classifier"]["Dense_0"]["kernel"] = jnp.asarray([[-5.0, 5.0]])

@@ -56,7 +56,8 @@ CSG_MODEL = LaCIM(
 
 @pytest.fixture(scope="module")
 def diva():
-    return shaken(jax.jit(DIVA_MODEL.init)(KEY, examples().images)["params"])
+    init = compiled_quickly(lambda images: shaken(DIVA_MODEL.init(KEY, images)["params"]))
+    return init(examples().images)
 
 
 def test_the_loss_of_diva_is_its_formula(diva):
@@ -137,7 +138,8 @@ def test_diva_shows_a_domain_that_was_not_trained(diva):
 @pytest.fixture(scope="module")
 def csg():
     data = examples()
-    return shaken(jax.jit(CSG_MODEL.init)(KEY, data.images, data.domains * 0)["params"])
+    init = compiled_quickly(lambda *given: shaken(CSG_MODEL.init(KEY, *given)["params"]))
+    return init(data.images, data.domains * 0)
 
 
 @pytest.mark.usefixtures("x64")

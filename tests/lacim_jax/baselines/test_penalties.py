@@ -24,15 +24,19 @@ def examples(domains=(0, 1, 2, 0, 1, 2, 2, 0, 2, 1)):
     )
 
 
-PARAMS = jax.jit(MODEL.init)(KEY, examples().images)["params"]
+PARAMS = compiled_quickly(MODEL.init)(KEY, examples().images)["params"]
+
+
+@compiled_quickly
+def outputs(images):
+    variables = {"params": PARAMS}
+    represented = MODEL.apply(variables, images, method="represent")
+    return represented, MODEL.apply(variables, images)
 
 
 def seen(data):
     """The network's outputs in float64: representation, logits, losses, slopes in the scale."""
-    represented = np.asarray(
-        MODEL.apply({"params": PARAMS}, data.images, method="represent"), np.float64
-    )
-    logits = np.asarray(MODEL.apply({"params": PARAMS}, data.images), np.float64)
+    represented, logits = (np.asarray(x, np.float64) for x in outputs(data.images))
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     one_hot = np.eye(3)[np.asarray(data.labels)]
     losses = -np.log((probabilities * one_hot).sum(1))
@@ -119,7 +123,7 @@ def test_the_penalty_of_irm_vanishes_at_the_optimal_scale():
     """Logits that give each label its frequency cannot be improved by any factor."""
     model = ERM(MLPEncoder((2,)), MLP((2,)), s_dim=1)
     data = Examples(jnp.ones((32, 3)), jnp.arange(32) // 4 % 4 // 3, jnp.arange(32) % 2)
-    params = model.init(KEY, data.images)["params"]
+    params = compiled_quickly(model.init)(KEY, data.images)["params"]
     params = jax.tree.map(jnp.zeros_like, params)
     frequencies = jnp.asarray([0.75, 0.25])  # in each half of each domain's examples
     params["classifier"]["Dense_0"]["bias"] = jnp.log(frequencies)
