@@ -32,18 +32,22 @@ _unexpected: list[str] = []
 
 
 class DoctestsAsTyped:
-    """Runs docstrings' examples as users type them, without the tests' strict promotion.
+    """Runs docstrings' examples as users type them, without the tests' settings.
 
     A plugin, since the hooks of a conftest do not reach files outside its folder.
     """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item):
-        """Lifts strictness around a docstring's example."""
+        """Lifts them around a docstring's example."""
         if not isinstance(item, pytest.DoctestItem):
             return (yield)
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return (yield)
+        jax.config.update("jax_disable_most_optimizations", False)
+        try:
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                return (yield)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,6 +11,8 @@ from dcasgd_jax.curvature import curvature_compensation
 from dcasgd_jax.low_rank import low_rank_compensation
 from tests.oracles.low_rank_server import LowRankServer
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 WORKERS, DIMENSION = 8, 12
 
 

@@ -10,6 +10,8 @@ from dcasgd_jax import gamma_times, round_robin, running_average, simulate
 from dcasgd_jax.loops import convolution_finder
 from tests.dcasgd_jax.networks import assert_same_bits
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 STEPS, WORKERS = 24, 4
 
 
@@ -65,7 +67,6 @@ def convolution(params, batch):
     return jnp.mean(jnp.square(jnp.tanh(convolved)))
 
 
-@pytest.mark.usefixtures("optimised")
 def test_convolutions_are_found_and_both_engines_agree_on_them_to_the_bit():
     """Driven on CPU, gradients unrolled: each is computed as it is alone."""
     params = jax.random.normal(jax.random.key(0), (2, 2, 3, 3))

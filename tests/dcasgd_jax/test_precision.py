@@ -6,6 +6,8 @@ import pytest
 
 from dcasgd_jax.precision import cast_like, working_dtype
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 @pytest.mark.parametrize(
     ("dtypes", "expected"),

@@ -11,6 +11,8 @@ from dcasgd_jax.compute_times import failure_times, gamma_times
 from tests.dcasgd_jax.networks import batches_of, gradient, weights_of
 from tests.dcasgd_jax.test_slots import histories
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SIZES = (4, 3, 3)
 compiled_gradient = jax.jit(gradient)
 

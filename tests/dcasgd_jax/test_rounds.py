@@ -11,6 +11,8 @@ from tests.dcasgd_jax.networks import batches_of, weights_of
 from tests.dcasgd_jax.networks import gradient as jax_gradient
 from tests.oracles.parameter_server import mlp_gradient
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SIZES, WORKERS, ROUNDS, RATE, LAMBDA = (4, 3), 3, 4, 0.3, 2.0
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from dcasgd_jax import Schedule, from_arrivals, from_compute_times, round_robin
 from tests.oracles.parameter_server import event_queue
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 EXACT = settings(derandomize=True, deadline=None, max_examples=50)
 
 

@@ -25,6 +25,8 @@ from dcasgd_jax import (
 from tests.dcasgd_jax.networks import assert_same_bits, batches_of, gradient, weights_of
 from tests.oracles import parameter_server
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SIZES, STEPS = (6, 5, 3), 40
 
 RULES = {
@@ -52,7 +54,6 @@ def sequential_sgd(params, tx, batches):
     return jax.lax.scan(step, (params, tx.init(params)), batches)[0][0]
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(("num_workers", "decay"), [(1, None), (2, 0.95), (7, None), (7, 0.95)])
 def test_lambda_zero_is_asgd_to_the_bit(problem, num_workers, decay):
     """Closed form 1."""
@@ -63,7 +64,6 @@ def test_lambda_zero_is_asgd_to_the_bit(problem, num_workers, decay):
     assert_same_bits(simulate(gradient, params, tx, schedule, batches)[0], asgd)
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("rule", RULES)
 def test_one_worker_is_sgd_to_the_bit(problem, rule):
     """Closed form 1: without staleness there is nothing to compensate."""
@@ -157,7 +157,6 @@ def test_the_log_is_the_schedules_staleness(problem):
     assert int(info.staleness.sum() + ages.sum()) == (6 - 1) * STEPS
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("rule", "jit"),
     [("asgd", True), ("dcasgd-c", True), ("dcasgd-a", False), ("dcasgd-a, momentum, decay", True)],
@@ -178,7 +177,6 @@ def test_stretches_make_the_same_run_to_the_bit(problem, rule, jit):
         assert_same_bits(jax.tree.map(lambda *x: jnp.concatenate(x), *logs), whole_log)
 
 
-@pytest.mark.usefixtures("optimised")
 def test_resuming_from_a_checkpoint_is_exact(problem, tmp_path):
     params, batches = problem
     schedule = round_robin(3, STEPS)
@@ -336,7 +334,6 @@ def test_errors_name_what_came(problem):
         )
 
 
-@pytest.mark.usefixtures("optimised")
 def test_a_compensator_alone_is_a_server_rule(problem):
     """delay_compensation in a user's chain, snapshots handed on by the simulator."""
     params, batches = problem

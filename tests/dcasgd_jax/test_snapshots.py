@@ -9,6 +9,8 @@ import pytest
 from dcasgd_jax import SendingRule, dcasgd, round_robin, simulate
 from tests.dcasgd_jax.networks import batches_of, gradient, weights_of
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SIZES, STEPS, WORKERS = (4, 3), 12, 3
 
 

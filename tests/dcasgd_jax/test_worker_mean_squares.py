@@ -9,6 +9,8 @@ import pytest
 from dcasgd_jax import constant_delay, dcasgd, delay_compensation, round_robin, simulate
 from dcasgd_jax.arguments import check_count
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 WORKERS = 3
 OPTIONS = {"mean_square_decay": 0.9, "num_workers": WORKERS}
 
