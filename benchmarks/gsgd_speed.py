@@ -4,8 +4,13 @@ A whole step (gradient, transformation, update) by `in_path_space(optax.sgd(...)
 by one by `optax.sgd`, on the same network and batch, in one process: scanned for the perceptron,
 driven from Python for convolutions on CPU, where XLA runs their gradients many times slower inside
 a loop. Ways are timed in turns; a ratio is the median over repetitions. Beside it: how much longer
-the step takes to compile, how much more memory it needs, and how long `find_gauge` and
-`choose_skeleton` take, which happens once.
+the step takes to compile, and where (in tracing, in lowering, or in XLA), how much more memory it
+needs, and how long `find_gauge` and `choose_skeleton` take, which happens once.
+
+XLA compiles every distinct loop once. A step on weights has one loop for each shape of leaf; in
+path space it has some more for each shape, which mask the skeleton, gather its entries and sum
+flows into the units, and equal layers share them. So the ratio falls with depth, and is largest
+where there is little else to compile: in a perceptron, of whose layers only two are alike.
 
 The residual and plain networks have BatchNorm, as published; path space is then that of the exact
 part of their group.
@@ -44,6 +49,8 @@ PERCEPTRON, PLAIN, RESIDUAL = "MLP 3x512", "plain-34", "ResNet-34"
 SGD, GSGD, FIND, CHOOSE = "SGD", "G-SGD", "find_gauge", "choose_skeleton"
 TARGETS = {PERCEPTRON: 1.10, PLAIN: 1.05, RESIDUAL: 1.05}
 COMPILE_TARGET, COPIES_TARGET, FIND_TARGET = 1.5, 1.0, 10.0
+STAGES = ("trace", "lower", "XLA")
+"""Of compilation, in order."""
 TRACED = "ResNet-50"
 
 
@@ -180,8 +187,12 @@ def _compare(
             metrics={
                 "ratio": ratio(own, every[0]),
                 "step_seconds": float(np.median(own)) / steps,
-                "compile_seconds": way.compile_seconds,
-                "compile_ratio": way.compile_seconds / ways[0].compile_seconds,
+                "compile_seconds": sum(way.compile_seconds),
+                "compile_ratio": sum(way.compile_seconds) / sum(ways[0].compile_seconds),
+                **{
+                    f"{stage}_seconds": seconds
+                    for stage, seconds in zip(STAGES, way.compile_seconds, strict=True)
+                },
                 "extra_copies": way.copies - ways[0].copies,
             },
             curve={"repetition": list(range(len(own))), "seconds": own},
@@ -193,7 +204,8 @@ class Way(NamedTuple):
     """One way to take the same steps."""
 
     work: Callable[[], Any]
-    compile_seconds: float
+    compile_seconds: list[float]
+    """Of every stage."""
     copies: float
     """Peak memory beside the batches, in copies of the parameters."""
 
@@ -220,13 +232,15 @@ def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
     given = rows[0] if problem.driven else batches
     # The state is donated and handed back, as in a run that goes on.
     held = [jax.tree.map(jnp.copy, (problem.params, tx.init(problem.params)))]
-    begun = time.perf_counter()
-    compiled = (
-        jax.jit(single if problem.driven else scanned, donate_argnums=0)
-        .lower(held[0], given)
-        .compile()
-    )
-    spent = time.perf_counter() - begun
+    jitted = jax.jit(single if problem.driven else scanned, donate_argnums=0)
+    instants = [time.perf_counter()]
+    traced = jitted.trace(held[0], given)
+    instants.append(time.perf_counter())
+    lowered = traced.lower()
+    instants.append(time.perf_counter())
+    compiled = lowered.compile()
+    instants.append(time.perf_counter())
+    spent = np.diff(instants).tolist()
 
     def work() -> Any:
         for batch in rows if problem.driven else [batches]:
@@ -292,9 +306,32 @@ def tables(records: Sequence[Record]) -> str:
         target = f"{FIND_TARGET:g} s" if network == TRACED else "-"
         cells = ["-" if np.isnan(s) else f"{s:.2f}" for s in seconds]
         once.append([network, *cells, target])
-    return f"{markdown(header, rows)}\n\nOnce, before training:\n\n" + markdown(
-        ["seconds", FIND, CHOOSE, f"target of {FIND}"], once
-    )
+    parts = [
+        markdown(header, rows),
+        _compilation(records),
+        "Once, before training:",
+        markdown(["seconds", FIND, CHOOSE, f"target of {FIND}"], once),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _compilation(records: Sequence[Record]) -> str:
+    """Where compilation spends its time, and what path space adds, if the records tell."""
+    told = [r for r in records if f"{STAGES[0]}_seconds" in r.metrics]
+    rows, added = [], np.zeros(len(STAGES))
+    for (network, batch_size), own in group(told, _where).items():
+        sides = [
+            np.array([_median([r for r in own if r.method == m], f"{s}_seconds") for s in STAGES])
+            for m in (SGD, GSGD)
+        ]
+        added += sides[1] - sides[0]
+        cells = [f"{one:.2f} -> {other:.2f}" for one, other in zip(*sides, strict=True)]
+        rows.append([network, f"{batch_size}", *cells])
+    if not rows:
+        return ""
+    shares = [f"{share:.0%} {s}" for s, share in zip(STAGES, added / added.sum(), strict=True)]
+    table = markdown(["network", "batch", *(f"{stage}, s" for stage in STAGES)], rows)
+    return f"Compilation, {SGD} -> {GSGD}; of the seconds added {', '.join(shares)}:\n\n{table}"
 
 
 def _where(record: Record) -> tuple[str, int]:

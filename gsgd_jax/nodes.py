@@ -1,46 +1,13 @@
 """Numbers on their way between the entries of leaves and the nodes of the gauge.
 
-Vectors over nodes have length num_nodes + 1, the last element standing for ground. Node ids are
-static, so a run of consecutive ones becomes a slice, and no dense mask is ever stored.
+Here vectors over nodes have length num_nodes + 1, the last element standing for ground; see
+`blocks` for those of path space. Node ids are static, so a run of consecutive ones becomes a slice,
+and no dense mask is ever stored.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from gsgd_jax.gauge import Gauge
-
-
-def gather(
-    leaves: Sequence[jax.Array],
-    edges: np.ndarray,
-    gauge: Gauge,
-    dtype: np.dtype,
-    *,
-    ground: float,
-) -> jax.Array:
-    """The entries of the given numbers, one a node, then a constant for ground.
-
-    Args:
-        leaves: of the parameter tree, or of one like it.
-        edges: for every node the number of an entry, integer [num_nodes].
-        gauge: numbers the entries.
-        dtype: of the result.
-        ground: the constant.
-
-    Returns:
-        Shape [num_nodes + 1].
-    """
-    parts, places = [], []
-    for i, (low, high) in enumerate(zip(gauge.offsets[:-1], gauge.offsets[1:], strict=True)):
-        nodes = np.flatnonzero((edges >= low) & (edges < high))
-        if nodes.size:
-            parts.append(entries(leaves[i], edges[nodes] - low).astype(dtype))
-            places.append(nodes)
-    joined = jnp.concatenate([*parts, jnp.full(1, ground, dtype)])
-    return take(joined, np.argsort(np.concatenate([*places, [len(edges)]])))
 
 
 def entries(leaf: jax.Array, flat_index: np.ndarray) -> jax.Array:
@@ -133,6 +100,9 @@ def is_entry(flat_index: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
     Returns:
         bool, of the leaf's shape.
     """
+    size = int(np.prod(shape, dtype=np.int64))
+    if flat_index.size == size and (flat_index.ravel() == np.arange(size)).all():
+        return jnp.ones(shape, bool)
     running = jnp.zeros([], jnp.int32)
     for axis, size in enumerate(shape):
         if size > 1:

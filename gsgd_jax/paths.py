@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.chart import Chart, chart, tail_factors
-from gsgd_jax.nodes import collect, gather, is_entry, spread, take
+from gsgd_jax.blocks import Nodes, collect, each, gather, inverse, pick, product, spread
+from gsgd_jax.chart import Chart, chart, path_dtype, tail_factors
+from gsgd_jax.nodes import is_entry, take
 from gsgd_jax.precision import cast_like
 from gsgd_jax.section import (
     Section,
@@ -100,19 +101,20 @@ def allocate(
     if isinstance(skeleton, Section):
         return at_values(section_chart(params, skeleton), values)
     leaves, kept = skeleton.gauge.leaves(values), skeleton.gauge.leaves(params)
-    tail = tail_factors(kept, skeleton)
+    dtype, bounds = path_dtype(kept, skeleton), skeleton.bounds
+    tail = inverse_head = tail_factors(kept, skeleton, dtype)
     if skeleton.basis == "paths":
         edges = skeleton.out_edges[skeleton.roots]
-        inverse_head = tail / gather(leaves, edges, skeleton.gauge, tail.dtype, ground=1.0)
-    else:
-        inverse_head = tail
+        ends = gather(leaves, edges, skeleton.gauge, bounds, dtype)
+        inverse_head = each(lambda own, end: own / end, tail, ends)
+    inverse_tail = each(inverse, tail)
     for i, view in enumerate(skeleton.leaf_views):
         if view is not None:
-            weight = spread(inverse_head, view.heads, leaves[i].astype(tail.dtype))
-            weight = spread(1 / tail, view.tails, weight)
+            weight = spread(inverse_head, view.heads, bounds, leaves[i].astype(dtype))
+            weight = spread(inverse_tail, view.tails, bounds, weight)
             if view.tree is not None:
                 tree = is_entry(view.tree, weight.shape)
-                weight = jnp.where(tree, kept[i].astype(tail.dtype), weight)
+                weight = jnp.where(tree, kept[i].astype(dtype), weight)
             leaves[i] = cast_like(weight, leaves[i])
     return jax.tree.unflatten(jax.tree.structure(values), leaves)
 
@@ -215,11 +217,11 @@ def values_at(at: Chart | SectionChart, params: optax.Params) -> optax.Params:
     """`path_values` of the parameters for which a chart was made."""
     if isinstance(at, SectionChart):
         return times_factors(at, params)
-    leaves = list(at.weights)
+    leaves, bounds = list(at.weights), at.skeleton.bounds
     for i, view in enumerate(at.skeleton.leaf_views):
         if view is not None:
             weight = leaves[i].astype(at.dtype)
-            value = spread(at.tail, view.tails, spread(at.head, view.heads, weight))
+            value = spread(at.tail, view.tails, bounds, spread(at.head, view.heads, bounds, weight))
             tree = at.tree[i]
             value = value if tree is None else jnp.where(tree, weight, value)
             leaves[i] = cast_like(value, leaves[i])
@@ -230,17 +232,18 @@ def slopes_at(at: Chart | SectionChart, grads: optax.Updates) -> optax.Updates:
     """`inverse_chain_rule` in a chart."""
     if isinstance(at, SectionChart):
         return over_factors(at, grads)
-    leaves = at.skeleton.gauge.leaves(grads)
-    tail, head = 1 / at.tail, 1 / at.head
+    leaves, bounds = at.skeleton.gauge.leaves(grads), at.skeleton.bounds
     through = None
     if at.skeleton.basis == "paths" and at.skeleton.gauge.num_nodes:
-        through = _through_flow(at, leaves) / at.values
+        through = each(product, _through_flow(at, leaves), at.over_values)
     for i, view in enumerate(at.skeleton.leaf_views):
         if view is not None:
-            slope = spread(tail, view.tails, spread(head, view.heads, leaves[i].astype(at.dtype)))
+            slope = spread(at.over_head, view.heads, bounds, leaves[i].astype(at.dtype))
+            slope = spread(at.over_tail, view.tails, bounds, slope)
             free, tree = at.free[i], at.tree[i]
             if free is not None and view.tails is not None and through is not None:
-                slope = slope - jnp.where(free, take(through, view.tails), 0)
+                passing = pick(through, view.tails, bounds, ground=0.0)
+                slope = slope - jnp.where(free, passing, 0)
             if tree is not None:
                 slope = jnp.where(tree, 0, slope)
             leaves[i] = cast_like(slope, leaves[i])
@@ -254,48 +257,70 @@ def changes_at(
     if isinstance(at, SectionChart):
         nothing = StepInfo(jnp.ones([], at.dtype), jnp.zeros([], jnp.int32))
         return over_factors(at, updates), nothing
-    skeleton = at.skeleton
+    skeleton, bounds = at.skeleton, at.skeleton.bounds
     leaves = skeleton.gauge.leaves(updates)
     info = StepInfo(jnp.ones([], at.dtype), jnp.zeros([], jnp.int32))
-    tail, head, shrink, bounds = 1 / at.tail, 1 / at.head, None, None
+    head, shrink, bound = at.over_head, None, None
     if skeleton.basis == "paths" and skeleton.gauge.num_nodes:
         edges = skeleton.out_edges[skeleton.roots]
-        change = gather(leaves, edges, skeleton.gauge, at.dtype, ground=0.0) / at.values
-        wanted, bounded = 1 + change, jnp.zeros([], jnp.int32)
+        asked = gather(leaves, edges, skeleton.gauge, bounds, at.dtype)
+        change = each(product, asked, at.over_values)
+        wanted = each(lambda c: 1 + c, change)
+        ratios = pick(wanted, skeleton.free_nodes, bounds, ground=1.0)
+        bounded = jnp.zeros([], jnp.int32)
         if max_ratio is not None:
             limit = jnp.asarray(max_ratio, at.dtype)
-            beyond = (wanted < 1 / limit) | (wanted > limit)
-            bounded = jnp.sum(take(beyond, skeleton.free_nodes), dtype=jnp.int32)
-            change = jnp.where(beyond, jnp.clip(wanted, 1 / limit, limit) - 1, change)
-            bounds = beyond, change * at.values
-        info = StepInfo(jnp.min(take(wanted, skeleton.free_nodes)), bounded)
-        shrink = -change / (1 + change)
-        head = head / (1 + change)
+
+            def outside(ratio: jax.Array) -> jax.Array:
+                return (ratio < 1 / limit) | (ratio > limit)
+
+            beyond = each(outside, wanted)
+            bounded = jnp.sum(outside(ratios), dtype=jnp.int32)
+            within = each(lambda ratio: jnp.clip(ratio, 1 / limit, limit) - 1, wanted)
+            change = each(jnp.where, beyond, within, change)
+            bound = beyond, each(product, change, at.values)
+        info = StepInfo(jnp.min(ratios), bounded)
+        grown = each(lambda c: 1 / (1 + c), change)  # ρ
+        shrink = each(lambda c, rho: -c * rho, change, grown)
+        head = each(product, head, grown)
     for i, view in enumerate(skeleton.leaf_views):
         if view is not None:
             update, free, tree = leaves[i].astype(at.dtype), at.free[i], at.tree[i]
-            if free is not None and view.tails is not None and bounds is not None:
-                beyond, nearest = (take(bound, view.tails) for bound in bounds)
+            if free is not None and view.tails is not None and bound is not None:
+                beyond, nearest = (pick(v, view.tails, bounds, ground=0.0) for v in bound)
                 update = jnp.where(beyond & free, nearest, update)
-            update = spread(tail, view.tails, spread(head, view.heads, update))
+            update = spread(head, view.heads, bounds, update)
+            update = spread(at.over_tail, view.tails, bounds, update)
             if shrink is not None and view.heads is not None:
-                update = update + spread(shrink, view.heads, at.weights[i].astype(at.dtype))
+                shrunk = pick(shrink, view.heads, bounds, ground=0.0)
+                update = update + shrunk * at.weights[i].astype(at.dtype)
             if tree is not None:
                 update = jnp.where(tree, 0, update)
             leaves[i] = cast_like(update, leaves[i])
     return jax.tree.unflatten(jax.tree.structure(updates), leaves), info
 
 
-def _through_flow(at: Chart, grads: list[jax.Array]) -> jax.Array:
-    """C at every node whose out-edge is free, anything elsewhere; [num_nodes + 1]."""
-    count = at.skeleton.gauge.num_nodes
-    sums = jnp.zeros(count + 1, at.dtype)
-    for i, view in enumerate(at.skeleton.leaf_views):
+def _through_flow(at: Chart, grads: list[jax.Array]) -> Nodes:
+    """C at every node whose out-edge is free, anything elsewhere."""
+    skeleton, bounds = at.skeleton, at.skeleton.bounds
+    sums: list[jax.Array | None] = [None] * len(at.tail)
+    for i, view in enumerate(skeleton.leaf_views):
         if view is not None and view.heads is not None:
             flow, tree = grads[i].astype(at.dtype) * at.weights[i].astype(at.dtype), at.tree[i]
             flow = flow if tree is None else jnp.where(tree, 0, flow)
-            sums = sums + collect(flow, view.heads, count)
-    roots = np.append(at.skeleton.roots, count)
-    if (roots == np.arange(count + 1)).all():
-        return sums
-    return jnp.zeros_like(sums).at[roots].add(sums, mode="promise_in_bounds")
+            for b, part in collect(flow, view.heads, bounds):
+                own = sums[b]
+                sums[b] = part if own is None else own + part
+    flows = [sum_ for sum_ in sums if sum_ is not None]
+    moved = np.flatnonzero(skeleton.roots != np.arange(len(skeleton.roots)))
+    if not moved.size:
+        return flows
+    roots = skeleton.roots[moved]
+    further = pick(flows, moved, bounds, ground=0.0)
+    added = (
+        jnp.zeros(len(skeleton.roots), at.dtype).at[roots].add(further, mode="promise_in_bounds")
+    )
+    return [
+        own + take(added, np.arange(low, high)) if ((roots >= low) & (roots < high)).any() else own
+        for own, low, high in zip(flows, bounds[:-1], bounds[1:], strict=True)
+    ]

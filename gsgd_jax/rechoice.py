@@ -1,5 +1,6 @@
 """Going over to another skeleton during training: when, and what becomes of the optimiser."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -7,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gsgd_jax.blocks import joined
 from gsgd_jax.chart import chart
 from gsgd_jax.gauge import GROUND, Gauge
 from gsgd_jax.nodes import spread
 from gsgd_jax.paths import inverse_chain_rule, path_values
 from gsgd_jax.precision import cast_like
+from gsgd_jax.section import Section
 from gsgd_jax.skeleton import Skeleton, edge_ends
+from gsgd_jax.tracing.rows import exponent_rows
 from gsgd_jax.transform import PathSpaceState, initial_values
 
 Moments = Literal["same", "gradients", "reset"]
@@ -53,13 +57,14 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
     """
     gauge = skeleton.gauge
     at = chart(params, Skeleton(gauge, skeleton.in_edges, skeleton.out_edges))
-    strongest = {"in": jnp.zeros_like(at.tail), "out": jnp.zeros_like(at.head)}
+    tail, head = (joined(side, ground=1.0, dtype=at.dtype) for side in (at.tail, at.head))
+    strongest = {"in": jnp.zeros_like(tail), "out": jnp.zeros_like(head)}
     for i, view in enumerate(skeleton.leaf_views):
         if view is not None:
             size = jnp.abs(at.weights[i].astype(at.dtype))
             ways = (
-                ("in", view.heads, spread(jnp.abs(at.tail), view.tails, size)),
-                ("out", view.tails, spread(jnp.abs(at.head), view.heads, size)),
+                ("in", view.heads, spread(jnp.abs(tail), view.tails, size)),
+                ("out", view.tails, spread(jnp.abs(head), view.heads, size)),
             )
             for side, ids, strength in ways:
                 if ids is not None:
@@ -68,7 +73,7 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
                     strongest[side] = strongest[side].at[ids.ravel()].max(most)
     ratios = [
         jnp.abs(own[:-1]) / most[:-1]
-        for own, most in ((at.tail, strongest["in"]), (at.head, strongest["out"]))
+        for own, most in ((tail, strongest["in"]), (head, strongest["out"]))
     ]
     return jnp.min(jnp.concatenate(ratios), initial=1.0)
 
@@ -78,8 +83,8 @@ def change_skeleton(
     state: PathSpaceState,
     params: optax.Params,
     *,
-    old: Skeleton,
-    new: Skeleton,
+    old: Skeleton | Section,
+    new: Skeleton | Section,
     moments: Moments = "same",
 ) -> PathSpaceState:
     r"""The state with which `in_path_space(inner, new)` goes on where `old` left off.
@@ -90,8 +95,9 @@ def change_skeleton(
     coordinates:
 
     - "same": it is kept at entries whose slope is the same in both (entries on neither skeleton,
-      with the same way in and out, and all entries outside the group), and reset to what
-      `inner.init` gives at all others. Works for any transformation. Adam then corrects its bias
+      with the same way in and out, and all entries outside the group; with sections, entries whose
+      factor Π_h c_h^k_eh is the same), and reset to what `inner.init` gives at all others. Works
+      for any transformation. Adam then corrects its bias
       by the count that it has kept, not by the entry's own, so that its next steps there are longer
       than usual: with its defaults up to 6.6 times, twelve steps on.
     - "gradients": it is carried over as a gradient is, Σ_e m_e dv_e being the same for all changes
@@ -106,16 +112,16 @@ def change_skeleton(
         state: of `in_path_space(inner, old)`; where that is an element of a chain or wrapped, its
             own part of the state.
         params: where training is, concrete or traced.
-        old: the skeleton left.
-        new: the skeleton taken, of the same gauge.
+        old: the skeleton left, or the section.
+        new: the skeleton taken, of the same gauge; or the section, of the same group.
         moments: "same", "gradients" or "reset".
 
     Returns:
         A state for `in_path_space(inner, new)`.
 
     Raises:
-        ValueError: if the gauges differ, the option is unknown, or moments are to be carried over
-            that `optax.masked` has thinned out.
+        ValueError: if the gauges or groups differ, the option is unknown, or moments are to be
+            carried over that `optax.masked` has thinned out.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, in_path_space, mlp_gauge
@@ -127,10 +133,11 @@ def change_skeleton(
         ...     new = choose_skeleton(gauge, params, rule="largest")
         ...     state = change_skeleton(inner, state, params, old=old, new=new, moments="gradients")
     """
-    if old.gauge != new.gauge:
+    one, other = (s.group if isinstance(s, Section) else s.gauge for s in (old, new))
+    if one != other:
         raise ValueError(
-            f"both skeletons must be of one gauge, got {old.gauge!r} and {new.gauge!r}; moments "
-            "of other parameters mean nothing here: begin with a fresh state."
+            f"both skeletons must be of one gauge, or sections of one group, got {one!r} and "
+            f"{other!r}; moments of other parameters mean nothing here: begin with a fresh state."
         )
     if moments not in ("same", "gradients", "reset"):
         raise ValueError(f"moments must be 'same', 'gradients' or 'reset', got {moments!r}.")
@@ -138,7 +145,7 @@ def change_skeleton(
     owners = _owners(inner, state.inner_state, params, numbered=moments != "reset")
     mine = [place for place, owner in enumerate(owners) if owner >= 0]
     if moments == "gradients":
-        count = len(new.gauge.names)
+        count = len(one.names)
         for start in range(0, len(mine), count):  # one tree of moments after another
             places = mine[start : start + count]
             carried = _carry([leaves[place] for place in places], params, old, new)
@@ -192,20 +199,28 @@ def _owners(
 
 
 def _carry(
-    memory: list[jax.Array], params: optax.Params, old: Skeleton, new: Skeleton
+    memory: list[jax.Array],
+    params: optax.Params,
+    old: Skeleton | Section,
+    new: Skeleton | Section,
 ) -> list[jax.Array]:
     """A gradient with respect to the old path values, as one with respect to the new ones."""
     values, pull = jax.vjp(lambda params: path_values(params, old), params)
     like = jax.tree.leaves(values)
     # Entries of the tree are no coordinates of the function; a weight decay may have left some.
-    tree = _marks(old.gauge, old.in_edges)
+    fixed = old.entries if isinstance(old, Section) else old.in_edges
+    tree = _marks([np.shape(leaf) for leaf in like], fixed)
     memory = [cast_like(jnp.where(t, 0, m), v) for t, m, v in zip(tree, memory, like, strict=True)]
     (grads,) = pull(jax.tree.unflatten(jax.tree.structure(params), memory))
     return jax.tree.leaves(inverse_chain_rule(grads, params, new))
 
 
-def _unchanged(old: Skeleton, new: Skeleton) -> list[np.ndarray]:
+def _unchanged(old: Skeleton | Section, new: Skeleton | Section) -> list[np.ndarray]:
     """Of every leaf the entries at which dL/dv is the same in both coordinates, bool."""
+    if isinstance(old, Section) and isinstance(new, Section):
+        return _same_factors(old, new)
+    assert isinstance(old, Skeleton), "they are of one gauge"
+    assert isinstance(new, Skeleton), "they are of one gauge"
     gauge = old.gauge
     if old.basis != new.basis:
         return [_outside(gauge, i) for i in range(len(gauge.names))]
@@ -221,12 +236,31 @@ def _unchanged(old: Skeleton, new: Skeleton) -> list[np.ndarray]:
         )
         before = after = inside
         apart = np.concatenate([pair[0] for pair in skeletons])
-    on_either = _marks(gauge, apart)
+    on_either = _marks(gauge.shapes, apart)
     return [
         _outside(gauge, i)
         | (np.broadcast_to(before[gauge.tails[i]] & after[gauge.heads[i]], s) & ~on_either[i])
         for i, s in enumerate(gauge.shapes)
     ]
+
+
+def _same_factors(old: Section, new: Section) -> list[np.ndarray]:
+    """Off the pivots of both, the entries whose factor is one function of the weights."""
+    rows = exponent_rows(old.group)
+    # log c = K⁻¹ (log t - log |w_S|), as a row of coefficients a node: of the pivots', and of 1.
+    pivots = np.union1d(old.entries, new.entries)
+    apart = np.zeros((rows.num_nodes, len(pivots) + 1))
+    for section, sign in ((old, 1.0), (new, -1.0)):
+        places = np.append(np.searchsorted(pivots, section.entries), len(pivots))
+        logs = np.log(section.magnitudes)[:, None]
+        own = np.concatenate([section.inverse, section.inverse @ logs], axis=1)
+        apart[np.ix_(section.nodes, places)] += sign * own
+    # A combination of rows vanishes where, and but for coincidence only where, one of numbers does.
+    numbers = apart @ np.random.default_rng(0).normal(size=(apart.shape[1], 2))
+    sums = np.einsum("es,esk->ek", rows.powers, numbers[rows.nodes])
+    same = (np.abs(sums) < 1e-8).all(1)
+    same[pivots] = False
+    return _marks(old.group.shapes, np.flatnonzero(same))
 
 
 def _same_way(gauge: Gauge, one: np.ndarray, two: np.ndarray, *, end: int) -> np.ndarray:
@@ -238,12 +272,13 @@ def _same_way(gauge: Gauge, one: np.ndarray, two: np.ndarray, *, end: int) -> np
     return same
 
 
-def _marks(gauge: Gauge, edges: np.ndarray) -> list[np.ndarray]:
-    """Masks of the leaves, true at the entries of the given numbers."""
-    flat = np.zeros(gauge.num_entries, bool)
+def _marks(shapes: Sequence[tuple[int, ...]], edges: np.ndarray) -> list[np.ndarray]:
+    """Masks of leaves of these shapes, true at the entries of the given numbers."""
+    ends = np.cumsum([int(np.prod(shape, dtype=np.int64)) for shape in shapes], dtype=np.int64)
+    flat = np.zeros(ends[-1] if len(shapes) else 0, bool)
     flat[edges] = True
-    parts = np.split(flat, gauge.offsets[1:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, gauge.shapes, strict=False)]
+    parts = np.split(flat, ends[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=False)]
 
 
 def _outside(gauge: Gauge, leaf: int) -> np.ndarray:

@@ -120,7 +120,7 @@ class Section:
 
     @functools.cached_property
     def _content(self) -> tuple[object, ...]:
-        return (id(self.group), self.entries.tobytes(), self.magnitudes.tobytes())
+        return (self.group, self.entries.tobytes(), self.magnitudes.tobytes())
 
     def __repr__(self) -> str:
         return f"Section({len(self.nodes)} pivots of {self.group!r})"

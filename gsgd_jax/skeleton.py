@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from gsgd_jax.blocks import block_bounds
 from gsgd_jax.gauge import GROUND, Gauge
 
 Basis = Literal["paths", "cycles"]
@@ -154,6 +155,11 @@ class Skeleton:
         for _ in range(len(roots).bit_length()):
             roots = roots[roots]
         return roots
+
+    @functools.cached_property
+    def bounds(self) -> np.ndarray:
+        """Of the blocks in which vectors over nodes are kept; see `block_bounds`."""
+        return block_bounds(self.gauge)
 
     @functools.cached_property
     def free_nodes(self) -> np.ndarray:

@@ -233,6 +233,17 @@ class RescalingGroup:
         arrays = self.checked_leaves(params)
         return arrays, [i for i, leaf in enumerate(self.leaves) if leaf.overall or leaf.blocks]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RescalingGroup) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content[:4])
+
+    @property
+    def _content(self) -> tuple[Any, ...]:
+        """All that coordinates depend on; exponents, which are dictionaries, come last."""
+        return (self.names, self.shapes, self.num_nodes, self.approximate, self.leaves)
+
     def __repr__(self) -> str:
         return f"RescalingGroup({self.num_nodes} nodes, {self.num_absorbing} absorbing)"
 

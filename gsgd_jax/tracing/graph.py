@@ -140,18 +140,29 @@ def fill_ground(
         tails: of a leaf.
         heads: of it.
         shape: of it.
-        partition: its groups of axes.
+        partition: its groups of axes; of two, the inputs come first.
     """
-    ends = [tails, heads]
+    ends = [_along_few_axes(tails), _along_few_axes(heads)]
     for own, other in ((0, 1), (1, 0)):
-        if (ends[own] == GROUND).all():
+        if (ends[own] == GROUND).all() and not (ends[other] == GROUND).all():
             varying = {a for a, n in enumerate(ends[other].shape) if n > 1}
-            groups = [group for group in partition if not varying & set(group)]
-            if varying and groups:
+            if varying:
+                groups = [group for group in partition if not varying & set(group)]
+            else:  # a layer of one unit varies along no axis
+                groups = [partition[own]] if len(partition) == 2 else []
+            if groups:
                 axes = set(itertools.chain.from_iterable(groups))
                 dims = [n if a in axes else 1 for a, n in enumerate(shape)]
                 ends[own] = np.full(dims, GROUND)
     return ends[0], ends[1]
+
+
+def _along_few_axes(ids: np.ndarray) -> np.ndarray:
+    """The same nodes, with size 1 along all axes that they do not vary along."""
+    for axis, size in enumerate(ids.shape):
+        first = ids.take([0], axis) if size > 1 else ids
+        ids = first if (ids == first).all() else ids
+    return ids
 
 
 def one_sided(leaves: Sequence[Exponents], count: int) -> np.ndarray:

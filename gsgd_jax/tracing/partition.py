@@ -87,6 +87,7 @@ def _enter(inner: Any, met: Sequence[Any], found: dict[int, Partition]) -> None:
 
 
 def _groups(eqn: Any, side: int, rank: int) -> list[tuple[int, ...]]:
+    """The axes that are summed over, then the others; together where they vary jointly."""
     if eqn.primitive.name == "dot_general":
         summed, batch = (ends[side] for ends in eqn.params["dimension_numbers"])
         free = tuple(a for a in range(rank) if a not in (*summed, *batch))
@@ -94,4 +95,4 @@ def _groups(eqn: Any, side: int, rank: int) -> list[tuple[int, ...]]:
     numbers = eqn.params["dimension_numbers"]
     first, second = (numbers.lhs_spec, numbers.rhs_spec)[side][:2]
     jointly = side == 1 and eqn.params["feature_group_count"] > 1
-    return [(first, second)] if jointly else [(first,), (second,)]
+    return [(first, second)] if jointly else [(second,), (first,)]

@@ -194,6 +194,10 @@ def test_a_step_in_path_space_is_timed_against_one_on_weights(stepped, tmp_path)
     assert weights.metrics["extra_copies"] == 0
     assert paths.metrics["ratio"] > 0
     assert len(paths.curve["seconds"]) == 2
+    for way in (weights, paths):
+        stages = [way.metrics[f"{stage}_seconds"] for stage in gsgd_speed.STAGES]
+        assert min(stages) > 0
+        assert sum(stages) == pytest.approx(way.metrics["compile_seconds"])
     assert stepped[-1].setting["network"] == gsgd_speed.TRACED
     assert stepped[-1].metrics["seconds"] > 0
     (path,) = gsgd_speed.plots(stepped, tmp_path)
@@ -213,3 +217,24 @@ def test_targets_are_met_or_missed_by_the_records(stepped, ratio, copies, verdic
 
     table = gsgd_speed.tables([changed(record) for record in stepped])
     assert all(verdict in table for verdict in verdicts), table
+
+
+def test_where_compilation_spends_its_time_is_told_by_the_records_that_know():
+    def record(method, seconds):
+        stages = {f"{s}_seconds": t for s, t in zip(gsgd_speed.STAGES, seconds, strict=True)}
+        return Record(
+            method=method,
+            setting={"network": gsgd_speed.PLAIN, "batch_size": 32},
+            seed=0,
+            metrics={"step_seconds": 1.0, "ratio": 1.0, "compile_ratio": 1.0, "extra_copies": 0.0}
+            | stages,
+            wall_time=1.0,
+        )
+
+    both = [record(gsgd_speed.SGD, (1.0, 0.5, 4.0)), record(gsgd_speed.GSGD, (1.5, 0.5, 5.5))]
+    table = gsgd_speed.tables(both)
+    assert "of the seconds added 25% trace, 0% lower, 75% XLA" in table
+    assert "4.00 -> 5.50" in table
+    known = ("step_seconds", "ratio", "compile_ratio", "extra_copies")
+    old = [dataclasses.replace(r, metrics={k: r.metrics[k] for k in known}) for r in both]
+    assert "Compilation, SGD" not in gsgd_speed.tables(old)

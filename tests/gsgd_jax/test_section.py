@@ -12,6 +12,7 @@ import pytest
 from gsgd_jax import (
     Section,
     allocate,
+    change_skeleton,
     choose_section,
     find_gauge,
     gsgd,
@@ -147,6 +148,111 @@ def test_random_pivots_need_a_key_and_follow_it(x64):
         choose_section(group, params, rule="random")
     with pytest.raises(ValueError, match="needs key="):
         choose_section(group, params, key=jax.random.key(0))
+
+
+def two_sections(name, magnitudes):
+    """A section by the largest weights, and another of whose pivots some are the same."""
+    model, params, x, group = drawn(name)
+    old = choose_section(group, params, magnitudes=magnitudes)
+    tried = (
+        choose_section(group, params, rule="random", key=jax.random.key(k), magnitudes=magnitudes)
+        for k in range(20)
+    )
+    new = max(tried, key=lambda other: np.isin(other.entries, old.entries).sum())
+    assert 0 < np.isin(new.entries, old.entries).sum() < len(old.entries)
+    return model, params, x, old, new
+
+
+@pytest.mark.parametrize("name", NO_GRAPHS)
+def test_going_over_to_another_section_carries_gradients_as_gradients(x64, name):
+    model, params, x, old, new = two_sections(name, "balanced")
+    inner = optax.sgd(0.1, momentum=0.9)
+
+    @jax.jit
+    def run(params):
+        grads = jax.grad(lambda p: jnp.mean((model.apply(p, x) - 1.0) ** 2))(params)
+        tx = in_path_space(inner, old)
+        _, state = tx.update(grads, tx.init(params), params)
+        there = change_skeleton(inner, state, params, old=old, new=new, moments="gradients")
+        back = change_skeleton(inner, there, params, old=new, new=old, moments="gradients")
+        return state, there, back, inverse_chain_rule(grads, params, new)
+
+    state, there, back, expected = run(params)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    assert largest_difference(there.inner_state[0].trace, expected) < 1e-11 * scale
+    assert largest_difference(back.inner_state, state.inner_state) < 1e-11 * scale
+    assert largest_difference(there.inner_state, state.inner_state) > 1e-3 * scale
+
+
+@pytest.mark.parametrize("name", NO_GRAPHS)
+def test_going_over_keeps_what_the_slopes_of_both_sections_agree_on(x64, name):
+    _, params, _, old, new = two_sections(name, "ones")
+    inner = optax.trace(0.9)
+    state = in_path_space(inner, old).init(params)
+    state = state._replace(inner_state=optax.TraceState(jax.tree.map(jnp.ones_like, params)))
+    there = change_skeleton(inner, state, params, old=old, new=new)
+    kept = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(there.inner_state)]) == 1
+    # At other weights, too: the factor is the same function, not the same number.
+    moved = jax.tree.map(lambda w: w * (1.5 + jnp.sin(7 * w)), params)
+    ones = jax.tree.map(jnp.ones_like, params)
+    one, two = (
+        np.concatenate([np.ravel(g) for g in jax.tree.leaves(inverse_chain_rule(ones, moved, s))])
+        for s in (old, new)
+    )
+    off = np.setdiff1d(np.arange(kept.size), [*old.entries, *new.entries])
+    np.testing.assert_array_equal(kept[off], np.isclose(one[off], two[off], rtol=1e-9))
+    assert not kept[[*old.entries, *new.entries]].any()
+    again = change_skeleton(inner, state, params, old=old, new=old)
+    assert sum(int((leaf == 1).sum()) for leaf in jax.tree.leaves(again.inner_state)) == (
+        kept.size - len(old.entries)
+    )
+
+
+@pytest.mark.parametrize("moments", ["same", "gradients", "reset"])
+def test_a_change_of_section_on_the_way_is_not_seen_by_the_function(x64, moments):
+    """Of two rescaled copies, which choose anew from the weights reached."""
+    model, params, x, group = drawn("gated")
+    inner = optax.sgd(1e-3, momentum=0.9)
+
+    def loss(params):
+        return jnp.mean((model.apply(params, x) - 1.0) ** 2)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def steps(params, state, section):
+        for _ in range(2):
+            updates, state = in_path_space(inner, section).update(
+                jax.grad(loss)(params), state, params
+            )
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    old = choose_section(group, params, rule="random", key=jax.random.key(0))
+    middle, state = steps(params, in_path_space(inner, old).init(params), old)
+    new = choose_section(group, middle)
+    outputs = []
+    for run in (middle, group.rescale(middle, jax.random.key(3))):
+        assert choose_section(group, run) != old
+        # The same coordinates have the same memory, whatever the copy.
+        there = change_skeleton(inner, state, run, old=old, new=new, moments=moments)
+        reached, _ = steps(run, there, new)
+        assert loss(reached) < loss(run) < loss(params)
+        outputs.append(model.apply(reached, x))
+    scale = float(jnp.abs(outputs[0]).max())
+    assert float(jnp.abs(outputs[0] - outputs[1]).max()) < 1e-9 * scale
+
+
+def test_sections_of_other_groups_are_no_change(x64):
+    _, params, _, group = drawn("gated")
+    section = choose_section(group, params)
+    again = choose_section(find_gauge(*(MODELS["gated"].apply, *MODELS["gated"].draw(0))), params)
+    assert (section, hash(section)) == (again, hash(again))
+    name = next(name for name in NO_GRAPHS if name != "gated")
+    _, others, _, other = drawn(name)
+    state = gsgd(0.1, section).init(params)
+    with pytest.raises(ValueError, match="or sections of one group, got RescalingGroup"):
+        change_skeleton(
+            optax.sgd(0.1), state, params, old=section, new=choose_section(other, others)
+        )
 
 
 def test_bad_input_is_refused(x64, unchecked):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 
 import flax.linen as nn
 import jax
@@ -75,6 +76,44 @@ def test_acts_as_mlp_gauge(x64):
         ours, theirs = (choose_skeleton(g, params, rule=rule) for g in (found, named))
         np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
         np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
+
+
+@pytest.mark.parametrize("widths", [(5, 1, 7), (5, 3, 1, 4), (1, 3, 1, 2), (5, 1, 1, 3)])
+def test_the_diagonal_of_a_layer_of_one_unit_is_that_of_mlp_gauge(x64, widths):
+    """A unit is entered from unit j mod n, and left to unit j mod n', however few there are."""
+    kernels = [jnp.ones(shape) for shape in itertools.pairwise(widths)]
+
+    def model(params, x):
+        for i, kernel in enumerate(params):
+            x = (jax.nn.relu(x) if i else x) @ kernel
+        return x
+
+    found, named = find_gauge(model, kernels, jnp.ones((2, widths[0]))), mlp_gauge(kernels)
+    ours, theirs = (choose_skeleton(gauge, kernels) for gauge in (found, named))
+    np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
+    np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
+
+
+def test_the_diagonal_of_a_convolution_of_one_channel(x64):
+    shapes = {"k1": (3, 3, 2, 1), "k2": (3, 3, 1, 4), "v": (4, 3)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+
+    def model(params, x):
+        for kernel in (params["k1"], params["k2"]):
+            numbers = ("NHWC", "HWIO", "NHWC")
+            x = jax.nn.relu(
+                jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+            )
+        return jnp.mean(x, axis=(1, 2)) @ params["v"]
+
+    gauge = find_gauge(model, params, jnp.ones((1, 5, 5, 2)))
+    skeleton = choose_skeleton(gauge, params)
+    first, second, last = gauge.offsets[:-1]
+    centre = [first + np.ravel_multi_index((1, 1, 0, 0), shapes["k1"])]
+    taps = second + np.ravel_multi_index(([1], [1], [0], np.arange(4)), shapes["k2"])
+    np.testing.assert_array_equal(skeleton.in_edges, [*centre, *taps])
+    heads = last + np.ravel_multi_index((np.arange(4), np.arange(4) % 3), shapes["v"])
+    np.testing.assert_array_equal(skeleton.out_edges, [taps[0], *heads])
 
 
 @pytest.mark.parametrize(
