@@ -146,7 +146,7 @@ def collect(
     axes = tuple(i for i in range(array.ndim) if array.shape[i] != ids.shape[i])
     sums = jnp.sum(array, axis=axes, keepdims=True).ravel() if axes else array.ravel()
     flat, first = ids.ravel(), 0
-    if (np.diff(flat) == 1).all():
+    if (np.diff(flat) == 1).all() and np.isin([flat[0], flat[-1] + 1], bounds).all():
         first = int(flat[0])
     else:
         zeros = jnp.zeros(int(bounds[-1]) + 1, array.dtype)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gsgd_jax import Gauge, choose_skeleton, in_path_space, mlp_gauge
+from gsgd_jax import Gauge, choose_skeleton, in_path_space, mlp_gauge, path_values
 from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge
 from tests.gsgd_jax.tracing.models import MODELS
 from tests.gsgd_jax.trajectories import assert_one_function
@@ -76,6 +78,61 @@ def test_acts_as_mlp_gauge(x64):
         ours, theirs = (choose_skeleton(g, params, rule=rule) for g in (found, named))
         np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
         np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
+
+
+LAYERS = st.lists(
+    st.tuples(st.sampled_from(["dense", "residual", "dense block", "leaky"]), st.integers(1, 4)),
+    max_size=4,
+)
+
+
+@pytest.mark.usefixtures("x64")
+@settings(derandomize=True, deadline=None, max_examples=4)
+@given(first=st.integers(1, 4), layers=LAYERS, bias=st.booleans(), seed=st.integers(0, 99))
+def test_any_architecture(first, layers, bias, seed):
+    """A node for every hidden channel; outputs and path values do not see their scales."""
+    rng, params, width = np.random.default_rng(seed), {}, 3
+
+    def linear(name, fan_in, fan_out):
+        params[f"{name} kernel"] = jnp.asarray(rng.normal(size=(fan_in, fan_out)))
+        if bias:
+            params[f"{name} bias"] = jnp.asarray(rng.normal(size=(1, fan_out)))
+
+    nodes = 0
+    for i, (kind, size) in enumerate([("dense", first), *layers]):
+        linear(f"{i} in", width, size)
+        if kind == "residual":
+            linear(f"{i} out", size, width)
+        width = {"residual": width, "dense block": width + size}.get(kind, size)
+        nodes += size
+    linear("last", width, 2)
+
+    def model(params, x):
+        def apply(name, h):
+            h = h @ params[f"{name} kernel"]
+            return h + params[f"{name} bias"] if bias else h
+
+        for i, (kind, _) in enumerate([("dense", first), *layers]):
+            activation = jax.nn.leaky_relu if kind == "leaky" else jax.nn.relu
+            y = activation(apply(f"{i} in", x))
+            if kind == "residual":
+                y = jax.nn.relu(x + apply(f"{i} out", y))
+            x = jnp.concatenate([x, y], axis=1) if kind == "dense block" else y
+        return apply("last", x)
+
+    x = jnp.asarray(rng.normal(size=(5, 3)))
+    found = find_gauge(model, params, x)
+    assert isinstance(found, FoundGauge)
+    assert found.num_nodes == nodes
+    assert found.verify(model, params, x, tolerance=1e-9) < 1e-9
+    skeleton = choose_skeleton(found, params, rule="largest")
+    moved = found.rescale(params, jax.random.key(seed), spread=0.5)
+    off = np.setdiff1d(np.arange(found.num_entries), skeleton.in_edges)
+    one, other = (
+        np.concatenate([np.ravel(v) for v in jax.tree.leaves(path_values(p, skeleton))])[off]
+        for p in (params, moved)
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-9)
 
 
 @pytest.mark.parametrize("widths", [(5, 1, 7), (5, 3, 1, 4), (1, 3, 1, 2), (5, 1, 1, 3)])
