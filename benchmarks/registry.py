@@ -68,6 +68,7 @@ NAMES = (
     "lacim_pacs",
     "lacim_pictures",
     "lacim_speed",
+    "preemption",
 )
 """Every experiment, in the order in which they are listed."""
 
