@@ -69,7 +69,7 @@ class Settings:
 
     methods: tuple[str, ...] = tuple(method.name for method in METHODS)
     lexicon: Lexicon = dataclasses.field(default_factory=Lexicon)
-    train_size: int = 8000
+    train_size: int = 6000
     validation_size: int = 500
     test_size: int = 1000
     width: int = 32

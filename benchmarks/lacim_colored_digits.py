@@ -61,7 +61,7 @@ from common.colored_digits import (
     colored_domains,
     without_color,
 )
-from common.data import load, pooled
+from common.data import load, pooled, take
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
@@ -94,6 +94,9 @@ class Settings:
     data: str = "mnist5k"
     pool: int = 2
     """Images are reduced by averaging over squares of this side."""
+    size: int | None = None
+    """Training images, of both domains together; None for all."""
+    test_size: int | None = None
     label_noises: tuple[float, ...] = (0.0,)
     correlations: tuple[float, ...] = (0.9, 0.8)
     test_correlation: float = 0.1
@@ -133,11 +136,12 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(
         data="mnist",
+        size=20_000,
+        test_size=4000,
         label_noises=(0.25, 0.0),
-        validation=0.05,
         batch_size=128,
         widths=(256, 128),
-        epochs=3,
+        epochs=6,
     ),
     "full": Settings(
         data="mnist",
@@ -214,10 +218,17 @@ def load_data(
     train, test = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
 
     def version(column: Column) -> ColoredDomains:
+        data, *chosen = jax.random.split(streams(column.seed).data, 3)
+        shown, unseen = (
+            part if size is None else take(part, min(size, len(part.labels)), key=key)
+            for part, size, key in zip(
+                (train, test), (settings.size, settings.test_size), chosen, strict=True
+            )
+        )
         domains = colored_domains(
-            streams(column.seed).data,
-            train,
-            test,
+            data,
+            shown,
+            unseen,
             correlations=settings.correlations,
             test_correlation=settings.test_correlation,
             label_noise=column.label_noise,

@@ -121,8 +121,8 @@ PRESETS = {
     ),
     "cpu": Settings(
         sets=(
-            Pictures(data=DIGITS, pool=2, widths=(256, 128), convolutions=False, epochs=8),
-            Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=40),
+            Pictures(data=DIGITS, pool=2, widths=(256, 128), convolutions=False, epochs=6),
+            Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=30),
         ),
     ),
     "full": Settings(
