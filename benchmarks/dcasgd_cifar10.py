@@ -8,9 +8,9 @@ ASGD does not bear, if there is one. Lambdas are the published ones, 0.04 and 2 
 Published test errors, 160 epochs, batch 128, step 0.5 divided by 10 at 80 and 120 (Zheng et al.,
 ICML 2017, https://arxiv.org/abs/1609.08326): SGD 8.65; with 4 / 8 workers ASGD 9.27 / 10.26,
 synchronous SGD 9.17 / 10.10, DC-ASGD-c 8.67 / 9.27, DC-ASGD-a 8.19 / 8.57. `full` is that setting;
-`cpu` is a ResNet-20 of a quarter of the channels on 3,200 images at a quarter of the resolution, for 4
-epochs of batches of 32: neither the accuracies nor, within their spread, the order of the methods
-are to be compared with the published ones.
+`cpu` is a ResNet-20 of a quarter of the channels on 3,200 images at a quarter of the resolution,
+for 4 epochs of batches of 32: neither the accuracies nor, within their spread, the order of the
+methods are to be compared with the published ones.
 
 Cost: cpu 16 minutes on one core, estimated from three of its 99 runs. Full is sized for one
 accelerator: a run keeps 0.4 GB for its backward pass (counted from shapes, before fusion), and the

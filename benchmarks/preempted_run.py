@@ -23,7 +23,7 @@ from common.classification import cross_entropy_loss
 from common.seeds import Streams, host_generator, streams
 from common.training import fit, init_state, train_step
 from dcasgd_jax import delay_compensation, gamma_times, slot_simulator
-from gsgd_jax import choose_skeleton, find_gauge, in_path_space
+from gsgd_jax import FoundGauge, choose_skeleton, find_gauge, in_path_space
 from lacim_jax import MLP, Examples, LaCIM, MLPDecoder, MLPEncoder, lacim_loss
 
 EXAMPLES, BATCH, CHUNK = 256, 16, 4
@@ -40,10 +40,12 @@ def path_space(keys: Streams, epochs: int) -> Run:
     network = networks.MLP((32, 32, 4))
     params = jax.jit(network.init)(keys.init, inputs)["params"]
 
-    def apply(params: optax.Params, inputs: jax.Array) -> jax.Array:
+    def apply(params: Any, inputs: jax.Array) -> jax.Array:
         return jnp.asarray(network.apply({"params": params}, inputs))
 
-    skeleton = choose_skeleton(find_gauge(apply, params, inputs[:2]), params, rule="largest")
+    gauge = find_gauge(apply, params, inputs[:2])
+    assert isinstance(gauge, FoundGauge)  # a perceptron's units form a graph
+    skeleton = choose_skeleton(gauge, params, rule="largest")
     tx = in_path_space(optax.adam(1e-3), skeleton)
     step = train_step(cross_entropy_loss(apply), tx)
     return _fitted(step, init_state(params, tx), (inputs, labels), keys, epochs)
@@ -60,7 +62,7 @@ def delayed(keys: Streams, epochs: int) -> Run:
     schedule = gamma_times(8, num_steps, seed=int(host_generator(keys.delay).integers(2**31)))
     network = networks.MLP((32, 4))
 
-    def loss(params: optax.Params, batch: jax.Array) -> jax.Array:
+    def loss(params: Any, batch: jax.Array) -> jax.Array:
         logits = jnp.asarray(network.apply({"params": params}, inputs[batch]))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]).mean()
 

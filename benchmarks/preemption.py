@@ -109,7 +109,7 @@ def _killed_often(method: str, seed: int, settings: Settings, bar: Bar) -> Itera
             "differing_bits": float(max(differing_bits(e.leaves, wanted.leaves) for e in runs)),
             "divergence": max(largest_difference(e.leaves, wanted.leaves) for e in runs),
         },
-        curve={"kill": np.arange(1, 1 + len(steps[0])), "step": np.asarray(steps[0])},
+        curve={"kill": [*range(1, 1 + len(steps[0]))], "step": [*steps[0]]},
         wall_time=time.perf_counter() - started,
     )
 
