@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -245,7 +246,7 @@ def _keep_compiled_programs() -> None:
     Many experiments train one network on several data sets, or by several rules that differ in
     numbers alone: the same programs, built anew each time. Not for what times compilation.
     """
-    if jax.config.jax_compilation_cache_dir is None:  # else the environment names another place
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(_COMPILED))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

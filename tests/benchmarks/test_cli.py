@@ -64,6 +64,7 @@ def test_compiled_programs_are_kept_but_for_what_times_them(timed, line, tmp_pat
     line()
     monkeypatch.setattr(registry, "TIMED", ("line",) if timed else ())
     monkeypatch.setattr(cli, "_COMPILED", tmp_path / "compiled")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], None)
