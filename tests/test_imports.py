@@ -23,7 +23,11 @@ MAY_IMPORT = {
 }
 METHOD_LIBRARIES = {"jax", "flax", "optax", "chex", "jaxtyping", "numpy"}
 ONLY_IN = {"ray": "dcasgd_jax/actors"}  # libraries that one part of a method may load, when asked
-EXTRAS = {"common": ["bench"], "benchmarks": ["bench"], "tests": ["bench", "ray", "test"]}
+EXTRAS = {
+    "common": ["bench"],
+    "benchmarks": ["bench", "notebooks"],
+    "tests": ["bench", "notebooks", "ray", "test"],
+}
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:

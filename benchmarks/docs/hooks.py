@@ -22,6 +22,7 @@ if str(ROOT) not in sys.path:  # MkDocs imports this file by its path
     sys.path.append(str(ROOT))
 
 from benchmarks import registry  # noqa: E402  (the path above must be set first)
+from benchmarks.notebooks import NAMES  # noqa: E402  (as above)
 
 EVIDENCE = ROOT / "benchmarks" / "evidence"
 NOTEBOOKS = ROOT / "benchmarks" / "notebooks"
@@ -30,9 +31,6 @@ EXPERIMENTS = "<!-- experiments -->"
 
 BAD_INPUT = "<!-- bad input -->"
 """Where a page has this line, the tables of bad inputs stand, each tried at this build."""
-
-ORDER = ("path_space", "delay_compensation", "latent_causes", "three_ideas_together")
-"""Notebooks in the order of reading; others follow by name."""
 
 Sources = dict[str, str | bytes | Path]
 """By path in the site: text, bytes, or the file to take them from."""
@@ -69,9 +67,9 @@ def notebook_sources(folder: Path = NOTEBOOKS) -> Sources:
 
 
 def _notebooks(folder: Path) -> list[Path]:
-    place = {name: i for i, name in enumerate(ORDER)}
+    place = {name: i for i, name in enumerate(NAMES)}
     found = folder.glob("*.ipynb")
-    return sorted(found, key=lambda path: (place.get(path.stem, len(ORDER)), path.stem))
+    return sorted(found, key=lambda path: (place.get(path.stem, len(NAMES)), path.stem))
 
 
 def notebook_page(notebook: Mapping[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
