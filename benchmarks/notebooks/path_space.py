@@ -392,9 +392,11 @@ At the best step of each, path space and weights end about alike, from either st
 a point, on 300 test images, are no finding. From the papers' start G-SGD bears a longer step than
 SGD here; from the usual one they fall together. Larger networks, other rules and several seeds do
 not tell the two apart at their best steps either: the count is kept in
-[the evidence](../evidence/README.md), claim 1. Where the start was scaled badly, or is not known, or two
-trainings are to be compared that differ in scale only, the trajectory of path space does not
-depend on it; for a well-scaled start that is tuned anyway, it is SGD with extra steps.
+[the evidence](../evidence/README.md), claim 1.
+
+Where the scale of the start is bad or not known, or two trainings are to be compared that differ in
+scale only, path space takes the scale out of the question; for a well-scaled start that is tuned
+anyway, it is SGD with extra steps.
 
 Do not use it where scales are pinned (tanh, GELU: `find_gauge` says so), nor with the papers' path
 values from a usual initialisation, where every useful step diverges.
