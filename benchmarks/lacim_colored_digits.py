@@ -40,7 +40,6 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +48,7 @@ import numpy as np
 import optax
 
 from benchmarks import domain_training, latent_report
+from benchmarks.colored_columns import Column, load_columns
 from benchmarks.domain_training import num_steps, of_column, warm_up
 from benchmarks.latent_diagnosis import diagnosis
 from benchmarks.latent_pictures import picture
@@ -58,10 +58,8 @@ from common.classification import MetricsFn, evaluator
 from common.colored_digits import (
     ColoredDigits,
     ColoredDomains,
-    colored_domains,
     without_color,
 )
-from common.data import load, pooled, take
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
@@ -162,13 +160,6 @@ PRESETS = {
 tables, plots = latent_report.tables, latent_report.plots
 
 
-class Column(NamedTuple):
-    """One version of the data: all methods are trained on every one."""
-
-    label_noise: float
-    seed: int
-
-
 class Case(NamedTuple):
     """One run of a method: training settings on a version of the data."""
 
@@ -201,7 +192,16 @@ def trials(settings: Settings, method: str) -> list[dict[str, float]]:
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, noise, trial and seed, and for each search that follows."""
     columns = [Column(noise, seed) for noise in settings.label_noises for seed in context.seeds]
-    data = load_data(settings, columns, context.data_dir)
+    data = load_columns(
+        columns,
+        settings.data,
+        context.data_dir,
+        sizes=(settings.size, settings.test_size),
+        correlations=settings.correlations,
+        test_correlation=settings.test_correlation,
+        validation=settings.validation,
+        pool=settings.pool,
+    )
     searches = len(columns) * (len(settings.search_weights) + 1)
     for method in settings.methods:
         total = settings.epochs + (searches if method in (POOLED, LACIM) else 0)
@@ -209,37 +209,6 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             yield from context.stages.of(
                 method, functools.partial(_run_method, method, data, columns, settings, bar)
             )
-
-
-def load_data(
-    settings: Settings, columns: Sequence[Column], data_dir: Path | None
-) -> ColoredDomains:
-    """Every column's own domains, colours and flipped labels: arrays [n, columns, ...]."""
-    train, test = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
-
-    def version(column: Column) -> ColoredDomains:
-        data, *chosen = jax.random.split(streams(column.seed).data, 3)
-        shown, unseen = (
-            part if size is None else take(part, min(size, len(part.labels)), key=key)
-            for part, size, key in zip(
-                (train, test), (settings.size, settings.test_size), chosen, strict=True
-            )
-        )
-        domains = colored_domains(
-            data,
-            shown,
-            unseen,
-            correlations=settings.correlations,
-            test_correlation=settings.test_correlation,
-            label_noise=column.label_noise,
-            validation_fraction=settings.validation,
-        )
-        return ColoredDomains(
-            *(part._replace(images=pooled(part.images, settings.pool)) for part in domains)
-        )
-
-    every = [version(column) for column in columns]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
 
 
 def _examples(colored: ColoredDigits, method: str) -> Examples:

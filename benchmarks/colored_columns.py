@@ -1,0 +1,70 @@
+"""Coloured digits in several versions at once, each a column of the same arrays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from common.colored_digits import ColoredDomains, colored_domains
+from common.data import load, pooled, take
+from common.seeds import streams
+
+
+class Column(NamedTuple):
+    """One version of the data: all methods are trained on every one."""
+
+    label_noise: float
+    seed: int
+
+
+def load_columns(
+    columns: Sequence[Column],
+    data: str,
+    data_dir: Path | None,
+    *,
+    sizes: tuple[int | None, int | None],
+    correlations: Sequence[float],
+    test_correlation: float,
+    validation: float,
+    pool: int,
+) -> ColoredDomains:
+    """Every column's own choice of digits, domains, colours and flipped labels.
+
+    Args:
+        columns: the versions.
+        data: digits, by the name of a data set.
+        data_dir: where they are looked for; None for the default.
+        sizes: images for training and validation together, and for testing; None for all.
+        correlations: of the training domains, as in `colored_domains`; so too those that follow.
+        test_correlation: of the test domain.
+        validation: share of the training images that is held out.
+        pool: images are reduced by averaging over squares of this side.
+
+    Returns:
+        Arrays [n, columns, ...].
+    """
+    parts = [load(data, split, data_dir=data_dir) for split in ("train", "test")]
+
+    def version(column: Column) -> ColoredDomains:
+        key, *chosen = jax.random.split(streams(column.seed).data, 3)
+        train, test = (
+            part if size is None else take(part, min(size, len(part.labels)), key=one)
+            for part, size, one in zip(parts, sizes, chosen, strict=True)
+        )
+        domains = colored_domains(
+            key,
+            train,
+            test,
+            correlations=correlations,
+            test_correlation=test_correlation,
+            label_noise=column.label_noise,
+            validation_fraction=validation,
+        )
+        return ColoredDomains(
+            *(part._replace(images=pooled(part.images, pool)) for part in domains)
+        )
+
+    every = [version(column) for column in columns]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
