@@ -162,7 +162,7 @@ def until_it_ends(
             within *= 1.5
     if process.returncode:
         raise RuntimeError(f"the run failed by itself: {said.decode(errors='replace')}")
-    with np.load(folder / "final.npz") as final:
+    with np.load(folder / "final.npz", allow_pickle=False) as final:
         return Ended(steps, len(unfinished), [final[name] for name in final.files])
 
 

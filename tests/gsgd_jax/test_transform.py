@@ -186,7 +186,7 @@ def test_guard_bounds_the_step_of_free_skeleton_values_and_of_nothing_else():
 
 def test_guard_bounds_growth_too():
     params, skeleton, grads = descent_through_zero()
-    tx = gsgd(-1.0, skeleton, max_ratio=1.5)
+    tx = in_path_space(optax.scale(1.0), skeleton, max_ratio=1.5)
     _, updates, state = one_step(tx, grads, params)
     np.testing.assert_allclose(updates[1], [[0.5, 0.3]], rtol=1e-12)
     assert (float(state.least_ratio), int(state.bounded)) == (3.0, 1)
