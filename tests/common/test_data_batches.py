@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.data import batches, epoch_order
 from common.training import StepInfo, fit, init_state
@@ -16,6 +18,34 @@ KEY = jax.random.key(3)
 
 def flat(iterator):
     return [batch.tolist() for batch in iterator]
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(
+    size=st.integers(1, 12),
+    batch_size=st.integers(1, 12),
+    epochs=st.integers(0, 3),
+    ordered=st.booleans(),
+    dropped=st.booleans(),
+)
+def test_every_epoch_is_a_permutation_cut_into_batches(size, batch_size, epochs, ordered, dropped):
+    data = {"number": np.arange(size), "row": np.arange(2 * size).reshape(size, 2)}
+    key = None if ordered else KEY
+    if batch_size > size:
+        with pytest.raises(ValueError, match="take smaller batches"):
+            batches(data, batch_size, key=key)
+        return
+    got = list(batches(data, batch_size, key=key, epochs=epochs, drop_remainder=dropped))
+    each = size // batch_size if dropped else -(-size // batch_size)
+    assert len(got) == each * epochs
+    for epoch in range(epochs):
+        own = got[epoch * each : (epoch + 1) * each]
+        order = np.arange(size) if ordered else epoch_order(KEY, size, epoch=epoch)
+        assert sorted(order) == list(range(size))
+        seen = np.concatenate([batch["number"] for batch in own])
+        np.testing.assert_array_equal(seen, order[: each * batch_size])
+        for batch in own:
+            np.testing.assert_array_equal(batch["row"][:, 0], 2 * batch["number"])
 
 
 def test_an_epoch_visits_every_example_once():
