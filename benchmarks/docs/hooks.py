@@ -178,7 +178,7 @@ def presets(name: str) -> list[str]:
 
 
 _MARKED = re.compile(
-    r'<(?:span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</(?:span|div)>', re.DOTALL
+    r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</(?:span|div)>', re.DOTALL
 )
 _BLOCK = re.compile(r"(<pre)(><span></span><code>)([^<]*\$[^<]*)(</code></pre>)")
 _DOLLARS = re.compile(r"\$([^$]+)\$")
@@ -193,16 +193,23 @@ def formulas(page: str, convert: Callable[[str], str] | None) -> str:
         convert: of TeX to MathML; None to leave it as code.
     """
 
-    def formula(tex: re.Match[str]) -> str:
-        line = " ".join(tex[1].split())
+    def formula(tex: str) -> str:
+        line = " ".join(tex.split())
         if convert is None:
             return f"<code>{line}</code>"
         return convert(html.unescape(line))
 
-    def in_block(match: re.Match[str]) -> str:
-        return f'{match[1]} class="formula"{match[2]}{_DOLLARS.sub(formula, match[3])}{match[4]}'
+    def marked(match: re.Match[str]) -> str:
+        if match[1] == "span":
+            return formula(match[2])
+        # A line of its own, in full size.
+        return formula(match[2]).replace('display="inline"', 'display="block"', 1)
 
-    return _BLOCK.sub(in_block, _MARKED.sub(formula, page))
+    def in_block(match: re.Match[str]) -> str:
+        lines = _DOLLARS.sub(lambda tex: formula(tex[1]), match[3])
+        return f'{match[1]} class="formula"{match[2]}{lines}{match[4]}'
+
+    return _BLOCK.sub(in_block, _MARKED.sub(marked, page))
 
 
 def converter(name: str | None) -> Callable[[str], str] | None:

@@ -229,6 +229,10 @@ def test_formulas_are_set_in_text_and_in_blocks_and_nowhere_else():
     assert hooks.formulas(marked, None) == "by <code>p(x|s)</code>"
     assert hooks.formulas(marked, str.upper) == "by P(X|S)"
     assert hooks.formulas('<div class="arithmatex">\n\\[a\n b\\]</div>', str.upper) == "A B"
+    for tag, display in (("span", "inline"), ("div", "block")):
+        page = f'<{tag} class="arithmatex">\\(a\\)</{tag}>'
+        set_as = f'<math display="{display}"></math>'
+        assert hooks.formulas(page, lambda tex: '<math display="inline"></math>') == set_as
     block = "<pre><span></span><code>$a$ and\n$b &lt; c$\n</code></pre>"
     assert hooks.formulas(block, str.upper) == (
         '<pre class="formula"><span></span><code>A and\nB < C\n</code></pre>'
