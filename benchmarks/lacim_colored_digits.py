@@ -134,8 +134,8 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(
         data="mnist",
-        size=20_000,
-        test_size=4000,
+        size=12_000,
+        test_size=3000,
         label_noises=(0.25, 0.0),
         batch_size=128,
         widths=(256, 128),

@@ -106,7 +106,7 @@ PRESETS = {
         left_out=False,
         widths=(128, 128),
         batch_size=64,
-        epochs=30,
+        epochs=16,
         trials=3,
         learning_rates=(7e-4, 5e-3),
     ),

@@ -121,8 +121,8 @@ PRESETS = {
     ),
     "cpu": Settings(
         sets=(
-            Pictures(data=DIGITS, pool=2, widths=(256, 128), convolutions=False, epochs=6),
-            Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=30),
+            Pictures(data=DIGITS, pool=2, widths=(256, 128), convolutions=False, epochs=4),
+            Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=20),
         ),
     ),
     "full": Settings(

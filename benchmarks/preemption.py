@@ -43,7 +43,7 @@ class Settings:
     """What the experiment depends on."""
 
     methods: tuple[str, ...] = tuple(RUNS)
-    kills: int = 5
+    kills: int = 4
     """Of each method and seed, at least."""
     epochs: int = 40
     """Of each run, of 16 steps."""
