@@ -107,5 +107,5 @@ def test_runs_are_repeated_until_there_were_as_many_kills_as_asked_for(monkeypat
     settings = preemption.Settings(methods=("LaCIM",), kills=3)
     context = preemption.Context(seeds=(0,), data_dir=None, progress=Silent())
     (record,) = preemption.run(settings, context)
-    assert made == [("whole", None), ("killed 0", 1.5), ("killed 1", 1.5)]
+    assert made == [("whole", None), ("killed 0", 4.0), ("killed 1", 4.0)]
     assert (record.metrics["kills"], record.metrics["runs"]) == (4, 2)
