@@ -5,9 +5,7 @@ seal.json, holds the length and the checksum of every other. So one that was cut
 never gone on with: the one before it is, with a warning.
 """
 
-import contextlib
 import json
-import logging
 import shutil
 import warnings
 import zlib
@@ -22,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from common.absl_log import without_messages
 from common.files import sync, write_whole
 
 _SEAL = "seal.json"
@@ -102,7 +101,7 @@ class Checkpoints:
             )
         described = {"leaves": _described(state), "notes": notes}
         try:
-            with _without_tracebacks():
+            with without_messages("raised an exception"):  # it is raised as well
                 self._manager.save(
                     step,
                     args=ocp.args.Composite(
@@ -281,18 +280,3 @@ def _first(error: BaseException) -> str:
     """The beginning of what an error says, without the specifications that tensorstore adds."""
     text = " ".join(str(error).partition(" [tensorstore_spec")[0].split())
     return text if len(text) <= 300 else f"...{text[-300:]}"
-
-
-@contextlib.contextmanager
-def _without_tracebacks() -> Iterator[None]:
-    """Keeps orbax from printing the errors that it also raises."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "raised an exception" not in record.getMessage()
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

@@ -5,21 +5,20 @@ it. So neither tensorflow nor the code that prepared them is needed, any version
 is nothing that could be downloaded.
 """
 
-import contextlib
 import difflib
-import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.absl_log import without_messages
 from common.data import embedded
 from common.data.dataset import Dataset, from_arrays
 
 _INFO = "dataset_info.json"
+_ADVICE = "OpenCV"  # which tensorflow-datasets recommends on the console
 _CHUNK = 1024  # images decoded before they are packed into one array
 
 
@@ -37,7 +36,7 @@ class Opened(NamedTuple):
 def read(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Decodes one split of a prepared data set; `load` documents it."""
     found = open_source(name, split, data_dir=data_dir)
-    with without_decoder_advice():
+    with without_messages(_ADVICE):
         images, labels = _decode(f"{name}/{split}", found)
     return from_arrays(
         images,
@@ -63,7 +62,7 @@ def open_source(name: str, split: str, *, data_dir: str | os.PathLike[str] | Non
     folder = find(name, root)
     import tensorflow_datasets as tfds  # a second's import, needed from here on only
 
-    with without_decoder_advice():
+    with without_messages(_ADVICE):
         builder: Any = tfds.builder_from_directory(folder)
         image_key, label_key = _keys(name, builder.info, tfds)
         _check_format(name, builder.info, folder)
@@ -245,18 +244,3 @@ def _decode(name: str, split: Opened) -> tuple[np.ndarray, ...]:
             images[i], labels[i] = image, example[split.label_key]
     assert images is not None
     return images, labels
-
-
-@contextlib.contextmanager
-def without_decoder_advice() -> Iterator[None]:
-    """Keeps tensorflow-datasets from recommending OpenCV on the console."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "OpenCV" not in record.getMessage()
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
