@@ -10,14 +10,14 @@ was left alone.
 A checkpoint that a kill has cut short lies unfinished in the run's folder: how many were found
 there tells how often a kill came while one was written.
 
-Cost, estimated from a process's five seconds, not run: cpu 6 minutes, full (over 200 kills, no
-accelerator needed) 25 minutes, each on one core.
+Cost on one core: cpu 5 minutes; full (over 200 kills, no accelerator needed) half an hour.
 Command: python -m benchmarks preemption --preset full --seeds 3
 """
 
 import dataclasses
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,9 +44,9 @@ class Settings:
     """What the experiment depends on."""
 
     methods: tuple[str, ...] = tuple(RUNS)
-    kills: int = 3
+    kills: int = 2
     """Of each method and seed, at least."""
-    epochs: int = 12
+    epochs: int = 8
     """Of each run, of 16 steps."""
     within: float = 4.0
     """Seconds from a process's being ready to its end, at most; more where a machine is so slow
@@ -54,7 +54,7 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(kills=1, epochs=8),
+    "smoke": Settings(kills=1),
     "cpu": Settings(),
     "full": Settings(kills=24, epochs=40),
 }
@@ -73,31 +73,39 @@ class Ended(NamedTuple):
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method and seed."""
-    for seed in context.seeds:
-        for method in settings.methods:
-            with context.progress.task(f"{method}, seed {seed}", total=settings.kills) as bar:
-                yield from context.stages.of(
-                    f"{method}, seed {seed}",
-                    functools.partial(_killed_often, method, seed, settings, bar),
-                )
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in context.seeds:
+            for method in settings.methods:
+                name = f"{method}, seed {seed}"
+                with context.progress.task(name, total=settings.kills) as bar:
+                    yield from context.stages.of(
+                        name,
+                        functools.partial(
+                            _killed_often, method, seed, settings, Path(scratch), bar
+                        ),
+                    )
 
 
-def _killed_often(method: str, seed: int, settings: Settings, bar: Bar) -> Iterator[Record]:
+def _killed_often(
+    method: str, seed: int, settings: Settings, scratch: Path, bar: Bar
+) -> Iterator[Record]:
     started = time.perf_counter()
     moments = host_generator(streams(seed).delay)
     runs: list[Ended] = []
-    with tempfile.TemporaryDirectory() as scratch:
 
-        def once(name: str, within: float | None) -> Ended:
-            command = [
-                sys.executable, "-m", "benchmarks.preempted_run", method, str(seed),
-                str(settings.epochs),
-            ]  # fmt: skip
-            return until_it_ends(command, Path(scratch) / name, moments, within, bar)
+    def once(name: str, within: float | None) -> Ended:
+        command = [
+            sys.executable, "-m", "benchmarks.preempted_run", method, str(seed),
+            str(settings.epochs),
+        ]  # fmt: skip
+        folder = scratch / f"{method}, seed {seed}, {name}"
+        ended = until_it_ends(command, folder, moments, within, bar)
+        shutil.rmtree(folder)
+        return ended
 
-        wanted = once("whole", None)
-        while sum(len(ended.steps) for ended in runs) < settings.kills:
-            runs.append(once(f"killed {len(runs)}", settings.within))
+    wanted = once("whole", None)
+    while sum(len(ended.steps) for ended in runs) < settings.kills:
+        runs.append(once(f"killed {len(runs)}", settings.within))
     steps = [ended.steps for ended in runs]
     yield Record(
         method=method,
@@ -160,7 +168,7 @@ def until_it_ends(
         unfinished |= {name for name in names if not name.isdigit()}
         steps.append(max((int(name) for name in names if name.isdigit()), default=0))
         bar.advance(1)
-        if within is not None and len(steps) % 10 == 0 and len(set(steps[-10:])) == 1:
+        if within is not None and len(steps) % 5 == 0 and len(set(steps[-5:])) == 1:
             within *= 1.5
     if process.returncode:
         raise RuntimeError(f"the run failed by itself: {said.decode(errors='replace')}")
