@@ -247,5 +247,6 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                 steps = [0, *record.curve["step"], record.setting["steps"]]
                 axes.step(kills, steps, where="post", marker=".", label=f"seed {record.seed}")
             axes.set(title=method, xlabel="kills", ylabel="steps kept in the newest checkpoint")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(loc="lower right")
     return [path]

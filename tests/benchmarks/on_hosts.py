@@ -88,7 +88,6 @@ def training(out):
 def main():
     """Runs the experiment, then compares."""
     address, index, out = sys.argv[1:]
-    jax.config.update("jax_disable_most_optimizations", True)
     arguments = ["--distributed", "--coordinator", address, "--num-processes", "2"]
     experiment([*arguments, "--process-id", index], out)
     with jax.enable_x64(True):

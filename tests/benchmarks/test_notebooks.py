@@ -46,9 +46,7 @@ def test_what_is_committed_is_small_and_names_no_machine(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_in_a_fresh_kernel_and_draws_its_figures(name, monkeypatch):
-    # Most of a run is compiling: a third less of it, and steps are as fast.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+def test_a_notebook_runs_in_a_fresh_kernel_and_draws_its_figures(name):
     ran = pairing.run(pairing.from_source(pairing.FOLDER / f"{name}.py"))
     assert [cell.execution_count for cell in ran.cells if cell.cell_type == "code"] == list(
         range(1, 1 + sum(cell.cell_type == "code" for cell in ran.cells))

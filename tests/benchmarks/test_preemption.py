@@ -63,9 +63,7 @@ def test_one_bit_is_seen():
 
 @pytest.mark.parametrize("method", RUNS)
 @pytest.mark.usefixtures("standard_promotion")
-def test_sigkill_changes_no_bit_of_what_a_method_ends_with(method, tmp_path, monkeypatch):
-    # Compiled as here (see conftest.py), or their last bits would differ.
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+def test_sigkill_changes_no_bit_of_what_a_method_ends_with(method, tmp_path):
     with Checkpoints(tmp_path / "whole") as checkpoints:
         wanted = jax.tree.leaves(RUNS[method](streams(0), 10)(checkpoints))
     command = (sys.executable, "-m", "benchmarks.preempted_run", method, "0", "10")

@@ -167,10 +167,11 @@ def run_on_eight_devices(function: str, *arguments: str) -> str:
         AssertionError: if it raises; the message is its traceback.
     """
     call = f"from {__name__} import _named; _named({function!r})(*{arguments!r})"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", call],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         timeout=300,
@@ -183,7 +184,6 @@ def run_on_eight_devices(function: str, *arguments: str) -> str:
 def sharding_worker(factories: str) -> None:
     """The process of `run_sharding`: writes the tests that passed, raises at the first failure."""
     assert jax.device_count() == 8, jax.devices()
-    jax.config.update("jax_disable_most_optimizations", True)  # as in this process's parent
     from optax._src import sharding_test
 
     known = {*SHARDING_TESTS, *SHARDING_TESTS_OF_OPTAX}

@@ -52,8 +52,6 @@ def main():
             sys.stdout.write("agree to the bit\n")
     sharded_on_devices.compare()
     sys.stdout.write("shardings are kept\n")
-    # Compared up to rounding, so it need not be compiled as users compile it.
-    jax.config.update("jax_disable_most_optimizations", True)
     ladder_on_devices.compare()
     sys.stdout.write("the ladder agrees\n")
 

@@ -13,7 +13,7 @@ def start(module, *args, devices):
     environment = dict(
         os.environ,
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        XLA_FLAGS=f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     )
     return subprocess.Popen(
         [sys.executable, "-m", module, *args],
