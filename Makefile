@@ -1,4 +1,5 @@
-# Two commands are all there is to know: `make demo` and `make test`; `make docs` builds the site.
+# Two commands are all there is to know: `make demo` and `make test`; `make docs` builds the site,
+# `make coverage` says what the tests leave out.
 # ACCELERATOR=cuda12, cuda13 or tpu installs the jax that drives it; the default is the CPU.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ EXTRAS := bench,notebooks,ray,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)
 comma := ,
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: demo test docs lint types setup lock clean
+.PHONY: demo test coverage docs lint types setup lock clean
 
 demo: setup
 	$(BIN)/python -m benchmarks demo
@@ -18,6 +19,14 @@ demo: setup
 # Bytecode is kept whatever the environment says: a dozen processes import jax.
 test: setup
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Which lines of the packages no test runs; below 95% of them it fails. What a test kills is not seen.
+coverage: setup
+	@mkdir -p .cache
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # The site goes to results/site.
 docs: setup

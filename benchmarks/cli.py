@@ -63,7 +63,8 @@ class Arguments:
     """After which no further stage is begun; exit status 3 then, and --resume goes on."""
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Of "all": experiments run at a time, each on its share of the cores. Those that time programs
-    against each other run alone all the same, and from one seed."""
+    against each other run alone all the same, and from one seed; lacim_identifiability has 5 seeds
+    or more."""
     distributed: bool = False
     """Trains on all devices of several processes, each of which is given this same command line.
     SLURM, Open MPI and Cloud TPUs are recognised; elsewhere the three options below say who is
@@ -211,7 +212,8 @@ def _run_all(arguments: Arguments, console: Console) -> int:
     for name in registry.NAMES:
         registry.preset(registry.load(name), arguments.preset)
         timed = name in registry.TIMED
-        options = ["--preset", arguments.preset, "--seeds", str(1 if timed else arguments.seeds)]
+        seeds = 1 if timed else max(arguments.seeds, registry.AT_LEAST.get(name, 1))
+        options = ["--preset", arguments.preset, "--seeds", str(seeds)]
         if arguments.data_dir is not None:
             options += ["--data-dir", str(arguments.data_dir.resolve())]
         if arguments.resume:

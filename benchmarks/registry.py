@@ -78,6 +78,9 @@ DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
 """Experiments that time programs against each other: alone on the machine, from one seed."""
 
+AT_LEAST = {"lacim_identifiability": 5}
+"""Seeds of "all", where a few say too little: an MCC spreads more between seeds than methods do."""
+
 DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
 """Experiments that train on the devices of several processes: batches are shared out."""
 

@@ -89,6 +89,13 @@ def test_all_is_every_experiment_and_times_from_one_seed(run_all, tmp_path, caps
     assert f"report --take {tmp_path}/*" in capsys.readouterr().out
 
 
+def test_an_experiment_that_needs_more_seeds_has_them(run_all):
+    _, asked = run_all("--seeds", "2")
+    seeds = {job.name: job.arguments[job.arguments.index("--seeds") + 1] for job in asked["jobs"]}
+    assert seeds["lacim_identifiability"] == "5"
+    assert seeds["gsgd_mlp"] == "2"
+
+
 def test_its_status_tells_how_all_went(run_all):
     assert run_all(status=7)[0] == 1
     assert run_all(status=STOPPED)[0] == 3

@@ -181,7 +181,7 @@ def test_plots_of_throughput(simulated, tmp_path):
 def stepped():
     settings = gsgd_speed.Settings(
         networks=(gsgd_speed.PERCEPTRON,), batch_sizes=((8,), ()), width=1 / 64, steps=(3, 1),
-        repetitions=2, traces=1,
+        repetitions=(2, 0), traces=1,
     )  # fmt: skip
     return list(gsgd_speed.run(settings, CONTEXT))
 
