@@ -345,8 +345,8 @@ CASES = (
         ),
     ),
     Case(
-        _DATA, "a domain without an example", "lacim_jax.check_examples", ValueError,
-        lambda _: _examples(domains=np.zeros(4, int)),
+        _DATA, "one domain only, the other without an example", "lacim_jax.check_examples",
+        ValueError, lambda _: _examples(domains=np.zeros(4, int)),
     ),
     Case(
         _DATA, "a domain that was not trained", "lacim_jax.check_examples", ValueError,

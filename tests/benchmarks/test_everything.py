@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ print("said", name)
 sys.exit({"fails": 7}.get(name, 0))
 """
 PROGRAM = (sys.executable, "-c", CHILD)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def jobs(folder: Path, *names: str, alone: tuple[str, ...] = ()):
@@ -102,6 +106,24 @@ def test_its_status_tells_how_all_went(run_all):
     assert run_all("--jobs", "0")[0] == 2
     assert run_all("--time-budget", "0")[0] == 2
     assert run_all("--preset", "smok")[0] == 2
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "all", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == f"{registry.TIMED[0]} begins\n"
+        log = tmp_path / registry.TIMED[0] / "log.txt"
+        while not log.exists():
+            time.sleep(0.01)
+        program.send_signal(asked)
+        _, said = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert "interrupted; what is finished is kept" in said
+    assert [path.name for path in tmp_path.iterdir()] == [registry.TIMED[0]]
 
 
 def test_one_experiment_is_one_process(capsys):

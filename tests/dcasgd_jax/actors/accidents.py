@@ -1,4 +1,4 @@
-"""A small training job in which a worker and a server die, each once; and users' programs.
+"""A small training job in which a worker and one of two servers die; and users' programs.
 
 The programs run in processes of their own: that of the tests has functions that check the types of
 their arguments, which Ray cannot hand to actors.
@@ -60,6 +60,7 @@ def train(folder, **options):
     return run_asynchronously(
         *job(folder),
         num_workers=2,
+        num_servers=2,
         num_steps=STEPS,
         checkpoint=folder / "run.npz",
         checkpoint_every=EVERY,
