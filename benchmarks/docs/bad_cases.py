@@ -345,7 +345,7 @@ CASES = (
         ),
     ),
     Case(
-        _DATA, "one domain only, the other without an example", "lacim_jax.check_examples",
+        _DATA, "a domain without an example, as with one domain only", "lacim_jax.check_examples",
         ValueError, lambda _: _examples(domains=np.zeros(4, int)),
     ),
     Case(
