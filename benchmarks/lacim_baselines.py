@@ -84,7 +84,7 @@ PRESETS = {
         trials=2,
         search_steps=(10,),
     ),
-    "cpu": Settings(size=6000, pool=4, widths=(128, 128), epochs=12, trials=3),
+    "cpu": Settings(size=4800, pool=4, widths=(128, 128), epochs=12, trials=3),
     "full": Settings(pool=1, widths=(512, 256), epochs=60, trials=16, test_size=10_000),
 }
 

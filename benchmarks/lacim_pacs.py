@@ -101,7 +101,7 @@ PRESETS = {
         methods=(
             "ERM", "IRM", "V-REx", "GroupDRO", "CORAL", "MMD", "DANN", "DIVA", "Pool-LaCIM", "LaCIM"
         ),
-        size=1600,
+        size=1280,
         pool=4,
         left_out=False,
         widths=(128, 128),

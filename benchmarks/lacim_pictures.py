@@ -122,7 +122,7 @@ PRESETS = {
     "cpu": Settings(
         sets=(
             Pictures(data=DIGITS, pool=2, widths=(256, 128), convolutions=False, epochs=4),
-            Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=20),
+            Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=16),
         ),
     ),
     "full": Settings(

@@ -44,7 +44,7 @@ class Settings:
     """What the experiment depends on."""
 
     methods: tuple[str, ...] = tuple(RUNS)
-    kills: int = 2
+    kills: int = 1
     """Of each method and seed, at least."""
     epochs: int = 8
     """Of each run, of 16 steps."""
@@ -54,7 +54,7 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(kills=1),
+    "smoke": Settings(methods=("DC-ASGD",)),
     "cpu": Settings(),
     "full": Settings(kills=24, epochs=40),
 }
