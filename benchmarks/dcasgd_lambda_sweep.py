@@ -62,9 +62,9 @@ PRESETS = {
         data="mnist",
         epochs=3,
         evaluations=2,
-        learning_rates=(0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+        learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
         constant_lambdas=(0.04, 0.4, 2.0, 8.0, 32.0, 128.0),
-        adaptive_lambdas=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        adaptive_lambdas=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
     ),
     "full": dataclasses.replace(
         _SWEEP,

@@ -104,7 +104,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(taus=(1.0,), size=4000, num_samples=16, epochs=40),
-    "cpu": Settings(size=20_000, held_out=10_000, test_size=20_000, epochs=16, starts=2),
+    "cpu": Settings(size=20_000, held_out=10_000, test_size=20_000, epochs=25, starts=2),
     "full": Settings(
         taus=(0.3, 0.5, 1.0, 1.5), size=500_000, held_out=50_000, test_size=100_000, starts=8
     ),
