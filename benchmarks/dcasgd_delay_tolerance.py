@@ -19,7 +19,7 @@ Refuted, that a rule tolerates delay better than ASGD: if its largest stable ste
 Refuted, that this is worth anything: if at tuned steps it does not reach the target loss before
 ASGD and m-synchronous SGD, or ends above them.
 
-Cost: smoke 1 minute, cpu 6 minutes on two cores; full is sized for one accelerator.
+Cost: smoke 1 minute on two cores, cpu 5 on one; full is sized for one accelerator and was not run.
 Command: python -m benchmarks dcasgd_delay_tolerance --preset cpu --seeds 3
 """
 

@@ -17,7 +17,7 @@ run is not influenced by what is measured.
 Refuted, that a rung is worth its cost: if a cheaper one leaves as little. The line under each
 table names, from the records, the rungs that no other beats in both.
 
-Cost: smoke 1 minute, cpu 3 minutes on two cores; full is sized for one accelerator.
+Cost: smoke 1 minute on two cores, cpu 4 on one; full is sized for one accelerator and was not run.
 Command: python -m benchmarks dcasgd_hessian_ladder --preset cpu --seeds 3
 """
 

@@ -16,7 +16,7 @@ which for M copies larger than the caches is one read from memory. So the time o
 weights among M, from slot to slot, is measured in the same turns; where a target is missed, the
 time lost a step is told in such copies.
 
-Cost: smoke 1 minute; cpu 10 minutes on two cores, with a thin ResNet-20.
+Cost: smoke 1 minute; cpu 7 minutes on two cores, with a thin ResNet-20; full was not run.
 Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1
 """
 

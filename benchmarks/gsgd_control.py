@@ -14,7 +14,7 @@ training, and on average over evaluations at even distances, which tells how fas
 sizes are chosen by the former on some episodes and scored on others; all methods of a seed meet the
 same beginnings. After training has diverged there is no score.
 
-Cost: cpu 4 minutes on two cores.
+Cost: cpu 3 minutes on one core; full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_control --preset cpu --seeds 3
 """
 

@@ -14,7 +14,7 @@ largest balanced weights, the basis is that of cycles.
 Published as a theorem, without a measured figure: values and activations of paths are invariant
 (Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
 
-Cost: cpu 2 minutes on one core.
+Cost: cpu 2 minutes on one core; full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_invariance --preset cpu --seeds 3
 """
 

@@ -17,7 +17,8 @@ before it, so one pass over the right translation tells.
 
 The papers' talk has a row for machine translation; its figures are not known here.
 
-Cost: smoke 1 minute on two busy cores, cpu 7 minutes on one core. Full not measured.
+Cost: smoke 1 minute on two busy cores, cpu 7 on one; full is sized for one
+accelerator and was not run.
 Command: python -m benchmarks gsgd_sequence --preset cpu --seeds 3
 """
 

@@ -20,7 +20,8 @@ https://github.com/MSRA-COLT/gsgd; perceptron, one GPU). Targets: 1.10 for the p
 128, 1.05 for the networks, compilation within 1.5 times, one extra copy of the parameters,
 `find_gauge` on ResNet-50 within ten seconds.
 
-Cost: smoke half a minute, cpu 5 minutes on two cores; full is sized for one accelerator.
+Cost: smoke half a minute, cpu 5 minutes on two cores; full is sized for one
+accelerator and was not run.
 Command: python -m benchmarks gsgd_speed --preset cpu --seeds 1
 """
 

@@ -26,7 +26,7 @@ only a Pool-LaCIM that mixes s with v, or that turns s by chance more than at ra
 Settings were chosen on seeds 100 to 102; of them the factor on the label decides most: with 1, s
 and v stay mixed.
 
-Cost: cpu 3 minutes on two cores; smoke less, not timed by itself.
+Cost: cpu, five seeds, 3 minutes on one core; full is sized for one accelerator and was not run.
 Command: python -m benchmarks lacim_identifiability --preset cpu --seeds 5
 """
 

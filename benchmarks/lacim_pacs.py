@@ -18,7 +18,7 @@ Published, a pretrained ResNet-50 at 224x224, mean of the four domains, chosen o
 (DomainBed, https://arxiv.org/abs/2007.01434): ERM 85.5, IRM 83.5, GroupDRO 84.4, CORAL 86.2,
 MMD 84.7, DANN 83.7, V-REx 84.9. Nothing is pretrained here, and images are small.
 
-Cost: cpu 9 minutes on one core. Full not measured; it is sized for 80 GB: a
+Cost: cpu 7 minutes on one core. Full not measured; it is sized for 80 GB: a
 run keeps 1.1 GB for its backward pass (counted from shapes, before fusion), so that of the 192 runs
 of a method with three seeds 32 are trained side by side, 35 GB, beside 6 GB of images.
 Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3

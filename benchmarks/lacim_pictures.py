@@ -18,7 +18,7 @@ Nothing is tuned here: these are pictures of the model as it comes, not claims a
 
 PACS is looked for as `lacim_pacs` does; the smoke preset has coloured digits alone.
 
-Cost: cpu, three seeds, 6 minutes on one core.
+Cost: cpu, three seeds, 5 minutes on one core.
 Command: python -m benchmarks lacim_pictures --preset smoke --seeds 1
 """
 

@@ -10,7 +10,7 @@ was left alone.
 A checkpoint that a kill has cut short lies unfinished in the run's folder: how many were found
 there tells how often a kill came while one was written.
 
-Cost on one core: cpu 5 minutes; full (over 200 kills, no accelerator needed) half an hour.
+Cost on one core: cpu 4 minutes; full (over 200 kills, no accelerator needed) 21 minutes.
 Command: python -m benchmarks preemption --preset full --seeds 3
 """
 
