@@ -1,6 +1,12 @@
-"""A run that broke off and is resumed ends with the bits of one that never stopped."""
+"""A run killed at any moment and resumed ends with the bits of one that never stopped."""
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,8 +19,10 @@ from common.seeds import streams
 from common.training import fit, init_state, train_step
 from tests.compiled import as_users_do
 
-# The optimiser below is optax's Adam; the bits are those of users.
+# The optimiser below is optax's Adam; the bits are those of users, in processes of their own too.
 pytestmark = pytest.mark.usefixtures("standard_promotion", "optimised")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(folder, *, epochs=4, batch_size=8, stop_after=None, seed=0):
@@ -85,3 +93,41 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(tmp_path, batch_size=16)
     with pytest.raises(ValueError, match="another run, which had order"):
         train(tmp_path, seed=1)
+
+
+def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
+    """Kills the process at moments that do not depend on where it is, until it gets through."""
+    wanted = train(None, epochs=24)
+    folder, result = tmp_path / "killed", tmp_path / "result.npz"
+    script = (
+        "import sys, numpy, pathlib; from tests.common.test_resume import train\n"
+        "print('started', flush=True)\n"
+        "found = train(pathlib.Path(sys.argv[1]), epochs=24)\n"
+        "numpy.savez(sys.argv[2], w=found.state.params['w'], loss=found.curve['loss'])\n"
+    )
+    # Without the tests' strict settings, which have no say in what is computed.
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"
+    }  # fmt: skip
+    kills = 0
+    # Waits that grow past the run's own length, so the last try is not killed.
+    for wait in (0.4, 0.9, 1.5, 60.0):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(folder), str(result)],
+            env=environment, cwd=ROOT, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        deadline = time.monotonic() + wait
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.stdout.close()
+        if process.wait() == 0:
+            break
+    assert kills >= 1, "the run was over before the first kill: lengthen it"
+    with np.load(result) as found:
+        np.testing.assert_array_equal(found["w"], wanted.state.params["w"])
+        np.testing.assert_array_equal(found["loss"], wanted.curve["loss"])
