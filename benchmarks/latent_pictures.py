@@ -70,7 +70,7 @@ def plot_picture(record: Record, path: Path) -> None:
     """
     pixels = np.stack([record.curve["red"], record.curve["green"]], axis=-1) / 255
     side = round((len(pixels) / (len(ROWS) * TILES)) ** 0.5)
-    with figure(path, panel=(6.8, 5.1)) as panels:
+    with figure(path, panel=(7.4, 5.1)) as panels:
         axes: Axes = panels[0, 0]
         axes.imshow(as_rgb(pixels.reshape(len(ROWS) * side, -1, 2)), interpolation="nearest")
         axes.set_yticks(side * (np.arange(len(ROWS)) + 0.5), ROWS)

@@ -248,5 +248,5 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                 axes.step(kills, steps, where="post", marker=".", label=f"seed {record.seed}")
             axes.set(title=method, xlabel="kills", ylabel="steps kept in the newest checkpoint")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(loc="lower right")
+        panels[0, 0].legend()
     return [path]
