@@ -13,8 +13,8 @@ import jax
 import tyro
 from rich.console import Console
 
-from benchmarks import everything, evidence, hosts, registry
-from benchmarks.runner import (
+from benchmarks.harness import everything, hosts, registry
+from benchmarks.harness.runner import (
     DiskFullError,
     OtherRunError,
     OutputError,
@@ -23,6 +23,7 @@ from benchmarks.runner import (
     check_folder,
     run_experiment,
 )
+from benchmarks.judgement import evidence
 from common.files import OutsideError, inside
 from common.progress import Bars, Silent
 

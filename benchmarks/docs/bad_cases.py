@@ -18,8 +18,9 @@ import optax
 import dcasgd_jax
 import gsgd_jax
 import lacim_jax
-from benchmarks import evidence, registry, runner
-from benchmarks.stages import Stages
+from benchmarks.harness import registry, runner
+from benchmarks.harness.stages import Stages
+from benchmarks.judgement import evidence
 from common import checkpoints, files, records, training
 from common.checkpoints import Checkpoints
 from common.data import batches, from_arrays, from_domains, leave_one_out, read_npz

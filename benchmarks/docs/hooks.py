@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # MkDocs imports this file by its path
     sys.path.append(str(ROOT))
 
-from benchmarks import registry  # noqa: E402  (the path above must be set first)
+from benchmarks.harness import registry  # noqa: E402  (the path above must be set first)
 from benchmarks.notebooks import NAMES  # noqa: E402  (as above)
 
 EVIDENCE = ROOT / "benchmarks" / "evidence"
@@ -167,8 +167,7 @@ def presets(name: str) -> list[str]:
     Args:
         name: of an experiment of the registry.
     """
-    source = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
-    for node in ast.parse(source).body:
+    for node in ast.parse(registry.source(name)).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(t, ast.Name) and t.id == "PRESETS" for t in targets):
             value = getattr(node, "value", None)

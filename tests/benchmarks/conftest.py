@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import registry
+from benchmarks.harness import registry
 from common.plots import figure
 from common.records import Record
 from common.tables import markdown, metric, number
@@ -60,6 +60,7 @@ def line(monkeypatch):
 
     def register(**options):
         made = []
+        monkeypatch.setattr(registry, "MODULES", {"line": "line"})
         monkeypatch.setattr(registry, "NAMES", ("line",))
         monkeypatch.setattr(registry, "DEMO", ("line",))
         monkeypatch.setattr(registry, "describe", lambda name: "A claim.\n\nIts cost.")

@@ -6,8 +6,9 @@ import json
 import jax
 import pytest
 
-from benchmarks import cli, registry
+from benchmarks import cli
 from benchmarks.cli import main
+from benchmarks.harness import registry
 from common.records import read_records
 
 

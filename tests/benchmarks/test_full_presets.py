@@ -8,22 +8,20 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import (
-    dcasgd_cifar10,
-    dcasgd_imagenet,
-    gsgd_cifar10,
-    gsgd_control,
-    gsgd_mlp,
-    gsgd_sequence,
-    lacim_baselines,
-    lacim_colored_digits,
-    lacim_identifiability,
-    lacim_pacs,
-)
-from benchmarks.asynchronous_images import Data
-from benchmarks.asynchronous_training import Trainer
-from benchmarks.domain_methods import METHODS, Sizes
-from benchmarks.registry import Context
+from benchmarks.delay import cifar10 as dcasgd_cifar10
+from benchmarks.delay import imagenet as dcasgd_imagenet
+from benchmarks.delay.images import Data
+from benchmarks.delay.training import Trainer
+from benchmarks.harness.registry import Context
+from benchmarks.latent import baselines as lacim_baselines
+from benchmarks.latent import colored_digits as lacim_colored_digits
+from benchmarks.latent import identifiability as lacim_identifiability
+from benchmarks.latent import pacs as lacim_pacs
+from benchmarks.latent.methods import METHODS, Sizes
+from benchmarks.path_space import cifar10 as gsgd_cifar10
+from benchmarks.path_space import control as gsgd_control
+from benchmarks.path_space import mlp as gsgd_mlp
+from benchmarks.path_space import sequence as gsgd_sequence
 from common.data import PixelStatistics
 from common.memory import kept_for_gradient, size_of
 from common.networks import resnet

@@ -6,9 +6,11 @@ import dataclasses
 import jax
 import pytest
 
-from benchmarks import dcasgd_speed, gsgd_speed, lacim_speed
-from benchmarks import latent_speed_report as report
-from benchmarks.registry import Context
+from benchmarks.delay import speed as dcasgd_speed
+from benchmarks.harness.registry import Context
+from benchmarks.latent import speed as lacim_speed
+from benchmarks.latent.reports import speed as report
+from benchmarks.path_space import speed as gsgd_speed
 from common.progress import Silent
 from common.records import Record
 

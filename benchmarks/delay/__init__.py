@@ -1,0 +1,1 @@
+"""Experiments of DC-ASGD: delayed gradients, with compensation and without."""

@@ -1,0 +1,84 @@
+"""ResNet-50 with sixteen workers on images of ImageNet's shape: does compensation help at scale?
+
+Synchronous, m-synchronous and asynchronous SGD, DC-ASGD-c and DC-ASGD-a, as in dcasgd_cifar10, with
+training images that stay on disk: they are decoded and scaled while the simulation runs. `full`
+reads imagenet2012 as tensorflow-datasets prepares it; `smoke` and `cpu` run the same code on small
+sets, with networks a sixteenth as wide. `cpu` is too short for such a network to learn much: it
+shows that the code runs, not which method is better. `full` has not been run: that four gradients
+at once fit into 80 GB is arithmetic, 4.5 GB each for the backward pass, counted from shapes before
+fusion; and the images would not fit on any device, so that one run is trained at a time.
+
+Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,
+https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30, DC-ASGD-a 25.18.
+
+Cost: cpu 4 minutes on one core, most of it compilation; full was not run.
+Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorflow_datasets
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.delay import training as asynchronous_training
+from benchmarks.delay.images import Settings
+from benchmarks.delay.published_errors import published_table
+from benchmarks.delay.report import (
+    ADAPTIVE,
+    ALL_SYNCHRONOUS,
+    ASGD,
+    CONSTANT,
+    SYNCHRONOUS,
+    plot_training,
+    protocol_tables,
+)
+from common.records import Record
+
+PUBLISHED = {(ASGD, 16): 25.64, (ALL_SYNCHRONOUS, 16): 25.30, (ADAPTIVE, 16): 25.18}
+"""Top-1 errors in percent."""
+
+_FULL = Settings(
+    data="imagenet2012",
+    depth=50,
+    workers=(16,),
+    methods=(ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE),
+    batch_size=32,
+    epochs=90,
+    evaluations=30,
+    learning_rates=(0.0125, 0.025, 0.05),
+    validation=0.01,
+    test_size=10_000,
+    bfloat16=True,
+    image_size=224,
+    test_split="validation",
+    longest=4,
+)
+_THIN = dataclasses.replace(
+    _FULL, validation=0.1, bfloat16=False, test_split="test", evaluations=2, learning_rates=(0.1,)
+)
+
+PRESETS = {
+    "smoke": dataclasses.replace(
+        _THIN, data="mnist5k", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
+        train_size=768, test_size=300, batch_size=8, epochs=1, image_size=14,
+    ),
+    "cpu": dataclasses.replace(
+        _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
+        train_size=3072, test_size=1000, batch_size=16, epochs=2, image_size=14,
+        learning_rates=(0.04,),
+    ),
+    "full": _FULL,
+}  # fmt: skip
+
+run = asynchronous_training.run
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Both protocols, and the published errors, as Markdown."""
+    source = "Zheng et al., 2017, as reported: ResNet-50 on ImageNet, batch 32"
+    sections = [protocol_tables(records), published_table(records, PUBLISHED, source=source)]
+    return "\n\n".join(section for section in sections if section)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """Accuracy during training, against data and against time."""
+    return [plot_training(records, out / "curves.png")]

@@ -1,0 +1,189 @@
+"""Images, and who trains on them how: what two experiments with simulated workers share.
+
+Machines are alike and their times random (gamma distributed), so the server's clock is not a count
+of steps. Synchronous SGD waits for all M workers of a round, m-synchronous SGD for the first
+three quarters of them; both average what they got. Every method sees equally many gradients, in the
+same order, from the same initialisation; learning rates fall by ten after half of the gradients and
+after three quarters. Running averages are those that were pushed last.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.delay.report import ALL_SYNCHRONOUS, SGD, SYNCHRONOUS
+from common.data import (
+    ImageStream,
+    PixelStatistics,
+    load,
+    pixel_statistics,
+    pooled,
+    standardise,
+    stream,
+    take,
+    train_validation_split,
+)
+from common.seeds import host_generator, streams
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an experiment depends on."""
+
+    data: str
+    depth: int
+    workers: tuple[int, ...]
+    methods: tuple[str, ...]
+    batch_size: int
+    """Of one gradient."""
+    epochs: int
+    evaluations: int
+    """Points of the curves."""
+    learning_rates: tuple[float, ...]
+    width: float = 1.0
+    """Factor on the network's channels."""
+    train_size: int | None = None
+    """Images trained on; None for all that are not held out."""
+    validation: float = 0.1
+    """Share of the images that learning rates are chosen on."""
+    test_size: int | None = None
+    """Images tested on; None for all."""
+    pool: int = 1
+    """Images are reduced by averaging over squares of this side."""
+    augment: bool = False
+    """Whether training images held on the device are padded, cropped and mirrored."""
+    constant_lambda: float = 0.04
+    adaptive_lambda: float = 2.0
+    mean_square_decay: float = 0.95
+    weight_decay: float = 1e-4
+    """At the server's weights, after compensation."""
+    variation: float = 0.1
+    """Coefficient of variation of a machine's times."""
+    bfloat16: bool = False
+    """Whether the network computes in bfloat16."""
+    image_size: int | None = None
+    """Training images are streamed from disk, scaled to this height and width; None: all are held
+    on the device as they are."""
+    test_split: str = "test"
+    longest: int | None = None
+    """No more gradients of one run than this are computed together, so that their activations fit.
+    """
+    at_once: int = 1
+    """Runs, of all seeds and learning rates, that are trained side by side, so that their
+    activations fit; on CPU, and of streamed images, one."""
+
+
+class Case(NamedTuple):
+    """One row: a method, and how many workers it has."""
+
+    method: str
+    workers: int
+
+
+class Streamed(NamedTuple):
+    """Training images that stay on disk."""
+
+    images: ImageStream
+    rows: np.ndarray
+    """Which of them are trained on."""
+    size: int
+
+    def batches(self, rows: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Random crops, uint8, and labels, of [num_steps, batch] rows of those trained on."""
+        return self.images.batches(self.rows[rows], size=self.size, seed=seed)
+
+
+class Data(NamedTuple):
+    """Images and their labels; standardised and on the device, or else uint8 and streamed."""
+
+    train: tuple[jax.Array, jax.Array] | Streamed
+    validation: tuple[jax.Array, jax.Array]
+    test: tuple[jax.Array, jax.Array]
+    num_classes: int
+    statistics: PixelStatistics
+
+
+def cases(settings: Settings) -> list[Case]:
+    """Every method at every number of workers; SGD has one.
+
+    Args:
+        settings: the experiment's.
+    """
+    found = [Case(SGD, 1)] if SGD in settings.methods else []
+    others = [method for method in settings.methods if method != SGD]
+    return found + [Case(method, m) for m in settings.workers for method in others]
+
+
+def load_data(settings: Settings, data_dir: Path | None) -> Data:
+    """All images on the device; the split into training and validation is the same for all.
+
+    Args:
+        settings: the experiment's.
+        data_dir: where prepared data sets lie.
+    """
+    if settings.image_size is not None:
+        return _streamed(settings, settings.image_size, data_dir)
+    key = streams(0).data
+    whole = load(settings.data, "train", data_dir=data_dir)
+    train, validation = train_validation_split(whole, key, fraction=settings.validation)
+    test = load(settings.data, settings.test_split, data_dir=data_dir)
+    if settings.train_size is not None:
+        train = take(train, settings.train_size, key=key)
+    if settings.test_size is not None:
+        test = take(test, settings.test_size, key=key)
+        validation = take(validation, min(settings.test_size, len(validation.labels)), key=key)
+    statistics = pixel_statistics(train.images)
+
+    def prepared(part: Any) -> tuple[jax.Array, jax.Array]:
+        images = pooled(standardise(part.images, statistics), settings.pool)
+        return images, jnp.asarray(part.labels)
+
+    return Data(
+        prepared(train), prepared(validation), prepared(test), whole.num_classes, statistics
+    )
+
+
+def _streamed(settings: Settings, size: int, data_dir: Path | None) -> Data:
+    """Validation and test images in memory, training images on disk."""
+    whole = stream(settings.data, "train", data_dir=data_dir)
+    tested = stream(settings.data, settings.test_split, data_dir=data_dir)
+    generator = host_generator(streams(0).data)
+    order = generator.permutation(len(whole.source))
+    held_out = int(settings.validation * len(order))
+    most = settings.test_size or len(tested.source)
+
+    def read(images: ImageStream, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        parts = np.array_split(rows, max(1, len(rows) // 256))
+        pixels, labels = zip(*images.batches(parts, size=size), strict=True)
+        return standardise(np.concatenate(pixels), statistics), jnp.concatenate(labels)
+
+    trained = order[held_out:][: settings.train_size]
+    # Of a thousand crops: all of them would have to be read for exact ones.
+    ((sample, _),) = whole.batches([trained[:1000]], size=size)
+    statistics = pixel_statistics(sample)
+    return Data(
+        train=Streamed(whole, trained, size),
+        validation=read(whole, order[:held_out][:most]),
+        test=read(tested, generator.permutation(len(tested.source))[:most]),
+        num_classes=whole.num_classes,
+        statistics=statistics,
+    )
+
+
+def waited_for(case: Case) -> int | None:
+    """How many gradients of a round the server waits for; None: it does not wait.
+
+    Args:
+        case: which method.
+    """
+    if case.method == ALL_SYNCHRONOUS:
+        return case.workers
+    if case.method == SYNCHRONOUS:
+        return max(1, math.ceil(0.75 * case.workers))
+    return None

@@ -1,0 +1,176 @@
+"""Which experiments there are, and what an experiment is.
+
+An experiment is one module in a wing of this package, named for what it measures. Its docstring
+opens with the claim, then cost, hardware and command. It reads like this::
+
+    \"\"\"Claim in one line: this is what `python -m benchmarks` lists.
+
+    Cost, hardware, command, source of the published figure.
+    \"\"\"
+
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        epochs: int = 10                       # every number the experiment depends on
+
+    PRESETS = {"smoke": Settings(), "cpu": Settings(...), "full": Settings(...)}
+
+    def run(settings: Settings, context: Context) -> Iterator[Record]:
+        for seed in context.seeds:
+            yield from context.stages.of(f"seed {seed}", lambda: train(settings, seed))
+
+    def train(settings: Settings, seed: int) -> Iterator[Record]:
+        keys = streams(seed)                   # common.seeds: init, order, noise, delay apart
+        ...
+        yield Record(method="gsgd", setting={"learning_rate": 0.1}, seed=seed,
+                     metrics={"test_accuracy": 0.97}, curve={"epoch": [...], ...},
+                     wall_time=seconds)
+
+    def tables(records: Sequence[Record]) -> str:   # Markdown, from records only
+    def plots(records: Sequence[Record], out: Path) -> list[Path]:   # PNG files, likewise
+
+Each record is written the moment it is yielded, so an interrupted run keeps what it finished; its
+stages (`benchmarks.harness.stages`) are what a later run need not compute again.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from jax.sharding import Mesh
+
+from benchmarks.harness.stages import Stages
+from common.progress import Progress
+from common.records import Record
+
+MODULES = {
+    "gsgd_mlp": "path_space.mlp",
+    "gsgd_invariance": "path_space.invariance",
+    "gsgd_cifar10": "path_space.cifar10",
+    "gsgd_sequence": "path_space.sequence",
+    "gsgd_control": "path_space.control",
+    "gsgd_delay": "together.delay_in_path_space",
+    "gsgd_speed": "path_space.speed",
+    "dcasgd_digits": "delay.digits",
+    "dcasgd_cifar10": "delay.cifar10",
+    "dcasgd_imagenet": "delay.imagenet",
+    "dcasgd_delay_tolerance": "delay.tolerance",
+    "dcasgd_lambda_sweep": "delay.lambda_sweep",
+    "dcasgd_hessian_ladder": "delay.ladder",
+    "dcasgd_speed": "delay.speed",
+    "lacim_colored_digits": "latent.colored_digits",
+    "lacim_flip": "latent.flip",
+    "lacim_identifiability": "latent.identifiability",
+    "lacim_baselines": "latent.baselines",
+    "lacim_pacs": "latent.pacs",
+    "lacim_pictures": "latent.pictures",
+    "lacim_speed": "latent.speed",
+    "preemption": "soak.preemption",
+}
+"""Where each experiment stands in this package, in the order in which they are listed."""
+
+NAMES = tuple(MODULES)
+"""Every experiment by its name on the command line and in records."""
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
+"""What `python -m benchmarks demo` runs: one experiment for each method."""
+
+TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
+"""Experiments that time programs against each other: alone on the machine, from one seed."""
+
+AT_LEAST = {"lacim_identifiability": 5}
+"""Seeds of "all", where a few say too little: an MCC spreads more between seeds than methods do."""
+
+DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
+"""Experiments that train on the devices of several processes: batches are shared out."""
+
+PRESET_NAMES = ("smoke", "cpu", "full")
+
+
+class Context(NamedTuple):
+    """What an experiment gets from the command line, beside its settings."""
+
+    seeds: tuple[int, ...]
+    """One run of every method each; at least one."""
+    data_dir: Path | None
+    """Where tensorflow-datasets finds prepared data sets; None for its default."""
+    progress: Progress
+    """Where progress bars are drawn."""
+    stages: Stages = Stages()
+    """What need not be computed again, and when to stop; by default everything is computed."""
+    mesh: Mesh | None = None
+    """Devices whose first axis shares out batches, for experiments of `DISTRIBUTED`; None for one
+    device."""
+
+
+class Experiment(Protocol):
+    """The module of one experiment; this module's docstring shows one."""
+
+    PRESETS: Mapping[str, Any]
+
+    def run(self, settings: Any, context: Context) -> Iterator[Record]:
+        """Runs the experiment, yielding each record as soon as it is finished."""
+        ...
+
+    def tables(self, records: Sequence[Record]) -> str:
+        """The experiment's tables as Markdown."""
+        ...
+
+    def plots(self, records: Sequence[Record], out: Path) -> list[Path]:
+        """Writes the experiment's figures into `out` and returns their paths."""
+        ...
+
+
+class UnknownNameError(ValueError):
+    """A name that is not known, with the nearest ones that are."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]):
+        """Builds the message: rule, what came, remedy."""
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        super().__init__(
+            f"no {kind} is called {name!r}: did you mean {near[0]!r}? Known: {', '.join(known)}."
+        )
+
+
+def load(name: str) -> Experiment:
+    """Imports the experiment called `name`.
+
+    Raises:
+        UnknownNameError: if there is none; it names the nearest.
+    """
+    if name not in NAMES:
+        raise UnknownNameError("experiment", name, (*NAMES, "demo", "all"))
+    return cast("Experiment", importlib.import_module(f"benchmarks.{MODULES[name]}"))
+
+
+def preset(experiment: Experiment, name: str) -> Any:
+    """The settings called `name`, a frozen dataclass.
+
+    Raises:
+        UnknownNameError: if there are none; it names the nearest.
+    """
+    if name not in experiment.PRESETS:
+        raise UnknownNameError("preset", name, tuple(experiment.PRESETS))
+    settings = experiment.PRESETS[name]
+    assert dataclasses.is_dataclass(settings)
+    return settings
+
+
+def source(name: str) -> str:
+    """The text of an experiment's module, read without importing it."""
+    return (_ROOT / MODULES[name].replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+
+
+def describe(name: str) -> str:
+    """An experiment's whole docstring, read without importing it (and so without importing jax)."""
+    return ast.get_docstring(ast.parse(source(name))) or ""
+
+
+def claim(name: str) -> str:
+    """The first line of an experiment's docstring."""
+    return describe(name).partition("\n")[0]

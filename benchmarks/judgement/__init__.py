@@ -1,0 +1,1 @@
+"""The claims, what the records say of each, and the pages of evidence."""

@@ -1,0 +1,198 @@
+"""The evidence that is kept in the repository, and the pages that are made from it.
+
+`benchmarks/evidence/` holds a summary of one run for each experiment and preset that has been
+measured: `NAME/PRESET.jsonl`, and, made from it alone, the figures beside it and the page
+`NAME.md`; `README.md` is the index, with the verdict on each claim, which stands in the project's
+own README too. No number that was measured is typed.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.harness import registry
+from benchmarks.harness.runner import caption
+from benchmarks.judgement.claims import CLAIMS
+from benchmarks.judgement.page import claim_sections, claim_table, with_claims
+from benchmarks.judgement.verdicts import Measured
+from common.files import inside, write_whole
+from common.records import Record, last_run, read_records
+from common.summaries import read_summary, write_summary
+
+_ROOT = Path(__file__).resolve().parents[2]
+FOLDER = _ROOT / "benchmarks" / "evidence"
+README = _ROOT / "README.md"
+
+
+class StaleEvidenceError(RuntimeError):
+    """Pages that differ from what their records say."""
+
+
+def take(run: Path, folder: Path = FOLDER) -> Path:
+    """Keeps the latest run of a results folder as the evidence of its experiment and preset.
+
+    Args:
+        run: the folder that a finished run left, with its records.jsonl.
+        folder: where evidence is kept.
+
+    Returns:
+        The summary written.
+
+    Raises:
+        FileNotFoundError: if there are no records.
+        ValueError: if they hold none, or are of an experiment or preset that is not known.
+    """
+    path = run / "records.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"no records at {path}; name a folder that a run has filled.")
+    records = last_run(read_records(path))
+    if not records:
+        raise ValueError(f"{path} holds no finished record; let the run finish one.")
+    origin = records[0].origin
+    name, preset = str(origin.get("benchmark")), str(origin.get("preset"))
+    # Records may come from anywhere: only names that are known become names of files.
+    registry.preset(registry.load(name), preset)
+    target = inside(folder, f"{name}/{preset}.jsonl")
+    write_summary(records, target)
+    return target
+
+
+def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
+    """Makes every page and figure anew from the summaries.
+
+    Args:
+        folder: where evidence is kept.
+        readme: the page whose table of claims is replaced.
+
+    Returns:
+        The files written: pages, then figures.
+
+    Raises:
+        ValueError: if the readme has no place for the table.
+    """
+    pages, figures, measured = {}, [], {}
+    for name, summaries in _measured(folder):
+        sections = []
+        for path in summaries:
+            records = read_summary(path)
+            measured.setdefault(name, records)  # claims are judged on the largest preset
+            section, drawn = _section(name, path, records)
+            sections.append(section)
+            figures += drawn
+        pages[folder / f"{name}.md"] = _page(name, sections)
+    pages[folder / "README.md"] = _index(folder, measured, figures)
+    link = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
+    text = readme.read_text(encoding="utf-8")
+    pages[readme] = with_claims(text, claim_table(measured, link))
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in pages.items():
+        write_whole(path, text)
+    return [*pages, *figures]
+
+
+def check(folder: Path = FOLDER, readme: Path = README) -> None:
+    """Refuses pages that differ from what `render` would write.
+
+    Figures are drawn too, but only their presence is compared: their bytes depend on the version of
+    the plotting library and the fonts at hand.
+
+    Args:
+        folder: where evidence is kept.
+        readme: the page with the table of claims.
+
+    Raises:
+        StaleEvidenceError: naming the files that differ.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        # As far from its README as the folder is, since the table links to the index.
+        apart = Path(os.path.relpath(folder, readme.parent))
+        copied = Path(scratch) / readme.name
+        shutil.copyfile(readme, copied)
+        copy = Path(scratch) / apart
+        copy.mkdir(parents=True)
+        for _, summaries in _measured(folder):
+            for path in summaries:
+                target = copy / path.relative_to(folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+        written = render(copy, copied)
+        due = {path.relative_to(copy): path for path in written if path != copied}
+        shown = {
+            path.relative_to(folder)
+            for pattern in ("*.md", "*/*.png")
+            for path in folder.glob(pattern)
+        }
+        stale = sorted(str(name) for name in shown ^ due.keys())
+        stale += sorted(
+            str(name)
+            for name in shown & due.keys()
+            if name.suffix == ".md" and (folder / name).read_bytes() != due[name].read_bytes()
+        )
+        if readme.read_bytes() != copied.read_bytes():
+            stale.append(readme.name)
+    if stale:
+        raise StaleEvidenceError(
+            f"not what the records say: {', '.join(stale)}; run `python -m benchmarks report` and "
+            "keep what it writes."
+        )
+
+
+def _measured(folder: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Each experiment that has evidence, with its summaries, in the order of the registry."""
+    for name in registry.NAMES:
+        paths = [folder / name / f"{preset}.jsonl" for preset in reversed(registry.PRESET_NAMES)]
+        if summaries := [path for path in paths if path.exists()]:
+            yield name, summaries
+
+
+def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, list[Path]]:
+    """One preset's tables and figures; each figure is named for the preset, too."""
+    experiment = registry.load(name)
+    figures = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for drawn in experiment.plots(records, Path(scratch)):
+            target = path.with_name(f"{path.stem}_{drawn.name}")
+            shutil.copyfile(drawn, target)
+            figures.append(target)
+    shown = [
+        f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})"
+        for figure in figures
+    ]
+    parts = [f"## Preset `{path.stem}`", experiment.tables(records), caption(records[0].origin)]
+    return "\n\n".join([*parts, *shown]), figures
+
+
+def _page(name: str, sections: Sequence[str]) -> str:
+    claim, _, rest = registry.describe(name).partition("\n")
+    return "\n\n".join([f"# {name}", f"**{claim}**", rest.strip(), *sections]) + "\n"
+
+
+def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
+    rows = [
+        f"- [{name}]({name}.md): {registry.claim(name)} "
+        f"Presets: {', '.join(path.stem for path in summaries)}."
+        for name, summaries in _measured(folder)
+    ]
+    head = (
+        "# Evidence\n\nThe claims, with what the records say of each; then one page for each "
+        "experiment that has been\nmeasured. Tables, figures and verdicts are made from the "
+        "summaries of records beside them by\n`python -m benchmarks report`; what was measured is "
+        "never typed. One method is called above another\nwhere the 95% Student t interval of "
+        "their differences, seed by seed, is above 0."
+    )
+    by_name = {(figure.parent.name, figure.name): figure for figure in reversed(figures)}
+    shown = {
+        claim.name: next(
+            (
+                path.relative_to(folder)
+                for preset in reversed(registry.PRESET_NAMES)
+                if (path := by_name.get((claim.needed, f"{preset}_{claim.figure}")))
+            ),
+            None,
+        )
+        for claim in CLAIMS
+    }
+    sections = claim_sections(measured, shown)
+    return "\n\n".join([head, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"

@@ -1,0 +1,98 @@
+"""The claims with their verdicts, as Markdown: for the index of the evidence and the README."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.judgement.claims import CLAIMS, Claim, judged
+from benchmarks.judgement.verdicts import Measured
+from common.records import Record
+
+BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
+END = "<!-- made from the records by `python -m benchmarks report`: end -->"
+
+
+def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> str:
+    """Every claim with its verdict, what that rests on, and what was published.
+
+    Args:
+        measured: the records that claims are judged on.
+        figures: each claim's figure, relative to the page; None where there is none.
+    """
+    sections = []
+    for number, claim in enumerate(CLAIMS, start=1):
+        finding = judged(claim, measured)
+        pages = ", ".join(f"[{n}]({n}.md)" for n in claim.experiments if n in measured)
+        lines = [
+            f"### {number}. {_capital(claim.name)}: {finding.verdict}",
+            f"*{claim.text}*",
+            f"**Here:** {finding.figures}",
+            f"**Published:** {claim.published} **Different here:** {claim.difference}",
+            f"**From:** {pages or 'nothing yet'}. {_source(claim, measured)}".rstrip(),
+        ]
+        figure = figures.get(claim.name)
+        if figure is not None:
+            lines.append(f"![{claim.name}]({figure.as_posix()})")
+        sections.append("\n\n".join(lines))
+    return "\n\n".join(sections)
+
+
+def claim_table(measured: Measured, link: str) -> str:
+    """One row a claim.
+
+    Args:
+        measured: the records that claims are judged on.
+        link: where the sections are.
+    """
+    # Cells are sentences: neither padded nor set to the right, as `markdown` does with numbers.
+    lines = ["| claim | verdict | found |", "| :---- | :------ | :---- |"]
+    for number, claim in enumerate(CLAIMS, start=1):
+        finding = judged(claim, measured)
+        anchor = _anchor(f"{number}. {_capital(claim.name)}: {finding.verdict}")
+        lines.append(
+            f"| [{claim.name}]({link}#{anchor}): {claim.text} | **{finding.verdict}** | "
+            f"{finding.headline} |"
+        )
+    return "\n".join(lines)
+
+
+def with_claims(text: str, block: str) -> str:
+    """A page with what is between its markers replaced.
+
+    Args:
+        text: the page.
+        block: what is to stand there.
+
+    Raises:
+        ValueError: if the markers are not there, once each and in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(
+            f"a page with claims needs the lines {BEGIN!r} and {END!r}, in this order."
+        )
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def _source(claim: Claim, measured: Measured) -> str:
+    """Command, seeds, commit and device of the record that the claim cannot do without."""
+    records: Sequence[Record] = measured.get(claim.needed, ())
+    if not records:
+        return ""
+    origin = records[0].origin
+    source = origin["provenance"]
+    device = source["device"]
+    return (
+        f"`{origin['command']}`, commit {source['git_commit'][:12]}, {device['count']} x "
+        f"{device['kind']} ({device['cores']} cores)."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _anchor(heading: str) -> str:
+    """What a heading is called in addresses: lower case, hyphens, no other punctuation."""
+    kept = "".join(c for c in heading.lower() if c.isalnum() or c in " -")
+    return kept.replace(" ", "-")

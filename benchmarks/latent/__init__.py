@@ -1,0 +1,1 @@
+"""Experiments of LaCIM: latent causes, and prediction out of domain."""

@@ -1,0 +1,1 @@
+"""Tables and figures of the experiments of LaCIM, made from records only."""

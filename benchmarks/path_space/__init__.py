@@ -1,0 +1,1 @@
+"""Experiments of G-SGD: training in path space beside training on weights."""

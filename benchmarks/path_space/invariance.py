@@ -1,0 +1,303 @@
+"""Does what a network learns depend on how its start is scaled? With SGD it does, with G-SGD not.
+
+A perceptron with biases on digits, trained twice by every method on the same batches: from its
+initialisation, and from copies in which every hidden unit is rescaled at random, which are the same
+function. Measured during training: how far the two functions have come apart on test images, as the
+largest difference of a logit over the logits' root mean square, and the share of answers that
+differ. In float32 and in float64: what path space leaves is rounding, which training magnifies, and
+float64 has 2^29 times less of it.
+
+Learning rates are fixed: those that train each method well on these data (the accuracies are in the
+table); the question is not which is better. The group is found by tracing, the tree is that of the
+largest balanced weights, the basis is that of cycles.
+
+Published as a theorem, without a measured figure: values and activations of paths are invariant
+(Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
+
+Cost: cpu 2 minutes on one core; full is sized for one accelerator and was not run.
+Command: python -m benchmarks gsgd_invariance --preset cpu --seeds 3
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.harness.registry import Context
+from common.classification import cross_entropy_loss
+from common.data import epoch_order, load, pixel_statistics, pooled, standardise, take
+from common.networks import MLP
+from common.plots import figure, plot_curve
+from common.records import Record
+from common.seeds import streams
+from common.tables import group, markdown, metric, percent
+from gsgd_jax import Gauge, Skeleton, balance, choose_skeleton, find_gauge, in_path_space
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    data: str = "mnist5k"
+    pool: int = 2
+    """Images are reduced by averaging over squares of this side."""
+    widths: tuple[int, ...] = (32, 32, 10)
+    batch_size: int = 64
+    steps: int = 200
+    spreads: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """Standard deviations of the log-scales of the rescaled copies."""
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    methods: tuple[str, ...] = ("SGD", "G-SGD", "momentum", "G-momentum", "Adam", "G-Adam")
+    test_size: int = 500
+    points: int = 20
+    """Of the curves."""
+
+    def __post_init__(self):
+        """Refuses lengths that do not divide."""
+        if self.steps % self.points:
+            raise ValueError(
+                f"steps must be a multiple of points, got {self.steps} and {self.points}."
+            )
+
+
+PRESETS = {
+    "smoke": Settings(methods=("SGD", "G-SGD"), spreads=(1.0,)),
+    "cpu": Settings(data="mnist", widths=(64, 64, 64, 10), steps=800, test_size=2000),
+    "full": Settings(
+        data="mnist", pool=1, widths=(512, 512, 512, 10), steps=8000, test_size=10_000
+    ),
+}
+
+
+class Method(NamedTuple):
+    """One row."""
+
+    name: str
+    inner: Callable[[], optax.GradientTransformation]
+    in_path_space: bool
+
+
+def _rows() -> Iterator[Method]:
+    rules = {
+        "SGD": lambda: optax.sgd(0.1),
+        "momentum": lambda: optax.sgd(0.02, momentum=0.9),
+        "Adam": lambda: optax.adam(2e-3),
+    }
+    for name, inner in rules.items():
+        yield Method(name, inner, in_path_space=False)
+        yield Method(f"G-{name}", inner, in_path_space=True)
+
+
+METHODS = {method.name: method for method in _rows()}
+
+
+class Data(NamedTuple):
+    """Standardised images, and those to compare functions on."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields a record for each dtype, method, spread and seed.
+
+    Args:
+        settings: the experiment's.
+        context: seeds, data, progress.
+
+    Raises:
+        ValueError: if a method is unknown.
+    """
+    if unknown := set(settings.methods) - METHODS.keys():
+        raise ValueError(f"methods are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}.")
+    data = load_data(settings, context.data_dir)
+    total = len(settings.dtypes) * len(context.seeds) * len(settings.methods)
+    with context.progress.task("the same function twice", total=total) as bar:
+        for dtype in settings.dtypes:
+            for seed in context.seeds:
+                for name in settings.methods:
+                    yield from context.stages.of(
+                        f"{name}, {dtype}, seed {seed}",
+                        functools.partial(_compare, METHODS[name], dtype, settings, seed, data),
+                    )
+                    bar.advance(note=f"{name}, {dtype}")
+
+
+def load_data(settings: Settings, data_dir: Path | None) -> Data:
+    """The images, float32.
+
+    Args:
+        settings: the experiment's.
+        data_dir: where prepared data sets lie.
+    """
+    train = load(settings.data, "train", data_dir=data_dir)
+    test = load(settings.data, "test", data_dir=data_dir)
+    test = take(test, min(settings.test_size, len(test.labels)), key=streams(0).data)
+    statistics = pixel_statistics(train.images)
+    images, test_images = (
+        np.asarray(pooled(standardise(part.images, statistics), settings.pool))
+        for part in (train, test)
+    )
+    return Data(images, train.labels, test_images, test.labels)
+
+
+def _batches(data: Data, settings: Settings, seed: int) -> np.ndarray:
+    """Rows of the images in the order of training, [points, steps / points, batch]."""
+    wanted = settings.steps * settings.batch_size
+    epochs = -(-wanted // len(data.labels))
+    order = [epoch_order(streams(seed).order, len(data.labels), epoch=e) for e in range(epochs)]
+    return np.concatenate(order)[:wanted].reshape(settings.points, -1, settings.batch_size)
+
+
+def _compare(
+    method: Method, dtype: str, settings: Settings, seed: int, data: Data
+) -> Iterator[Record]:
+    """All copies of one start, side by side; the first is the start itself."""
+    begun = time.perf_counter()
+    with jax.enable_x64(dtype == "float64"):  # pyright: ignore[reportCallIssue] (a jax State)
+        data = data._replace(
+            images=data.images.astype(dtype), test_images=data.test_images.astype(dtype)
+        )
+        network = MLP(settings.widths, dtype=dtype, param_dtype=dtype)
+
+        def apply_fn(params: Any, images: jax.Array) -> jax.Array:
+            return jnp.asarray(network.apply({"params": params}, images))
+
+        keys = streams(seed)
+        params = jax.jit(network.init)(keys.init, data.test_images[:1])["params"]
+        gauge = find_gauge(apply_fn, params, data.test_images[:1])
+        assert isinstance(gauge, Gauge)  # the units of a perceptron are a graph
+        params = balance(params, gauge)
+        skeleton = choose_skeleton(
+            gauge, params, rule="largest", basis="cycles", tree_values="balanced"
+        )
+        copies = [
+            gauge.rescale(params, jax.random.fold_in(keys.init, i), spread=spread)
+            for i, spread in enumerate(settings.spreads, start=1)
+        ]
+        starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *copies)
+        rows = _batches(data, settings, seed)
+        batches = (data.images[rows], data.labels[rows])
+        train = _trained(method, skeleton, apply_fn)
+        logits = np.asarray(train(starts, batches, data.test_images))
+    apart = np.abs(logits - logits[:, :1]).max((-2, -1))
+    apart /= np.sqrt(np.square(logits[:, :1]).mean((-2, -1)))
+    answers = logits.argmax(-1)  # [points, copies, images]
+    changed = (answers != answers[:, :1]).mean(-1)
+    accuracy = (answers == data.test_labels).mean(-1)
+    steps = np.linspace(0, settings.steps, settings.points + 1).astype(int)
+    for i, spread in enumerate(settings.spreads, start=1):
+        curve = {"step": steps, "distance": apart[:, i], "changed_answers": changed[:, i]}
+        yield Record(
+            method=method.name,
+            setting={"dtype": dtype, "spread": spread},
+            seed=seed,
+            metrics={
+                "distance": float(apart[-1, i]),
+                "changed_answers": float(changed[-1, i]),
+                "test_accuracy": float(accuracy[-1, 0]),
+                "rescaled_test_accuracy": float(accuracy[-1, i]),
+            },
+            curve={name: values.tolist() for name, values in curve.items()},
+            wall_time=time.perf_counter() - begun,
+        )
+
+
+def _trained(
+    method: Method, skeleton: Skeleton, apply_fn: Callable[[Any, jax.Array], jax.Array]
+) -> Callable[[Any, Any, np.ndarray], jax.Array]:
+    """(starts, batches, test images) -> logits before training and at every point.
+
+    Starts are side by side, batches [points, steps, batch, ...], logits [points + 1, copies, n, k].
+    """
+    loss = cross_entropy_loss(apply_fn)
+    inner = method.inner()
+    tx = in_path_space(inner, skeleton) if method.in_path_space else inner
+
+    def one_copy(params: Any, batches: Any, test_images: jax.Array) -> jax.Array:
+        def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            params, state = carry
+            grads = jax.grad(lambda p: loss(p, (), batch, jax.random.key(0))[0])(params)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        def chunk(carry: Any, batches: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+            carry, _ = jax.lax.scan(step, carry, batches)
+            return carry, apply_fn(carry[0], test_images)
+
+        before = apply_fn(params, test_images)
+        _, after = jax.lax.scan(chunk, (params, tx.init(params)), batches)
+        return jnp.concatenate([before[None], after])
+
+    return jax.jit(jax.vmap(one_copy, in_axes=(0, None, None), out_axes=1))
+
+
+def tables(records: Sequence[Record]) -> str:
+    """How far apart the functions end, for each dtype and spread.
+
+    Args:
+        records: of this experiment.
+    """
+    sections = []
+    for dtype, own in group(records, lambda r: str(r.setting["dtype"])).items():
+        spreads = list(group(own, lambda r: r.setting["spread"]))
+        rows = []
+        for method, runs in group(own, lambda r: r.method).items():
+            by_spread = group(runs, lambda r: r.setting["spread"])
+            figures = [_distance(by_spread[spread]) for spread in spreads]
+            widest = metric(by_spread[spreads[-1]], "changed_answers")
+            accuracy = metric(by_spread[spreads[0]], "test_accuracy")
+            rows.append([method, percent(accuracy), *figures, percent(widest)])
+        header = ["method", "test accuracy %", *(f"distance, spread {s:g}" for s in spreads)]
+        header.append(f"answers changed %, spread {spreads[-1]:g}")
+        sections += [f"**{dtype}**, at the end of training:", markdown(header, rows)]
+    return "\n\n".join(sections)
+
+
+def _distance(records: Sequence[Record]) -> str:
+    """The largest over the seeds, in a form that shows its order of magnitude."""
+    found = [record.metrics["distance"] for record in records]
+    lost = sum(not math.isfinite(distance) for distance in found)
+    worst = max((distance for distance in found if math.isfinite(distance)), default=math.nan)
+    return f"{worst:.1e}" + f" ({lost} of {len(found)} diverged)" * (lost > 0)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """The distance during training, a panel for each dtype, at the widest spread.
+
+    Args:
+        records: of this experiment.
+        out: folder of the figure.
+    """
+    path, by_dtype = out / "distance.png", group(records, lambda r: str(r.setting["dtype"]))
+    widest = max(float(r.setting["spread"] or 0) for r in records)
+    with figure(path, columns=len(by_dtype)) as panels:
+        for axes, (dtype, own) in zip(panels[0], by_dtype.items(), strict=True):
+            shown = [_in_decades(r) for r in own if r.setting["spread"] == widest]
+            for i, (method, runs) in enumerate(group(shown, lambda r: r.method).items()):
+                plot_curve(axes, runs, x="step", y="distance", label=method, style=i)
+            axes.set(xlabel="step", title=f"{dtype}, log-scales spread by {widest:g}")
+        low = min(axes.get_ylim()[0] for axes in panels[0])
+        high = max(axes.get_ylim()[1] for axes in panels[0])
+        for axes in panels[0]:
+            axes.set_ylim(low, high)
+        panels[0, 0].set_ylabel("log10(largest difference of a logit / their rms)")
+        panels[0, 0].legend(fontsize="small", ncols=3, loc="lower center")
+    return [path]
+
+
+def _in_decades(record: Record) -> Record:
+    """The decimal logarithm of the distance, so that mean and spread are of orders of magnitude."""
+    distance = np.maximum(np.asarray(record.curve["distance"], float), 1e-17)
+    curve = {**record.curve, "distance": np.log10(distance).tolist()}
+    return dataclasses.replace(record, curve=curve)

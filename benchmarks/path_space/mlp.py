@@ -1,0 +1,342 @@
+"""G-SGD does not see how a ReLU network is scaled; does it also train one better than SGD?
+
+A perceptron without biases, 784-64-64-64-64-10, on MNIST digits, as in the G-SGD paper's
+experiment on fully connected networks. Every method gets the same grid of learning rates, chosen
+by mean validation accuracy over the seeds, the same data order and, per row, the initialisation
+that the row names. Each run is made twice: from the initialisation, and from a copy of it in which
+every hidden unit is rescaled at random, which is the same function.
+
+Rows: SGD from its usual initialisation (the bar to beat); SGD from the papers' initialisation,
+skeleton weights at 1; G-SGD from that same initialisation, on directed paths; G-SGD from the usual
+initialisation, on the cycles that close with the tree of the largest balanced weights. (Directed
+paths diverge from the usual initialisation at every useful step: their skeleton is too small.)
+
+Published, 60,000 images, one seed, after 300 epochs, both from the skeleton initialisation:
+G-SGD 97.64, SGD 97.37 (logs beside https://github.com/MSRA-COLT/gsgd).
+
+Cost: smoke 1 minute on two cores, cpu 3 minutes on one. Estimated, not run: full 20 minutes on one
+accelerator.
+Command: python -m benchmarks gsgd_mlp --preset smoke --seeds 3
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from benchmarks.harness.registry import Context
+from common.classification import (
+    ApplyFn,
+    classification_metrics,
+    cross_entropy_loss,
+    evaluator,
+)
+from common.data import load, pixel_statistics, standardise, train_validation_split
+from common.networks import MLP
+from common.plots import figure, plot_curve, plot_spread
+from common.progress import Bar
+from common.records import Record
+from common.seeds import streams
+from common.selection import best_setting
+from common.tables import group, markdown, metric, percent
+from common.training import Fit, fit, init_state, train_step
+from gsgd_jax import (
+    Gauge,
+    Skeleton,
+    balance,
+    choose_skeleton,
+    gsgd,
+    mlp_gauge,
+    skeleton_init,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    data: str = "mnist5k"
+    validation: float = 0.1
+    """Share of the training images that learning rates are chosen on."""
+    widths: tuple[int, ...] = (64, 64, 64, 64, 10)
+    batch_size: int = 64
+    epochs: int = 10
+    decay: float = 0.01
+    """The learning rate is multiplied by exp(-decay) an epoch, as published."""
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    rescaling: float = 0.5
+    """Standard deviation of the log-scales of the rescaled copies."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
+
+
+PRESETS = {
+    "smoke": Settings(),
+    "cpu": Settings(data="mnist", epochs=3),
+    "full": Settings(data="mnist", epochs=300, learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
+}
+
+STARTS = ("initial", "rescaled")
+
+
+class Method(NamedTuple):
+    """One row: where it starts, and how it steps."""
+
+    name: str
+    in_path_space: bool
+    """Whether steps are taken on path values; else on weights."""
+    reset: bool = False
+    """Whether it starts from the papers' initialisation, skeleton weights at 1."""
+    rule: Literal["diagonal", "largest"] = "diagonal"
+    """How the skeleton is chosen."""
+    basis: Literal["paths", "cycles"] = "paths"
+
+
+METHODS = (
+    Method("SGD", in_path_space=False),
+    Method("SGD, skeleton at 1", in_path_space=False, reset=True),
+    Method("G-SGD, skeleton at 1", in_path_space=True, reset=True),
+    Method("G-SGD, largest tree", in_path_space=True, rule="largest", basis="cycles"),
+)
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields a record for each method, learning rate, start and seed."""
+    dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
+    network = MLP(settings.widths, use_bias=False, dtype=dtype)
+    train, validation, test = _data(settings, context.data_dir)
+
+    def apply_fn(params: Any, images: jax.Array) -> Any:
+        return network.apply({"params": params}, images)
+
+    init = jax.jit(lambda key: network.init(key, train[0][:1])["params"])
+    usual = {seed: init(streams(seed).init) for seed in context.seeds}
+    gauge = mlp_gauge(usual[context.seeds[0]])
+    jobs = [job for method in METHODS for job in _jobs(method, usual, gauge, settings)]
+    with context.progress.task("SGD and G-SGD", total=len(jobs) * settings.epochs) as bar:
+        for job in jobs:
+
+            def of_job(job: _Job = job) -> Iterator[Record]:
+                begun = time.perf_counter()
+                found = _train(
+                    job, apply_fn, (train, validation, test), settings, bar, context.mesh
+                )
+                seconds = time.perf_counter() - begun
+                return _records(job, found, apply_fn, test, settings, seconds)
+
+            seeds = ", ".join(map(str, job.starts))
+            yield from context.stages.of(f"{job.method.name}, seeds {seeds}", of_job)
+
+
+class _Job(NamedTuple):
+    """Runs that can be trained at once: all starts and learning rates that share a skeleton."""
+
+    method: Method
+    skeleton: Skeleton
+    starts: dict[int, tuple[optax.Params, optax.Params]]
+    """For every seed its initialisation, and a rescaled copy of it."""
+
+
+def _data(settings: Settings, data_dir: Path | None) -> list[tuple[jax.Array, jax.Array]]:
+    """Train, validation and test, standardised; the same split for all seeds and methods."""
+    whole = load(settings.data, "train", data_dir=data_dir)
+    parts = train_validation_split(whole, streams(0).data, fraction=settings.validation)
+    statistics = pixel_statistics(parts[0].images)
+    parts = (*parts, load(settings.data, "test", data_dir=data_dir))
+    return [(standardise(p.images, statistics), jnp.asarray(p.labels)) for p in parts]
+
+
+def _jobs(
+    method: Method, usual: dict[int, optax.Params], gauge: Gauge, settings: Settings
+) -> Iterator[_Job]:
+    """A method's runs. The largest weights differ from seed to seed, and with them the skeleton."""
+    groups = [[seed] for seed in usual] if method.rule == "largest" else [list(usual)]
+    for seeds in groups:
+        params = {seed: usual[seed] for seed in seeds}
+        if method.rule == "largest":
+            params = {seed: balance(p, gauge) for seed, p in params.items()}
+        first = params[seeds[0]]
+        skeleton = choose_skeleton(
+            gauge,
+            first,
+            rule=method.rule,
+            basis=method.basis,
+            tree_values="balanced" if method.basis == "cycles" else "ones",
+        )
+        if method.reset:
+            params = {seed: skeleton_init(p, skeleton) for seed, p in params.items()}
+        starts = {
+            seed: (p, gauge.rescale(p, _fresh(seed), spread=settings.rescaling))
+            for seed, p in params.items()
+        }
+        yield _Job(method, skeleton, starts)
+
+
+def _fresh(seed: int) -> jax.Array:
+    """The key of a seed's rescaling."""
+    return jax.random.fold_in(streams(seed).init, 1)
+
+
+def _train(
+    job: _Job,
+    apply_fn: ApplyFn,
+    parts: Sequence[tuple[jax.Array, jax.Array]],
+    settings: Settings,
+    bar: Bar,
+    mesh: Mesh | None,
+) -> Fit:
+    """Trains every seed, start and learning rate of a job at once; runs in that order."""
+    train, validation, test = parts
+    steps = len(train[1]) // settings.batch_size
+
+    def rule(learning_rate: float) -> optax.GradientTransformation:
+        def schedule(count: ArrayLike) -> jax.Array:
+            epoch = (jnp.asarray(count) // steps).astype(jnp.float32)
+            return learning_rate * jnp.exp(-settings.decay * epoch)
+
+        return gsgd(schedule, job.skeleton) if job.method.in_path_space else optax.sgd(schedule)
+
+    tunable = optax.inject_hyperparams(rule)
+    cases = [
+        (params, seed, rate)
+        for seed, starts in job.starts.items()
+        for params in starts
+        for rate in settings.learning_rates
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params for params, _, _ in cases))
+    rates = jnp.asarray([rate for _, _, rate in cases])
+    state = jax.vmap(lambda params, rate: init_state(params, tunable(learning_rate=rate)))(
+        stacked, rates
+    )
+    validate, score = (
+        evaluator(classification_metrics(apply_fn), data, prefix=prefix, many_runs=True)
+        for data, prefix in ((validation, "validation_"), (test, "test_"))
+    )
+    return fit(
+        train_step(cross_entropy_loss(apply_fn), tunable(learning_rate=0.0)),
+        state,
+        train,
+        order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
+        noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        evaluate=lambda state: {**validate(state), **score(state)},
+        bar=bar,
+        mesh=mesh,
+    )
+
+
+def _records(
+    job: _Job,
+    found: Fit,
+    apply_fn: ApplyFn,
+    test: tuple[jax.Array, jax.Array],
+    settings: Settings,
+    wall_time: float,
+) -> Iterator[Record]:
+    """One record a run, with how far the two starts of a seed have come apart."""
+    shape = (len(job.starts), len(STARTS), len(settings.learning_rates))
+    answers = jax.jit(jax.vmap(lambda params: apply_fn(params, test[0]).argmax(-1)))
+    classes = np.asarray(answers(found.state.params)).reshape(*shape, -1)
+    apart = (classes[:, 0] != classes[:, 1]).mean(-1)  # [seeds, learning rates]
+    curves = {
+        name: values.reshape(-1, *shape) for name, values in found.curve.items() if name != "epoch"
+    }
+    for i, seed in enumerate(job.starts):
+        for j, start in enumerate(STARTS):
+            for k, rate in enumerate(settings.learning_rates):
+                curve = {name: values[:, i, j, k].tolist() for name, values in curves.items()}
+                metrics = {name: values[-1] for name, values in curve.items()}
+                # What a diverged network answers says nothing about scale.
+                metrics["changed_answers"] = float(apart[i, k] + 0 * metrics["loss"])
+                yield Record(
+                    method=job.method.name,
+                    setting={"learning_rate": rate, "start": start},
+                    seed=seed,
+                    metrics=metrics,
+                    curve={"epoch": found.curve["epoch"].tolist(), **curve},
+                    wall_time=wall_time,
+                )
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Test accuracy of each method at its chosen learning rate, from both starts."""
+    rows = []
+    for method, chosen in _chosen(records).items():
+        rate = chosen[0].setting["learning_rate"]
+        rescaled = _of(records, method, "rescaled", rate)
+        rows.append(
+            [
+                method,
+                f"{rate:g}",
+                percent(metric(chosen, "test_accuracy")),
+                percent(metric(rescaled, "test_accuracy")),
+                percent(metric(rescaled, "changed_answers")),
+            ]
+        )
+    header = ["method", "learning rate", "test accuracy %", "from a rescaled start %"]
+    return markdown([*header, "answers changed by rescaling %"], rows)
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """Training curves at the chosen learning rates, and accuracy against the learning rate."""
+    chosen = _chosen(records)
+    curves, rates = out / "curves.png", out / "learning_rates.png"
+    with figure(curves, columns=2) as panels:
+        for i, (method, best) in enumerate(chosen.items()):
+            rescaled = _of(records, method, "rescaled", best[0].setting["learning_rate"])
+            for axes, runs in zip(panels[0], (best, rescaled), strict=True):
+                plot_curve(
+                    axes, runs, x="epoch", y="test_accuracy", label=method, style=i, scale=100
+                )
+        _share_view(panels[0], "epoch", ("from the initialisation", "from a rescaled copy of it"))
+    with figure(rates, columns=2) as panels:
+        for i, method in enumerate(chosen):
+            for axes, start in zip(panels[0], STARTS, strict=True):
+                by_rate = group(
+                    [r for r in records if (r.method, r.setting["start"]) == (method, start)],
+                    lambda record: record.setting["learning_rate"],
+                )
+                values = [
+                    [100 * r.metrics["test_accuracy"] for r in runs] for runs in by_rate.values()
+                ]
+                x = np.asarray(list(by_rate), dtype=float)
+                plot_spread(axes, x, np.asarray(values).T, label=method, style=i, marker=True)
+                axes.set_xscale("log")
+        _share_view(
+            panels[0],
+            "learning rate (no point: every seed diverged)",
+            ("from the initialisation", "from a rescaled copy of it"),
+        )
+    return [curves, rates]
+
+
+def _share_view(panels: np.ndarray, label: str, titles: Sequence[str]) -> None:
+    """The same axes and one legend for panels that stand side by side."""
+    low = min(axes.get_ylim()[0] for axes in panels)
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set(xlabel=label, title=title, ylim=(max(low, 0), 100))
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend(loc="lower left")
+
+
+def _chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Each method's runs from the initialisation, at its best learning rate on validation data."""
+    initial = [r for r in records if r.setting["start"] == "initial"]
+    return {
+        method: best_setting(runs)
+        for method, runs in group(initial, lambda record: record.method).items()
+    }
+
+
+def _of(records: Sequence[Record], method: str, start: str, rate: object) -> list[Record]:
+    wanted = {"learning_rate": rate, "start": start}
+    return [r for r in records if r.method == method and r.setting == wanted]

@@ -1,0 +1,362 @@
+"""What a training step in path space costs, against the same step on weights.
+
+A whole step (gradient, transformation, update) by `in_path_space(optax.sgd(...), skeleton)` divided
+by one by `optax.sgd`, on the same network and batch, in one process: scanned for the perceptron,
+driven from Python for convolutions on CPU, where XLA runs their gradients many times slower inside
+a loop. Ways are timed in turns; a ratio is the median over repetitions. Beside it: how much longer
+the step takes to compile, and where (in tracing, in lowering, or in XLA), how much more memory it
+needs, and how long `find_gauge` and `choose_skeleton` take, which happens once.
+
+XLA compiles every distinct loop once. A step on weights has one loop for each shape of leaf; in
+path space it has some more for each shape, which mask the skeleton, gather its entries and sum
+flows into the units, and equal layers share them. So the ratio falls with depth, and is largest
+where there is little else to compile: in a perceptron, of whose layers only two are alike.
+
+The residual and plain networks have BatchNorm, as published; path space is then that of the exact
+part of their group.
+
+Published: 46.6 s an epoch by G-SGD, 36.0 s by SGD, a ratio of 1.29 (logs beside
+https://github.com/MSRA-COLT/gsgd; perceptron, one GPU). Targets: 1.10 for the perceptron at batch
+128, 1.05 for the networks, compilation within 1.5 times, one extra copy of the parameters,
+`find_gauge` on ResNet-50 within ten seconds.
+
+Cost: smoke half a minute, cpu 5 minutes on two cores; full is sized for one
+accelerator and was not run.
+Command: python -m benchmarks gsgd_speed --preset cpu --seeds 1
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.harness.registry import Context
+from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
+from common.networks import MLP, plain, resnet
+from common.plots import figure, plot_bars
+from common.records import Record
+from common.seeds import streams
+from common.tables import group, markdown
+from gsgd_jax import Gauge, choose_skeleton, find_gauge, gsgd
+
+PERCEPTRON, PLAIN, RESIDUAL = "MLP 3x512", "plain-34", "ResNet-34"
+SGD, GSGD, FIND, CHOOSE = "SGD", "G-SGD", "find_gauge", "choose_skeleton"
+TARGETS = {PERCEPTRON: 1.10, PLAIN: 1.05, RESIDUAL: 1.05}
+COMPILE_TARGET, COPIES_TARGET, FIND_TARGET = 1.5, 1.0, 10.0
+STAGES = ("trace", "lower", "XLA")
+"""Of compilation, in order."""
+TRACED = "ResNet-50"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    networks: tuple[str, ...] = (PERCEPTRON, PLAIN, RESIDUAL)
+    batch_sizes: tuple[tuple[int, ...], tuple[int, ...]] = ((32, 128), (32, 128))
+    """For the perceptron, for the others."""
+    width: float = 1.0
+    """Factor on all widths."""
+    steps: tuple[int, int] = (100, 1)
+    """Steps timed at once: for the perceptron, for the others."""
+    repetitions: tuple[int, int] = (7, 7)
+    """For the perceptron, for the others."""
+    traces: int = 3
+    """Times that `find_gauge` is timed alone."""
+
+
+PRESETS = {
+    "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
+    "cpu": Settings(repetitions=(9, 3)),
+    "full": Settings(steps=(2000, 100), repetitions=(11, 11)),
+}
+
+
+class Problem(NamedTuple):
+    """A network with its loss, and batches to time it on."""
+
+    logits: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    images: jax.Array  # [steps, batch, ...]
+    labels: jax.Array  # [steps, batch]
+    driven: bool
+    """Whether steps are driven from Python."""
+
+
+def run(settings: Settings, context: Context) -> Iterator[Record]:
+    """Yields, for each network and seed, what is done once, and both ways at each batch size."""
+    for seed in context.seeds:
+        for network in settings.networks:
+            batch_sizes = settings.batch_sizes[network != PERCEPTRON]
+            total = len(batch_sizes) * 2 * (1 + settings.repetitions[network != PERCEPTRON])
+            with context.progress.task(f"{network}, seed {seed}", total=total) as bar:
+                for batch_size in batch_sizes:
+                    yield from context.stages.of(
+                        f"{network}, batch {batch_size}, seed {seed}",
+                        functools.partial(
+                            _compare, network, batch_size, settings, seed, bar.advance
+                        ),
+                    )
+        yield from context.stages.of(
+            f"traces, seed {seed}", functools.partial(_traced, settings, seed)
+        )
+
+
+def build(
+    network: str, batch_size: int, *, width: float = 1.0, steps: int = 1, seed: int = 0
+) -> Problem:
+    """The network, its first weights, and random batches.
+
+    Args:
+        network: its name.
+        batch_size: images a batch.
+        width: factor on all widths.
+        steps: how many batches.
+        seed: of weights and images; what is in them does not matter for speed.
+    """
+    keys, module, shape, options = streams(seed), *_network(network, width)
+    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
+    labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
+    variables = jax.jit(module.init)(keys.init, images[0, :1])
+    driven = bool(options) and jax.default_backend() == "cpu"
+    return Problem(_logits(module, variables, options), variables["params"], images, labels, driven)
+
+
+def _network(name: str, width: float) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
+    """The module, the shape of one image, and what applying the module asks for."""
+    if name == PERCEPTRON:
+        return MLP((*[round(512 * width)] * 3, 10)), (784,), {}
+    family, depth = {PLAIN: (plain, 34), RESIDUAL: (resnet, 34), TRACED: (resnet, 50)}[name]
+    options = {"train": True, "mutable": ["batch_stats"]}
+    return family(depth, 10, width=width), (32, 32, 3), options
+
+
+def _logits(module: Any, variables: Any, options: dict[str, Any]) -> Callable[..., Any]:
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def logits(params: Any, inputs: jax.Array) -> Any:
+        found = module.apply({"params": params, **rest}, inputs, **options)
+        return found[0] if options else found
+
+    return logits
+
+
+def _exact_gauge(logits: Callable[..., Any], params: Any, images: Any) -> Gauge:
+    """The rescalings that leave the network exactly alone."""
+    found = find_gauge(logits, params, images)
+    gauge = found if isinstance(found, Gauge) else found.gauge
+    assert gauge is not None, "the units of these networks can each be rescaled by themselves"
+    return gauge
+
+
+def _compare(
+    network: str,
+    batch_size: int,
+    settings: Settings,
+    seed: int,
+    advance: Callable[[], None],
+) -> Iterator[Record]:
+    steps = settings.steps[network != PERCEPTRON]
+    problem = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
+    begun = time.perf_counter()
+    gauge = _exact_gauge(problem.logits, problem.params, problem.images[0, :2])
+    found = time.perf_counter()
+    # By the largest weights: BatchNorm's shifts, which begin at zero, can be no coordinates.
+    skeleton = choose_skeleton(gauge, problem.params, rule="largest")
+    chosen = time.perf_counter()
+    for method, seconds in ((FIND, found - begun), (CHOOSE, chosen - found)):
+        yield Record(
+            method=method,
+            setting={"network": network, "batch_size": batch_size},
+            seed=seed,
+            metrics={"seconds": seconds},
+            wall_time=seconds,
+        )
+    ways = [_way(problem, tx) for tx in (optax.sgd(0.01), gsgd(0.01, skeleton))]
+    repetitions = settings.repetitions[network != PERCEPTRON]
+    every = take_turns([way.work for way in ways], repetitions, advance)
+    for method, way, own in zip((SGD, GSGD), ways, every, strict=True):
+        yield Record(
+            method=method,
+            setting={"network": network, "batch_size": batch_size},
+            seed=seed,
+            metrics={
+                "ratio": ratio(own, every[0]),
+                "step_seconds": float(np.median(own)) / steps,
+                "compile_seconds": sum(way.compile_seconds),
+                "compile_ratio": sum(way.compile_seconds) / sum(ways[0].compile_seconds),
+                **{
+                    f"{stage}_seconds": seconds
+                    for stage, seconds in zip(STAGES, way.compile_seconds, strict=True)
+                },
+                "extra_copies": way.copies - ways[0].copies,
+            },
+            curve={"repetition": list(range(len(own))), "seconds": own},
+            wall_time=float(sum(own)),
+        )
+
+
+class Way(NamedTuple):
+    """One way to take the same steps."""
+
+    work: Callable[[], Any]
+    compile_seconds: list[float]
+    """Of every stage."""
+    copies: float
+    """Peak memory beside the batches, in copies of the parameters."""
+
+
+def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
+    def loss(params: Any, batch: Any) -> jax.Array:
+        images, labels = batch
+        logits = problem.logits(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def step(carry: Any, batch: Any) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    def scanned(carry: Any, batches: Any) -> Any:
+        return jax.lax.scan(step, carry, batches)[0]
+
+    def single(carry: Any, batch: Any) -> Any:
+        return step(carry, batch)[0]
+
+    batches = problem.images, problem.labels
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(problem.labels))]
+    given = rows[0] if problem.driven else batches
+    # The state is donated and handed back, as in a run that goes on.
+    held = [jax.tree.map(jnp.copy, (problem.params, tx.init(problem.params)))]
+    jitted = jax.jit(single if problem.driven else scanned, donate_argnums=0)
+    instants = [time.perf_counter()]
+    traced = jitted.trace(held[0], given)
+    instants.append(time.perf_counter())
+    lowered = traced.lower()
+    instants.append(time.perf_counter())
+    compiled = lowered.compile()
+    instants.append(time.perf_counter())
+    spent = np.diff(instants).tolist()
+
+    def work() -> Any:
+        for batch in rows if problem.driven else [batches]:
+            held[0] = compiled(held[0], batch)
+        return held[0]
+
+    return Way(work, spent, memory_in_copies(compiled, problem.params, given))
+
+
+def _traced(settings: Settings, seed: int) -> Iterator[Record]:
+    """`find_gauge` alone, on the deepest network."""
+    module, shape, options = _network(TRACED, settings.width)
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    # Shapes are all that is looked at: nothing has to be initialised.
+    shapes = jax.eval_shape(module.init, streams(seed).init, images)
+    variables = {
+        name: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
+        for name, tree in shapes.items()
+        if name != "params"
+    }
+    logits, spent = _logits(module, variables, options), []
+    for _ in range(settings.traces):
+        begun = time.perf_counter()
+        _exact_gauge(logits, shapes["params"], images)
+        spent.append(time.perf_counter() - begun)
+    yield Record(
+        method=FIND,
+        setting={"network": TRACED, "batch_size": 2},
+        seed=seed,
+        metrics={"seconds": float(np.median(spent))},
+        wall_time=sum(spent),
+    )
+
+
+def tables(records: Sequence[Record]) -> str:
+    """The ratio of every network and batch size, with its verdict; then what is done once."""
+    rows = []
+    ways = [r for r in records if r.method == GSGD]
+    for (network, batch_size), own in group(ways, _where).items():
+        base = [r for r in records if r.method == SGD and _where(r) == (network, batch_size)]
+        found = _median(own, "ratio")
+        target = TARGETS[network]
+        rows.append(
+            [
+                network,
+                f"{batch_size}",
+                f"{1000 * _median(base, 'step_seconds'):,.1f}",
+                f"{1000 * _median(own, 'step_seconds'):,.1f}",
+                f"{found:.3f}",
+                f"{target:.2f}: {'met' if found <= target else 'missed'}",
+                _verdict(_median(own, "compile_ratio"), COMPILE_TARGET),
+                _verdict(_median(own, "extra_copies"), COPIES_TARGET),
+            ]
+        )
+    header = [
+        "network", "batch", "ms a step, SGD", "G-SGD", "ratio", "target",
+        f"compilation, ratio (target {COMPILE_TARGET:g})",
+        f"memory, extra copies (target {COPIES_TARGET:g})",
+    ]  # fmt: skip
+    once = []
+    for network, own in group(records, lambda r: str(r.setting["network"])).items():
+        seconds = [_median([r for r in own if r.method == m], "seconds") for m in (FIND, CHOOSE)]
+        target = f"{FIND_TARGET:g} s" if network == TRACED else "-"
+        cells = ["-" if np.isnan(s) else f"{s:.2f}" for s in seconds]
+        once.append([network, *cells, target])
+    parts = [
+        markdown(header, rows),
+        _compilation(records),
+        "Once, before training:",
+        markdown(["seconds", FIND, CHOOSE, f"target of {FIND}"], once),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _compilation(records: Sequence[Record]) -> str:
+    """Where compilation spends its time, and what path space adds, if the records tell."""
+    told = [r for r in records if f"{STAGES[0]}_seconds" in r.metrics]
+    rows, added = [], np.zeros(len(STAGES))
+    for (network, batch_size), own in group(told, _where).items():
+        sides = [
+            np.array([_median([r for r in own if r.method == m], f"{s}_seconds") for s in STAGES])
+            for m in (SGD, GSGD)
+        ]
+        added += sides[1] - sides[0]
+        cells = [f"{one:.2f} -> {other:.2f}" for one, other in zip(*sides, strict=True)]
+        rows.append([network, f"{batch_size}", *cells])
+    if not rows:
+        return ""
+    shares = [f"{share:.0%} {s}" for s, share in zip(STAGES, added / added.sum(), strict=True)]
+    table = markdown(["network", "batch", *(f"{stage}, s" for stage in STAGES)], rows)
+    return f"Compilation, {SGD} -> {GSGD}; of the seconds added {', '.join(shares)}:\n\n{table}"
+
+
+def _where(record: Record) -> tuple[str, int]:
+    return str(record.setting["network"]), int(record.setting["batch_size"] or 0)
+
+
+def _median(records: Sequence[Record], name: str) -> float:
+    return float(np.median([r.metrics[name] for r in records])) if records else float("nan")
+
+
+def _verdict(found: float, target: float) -> str:
+    return f"{found:.2f}: {'met' if found <= target else 'missed'}"
+
+
+def plots(records: Sequence[Record], out: Path) -> list[Path]:
+    """The ratios, a dot a seed."""
+    own = group([r for r in records if r.method == GSGD], _where)
+    path = out / "ratio.png"
+    with figure(path, panel=(5.6, 0.8 + 0.4 * len(own))) as panels:
+        axes = panels[0, 0]
+        labels = [f"{network}, batch {batch}" for network, batch in own]
+        plot_bars(axes, labels, [[r.metrics["ratio"] for r in runs] for runs in own.values()])
+        axes.axvline(1.0, color="black", linewidth=1)
+        axes.set(xlabel="seconds a step, G-SGD / SGD")
+    return [path]

@@ -1,0 +1,62 @@
+"""What the report on stale gradients chooses by, and what it compares."""
+
+import dataclasses
+
+import numpy as np
+
+from benchmarks.delay.report import intolerable_step, plot_training, protocol_tables
+from common.records import Record
+
+
+def asgd(step, accuracies, method="ASGD", **setting):
+    """Records of one setting, one a seed; test accuracy is a tenth above validation's."""
+    return [
+        Record(
+            method=method,
+            setting={"workers": 4, "learning_rate": step, **setting},
+            seed=seed,
+            metrics={
+                "validation_accuracy": a,
+                "test_accuracy": a + 0.1,
+                "train_loss": 1.0,
+                "simulated_seconds": 20.0,
+            },
+            wall_time=0.0,
+        )
+        for seed, a in enumerate(accuracies)
+    ]
+
+
+def test_the_intolerable_step_is_the_first_beyond_the_tuned_one():
+    runs = asgd(0.1, [0.5, 0.5]) + asgd(0.2, [0.8, 0.8])
+    assert intolerable_step(runs, 4) is None
+    runs += asgd(0.4, [0.75, 0.72])
+    assert intolerable_step(runs, 4) is None
+    assert intolerable_step(runs + asgd(1.6, [0.6, 0.6]), 4) == 1.6
+    diverged = asgd(0.8, [0.79, np.nan])
+    assert intolerable_step(runs + asgd(1.6, [0.6, 0.6]) + diverged, 4) == 0.8
+
+
+def test_settings_are_chosen_on_validation_data_and_compared_seed_by_seed():
+    runs = asgd(0.1, [0.70, 0.80])
+    runs += asgd(0.1, [0.71, 0.81], method="DC-ASGD-c", **{"lambda": 2.0})
+    worse = asgd(0.2, [0.2, np.nan], method="DC-ASGD-c", **{"lambda": 2.0})
+    better_on_test = [
+        dataclasses.replace(r, metrics={**r.metrics, "test_accuracy": 1.0}) for r in worse
+    ]
+    table = protocol_tables(runs + better_on_test)
+    (row,) = [line for line in table.splitlines() if line.startswith("| DC-ASGD-c")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:7] == ["4", "0.1", "2", "2", "86.00 ± 7.07", "1.00 ± 0.00"]
+    assert "bears every step of the grid" in table
+
+
+def test_seeds_whose_machines_took_other_times_share_a_curve(tmp_path):
+    def with_curve(record):
+        times = [10.0 * (1 + 0.1 * record.seed) * i for i in (1, 2)]
+        columns = {"gradients": [10, 20], "simulated_seconds": times, "test_accuracy": [0.5, 0.6]}
+        return dataclasses.replace(record, curve=columns)
+
+    runs = [with_curve(r) for r in asgd(0.1, [0.70, 0.80])]
+    path = plot_training(runs, tmp_path / "curves.png")
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,131 @@
+"""`all`: every experiment in a process of its own, the timed ones alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.harness import everything, registry
+from benchmarks.harness.everything import STOPPED, Job, Outcome, run_jobs
+
+CHILD = """
+import json, os, sys, time
+name, out = sys.argv[1], sys.argv[sys.argv.index("--out") + 1]
+begun = time.time()
+time.sleep(0.5)
+cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+told = {"arguments": sys.argv[2:], "begun": begun, "ended": time.time(), "cores": cores}
+open(os.path.join(out, "told.json"), "w").write(json.dumps(told))
+print("said", name)
+sys.exit({"fails": 7}.get(name, 0))
+"""
+PROGRAM = (sys.executable, "-c", CHILD)
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def jobs(folder: Path, *names: str, alone: tuple[str, ...] = ()):
+    return [Job(name, name in alone, ("--seeds", "3"), folder / name) for name in names]
+
+
+def told(folder: Path, name: str):
+    return json.loads((folder / name / "told.json").read_text())
+
+
+def test_timed_jobs_run_alone_and_the_others_side_by_side_on_their_own_cores(tmp_path):
+    lines = []
+    todo = jobs(tmp_path, "a", "timed", "b", "fails", alone=("timed",))
+    outcomes = run_jobs(todo, at_once=2, report=lines.append, program=PROGRAM)
+    assert {o.job.name: o.status for o in outcomes} == {"timed": 0, "a": 0, "b": 0, "fails": 7}
+    timed, a, b = (told(tmp_path, name) for name in ("timed", "a", "b"))
+    assert timed["ended"] <= min(a["begun"], b["begun"])
+    assert max(a["begun"], b["begun"]) < min(a["ended"], b["ended"])
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    assert timed["cores"] == mine
+    if len(mine) > 1:
+        assert not set(a["cores"]) & set(b["cores"])
+    assert a["arguments"] == ["--seeds", "3", "--out", str(tmp_path / "a")]
+    assert (tmp_path / "a" / "log.txt").read_text() == "said a\n"
+    assert any(line.startswith("fails FAILED, see ") for line in lines)
+
+
+def test_out_of_time_nothing_more_is_begun_and_what_runs_is_told_what_is_left(tmp_path):
+    todo = jobs(tmp_path, "a", "b")
+    outcomes = run_jobs(todo, minutes=0.001, report=lambda line: None, program=PROGRAM)
+    assert [(o.job.name, o.status) for o in outcomes] == [("a", 0), ("b", STOPPED)]
+    arguments = told(tmp_path, "a")["arguments"]
+    assert float(arguments[arguments.index("--time-budget") + 1]) <= 0.001
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.fixture
+def run_all(monkeypatch, tmp_path):
+    """Calls the command line with `all`, and gives its status and what it would have run."""
+
+    def call(*options, status=0):
+        asked = {}
+
+        def pretend(jobs, **settings):
+            asked.update(settings, jobs=jobs)
+            return [Outcome(job, status, 0.0) for job in jobs]
+
+        monkeypatch.setattr(everything, "run_jobs", pretend)
+        return main(["all", "--out", str(tmp_path), *options]), asked
+
+    return call
+
+
+def test_all_is_every_experiment_and_times_from_one_seed(run_all, tmp_path, capsys):
+    status, asked = run_all("--preset", "cpu", "--seeds", "5", "--jobs", "2", "--resume")
+    assert status == 0
+    assert asked["at_once"] == 2
+    assert [job.name for job in asked["jobs"]] == list(registry.NAMES)
+    for job in asked["jobs"]:
+        seeds = "1" if job.name in registry.TIMED else "5"
+        assert job.alone == (job.name in registry.TIMED)
+        assert job.arguments == ("--preset", "cpu", "--seeds", seeds, "--resume")
+        assert job.out == tmp_path.resolve() / job.name
+    assert f"report --take {tmp_path}/*" in capsys.readouterr().out
+
+
+def test_an_experiment_that_needs_more_seeds_has_them(run_all):
+    _, asked = run_all("--seeds", "2")
+    seeds = {job.name: job.arguments[job.arguments.index("--seeds") + 1] for job in asked["jobs"]}
+    assert seeds["lacim_identifiability"] == "5"
+    assert seeds["gsgd_mlp"] == "2"
+
+
+def test_its_status_tells_how_all_went(run_all):
+    assert run_all(status=7)[0] == 1
+    assert run_all(status=STOPPED)[0] == 3
+    assert run_all("--jobs", "0")[0] == 2
+    assert run_all("--time-budget", "0")[0] == 2
+    assert run_all("--preset", "smok")[0] == 2
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "all", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == f"{registry.TIMED[0]} begins\n"
+        log = tmp_path / registry.TIMED[0] / "log.txt"
+        while not log.exists():
+            time.sleep(0.01)
+        program.send_signal(asked)
+        _, said = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert "interrupted; what is finished is kept" in said
+    assert [path.name for path in tmp_path.iterdir()] == [registry.TIMED[0]]
+
+
+def test_one_experiment_is_one_process(capsys):
+    assert main(["gsgd_mlp", "--jobs", "2"]) == 2
+    assert '--jobs is of "all"' in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""Evidence: pages say what the kept records say, and a page that does not is found."""
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.judgement import evidence
+from benchmarks.judgement.page import BEGIN, END
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, line):
+    """An empty place for evidence, and the little experiment to fill it."""
+    line()
+    (tmp_path / "README.md").write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
+    places = (tmp_path / "evidence", tmp_path / "README.md")
+    monkeypatch.setattr(evidence.take, "__defaults__", places[:1])
+    monkeypatch.setattr(evidence.render, "__defaults__", places)
+    monkeypatch.setattr(evidence.check, "__defaults__", places)
+    return tmp_path / "evidence"
+
+
+def kept(tmp_path, *, seeds="2"):
+    assert main(["line", "--seeds", seeds, "--out", str(tmp_path / "results")]) == 0
+    assert main(["report", "--take", str(tmp_path / "results")]) == 0
+
+
+def test_a_kept_run_gives_a_page_a_figure_and_a_place_in_the_index(folder, tmp_path, capsys):
+    kept(tmp_path)
+    page = (folder / "line.md").read_text()
+    table = (tmp_path / "results" / "tables.md").read_text()
+    assert page.startswith("# line\n\n**A claim.**\n\nIts cost.\n\n## Preset `smoke`\n")
+    assert all(part in page for part in table.strip().split("\n\n"))  # tables and caption alike
+    assert "(line/smoke_slope.png)" in page
+    assert (folder / "line" / "smoke_slope.png").read_bytes().startswith(b"\x89PNG")
+    assert "[line](line.md): A claim. Presets: smoke." in (folder / "README.md").read_text()
+    assert str(folder / "line" / "smoke.jsonl") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_check_passes_on_what_report_wrote_and_is_silent(folder, tmp_path, capsys):
+    kept(tmp_path)
+    capsys.readouterr()
+    assert main(["report", "--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("fault", ["typed", "deleted", "left over", "retaken", "readme"])
+def test_check_names_what_differs(fault, folder, tmp_path, capsys):
+    kept(tmp_path)
+    if fault == "typed":
+        page = folder / "line.md"
+        page.write_text(page.read_text().replace("n = 2", "n = 200"))
+        differs = "line.md"
+    elif fault == "deleted":
+        (folder / "line" / "smoke_slope.png").unlink()
+        differs = "line/smoke_slope.png"
+    elif fault == "readme":
+        readme = tmp_path / "README.md"
+        readme.write_text(readme.read_text().replace("not measured", "holds", 1))
+        differs = "README.md"
+    elif fault == "left over":
+        (folder / "line" / "cpu_slope.png").write_bytes(b"")
+        differs = "line/cpu_slope.png"
+    else:
+        assert main(["line", "--seeds", "3", "--out", str(tmp_path / "results")]) == 0
+        evidence.take(tmp_path / "results")
+        differs = "line.md"
+    assert main(["report", "--check"]) == 2
+    assert f"not what the records say: {differs}; run" in capsys.readouterr().err
+
+
+def test_the_readme_gets_the_table_of_claims_and_keeps_the_rest(folder, tmp_path):
+    kept(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"Before.\n{BEGIN}\n| claim")
+    assert text.endswith(f"|\n{END}\nAfter.\n")
+    assert "(evidence/README.md#2-invariance-not-measured)" in text
+    assert "### 2. Invariance: not measured" in (folder / "README.md").read_text()
+
+
+def test_a_readme_without_a_place_for_claims_is_refused(folder, tmp_path, capsys):
+    kept(tmp_path)
+    (tmp_path / "README.md").write_text("Nothing.")
+    assert main(["report"]) == 2
+    assert "needs the lines" in capsys.readouterr().err
+
+
+def test_a_folder_without_records_is_refused(folder, tmp_path, capsys):
+    assert main(["report", "--take", str(tmp_path)]) == 2
+    assert "no records at" in capsys.readouterr().err
+    (tmp_path / "records.jsonl").write_text("")
+    assert main(["report", "--take", str(tmp_path)]) == 2
+    assert "no finished record" in capsys.readouterr().err
+
+
+def test_the_evidence_of_this_repository_is_what_its_records_say():
+    evidence.check()
