@@ -29,23 +29,6 @@ In a training loop that cannot pass `stale_params` on (Flax's TrainState), the s
 are `constant_delay(dcasgd(0.1, 0.04), 7)`, an ordinary optimiser.
 """
 
-from dcasgd_jax.batches import BatchesEndedError
-from dcasgd_jax.compensation import DelayCompensationState, delay_compensation
-from dcasgd_jax.compute_times import (
-    exponential_times,
-    failure_times,
-    gamma_times,
-    straggler_times,
-)
-from dcasgd_jax.constant_delay import ConstantDelayState, constant_delay
-from dcasgd_jax.curvature import (
-    Arrival,
-    Curvature,
-    CurvatureCompensationState,
-    curvature_compensation,
-    outer_product,
-)
-from dcasgd_jax.dcasgd import dcasgd
 from dcasgd_jax.diagnostics import (
     StalenessError,
     best_strength,
@@ -56,18 +39,50 @@ from dcasgd_jax.diagnostics import (
     staleness_histogram,
     time_to,
 )
-from dcasgd_jax.gauss_newton import empirical_fisher, gauss_newton
-from dcasgd_jax.hessian import hessian, hessian_diagonal
-from dcasgd_jax.low_rank import LowRankCompensationState, low_rank_compensation
-from dcasgd_jax.model_state import running_average
-from dcasgd_jax.schedule import Schedule, from_arrivals, from_compute_times, round_robin
-from dcasgd_jax.sending import SendingRule
-from dcasgd_jax.simulation import Simulator, SimulatorLog, SimulatorState
-from dcasgd_jax.simulator import SimulationInfo, simulate
-from dcasgd_jax.slot_engine import slot_simulator
-from dcasgd_jax.trace import read_trace, write_trace
-from dcasgd_jax.wavefront_engine import wavefront_simulator
-from dcasgd_jax.waves import Waves, waves
+from dcasgd_jax.rules import (
+    Arrival,
+    ConstantDelayState,
+    Curvature,
+    CurvatureCompensationState,
+    DelayCompensationState,
+    LowRankCompensationState,
+    SendingRule,
+    constant_delay,
+    curvature_compensation,
+    dcasgd,
+    delay_compensation,
+    empirical_fisher,
+    gauss_newton,
+    hessian,
+    hessian_diagonal,
+    low_rank_compensation,
+    outer_product,
+    running_average,
+)
+from dcasgd_jax.schedules import (
+    Schedule,
+    Waves,
+    exponential_times,
+    failure_times,
+    from_arrivals,
+    from_compute_times,
+    gamma_times,
+    read_trace,
+    round_robin,
+    straggler_times,
+    waves,
+    write_trace,
+)
+from dcasgd_jax.simulator import (
+    BatchesEndedError,
+    SimulationInfo,
+    Simulator,
+    SimulatorLog,
+    SimulatorState,
+    simulate,
+    slot_simulator,
+    wavefront_simulator,
+)
 
 __all__ = [
     "delay_compensation",

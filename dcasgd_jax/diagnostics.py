@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from numpy.typing import ArrayLike as HostArrayLike
 from optax import tree
 
-from dcasgd_jax.precision import cast, working_dtype
+from dcasgd_jax._precision import cast, working_dtype
 
 
 class StalenessError(NamedTuple):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,17 @@ FLOORS = {
     "benchmarks/judgement": {"harness", "path_space", "delay", "latent", "soak", "together"},
     "benchmarks/notebooks": set(),
     "benchmarks/docs": {"harness", "judgement", "notebooks"},
+    "dcasgd_jax/_precision": set(),
+    "dcasgd_jax/_arguments": {"_precision"},
+    "dcasgd_jax/_leaves": {"_precision"},
+    "dcasgd_jax/diagnostics": {"_precision"},
+    "dcasgd_jax/schedules": set(),
+    "dcasgd_jax/rules": {"_precision", "_arguments", "_leaves"},
+    "dcasgd_jax/peers": {"_precision", "_arguments", "_leaves", "rules"},
+    "dcasgd_jax/simulator": {"_precision", "rules", "schedules"},
+    "dcasgd_jax/actors": {"_precision", "_arguments", "rules", "schedules", "simulator"},
 }
-"""Of each wing, the other wings of its package that it may import; modules beside them may all."""
+"""Of each wing, the other wings of its package that it may import, and the files beside them."""
 METHOD_LIBRARIES = {"jax", "flax", "optax", "chex", "jaxtyping", "numpy"}
 ONLY_IN = {"ray": "dcasgd_jax/actors"}  # libraries that one part of a method may load, when asked
 EXTRAS = {
@@ -61,7 +71,7 @@ def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
 
 def climbs(path: str, name: str) -> bool:
     """Whether a file of a wing imports from a wing that does not lie below it."""
-    package, wing = path.split("/")[:2]
+    package, wing = path.removesuffix(".py").split("/")[:2]
     other_package, _, rest = name.partition(".")
     other = rest.partition(".")[0]
     return (
@@ -118,12 +128,26 @@ def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
+NO_WINGS = {"__init__", "__main__", "cli"}
+
+
 def test_every_wing_has_its_floor():
     for package in {wing.split("/")[0] for wing in FLOORS}:
-        wings = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        inits = (path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
+        wings = {*inits, *(path.stem for path in (ROOT / package).glob("*.py"))}
         floors = {wing.split("/")[1] for wing in FLOORS if wing.startswith(f"{package}/")}
-        assert wings == floors
+        assert wings - NO_WINGS == floors
         assert all(len(list(path.glob("*.py"))) <= 16 for path in (ROOT / package).rglob("*"))
+
+
+def test_floors_have_no_circle():
+    for package in {wing.split("/")[0] for wing in FLOORS}:
+        graph = {
+            wing.split("/")[1]: below
+            for wing, below in FLOORS.items()
+            if wing.startswith(f"{package}/")
+        }
+        assert set(TopologicalSorter(graph).static_order()) == set(graph)
 
 
 def test_imports_point_one_way_and_are_declared():
@@ -140,6 +164,11 @@ PLANTED = {
     "dcasgd_jax/__init__.py": "import numpy as np, matplotlib.pyplot as plt\n",
     "dcasgd_jax/actors/process.py": "import importlib\nimportlib.import_module('ray')\n",
     "dcasgd_jax/actors_too.py": "import ray\n",
+    "dcasgd_jax/diagnostics.py": "from dcasgd_jax import simulator\n",
+    "dcasgd_jax/schedules/trace.py": "from dcasgd_jax.schedules.schedule import Schedule\n",
+    "dcasgd_jax/rules/hessian.py": "from ..schedules import round_robin\n",
+    "dcasgd_jax/simulator/state.py": "from dcasgd_jax.rules.sending import SendingRule\n",
+    "dcasgd_jax/simulator/plan.py": "from dcasgd_jax import simulate\n",
     "lacim_jax/__init__.py": "if False:\n    from benchmarks.harness import stages\nimport scipy\n",
     "common/__init__.py": "import matplotlib\nfrom gsgd_jax import skeleton\nimport undeclared.x\n",
     "common/tests.py": "import os, tests\n",
@@ -158,6 +187,9 @@ CAUGHT = [
     "gsgd_jax/skeleton.py:2 imports common",
     "dcasgd_jax/__init__.py:1 imports matplotlib",
     "dcasgd_jax/actors_too.py:1 imports ray",
+    "dcasgd_jax/diagnostics.py:1 imports dcasgd_jax.simulator",
+    "dcasgd_jax/rules/hessian.py:1 imports dcasgd_jax.schedules.round_robin",
+    "dcasgd_jax/simulator/plan.py:1 imports dcasgd_jax.simulate",
     "lacim_jax/__init__.py:3 imports scipy",
     "lacim_jax/__init__.py:2 imports benchmarks",
     "common/__init__.py:2 imports gsgd_jax",

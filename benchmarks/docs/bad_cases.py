@@ -25,7 +25,7 @@ from common import checkpoints, files, records, training
 from common.checkpoints import Checkpoints
 from common.data import batches, from_arrays, from_domains, leave_one_out, read_npz
 from common.progress import Silent
-from dcasgd_jax.checks import StepError
+from dcasgd_jax.schedules.checks import StepError
 
 
 class Case(NamedTuple):

@@ -23,8 +23,8 @@ traces are read and replayed without it.
 
 from dcasgd_jax.actors.recording import Recording, read_recording
 from dcasgd_jax.actors.run import AsynchronousInfo, run_asynchronously
-from dcasgd_jax.batches import reorder_batches
-from dcasgd_jax.trace import read_batch_order
+from dcasgd_jax.schedules.trace import read_batch_order
+from dcasgd_jax.simulator.batches import reorder_batches
 
 __all__ = [
     "run_asynchronously",

@@ -20,7 +20,7 @@ from dcasgd_jax.actors.server import Duty, ParameterServer, first_snapshots
 from dcasgd_jax.actors.shards import join, split
 from dcasgd_jax.actors.wire import from_host
 from dcasgd_jax.actors.worker import GradientWorker, Report, Task
-from dcasgd_jax.simulation import Server, ServerState
+from dcasgd_jax.simulator.state import Server, ServerState
 
 _TRIES = 3
 """How often a worker may die without a gradient in between, the servers without a checkpoint."""

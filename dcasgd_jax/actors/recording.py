@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from dcasgd_jax.actors.wire import host_shapes
-from dcasgd_jax.schedule import Schedule, from_arrivals
-from dcasgd_jax.simulation import ServerState
+from dcasgd_jax.schedules.schedule import Schedule, from_arrivals
+from dcasgd_jax.simulator.state import ServerState
 
 _COLUMNS = {
     "worker": np.int32,

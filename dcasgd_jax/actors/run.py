@@ -11,17 +11,17 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
+from dcasgd_jax._arguments import check_number
 from dcasgd_jax.actors.coordinator import Coordinator, Plan
 from dcasgd_jax.actors.process import engine
 from dcasgd_jax.actors.recording import Columns, restore
 from dcasgd_jax.actors.shards import plan as plan_shards
 from dcasgd_jax.actors.wire import from_host, shapes, to_host
 from dcasgd_jax.actors.worker import Task
-from dcasgd_jax.arguments import check_number
-from dcasgd_jax.batches import iterates, one_batch, source
-from dcasgd_jax.schedule import Schedule
-from dcasgd_jax.sending import SendingRule
-from dcasgd_jax.simulation import (
+from dcasgd_jax.rules.sending import SendingRule
+from dcasgd_jax.schedules.schedule import Schedule
+from dcasgd_jax.simulator.batches import iterates, one_batch, source
+from dcasgd_jax.simulator.state import (
     Batches,
     GradFn,
     Merge,

@@ -9,8 +9,8 @@ import numpy as np
 from dcasgd_jax.actors.process import Process, prepare
 from dcasgd_jax.actors.shards import Held, Pushed, Shard, advance_shard, pick, restored
 from dcasgd_jax.actors.wire import to_host
-from dcasgd_jax.batches import one_batch
-from dcasgd_jax.simulation import Server, ServerState, sending
+from dcasgd_jax.simulator.batches import one_batch
+from dcasgd_jax.simulator.state import Server, ServerState, sending
 
 Snapshot = tuple[list[Any], Any]
 """The leaves of one server, as they are kept, and the model state from the first server."""

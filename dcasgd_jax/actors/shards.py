@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from dcasgd_jax.actors.wire import from_host
-from dcasgd_jax.simulation import Server, ServerState, Step, advance
+from dcasgd_jax.simulator.state import Server, ServerState, Step, advance
 
 
 class Shard(NamedTuple):

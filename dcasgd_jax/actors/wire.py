@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcasgd_jax.precision import cast_like
+from dcasgd_jax._precision import cast_like
 
 
 def to_host(tree: Any) -> Any:

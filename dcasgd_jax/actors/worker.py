@@ -10,8 +10,8 @@ import numpy as np
 from dcasgd_jax.actors.process import Process, prepare
 from dcasgd_jax.actors.shards import Shard, pick
 from dcasgd_jax.actors.wire import to_host
-from dcasgd_jax.batches import one_batch
-from dcasgd_jax.simulation import ServerState, evaluate
+from dcasgd_jax.simulator.batches import one_batch
+from dcasgd_jax.simulator.state import ServerState, evaluate
 
 
 class Task(NamedTuple):

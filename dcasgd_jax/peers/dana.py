@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax.arguments import at_step, check_count, check_number, check_worker, required, scalar
-from dcasgd_jax.leaves import map_present, zeros
-from dcasgd_jax.precision import cast, cast_like, working_dtype
-from dcasgd_jax.sending import SendingRule, state_of
+from dcasgd_jax._arguments import at_step, check_count, check_number, check_worker, required, scalar
+from dcasgd_jax._leaves import map_present, zeros
+from dcasgd_jax._precision import cast, cast_like, working_dtype
+from dcasgd_jax.rules.sending import SendingRule, state_of
 
 
 class DanaZeroState(NamedTuple):

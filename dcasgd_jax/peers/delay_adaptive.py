@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax.arguments import check_number, required
-from dcasgd_jax.leaves import scale
+from dcasgd_jax._arguments import check_number, required
+from dcasgd_jax._leaves import scale
 
 
 def delay_adaptive(num_workers: ArrayLike) -> optax.GradientTransformationExtraArgs:

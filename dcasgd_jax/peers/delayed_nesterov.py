@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax.arguments import check_count, check_number, scalar
-from dcasgd_jax.leaves import map_present, zeros
-from dcasgd_jax.precision import cast, cast_like
+from dcasgd_jax._arguments import check_count, check_number, scalar
+from dcasgd_jax._leaves import map_present, zeros
+from dcasgd_jax._precision import cast, cast_like
 
 
 class DelayedNesterovState(NamedTuple):

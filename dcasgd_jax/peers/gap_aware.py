@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax.arguments import check_number, required, scalar
-from dcasgd_jax.leaves import check_trees, map_present, movement, zeros
-from dcasgd_jax.precision import cast, cast_like, working_dtype
+from dcasgd_jax._arguments import check_number, required, scalar
+from dcasgd_jax._leaves import check_trees, map_present, movement, zeros
+from dcasgd_jax._precision import cast, cast_like, working_dtype
 
 
 class GapAwareState(NamedTuple):

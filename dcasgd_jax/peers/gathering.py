@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax.leaves import map_present
-from dcasgd_jax.precision import cast, cast_like
+from dcasgd_jax._leaves import map_present
+from dcasgd_jax._precision import cast, cast_like
 
 
 def when(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax.arguments import check_count, required
-from dcasgd_jax.leaves import zeros
+from dcasgd_jax._arguments import check_count, required
+from dcasgd_jax._leaves import zeros
 from dcasgd_jax.peers.gathering import added, emptied, mean, when
 
 

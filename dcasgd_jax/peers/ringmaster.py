@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax.arguments import check_count, required
+from dcasgd_jax._arguments import check_count, required
 from dcasgd_jax.peers.gathering import when
 
 _NEVER = jnp.iinfo(jnp.int32).min

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax.arguments import required
-from dcasgd_jax.leaves import scale
+from dcasgd_jax._arguments import required
+from dcasgd_jax._leaves import scale
 
 
 def staleness_aware() -> optax.GradientTransformationExtraArgs:

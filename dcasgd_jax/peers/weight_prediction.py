@@ -6,10 +6,10 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax.arguments import check_number, scalar
-from dcasgd_jax.leaves import map_present, zeros
-from dcasgd_jax.precision import cast, cast_like
-from dcasgd_jax.sending import SendingRule, state_of
+from dcasgd_jax._arguments import check_number, scalar
+from dcasgd_jax._leaves import map_present, zeros
+from dcasgd_jax._precision import cast, cast_like
+from dcasgd_jax.rules.sending import SendingRule, state_of
 
 
 class WeightPredictionState(NamedTuple):

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from dcasgd_jax import constant_delay, dcasgd, delay_compensation
-from dcasgd_jax.curvature import curvature_compensation, outer_product
-from dcasgd_jax.hessian import hessian
-from dcasgd_jax.low_rank import low_rank_compensation
+from dcasgd_jax.rules.curvature import curvature_compensation, outer_product
+from dcasgd_jax.rules.hessian import hessian
+from dcasgd_jax.rules.low_rank import low_rank_compensation
 from tests.contract import optax_suite
 
 

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from dcasgd_jax import gamma_times, round_robin, simulate
-from dcasgd_jax.curvature import curvature_compensation
 from dcasgd_jax.diagnostics import (
     StalenessError,
     best_strength,
@@ -20,7 +19,8 @@ from dcasgd_jax.diagnostics import (
     staleness_histogram,
     time_to,
 )
-from dcasgd_jax.hessian import hessian
+from dcasgd_jax.rules.curvature import curvature_compensation
+from dcasgd_jax.rules.hessian import hessian
 
 
 def test_the_histogram_counts_every_gradient():

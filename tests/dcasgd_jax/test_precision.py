@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcasgd_jax.precision import cast_like, working_dtype
+from dcasgd_jax._precision import cast_like, working_dtype
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

@@ -37,7 +37,13 @@ PACKAGES = (
     "lacim_jax.baselines",
 )
 METHODS = [package for package in PACKAGES if "." not in package]
-WITHIN = {"gsgd_jax.tracing": "gsgd_jax", "lacim_jax.identifiability": "lacim_jax"}
+WITHIN = {
+    "gsgd_jax.tracing": "gsgd_jax",
+    "dcasgd_jax.rules": "dcasgd_jax",
+    "dcasgd_jax.schedules": "dcasgd_jax",
+    "dcasgd_jax.simulator": "dcasgd_jax",
+    "lacim_jax.identifiability": "lacim_jax",
+}
 """Sub-packages whose names are documented with the package that exports them too."""
 
 

@@ -8,7 +8,7 @@ import tyro
 from benchmarks import cli
 from benchmarks.docs import hooks
 from benchmarks.harness import hosts
-from tests.dcasgd_jax.test_devices import finish, free_address, start
+from tests.dcasgd_jax.simulator.test_devices import finish, free_address, start
 
 PAGE = hooks.ROOT / "benchmarks" / "docs" / "pages" / "many_devices.md"
 

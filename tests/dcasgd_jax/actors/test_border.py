@@ -13,7 +13,7 @@ from dcasgd_jax.actors import read_batch_order, read_recording, run_asynchronous
 from dcasgd_jax.actors.process import described
 from dcasgd_jax.actors.recording import Columns, save
 from dcasgd_jax.actors.wire import to_host
-from dcasgd_jax.simulation import ServerState
+from dcasgd_jax.simulator.state import ServerState
 
 PARAMS = {"w": jnp.ones(3), "half": jnp.ones(2, jnp.bfloat16)}
 STEPS = 6

@@ -10,7 +10,7 @@ from dcasgd_jax import curvature_compensation, dcasgd, hessian
 from dcasgd_jax.actors.shards import Pushed, advance_shard, join, pick, plan, split
 from dcasgd_jax.actors.wire import from_host, host_shapes, shapes, to_host
 from dcasgd_jax.peers import dana_zero, gap_aware, ringmaster
-from dcasgd_jax.simulation import ServerState, Step, advance, initial_state, make_server
+from dcasgd_jax.simulator.state import ServerState, Step, advance, initial_state, make_server
 
 PARAMS = {"a": jnp.ones((8, 4)), "b": jnp.ones(5), "c": jnp.ones((4, 3)), "d": jnp.ones(2)}
 BATCH = jax.ShapeDtypeStruct((3,), jnp.float32)

@@ -1,0 +1,241 @@
+"""From the times that computations take to the order in which gradients arrive.
+
+Exact, and by sorting rather than event by event: without a server to wait for, each worker's
+computations end at running sums of their times, whatever the others do.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dcasgd_jax.schedules.slots import allocate, neighbours
+
+
+class Attempts(NamedTuple):
+    """Consecutive computations of one worker, each from a pull of the weights to the next."""
+
+    time: np.ndarray  # shape [count], dtype float64: seconds
+    lost: np.ndarray | None  # shape [count], bool: no gradient came of it; None: none is lost
+
+
+Stream = Callable[[int], Attempts]
+"""count -> the worker's next attempts, at most `count`: fewer where there are no more.
+
+What is drawn must not depend on the sizes of the portions.
+"""
+
+
+class Timeline(NamedTuple):
+    """When one worker's computations end, if it never waits."""
+
+    end: np.ndarray  # shape [count], dtype float64: seconds since the start, ascending
+    lost: np.ndarray | None  # shape [count], bool, as in Attempts
+
+
+class Events(NamedTuple):
+    """Arrivals at a server, in order."""
+
+    worker: np.ndarray  # shape [num_steps], whole numbers
+    clock: np.ndarray  # shape [num_steps], dtype float64: seconds
+
+
+class Pulls(NamedTuple):
+    """Who took which version of the weights, where losses keep workers from pulling on arrival."""
+
+    staleness: np.ndarray  # shape [num_steps], whole numbers
+    reads: np.ndarray  # shape [num_steps], whole numbers in [0, num_workers)
+    writes: np.ndarray  # shape [num_steps], whole numbers in [0, num_workers)
+
+
+def portions(time: np.ndarray, lost: np.ndarray | None) -> Stream:
+    """A stream that hands out given attempts and then ends.
+
+    Args:
+        time: seconds, shape [count].
+        lost: bool of the same shape, or None.
+    """
+    place = 0
+
+    def stream(count: int) -> Attempts:
+        nonlocal place
+        part = slice(place, place + count)
+        place = min(place + count, time.size)
+        return Attempts(time[part], None if lost is None else lost[part])
+
+    return stream
+
+
+def timelines(streams: Sequence[Stream], num_steps: int) -> list[Timeline]:
+    """Draws for each worker as far as the first arrivals need, and little further.
+
+    Args:
+        streams: one endless stream for each worker.
+        num_steps: T.
+
+    Returns:
+        All that happens up to some time, with T arrivals at least.
+    """
+    lines = [_further(Timeline(np.zeros(0), None), stream, 32) for stream in streams]
+    until = min(float(line.end[-1]) for line in lines)
+    while (count := sum(_arrivals(line, until) for line in lines)) < num_steps:
+        # At most twice as far, and towards the goal: early draws are no measure of heavy tails.
+        until *= min(2.0, 1.01 * num_steps / max(count, 1))
+        lines = [_beyond(line, stream, until) for line, stream in zip(lines, streams, strict=True)]
+        until = min(float(line.end[-1]) for line in lines)
+    return [cut(line, until) for line in lines]
+
+
+def cut(line: Timeline, until: float) -> Timeline:
+    """The part of a timeline that ends at `until` or before."""
+    count = int(np.searchsorted(line.end, until, side="right"))
+    return Timeline(line.end[:count], None if line.lost is None else line.lost[:count])
+
+
+def in_order(lines: Sequence[Timeline], num_steps: int) -> tuple[Events, Pulls | None]:
+    """The first arrivals of workers that wait for nobody.
+
+    A worker pulls the weights at the end of each attempt: after an arrival the ones its gradient
+    made, after a loss the ones of that time. What ends at one time is taken in the order of the
+    workers.
+
+    Args:
+        lines: what each worker does, all up to the same time.
+        num_steps: T, or more than there are: then all of them are returned.
+
+    Returns:
+        The arrivals; and who pulled what, or None where nothing can be lost, so that everyone
+        pulls upon arrival.
+    """
+    end = np.concatenate([line.end for line in lines])
+    worker = np.repeat(np.arange(len(lines)), [line.end.size for line in lines])
+    # A stable sort keeps the order of workers, and merges what is sorted already.
+    order = np.argsort(end, kind="stable")
+    if all(line.lost is None for line in lines):
+        order = order[:num_steps]
+        return Events(worker[order], end[order]), None
+    lost = np.concatenate(
+        [np.zeros(line.end.size, bool) if line.lost is None else line.lost for line in lines]
+    )
+    arrives = np.flatnonzero(~lost[order])[:num_steps]
+    order = order[: arrives[-1] + 1 if arrives.size else 0]
+    return (
+        Events(worker[order[arrives]], end[order[arrives]]),
+        _pulls(worker[order], arrives, len(lines)),
+    )
+
+
+def in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: int) -> Events:
+    """The first arrivals in rounds that end with the `wait_for`-th gradient.
+
+    At the start of a round everyone within reach begins a computation; at its end those still at
+    it give it up. A worker whose attempt is to be lost is out of reach for all of its time, over
+    the ends of rounds if need be, and begins anew when it is back.
+
+    Args:
+        streams: one for each worker.
+        num_steps: T; fewer arrivals are returned where a stream ends.
+        wait_for: m in [1, num_workers].
+
+    Returns:
+        Those of the arrivals that count: m in each round.
+    """
+    num_rounds = -(-num_steps // wait_for)
+    first = [stream(num_rounds) for stream in streams]
+    if any(attempts.lost is not None for attempts in first):
+        each = [_one_by_one(*drawn) for drawn in zip(first, streams, strict=True)]
+        worker, clock = _rounds_with_losses(each, num_rounds, wait_for)
+    else:
+        num_rounds = min(attempts.time.size for attempts in first)
+        time = np.stack([attempts.time[:num_rounds] for attempts in first], axis=1)
+        longest = np.partition(time, wait_for - 1, axis=1)[:, wait_for - 1]
+        start = np.concatenate([np.zeros(1), np.cumsum(longest)])[:num_rounds]
+        end = start[:, None] + time
+        worker = np.argsort(end, axis=1, kind="stable")[:, :wait_for]
+        clock = np.take_along_axis(end, worker, axis=1).ravel()
+        worker = worker.ravel()
+    return Events(worker[:num_steps], clock[:num_steps])
+
+
+def _further(line: Timeline, stream: Stream, count: int) -> Timeline:
+    time, lost = stream(count)
+    # Sums run on from the last end, as in one long sum: portions leave no trace in the last bit.
+    end = np.cumsum(np.concatenate([line.end[-1:], time]))[line.end[-1:].size :]
+    if line.lost is not None and lost is not None:
+        lost = np.concatenate([line.lost, lost])
+    return Timeline(np.concatenate([line.end, end]), lost)
+
+
+def _beyond(line: Timeline, stream: Stream, until: float) -> Timeline:
+    while line.end[-1] <= until:
+        size, last = line.end.size, float(line.end[-1])
+        missing = (until - last) * size / last if last > 0 else size
+        line = _further(line, stream, int(min(1.01 * missing + 16, size)))
+    return line
+
+
+def _arrivals(line: Timeline, until: float) -> int:
+    line = cut(line, until)
+    return line.end.size - (0 if line.lost is None else int(np.count_nonzero(line.lost)))
+
+
+def _pulls(worker: np.ndarray, arrives: np.ndarray, num_workers: int) -> Pulls:
+    """Staleness and slots from the workers at which attempts end, some of them with an arrival."""
+    # Everyone pulls version 0 at the start: one more entry each, before all others.
+    worker = np.concatenate([np.arange(num_workers), worker])
+    arrives = arrives + num_workers
+    before, after = neighbours(worker)
+    arrived = np.zeros(worker.size, np.int64)
+    arrived[arrives] = 1
+    version = np.cumsum(arrived)  # what is pulled at each entry
+    taken_at = version[before[arrives]]
+    # A version is pulled from the arrival that makes it to just before the next one.
+    freed = np.maximum.reduceat(after, np.concatenate([np.zeros(1, np.int64), arrives]))
+    slot = allocate(freed, num_workers, never=worker.size)
+    return Pulls(np.arange(arrives.size) - taken_at, slot[taken_at], slot[1:])
+
+
+def _one_by_one(first: Attempts, stream: Stream) -> Iterator[tuple[float, bool]]:
+    attempts = first
+    while attempts.time.size:
+        lost = np.zeros(attempts.time.size, bool) if attempts.lost is None else attempts.lost
+        yield from zip(attempts.time.tolist(), lost.tolist(), strict=True)
+        attempts = stream(256)
+
+
+def _rounds_with_losses(
+    attempts: Sequence[Iterator[tuple[float, bool]]], num_rounds: int, wait_for: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round by round: a worker may be away over the ends of several."""
+    workers: list[int] = []  # not one list of pairs: a million tuples keep the collector busy
+    clocks: list[float] = []
+    away: list[tuple[float, int, bool]] = []  # when, who, whether it is lost
+    start = 0.0
+    try:
+        for _ in range(num_rounds):
+            out_of_reach = {worker for _, worker, _ in away}
+            pending = away + [
+                (start + time, worker, lost)
+                for worker, following in enumerate(attempts)
+                if worker not in out_of_reach
+                for time, lost in (next(following),)
+            ]
+            pending.sort()
+            arrived = 0
+            for place, (end, worker, lost) in enumerate(pending):  # which grows behind `place`
+                if lost:
+                    time, lost = next(attempts[worker])
+                    bisect.insort(pending, (end + time, worker, lost), place + 1)
+                else:
+                    workers.append(worker)
+                    clocks.append(end)
+                    arrived += 1
+                    if arrived == wait_for:
+                        start = end
+                        away = [later for later in pending[place + 1 :] if later[2]]
+                        break
+    except StopIteration:
+        pass  # a worker has no more attempts: what comes after the last full round is unknown
+    settled = len(workers) // wait_for * wait_for
+    return np.array(workers[:settled], np.int64), np.array(clocks[:settled], np.float64)

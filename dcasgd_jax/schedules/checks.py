@@ -1,0 +1,104 @@
+"""What arrivals at a server must satisfy; each refusal names the step at fault."""
+
+import numpy as np
+
+from dcasgd_jax.schedules.slots import neighbours
+
+
+class StepError(ValueError):
+    """A step of a schedule that cannot be."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def check_protocol(num_workers: int, num_steps: int, wait_for: int | None) -> None:
+    """Refuses numbers of workers, steps and gradients a round that make no schedule.
+
+    Args:
+        num_workers: M >= 1.
+        num_steps: T >= 0.
+        wait_for: None, or in [1, M].
+
+    Raises:
+        ValueError: naming what came.
+    """
+    if num_workers < 1 or num_steps < 0:
+        raise ValueError(
+            "there must be a worker at least and no negative number of steps, got "
+            f"num_workers={num_workers} and num_steps={num_steps}."
+        )
+    if wait_for is not None and not 1 <= wait_for <= num_workers:
+        raise ValueError(
+            f"wait_for must be None (asynchronous) or in [1, {num_workers}], the number of "
+            f"gradients that a round waits for, got {wait_for}."
+        )
+
+
+def check_workers(worker: np.ndarray, num_workers: int) -> None:
+    """Refuses workers that do not exist.
+
+    Args:
+        worker: whole numbers, shape [num_steps].
+        num_workers: M; workers are 0, ..., M - 1.
+
+    Raises:
+        StepError: naming the first stranger and its step.
+    """
+    strangers = np.flatnonzero((worker < 0) | (worker >= num_workers))
+    if strangers.size:
+        step = int(strangers[0])
+        raise StepError(
+            step,
+            f"workers must be in [0, {num_workers}), got worker {worker[step]} at step {step}; "
+            f"pass num_workers={int(np.max(worker)) + 1} or mend the trace.",
+        )
+
+
+def check_clock(clock: np.ndarray) -> None:
+    """Refuses clocks that are no record of the order of events.
+
+    Args:
+        clock: seconds, shape [num_steps].
+
+    Raises:
+        StepError: naming the first step at fault.
+    """
+    faults = ~np.isfinite(clock) | ~(np.diff(clock, prepend=0.0) >= 0)
+    if faults.any():
+        step = int(np.argmax(faults))
+        raise StepError(
+            step,
+            "clock must be finite, start at 0 or later, and never go back, got "
+            f"{clock[step]} at step {step}; sort the arrivals by time, or mend the trace.",
+        )
+
+
+def check_staleness(worker: np.ndarray, staleness: np.ndarray) -> None:
+    """Refuses staleness that workers holding one version at a time cannot have.
+
+    Args:
+        worker: whole numbers, shape [num_steps].
+        staleness: of the gradients of the same steps, whole numbers, shape [num_steps].
+
+    Raises:
+        StepError: naming the first step at fault.
+    """
+    taken_at = np.arange(worker.size) - staleness
+    last, _ = neighbours(worker)
+    again = (last >= 0) & (taken_at == taken_at[last])  # a further gradient at the same weights
+    faults = (staleness < 0) | (taken_at < 0) | ((taken_at <= last) & ~again)
+    if faults.any():
+        step = int(np.argmax(faults))
+        raise StepError(
+            step,
+            f"the gradient of step {step} cannot be {staleness[step]} steps stale: worker "
+            f"{worker[step]} "
+            + (
+                f"sent one at step {last[step]}, so this one is {step - last[step] - 1} steps "
+                "stale at most, or taken at the same weights as that one."
+                if last[step] >= 0
+                else f"started at step 0, so this one is {step} steps stale at most."
+            ),
+        )

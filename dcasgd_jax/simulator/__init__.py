@@ -1,0 +1,18 @@
+"""A parameter server and its workers, simulated exactly on one device or many."""
+
+from dcasgd_jax.simulator.batches import BatchesEndedError
+from dcasgd_jax.simulator.simulation import SimulationInfo, simulate
+from dcasgd_jax.simulator.slot_engine import slot_simulator
+from dcasgd_jax.simulator.state import Simulator, SimulatorLog, SimulatorState
+from dcasgd_jax.simulator.wavefront_engine import wavefront_simulator
+
+__all__ = [
+    "simulate",
+    "SimulationInfo",
+    "slot_simulator",
+    "wavefront_simulator",
+    "Simulator",
+    "SimulatorState",
+    "SimulatorLog",
+    "BatchesEndedError",
+]

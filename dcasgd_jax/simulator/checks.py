@@ -1,0 +1,47 @@
+"""What a simulation must be given; each refusal says the rule, what came and the remedy."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from dcasgd_jax.schedules.checks import check_workers
+from dcasgd_jax.schedules.schedule import Schedule
+
+
+def check_schedule(schedule: Schedule, num_workers: int) -> None:
+    """Refuses a schedule that a simulator for so many workers cannot follow.
+
+    Args:
+        schedule: its columns may be traced, and are let through then.
+        num_workers: M.
+
+    Raises:
+        ValueError: naming the column at fault.
+    """
+    worker = schedule.worker
+    if schedule.num_workers != num_workers:
+        raise ValueError(
+            f"the schedule is for {schedule.num_workers} workers, the simulator for "
+            f"{num_workers}; make both for the same number."
+        )
+    if jnp.ndim(worker) != 1 or not jnp.issubdtype(jnp.result_type(worker), jnp.integer):
+        raise ValueError(
+            "schedule.worker must hold whole numbers, shape [num_steps], got "
+            f"{jnp.result_type(worker)} of shape {jnp.shape(worker)}; make it with round_robin, "
+            "from_compute_times or from_arrivals."
+        )
+    if not isinstance(worker, Tracer):
+        check_workers(np.asarray(worker), num_workers)
+    for name, column, strangers in (
+        ("reads", schedule.reads, 0),
+        ("writes", schedule.writes, 1),  # one more slot, for nobody
+    ):
+        if column is None or isinstance(column, Tracer):
+            continue
+        if jnp.shape(column) != jnp.shape(worker) or not np.all(
+            (np.asarray(column) >= 0) & (np.asarray(column) < num_workers + strangers)
+        ):
+            raise ValueError(
+                f"schedule.{name} must be None, or hold slots in [0, {num_workers + strangers}), "
+                f"one a step; got shape {jnp.shape(column)}. Leave it as the schedule was made."
+            )
