@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.precision import cast_like, working_dtype
+from gsgd_jax._precision import cast_like, working_dtype
 
 GROUND = -1
 """The node of inputs and outputs, whose scale is fixed."""
@@ -175,6 +175,18 @@ class Gauge:
         for i, leaf in enumerate(leaves):
             leaves[i] = jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
         return leaves
+
+    def without(self, nodes: Sequence[int] | np.ndarray) -> "Gauge":
+        """The subgroup that leaves the scales of some nodes alone: they become ground.
+
+        Args:
+            nodes: their numbers; the others are numbered anew, in the same order.
+        """
+        kept = np.setdiff1d(np.arange(self.num_nodes), np.asarray(nodes, np.int64))
+        number = np.full(self.num_nodes + 1, GROUND)  # the last is ground's, found by -1
+        number[kept] = np.arange(len(kept))
+        tails, heads = (tuple(number[ids] for ids in side) for side in (self.tails, self.heads))
+        return Gauge(self.names, self.shapes, tails, heads, len(kept))
 
     def act(self, params: optax.Params, scales: jax.typing.ArrayLike) -> optax.Params:
         """Applies one element of the group: the same function from other weights.

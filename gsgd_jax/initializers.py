@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 
-from gsgd_jax.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton import Skeleton
 
 
 def skeleton_init(params: optax.Params, skeleton: Skeleton) -> optax.Params:
@@ -28,7 +28,7 @@ def skeleton_init(params: optax.Params, skeleton: Skeleton) -> optax.Params:
         >>> import jax.numpy as jnp
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [0.5 * jnp.ones((2, 2)), 0.5 * jnp.ones((2, 1))]
-        >>> skeleton_init(params, choose_skeleton(mlp_gauge(params), params))[0]
+        >>> skeleton_init(params, choose_skeleton(mlp_gauge(params), params, basis="paths"))[0]
         Array([[1. , 0.5],
                [0.5, 1. ]], dtype=float32)
 

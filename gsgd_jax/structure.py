@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gsgd_jax.coordinates.skeleton import Skeleton, edge_ends
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.skeleton import Skeleton, edge_ends
 
 Path = tuple[int, ...]
 """The numbers of its entries, from the input to the output."""
@@ -74,7 +74,7 @@ def basis_paths(skeleton: Skeleton) -> list[Path]:
         >>> import jax.numpy as jnp
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.ones((2, 1)), jnp.ones((1, 2))]
-        >>> skeleton = choose_skeleton(mlp_gauge(params), params)
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
         >>> for path in basis_paths(skeleton):
         ...     print(describe_path(path, skeleton.gauge))
         input -> 0[1, 0] -> node 0 -> 1[0, 0] -> output

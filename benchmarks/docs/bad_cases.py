@@ -85,7 +85,7 @@ def _domains(images: np.ndarray, names: tuple[str, ...]) -> Any:
 
 
 def _path_step(gradients: Any) -> Any:
-    skeleton = gsgd_jax.choose_skeleton(gsgd_jax.mlp_gauge(_PARAMS), _PARAMS)
+    skeleton = gsgd_jax.choose_skeleton(gsgd_jax.mlp_gauge(_PARAMS), _PARAMS, basis="paths")
     tx = gsgd_jax.gsgd(0.1, skeleton)
     return tx.update(gradients, tx.init(_PARAMS), _PARAMS)
 
@@ -294,7 +294,7 @@ CASES = (
     Case(
         _SHAPES, "parameters that are whole numbers", "gsgd_jax.choose_skeleton", TypeError,
         lambda _: gsgd_jax.choose_skeleton(
-            gsgd_jax.mlp_gauge(_PARAMS), [w.astype(int) for w in _PARAMS]
+            gsgd_jax.mlp_gauge(_PARAMS), [w.astype(int) for w in _PARAMS], basis="paths"
         ),
     ),
     Case(
@@ -342,7 +342,7 @@ CASES = (
     Case(
         _DATA, "NaN in parameters", "gsgd_jax.choose_skeleton", ValueError,
         lambda _: gsgd_jax.choose_skeleton(
-            gsgd_jax.mlp_gauge(_PARAMS), [w * jnp.nan for w in _PARAMS]
+            gsgd_jax.mlp_gauge(_PARAMS), [w * jnp.nan for w in _PARAMS], basis="paths"
         ),
     ),
     Case(
@@ -399,7 +399,7 @@ CASES = (
         lambda _: (
             tx := gsgd_jax.in_path_space(
                 optax.sgd(0.1),
-                gsgd_jax.choose_skeleton(gsgd_jax.mlp_gauge(_PARAMS), _PARAMS),
+                gsgd_jax.choose_skeleton(gsgd_jax.mlp_gauge(_PARAMS), _PARAMS, basis="paths"),
                 stale_gradients=True,
             )
         ).update(_PARAMS, tx.init(_PARAMS), _PARAMS),

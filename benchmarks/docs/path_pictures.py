@@ -75,7 +75,7 @@ def skeleton(path: Path) -> None:
     widths = (3, 3, 4, 2)
     params = _network(widths)
     gauge = mlp_gauge(params)
-    chosen = choose_skeleton(gauge, params)
+    chosen = choose_skeleton(gauge, params, basis="paths")
     tree, out = set(chosen.in_edges.tolist()), set(chosen.out_edges.tolist())
     styles = dict.fromkeys(out - tree, FREE) | dict.fromkeys(tree, TREE)
     numbered = entries(widths)
@@ -127,7 +127,7 @@ def trajectories(path: Path) -> None:
     start = [jnp.array([[1.0]]), jnp.array([[0.15]])]
     ways = (
         ("SGD", optax.sgd(0.05)),
-        ("G-SGD", gsgd(0.05, choose_skeleton(mlp_gauge(start), start))),
+        ("G-SGD", gsgd(0.05, choose_skeleton(mlp_gauge(start), start, basis="paths"))),
     )
     grid = np.linspace(0.02, 2.3, 200)
     values = grid[None, :] * grid[:, None]
@@ -160,7 +160,7 @@ def valley(path: Path) -> None:
         for axes, widths in zip(panels[0], ((3, 4, 4, 4, 3), (3, 4, 2, 4, 3)), strict=True):
             params = _network(widths)
             gauge = mlp_gauge(params)
-            chosen = choose_skeleton(gauge, params)
+            chosen = choose_skeleton(gauge, params, basis="paths")
             tree, out = set(chosen.in_edges.tolist()), set(chosen.out_edges.tolist())
             bare(axes, f"widths {'-'.join(map(str, widths))}: H = {len(tree)} tree entries")
             look = dict.fromkeys(out - tree, FREE) | dict.fromkeys(tree, TREE)
@@ -175,7 +175,7 @@ def sign(path: Path) -> None:
         path: of the picture.
     """
     params = [jnp.array([[1.0], [0.5]]), jnp.array([[1.0]])]
-    chosen = choose_skeleton(mlp_gauge(params), params)
+    chosen = choose_skeleton(mlp_gauge(params), params, basis="paths")
     values: Any = path_values(params, chosen)
     x = jnp.array([[0.2, 1.0]])
     asked = np.concatenate([np.linspace(1.0, 0.04, 80), np.linspace(-0.04, -0.6, 50)])

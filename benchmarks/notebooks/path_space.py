@@ -142,7 +142,7 @@ def draw(axes, params, skeleton, path):
     axes.axis("off")
 
 
-skeleton = choose_skeleton(gauge, small)
+skeleton = choose_skeleton(gauge, small, basis="paths")
 paths = basis_paths(skeleton)
 fig, axes = plt.subplots(figsize=(6, 3))
 draw(axes, small, skeleton, paths[5])
@@ -212,7 +212,7 @@ def descend(tx, start, num_steps=25):
 
 
 one = [jnp.ones((1, 1)), jnp.full((1, 1), 0.15)]
-product = choose_skeleton(find_gauge(network, one, jnp.ones((1, 1))), one)
+product = choose_skeleton(find_gauge(network, one, jnp.ones((1, 1))), one, basis="paths")
 scales = jnp.array([0.5, 1.0, 2.0]).reshape(3, 1, 1)
 starts = [scales, 0.15 / scales]
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(9.5, 3))
@@ -348,7 +348,7 @@ orders of the data.
 # %%
 rates = jnp.array([0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
 orders = jnp.asarray(np.stack([batches(seed) for seed in (1, 2, 3)]))
-papers = choose_skeleton(skeleton.gauge, start)
+papers = choose_skeleton(skeleton.gauge, start, basis="paths")
 reset = skeleton_init(start, papers)
 
 

@@ -85,7 +85,9 @@ def traced_problem(module: nn.Module, example: jax.Array, params: Any) -> Proble
             "network without gated products and without scales behind norms that attention reads."
         )
     # The diagonal looks at no value.
-    published = choose_skeleton(gauge, jax.tree.map(lambda w: np.ones(w.shape, w.dtype), params))
+    published = choose_skeleton(
+        gauge, jax.tree.map(lambda w: np.ones(w.shape, w.dtype), params), basis="paths"
+    )
     return Problem(module, {}, example, gauge, published, normalised=False)
 
 

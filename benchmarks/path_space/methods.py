@@ -140,7 +140,7 @@ def problem(
         for f in (trained, without_norms)
     )
     # The diagonal looks at no value; at first weights products along 34 layers leave float32.
-    published = choose_skeleton(without, jax.tree.map(jnp.ones_like, params))
+    published = choose_skeleton(without, jax.tree.map(jnp.ones_like, params), basis="paths")
     found = Problem(module, averages, image, gauge, published, normalised)
     return found, lambda key: init(key, image)["params"]
 

@@ -169,7 +169,7 @@ def _compare(
     gauge = _exact_gauge(problem.logits, problem.params, problem.images[0, :2])
     found = time.perf_counter()
     # By the largest weights: BatchNorm's shifts, which begin at zero, can be no coordinates.
-    skeleton = choose_skeleton(gauge, problem.params, rule="largest")
+    skeleton = choose_skeleton(gauge, problem.params, rule="largest", basis="paths")
     chosen = time.perf_counter()
     for method, seconds in ((FIND, found - begun), (CHOOSE, chosen - found)):
         yield Record(

@@ -45,7 +45,7 @@ def path_space(keys: Streams, epochs: int) -> Run:
 
     gauge = find_gauge(apply, params, inputs[:2])
     assert isinstance(gauge, FoundGauge)  # a perceptron's units form a graph
-    skeleton = choose_skeleton(gauge, params, rule="largest")
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
     tx = in_path_space(optax.adam(1e-3), skeleton)
     step = train_step(cross_entropy_loss(apply), tx)
     return _fitted(step, init_state(params, tx), (inputs, labels), keys, epochs)

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gsgd_jax.chart import Chart, chart
-from gsgd_jax.paths import values_at
-from gsgd_jax.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
 
 
 def basis_path_norm(params: optax.Params, skeleton: Skeleton) -> jax.Array:
@@ -33,7 +32,7 @@ def basis_path_norm(params: optax.Params, skeleton: Skeleton) -> jax.Array:
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[1.0]]), jnp.array([[0.1, -1.5]])]
-        >>> skeleton = choose_skeleton(mlp_gauge(params), params)
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
         >>> basis_path_norm(params, skeleton)  # of log 0.1 and 1.5
         Array(2.3025851, dtype=float32)
 
@@ -73,7 +72,7 @@ def basis_path_penalty(params: optax.Params, skeleton: Skeleton) -> jax.Array:
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[1.0]]), jnp.array([[1.0, 2.0]])]
-        >>> basis_path_penalty(params, choose_skeleton(mlp_gauge(params), params))
+        >>> basis_path_penalty(params, choose_skeleton(mlp_gauge(params), params, basis="paths"))
         Array(2., dtype=float32)
 
     References:
@@ -92,9 +91,9 @@ def _both_kinds(params: optax.Params, skeleton: Skeleton, of_rest, of_free):
         raise ValueError(
             "the basis-path norm is one of directed paths; choose the skeleton with basis='paths'."
         )
-    at: Chart = chart(params, skeleton)
+    at = skeleton_chart(params, skeleton)
     found = []
-    for i, leaf in enumerate(jax.tree.leaves(values_at(at, params))):
+    for i, leaf in enumerate(jax.tree.leaves(at.values())):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
         value = jnp.abs(leaf.astype(at.dtype))

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
+from gsgd_jax._precision import working_dtype
+from gsgd_jax.coordinates.node_vectors import collect, spread, take
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.nodes import collect, spread, take
-from gsgd_jax.precision import working_dtype
 
 
 class EnormState(NamedTuple):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.precision import cast_like, working_dtype
-from gsgd_jax.skeleton import Skeleton
+from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax.coordinates.skeleton import Skeleton
 
 
 class BatchStatistics(NamedTuple):
@@ -108,7 +108,7 @@ def skeleton_masks(params: optax.Params, skeleton: Skeleton) -> optax.Params:
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.ones((1, 2)), jnp.ones((2, 2))]
-        >>> skeleton_masks(params, choose_skeleton(mlp_gauge(params), params))
+        >>> skeleton_masks(params, choose_skeleton(mlp_gauge(params), params, basis="paths"))
         [array([[ True,  True]]), array([[ True, False],
                [False,  True]])]
     """

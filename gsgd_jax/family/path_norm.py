@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gsgd_jax.precision import working_dtype
+from gsgd_jax._precision import working_dtype
 
 
 def path_norm(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
+from gsgd_jax._precision import cast_like, check_number, working_dtype
 from gsgd_jax.family.path_norm import path_sum
-from gsgd_jax.precision import cast_like, check_number, working_dtype
 
 
 def scale_by_path_norm(

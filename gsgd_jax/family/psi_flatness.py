@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.paths import allocate, path_values
-from gsgd_jax.precision import cast_like
-from gsgd_jax.skeleton import Skeleton
+from gsgd_jax._precision import cast_like
+from gsgd_jax.coordinates.paths import allocate, path_values
+from gsgd_jax.coordinates.skeleton import Skeleton
 
 LossFn = Callable[[optax.Params], jax.Array]
 
@@ -37,7 +37,7 @@ def psi_hessian_product(
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[2.0]]), jnp.array([[3.0]])]
-        >>> skeleton = choose_skeleton(mlp_gauge(params), params)
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
         >>> def loss(params):  # of the only path value: its second derivative is 2
         ...     return jnp.sum((params[0] @ params[1]) ** 2)
         >>> psi_hessian_product(loss, params, skeleton, [jnp.ones((1, 1)), jnp.ones((1, 1))])
@@ -84,7 +84,7 @@ def psi_trace(
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[2.0]]), jnp.array([[3.0]])]
-        >>> skeleton = choose_skeleton(mlp_gauge(params), params)
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
         >>> def loss(params):
         ...     return jnp.sum((params[0] @ params[1]) ** 2)
         >>> psi_trace(loss, params, skeleton, jax.random.key(0))
@@ -130,7 +130,7 @@ def psi_sharpness(
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[2.0]]), jnp.array([[3.0]])]
-        >>> skeleton = choose_skeleton(mlp_gauge(params), params)
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
         >>> def loss(params):
         ...     return -jnp.sum((params[0] @ params[1]) ** 2)
         >>> psi_sharpness(loss, params, skeleton, jax.random.key(0))
@@ -173,7 +173,8 @@ def basis_path_spread(params: optax.Params, skeleton: Skeleton) -> jax.Array:
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[2.0, 3.0]]), jnp.array([[5.0], [7.0]])]
-        >>> basis_path_spread(params, choose_skeleton(mlp_gauge(params), params))  # 21 / 10
+        >>> skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
+        >>> basis_path_spread(params, skeleton)  # 21 / 10
         Array(2.1, dtype=float32)
 
     References:

@@ -3,7 +3,7 @@
 gauge = find_gauge(apply_fn, params, example_input)
 print(gauge)                                    # nodes, edges, and what was pinned where
 gauge.verify(apply_fn, params, example_input)   # a random rescaling leaves the outputs alone
-skeleton = choose_skeleton(gauge, params)       # where the group is a graph
+skeleton = choose_skeleton(gauge, params, basis="paths")       # where the group is a graph
 """
 
 from gsgd_jax.tracing.find import find_gauge

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gsgd_jax._precision import cast_like, working_dtype
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.precision import cast_like, working_dtype
 from gsgd_jax.tracing.graph import Exponents, log_factors
 from gsgd_jax.tracing.interpreter import Approximation, Pin
 from gsgd_jax.tracing.summary import nodes_of, num_moved, per_leaf, pin_lines, shortened

@@ -107,7 +107,7 @@ def test_the_step_of_a_rescaled_network_is_the_rescaled_step(name, hidden, seed)
     copy = gauge.rescale(weights, jax.random.key(seed), spread=0.5)
     inputs, target = jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.normal(size=(8, 2)))
     # Rules by weights' sizes choose the same tree for both only if they choose it for one.
-    skeleton = choose_skeleton(gauge, weights, rule="diagonal")
+    skeleton = choose_skeleton(gauge, weights, rule="diagonal", basis="paths")
 
     def loss(weights):
         return jnp.mean((apply(weights, inputs) - target) ** 2)

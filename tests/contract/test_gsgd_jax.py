@@ -114,7 +114,7 @@ def gradients():
 def real(name, params=None):
     """A factory over the perceptron's own skeleton."""
     params = perceptron() if params is None else params
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
     return functools.partial(FACTORIES[name], skeleton=skeleton)
 
 
@@ -250,7 +250,7 @@ def test_real_family_keeps_the_contract(name):
     """Structures, shapes, dtypes and weak types under jit and cond, extra arguments, vmap."""
     params = perceptron(jnp.bfloat16)
     tx = optax.with_extra_args_support(
-        family(choose_skeleton(mlp_gauge(params), params, rule="largest"))[name]
+        family(choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths"))[name]
     )
     state, grads = tx.init(params), jax.tree.map(jnp.ones_like, params)
 
@@ -288,7 +288,7 @@ def test_real_init_with_abstract_input():
 @optax_promotes
 def test_real_vmap_over_seeds_is_one_run_each():
     params = [perceptron(seed=seed) for seed in range(3)]
-    skeleton = choose_skeleton(mlp_gauge(params[0]), params[0])
+    skeleton = choose_skeleton(mlp_gauge(params[0]), params[0], basis="paths")
     tx = g_adam(1e-2, skeleton)
 
     def step(params):
@@ -345,7 +345,7 @@ def test_real_nnx_optimizer():
     params = nnx.state(network, nnx.Param)
     gauge = mlp_gauge(params)
     assert gauge.num_nodes == 9
-    skeleton = choose_skeleton(gauge, params, rule="largest")
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
     optimizer = nnx.Optimizer(network, gsgd(0.1, skeleton), wrt=nnx.Param)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
     target = jnp.stack([x.sum(-1), x.max(-1)], axis=-1)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsgd_jax import GROUND, Gauge, Skeleton, balance, choose_skeleton, find_gauge
-from gsgd_jax.arborescence import arborescence
-from gsgd_jax.skeleton import edge_ends
+from gsgd_jax.coordinates.arborescence import arborescence
+from gsgd_jax.coordinates.skeleton import edge_ends
 from tests.gsgd_jax.networks import VALLEY, perceptron
 from tests.gsgd_jax.tracing.models import MODELS
 
@@ -45,8 +45,9 @@ def test_every_rule_gives_a_skeleton_of_every_graph(name, rule):
     model = MODELS[name]
     params, x = model.draw(0)
     gauge = find_gauge(model.apply, params, x)
-    one = choose_skeleton(gauge, params, **RULES[rule])  # which checks that it is one
-    two = choose_skeleton(gauge, gauge.rescale(params, jax.random.key(1)), **RULES[rule])
+    options = {"basis": "paths"} | RULES[rule]
+    one = choose_skeleton(gauge, params, **options)  # which checks that it is one
+    two = choose_skeleton(gauge, gauge.rescale(params, jax.random.key(1)), **options)
     assert one == two
     assert len(set(one.in_edges)) == gauge.num_nodes == model.nodes
 
@@ -71,7 +72,7 @@ def test_cycles_are_what_this_is_for(name):
         )
     with pytest.raises(ValueError, match="must reach ground"):
         Skeleton(gauge, *own)
-    choose_skeleton(gauge, params, rule="largest")  # and this does not
+    choose_skeleton(gauge, params, rule="largest", basis="paths")  # and this does not
 
 
 def ways(gauge, edges, end):
@@ -110,7 +111,7 @@ def test_ways_along_a_residual_stream_are_short():
     draw = np.random.default_rng(0).normal
     params = [jnp.asarray(draw(size=shape)) for shape in shapes]
     for rule in RULES.values():
-        skeleton = choose_skeleton(gauge, params, **rule)
+        skeleton = choose_skeleton(gauge, params, basis="paths", **rule)
         expected = np.where(np.arange(gauge.num_nodes) < width, 1, 2)
         np.testing.assert_array_equal(ways(gauge, skeleton.in_edges, 0), expected)
         np.testing.assert_array_equal(ways(gauge, skeleton.out_edges, 1), expected)
@@ -182,21 +183,26 @@ def test_any_graph_of_layers(widths, edges, seed):
 def test_a_given_skeleton_is_taken_and_checked():
     params = perceptron(VALLEY, True)
     gauge = find_gauge(_forward, params, jnp.ones((1, VALLEY[0])))
-    drawn = choose_skeleton(gauge, params, rule="random", key=jax.random.key(0))
-    taken = choose_skeleton(gauge, params, rule=drawn)
+    drawn = choose_skeleton(gauge, params, rule="random", key=jax.random.key(0), basis="paths")
+    taken = choose_skeleton(gauge, params, rule=drawn, basis="paths")
     assert taken == drawn
     balanced = choose_skeleton(gauge, params, rule=drawn, basis="cycles", tree_values="balanced")
     np.testing.assert_array_equal(balanced.in_edges, drawn.in_edges)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     with pytest.raises(ValueError, match="no entry of the skeleton is zero"):
-        choose_skeleton(gauge, unravel(flat.at[drawn.in_edges[0]].set(0)), rule=drawn)
+        choose_skeleton(
+            gauge, unravel(flat.at[drawn.in_edges[0]].set(0)), rule=drawn, basis="paths"
+        )
 
 
 def test_random_choices_differ_by_key_and_avoid_zeros():
     params = perceptron(VALLEY, True)
     zeroed = [(kernel, jnp.zeros_like(bias)) for kernel, bias in params]
     gauge = find_gauge(_forward, params, jnp.ones((1, VALLEY[0])))
-    found = {choose_skeleton(gauge, zeroed, rule="random", key=jax.random.key(k)) for k in range(5)}
+    found = {
+        choose_skeleton(gauge, zeroed, rule="random", key=jax.random.key(k), basis="paths")
+        for k in range(5)
+    }
     assert len(found) == 5
 
 
@@ -205,7 +211,7 @@ def test_groups_that_are_no_graph_are_refused():
     model = MODELS["gated"]
     params, x = model.draw(0)
     with pytest.raises(ValueError, match=r"needs a graph, .* is `group.gauge`"):
-        choose_skeleton(find_gauge(model.apply, params, x), params)
+        choose_skeleton(find_gauge(model.apply, params, x), params, basis="paths")
 
 
 def _forward(params, x):

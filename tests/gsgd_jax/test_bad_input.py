@@ -10,7 +10,7 @@ from gsgd_jax import choose_skeleton, gsgd, in_path_space, mlp_gauge
 from gsgd_jax.family import path_sgd
 
 PARAMS = {"in": jnp.array([[2.0, 3.0]]), "out": jnp.array([[5.0], [7.0]])}
-SKELETON = choose_skeleton(mlp_gauge(PARAMS, layers=["in", "out"]), PARAMS)
+SKELETON = choose_skeleton(mlp_gauge(PARAMS, layers=["in", "out"]), PARAMS, basis="paths")
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), jnp.float32(-1.0)])
@@ -54,7 +54,7 @@ def test_gradients_of_other_parameters_are_refused(gradients, error, message):
 
 def test_a_skeleton_is_of_floating_point_parameters():
     with pytest.raises(TypeError, match="real floating-point parameters, got int32"):
-        choose_skeleton(SKELETON.gauge, PARAMS | {"in": jnp.ones((1, 2), int)})
+        choose_skeleton(SKELETON.gauge, PARAMS | {"in": jnp.ones((1, 2), int)}, basis="paths")
 
 
 def test_apply_if_finite_leaves_a_bad_gradient_out():

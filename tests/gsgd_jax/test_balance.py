@@ -85,13 +85,18 @@ def test_tolerance_and_max_steps_are_the_effort():
     assert 1e-12 < worst < 2e-2
 
 
+def test_traced_parameters_are_balanced_too():
+    params = perceptron(WIDTHS, True)
+    gauge = mlp_gauge(params)
+    traced = jax.jit(lambda params: balance(params, gauge))(params)
+    np.testing.assert_allclose(ravel(traced), ravel(balance(params, gauge)), rtol=1e-10)
+
+
 def test_what_cannot_be_balanced_is_refused():
     params = [jnp.array([[4.0]]), jnp.array([[jnp.inf]])]
     gauge = mlp_gauge(params)
     with pytest.raises(ValueError, match="finite parameters, but 1 is not finite"):
         balance(params, gauge)
-    with pytest.raises(ValueError, match="concrete parameters, got traced ones"):
-        jax.jit(lambda params: balance(params, gauge))(params)
 
 
 def test_nothing_to_balance():

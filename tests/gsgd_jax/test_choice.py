@@ -7,8 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsgd_jax import GROUND, Gauge, balance, choose_skeleton, mlp_gauge
-from tests.gsgd_jax.networks import VALLEY, WIDTHS, furthest, perceptron
+from gsgd_jax import (
+    GROUND,
+    Balanced,
+    Gauge,
+    allocate,
+    balance,
+    choose_skeleton,
+    dead_nodes,
+    mlp_gauge,
+    path_values,
+)
+from tests.gsgd_jax.networks import VALLEY, WIDTHS, furthest, perceptron, ravel
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -18,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 def test_diagonal_rule(widths, bias):
     """Unit j is entered from j mod n and left to j mod n', as the prototype has it."""
     params = perceptron(widths, bias)
-    skeleton = choose_skeleton(mlp_gauge(params), params)
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
     first, into, out = 0, [], []
     for k in range(len(widths) - 1):
         fan_in, fan_out = widths[k], widths[k + 1]
@@ -42,7 +52,7 @@ def test_diagonal_rule_takes_the_middle_of_a_convolution():
         num_nodes=3,
     )
     params = [jnp.ones(shape) for shape in gauge.shapes]
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     where = np.unravel_index(skeleton.in_edges, (3, 3, 2, 3))
     np.testing.assert_array_equal(where, [[1, 1, 1], [1, 1, 1], [0, 1, 0], [0, 1, 2]])
 
@@ -52,7 +62,7 @@ def test_diagonal_rule_takes_the_middle_of_a_convolution():
 def test_largest_rule_takes_the_largest_balanced_weights(widths, bias):
     params = perceptron(widths, bias)
     gauge = mlp_gauge(params)
-    skeleton = choose_skeleton(gauge, params, rule="largest")
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
     balanced = balance(params, gauge)
     entries = np.abs(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(balanced)]))
     into, out = [], []
@@ -83,7 +93,9 @@ def test_rules_differ_and_write_nothing():
     params = perceptron([4, 9, 3, 6, 2], True)
     before = jax.tree.map(jnp.copy, params)
     gauge = mlp_gauge(params)
-    assert choose_skeleton(gauge, params) != choose_skeleton(gauge, params, rule="largest")
+    assert choose_skeleton(gauge, params, basis="paths") != choose_skeleton(
+        gauge, params, rule="largest", basis="paths"
+    )
     assert furthest(params, before) == 0
 
 
@@ -97,7 +109,7 @@ def test_balanced_tree_values_are_those_of_the_balanced_network():
 
 def test_half_precision_and_abstract_gauges():
     params = perceptron([3, 5, 2], True, dtype=jnp.bfloat16)
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
     assert skeleton.gauge == mlp_gauge(jax.eval_shape(lambda: params))
 
 
@@ -109,8 +121,6 @@ def kernels(one, two):
     ("params", "options", "message"),
     [
         (kernels([[1, 2], [3, 0]], [[1], [1]]), {}, r"0\[1, 1\] is, and 0 more .* rule='largest'"),
-        (kernels([[1, 0], [1, 0]], [[1], [1]]), {"rule": "largest"}, r"0\[0, 1\] is"),
-        (kernels([[1, 2], [3, 4]], [[1], [0]]), {}, r"1\[1, 0\] is"),
         (kernels([[1, np.nan]], [[1], [1]]), {}, "0 is not finite"),
         (kernels([[1, 1e-30]], [[1], [1e-30]]), {}, r"products .* range .* got 1.0e-60 to 1.0e"),
         (kernels([[1e30, 1]], [[1e30], [1]]), {}, r"range of their dtype, 1.2e-38 to 3.4e\+38"),
@@ -119,15 +129,47 @@ def kernels(one, two):
         (kernels([[1, 2]], [[1], [1]]), {"tree_values": "twos"}, "must be 'ones' or 'balanced'"),
         (kernels([[1, 2]], [[1], [1]]), {"tree_values": "balanced"}, "belongs to the basis"),
         (kernels([[1, 2]], [[1], [1]]), {"basis": "trees"}, "basis must be"),
+        (
+            kernels([[1, 2]], [[1], [1]]),
+            {"basis": "balanced", "rule": "largest"},
+            "a rule chooses the edges of a skeleton",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_inverted_or_is_unknown_is_refused(params, options, message):
     with pytest.raises(ValueError, match=message):
-        choose_skeleton(mlp_gauge(params), params, **options)
+        choose_skeleton(mlp_gauge(params), params, **({"basis": "paths"} | options))
+
+
+def test_the_default_is_the_balanced_copy_and_needs_no_skeleton():
+    params = perceptron([4, 9, 3, 6, 2], True)
+    gauge = mlp_gauge(params)
+    assert choose_skeleton(gauge, params) == Balanced(gauge)
+    other = mlp_gauge(perceptron([3, 2], True))
+    with pytest.raises(ValueError, match="leaves that the gauge was built for"):
+        choose_skeleton(other, params)
+
+
+@pytest.mark.parametrize("rule", ["diagonal", "largest"])
+def test_nodes_without_an_edge_leave_the_group_and_are_listed(rule):
+    """Unit 1 is entered by zeros alone, unit 3 left by none: one is dead, the other unread."""
+    params = kernels([[1, 0, 3, 4], [5, 0, 6, 7]], [[1], [2], [3], [0]])
+    gauge = mlp_gauge(params)
+    skeleton = choose_skeleton(gauge, params, rule=rule, basis="paths")
+    assert skeleton.left_out == (1, 3)
+    assert skeleton.gauge == gauge.without([1, 3])
+    assert "2 dead or constant nodes left out: 1, 3" in str(skeleton)
+    np.testing.assert_array_equal(dead_nodes(gauge, params), [1, 3])
+    # With cycles a way in is enough.
+    assert choose_skeleton(gauge, params, rule=rule, basis="cycles").left_out == (1,)
+    back = allocate(path_values(params, skeleton), params, skeleton)
+    np.testing.assert_allclose(ravel(back), ravel(params), rtol=1e-6)
 
 
 def test_traced_parameters_are_refused():
     params = kernels([[1, 2]], [[1], [1]])
     with pytest.raises(ValueError, match="from concrete parameters, got traced ones"):
-        jax.jit(lambda params: choose_skeleton(mlp_gauge(params), params).in_edges)(params)
+        jax.jit(lambda params: choose_skeleton(mlp_gauge(params), params, basis="paths").in_edges)(
+            params
+        )

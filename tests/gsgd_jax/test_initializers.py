@@ -28,6 +28,6 @@ def test_skeleton_entries_become_one_and_no_others(basis):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_tree_and_dtypes_are_kept(dtype):
     params = {"params": {"a": jnp.full((2, 3), 2, dtype), "b": jnp.full((3, 1), 2, dtype)}}
-    skeleton = choose_skeleton(mlp_gauge(params), params)
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
     found = jax.jit(lambda params: skeleton_init(params, skeleton))(params)
     assert jax.tree.map(jax.typeof, found) == jax.tree.map(jax.typeof, params)

@@ -170,7 +170,7 @@ def test_path_values_are_products_of_weights_along_real_paths(widths, bias, rule
 @every_network
 def test_basis_paths_are_independent(widths, bias, rule):
     params = perceptron(widths, bias)
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule=rule)
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule=rule, basis="paths")
     paths = basis_paths(widths, bias, skeleton)
     assert rank(paths, skeleton.gauge.num_entries) == skeleton.gauge.num_free
 
@@ -262,7 +262,7 @@ def test_no_step_of_path_values_is_no_step_of_weights():
     """To the bit, in half precision too, where going to path values and back rounds."""
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
         params = perceptron([4, 9, 3, 6, 2], True, dtype=dtype)
-        skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+        skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
         zeros = jax.tree.map(jnp.zeros_like, params)
         updates, info = jax.jit(lambda u, w, s=skeleton: weight_updates(u, w, s, max_ratio=2.0))(
             zeros, params
@@ -273,7 +273,7 @@ def test_no_step_of_path_values_is_no_step_of_weights():
 
 def test_allocation_does_not_look_at_values_on_the_tree():
     params = perceptron([4, 9, 3, 6, 2], True)
-    skeleton = choose_skeleton(mlp_gauge(params), params)
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
 
     @compiled_quickly
     @jax.grad
@@ -288,7 +288,7 @@ def test_allocation_does_not_look_at_values_on_the_tree():
 def test_functions_vectorise_over_networks():
     params = perceptron([3, 5, 8, 2], True)
     gauge = mlp_gauge(params)
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
 
     @compiled_quickly
     @jax.vmap
@@ -310,7 +310,7 @@ def test_structure_shape_dtype_and_weak_type_are_kept(dtype):
     if dtype == jnp.float64:
         params = {"params": {"b": [jnp.full((3, 2), 2.0), jnp.full((2, 1), 3.0)]}}
         assert params["params"]["b"][0].weak_type
-    skeleton = choose_skeleton(mlp_gauge(params), params)
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
     values = path_values(params, skeleton)
     for tree in (
         values,
@@ -323,7 +323,7 @@ def test_structure_shape_dtype_and_weak_type_are_kept(dtype):
 
 def test_leaves_outside_the_group_pass_unchanged():
     params = {"w0": jnp.ones((2, 2)) * 2, "w1": jnp.ones((2, 1)) * 3, "steps": jnp.asarray([5, 6])}
-    skeleton = choose_skeleton(mlp_gauge(params, layers=["w0", "w1"]), params)
+    skeleton = choose_skeleton(mlp_gauge(params, layers=["w0", "w1"]), params, basis="paths")
     for function in (path_values, lambda p, s: weight_updates(p, p, s)[0]):
         np.testing.assert_array_equal(function(params, skeleton)["steps"], [5, 6])
 

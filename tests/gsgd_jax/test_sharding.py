@@ -42,9 +42,15 @@ def cases():
     momentum, adam = optax.sgd(1e-3, 0.9), optax.adam(1e-3)
     cycles = choose_skeleton(gauge, dense, rule="largest", basis="cycles", tree_values="balanced")
     return {
-        "paths": (in_path_space(adam, choose_skeleton(gauge, dense, rule="largest")), dense),
+        "paths": (
+            in_path_space(adam, choose_skeleton(gauge, dense, rule="largest", basis="paths")),
+            dense,
+        ),
         "cycles": (in_path_space(momentum, cycles), dense),
-        "convolutions": (in_path_space(momentum, choose_skeleton(found, image)), image),
+        "convolutions": (
+            in_path_space(momentum, choose_skeleton(found, image, basis="paths")),
+            image,
+        ),
         "section": (in_path_space(adam, choose_section(group, gate)), gate),
     }
 

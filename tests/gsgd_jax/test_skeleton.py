@@ -34,7 +34,7 @@ def test_roots_are_where_the_way_out_leaves_the_tree():
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_tree_has_one_entry_a_node(widths):
     params = perceptron(widths, True)
-    found = choose_skeleton(mlp_gauge(params), params)
+    found = choose_skeleton(mlp_gauge(params), params, basis="paths")
     assert len(set(found.in_edges)) == found.gauge.num_nodes == sum(widths[1:-1])
     assert len(set(found.out_edges)) == found.gauge.num_nodes
 

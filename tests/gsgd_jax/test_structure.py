@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gsgd_jax import choose_skeleton, find_gauge, mlp_gauge
-from gsgd_jax.skeleton import edge_ends
+from gsgd_jax.coordinates.skeleton import edge_ends
 from gsgd_jax.structure import all_paths, basis_paths, describe_path, structure_matrix
 from tests.gsgd_jax.networks import VALLEY, perceptron, ravel, values_of
 from tests.gsgd_jax.tracing.models import MODELS
@@ -82,7 +82,7 @@ def _paths_through(gauge, entries, visits):
 @pytest.mark.parametrize("rule", ["diagonal", "largest"])
 def test_basis_paths_have_the_coordinates_as_their_values_and_are_independent(name, rule):
     gauge, params = found_gauge(name)
-    skeleton = choose_skeleton(gauge, params, rule=rule)
+    skeleton = choose_skeleton(gauge, params, rule=rule, basis="paths")
     paths = basis_paths(skeleton)
     matrix = structure_matrix(gauge, paths)
     assert np.linalg.matrix_rank(matrix) == len(paths) == gauge.num_free
@@ -106,7 +106,7 @@ def test_outside_the_group_an_entry_is_a_path_by_itself():
     gauge, params = found_gauge("lstm")
     assert gauge.num_nodes == 0
     assert all_paths(gauge) == [(i,) for i in range(gauge.num_entries)]
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     assert basis_paths(skeleton) == all_paths(gauge)
 
 
@@ -125,7 +125,7 @@ def test_path_values_of_any_path_follow_from_the_basis():
     widths = VALLEY
     params = perceptron(widths, True)
     gauge = mlp_gauge(params)
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     basis = structure_matrix(gauge, basis_paths(skeleton))
     everything = structure_matrix(gauge)
     exponents, *_ = np.linalg.lstsq(basis.astype(float), everything.astype(float), rcond=None)

@@ -92,7 +92,7 @@ def test_trajectories_do_not_see_the_scale_of_the_start(inner, basis):
 @pytest.mark.parametrize("widths", [WIDTHS, VALLEY])
 def test_trajectories_of_the_papers_skeleton_do_not_see_it_either(widths):
     params, gauge, _, data = problem(widths)
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     params = skeleton_init(params, skeleton)
     moved = rescaled(gauge, params, 7)
     tx = gsgd(0.01, skeleton)
@@ -155,7 +155,7 @@ def test_balanced_cycles_are_gradient_descent_on_balanced_weights_with_the_tree_
 def test_choosing_the_skeleton_anew_keeps_the_function_and_goes_on():
     params, gauge, skeleton, data = problem()
     before, _ = train(gsgd(0.02, skeleton), params, data, 10)
-    anew = choose_skeleton(gauge, before, rule="largest")
+    anew = choose_skeleton(gauge, before, rule="largest", basis="paths")
     assert anew.gauge == gauge
     after, _ = train(gsgd(0.02, anew), before, data, 50)
     last, middle, first = (loss_and_grads(w, data)[0] for w in (after, before, params))
@@ -168,7 +168,7 @@ def test_choosing_the_skeleton_anew_keeps_the_function_and_goes_on():
 def descent_through_zero():
     """One hidden unit, out of which a path of value 1 leads; its best value is -1."""
     params = [jnp.array([[1.0]]), jnp.array([[1.0, 2.0]])]
-    skeleton = choose_skeleton(mlp_gauge(params), params)
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
     return params, skeleton, [jnp.zeros((1, 1)), jnp.array([[2.0, 0.3]])]
 
 
@@ -196,7 +196,7 @@ def test_guard_moves_the_other_weights_of_the_node_along():
     """With three paths into and out of the unit, every value but the bounded one arrives."""
     params, _, _, _ = problem([2, 3, 3, 2])
     gauge = mlp_gauge(params)
-    skeleton = choose_skeleton(gauge, params, rule="largest")
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
     values = values_of(params, skeleton)
     steps = jax.tree.map(lambda v: 0.1 * jnp.ones_like(v), values)
     first = int(skeleton.out_edges[skeleton.free_nodes[0]])
@@ -233,7 +233,7 @@ def test_inside_the_bound_the_guard_changes_nothing():
 def test_guard_loses_nothing_on_the_way():
     """A value a hundred times too large comes down as far as it should, only in more steps."""
     params = [jnp.array([[1.0]]), jnp.array([[100.0]])]
-    skeleton = choose_skeleton(mlp_gauge(params), params)
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
     data = jnp.array([[1.0]]), jnp.array([[2.0]])
 
     def squared(params, data):
@@ -243,6 +243,29 @@ def test_guard_loses_nothing_on_the_way():
     reached, state = train(tx, params, data, 10, loss=squared)
     assert int(state.bounded) == 3  # 100, 33.3, 11.1, 3.7
     np.testing.assert_allclose(apply([(w,) for w in reached], data[0]), 2.0, rtol=1e-12)
+
+
+def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
+    """The fault that the bound is for: tenfold a step, they once grew until they overflowed."""
+    params = [(jnp.array([[1.0], [1.0]]),), (jnp.array([[1.0, 2.0]]),)]
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
+
+    def through_zero(steps, values):
+        steps = jax.tree.map(jnp.zeros_like, steps)
+        return [steps[0], (steps[1][0].at[0, 0].set(-2 * values[1][0][0, 0]),)]
+
+    inner, largest = optax.stateless(through_zero), {}
+    for growth in (1024.0, None):
+        tx = in_path_space(inner, skeleton, max_growth=growth)
+        weights, state = params, tx.init(params)
+        for _ in range(20):
+            updates, state = tx.update(params, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        assert int(state.bounded) == 20
+        scaled = skeleton.gauge.act(weights, state.frame.scales)
+        largest[growth] = np.abs(ravel(scaled)).max() / float(state.frame.largest)
+    assert 100 < largest[1024.0] <= 1024 * (1 + 1e-12)
+    assert largest[None] > 1e19  # the control
 
 
 def test_without_the_guard_a_crossing_breaks_the_function():
@@ -270,14 +293,14 @@ def test_not_a_number_is_not_hidden_by_the_guard():
 
 def test_no_group_is_the_inner_transformation_to_the_bit():
     params, gauge, _, data = problem()
-    trivial = choose_skeleton(trivial_gauge(params), params)
+    trivial = choose_skeleton(trivial_gauge(params), params, basis="paths")
     single = [(jnp.ones((3, 2)), jnp.ones(2))]
     expected, _ = train(INNER["momentum"], params, data, 5)
     for skeleton in (None, trivial):
         found, state = train(in_path_space(INNER["momentum"], skeleton), params, data, 5)
         assert furthest(found, expected) == 0
         assert (float(state.least_ratio), int(state.bounded)) == (1.0, 0)
-    skeleton = choose_skeleton(mlp_gauge(single), single)
+    skeleton = choose_skeleton(mlp_gauge(single), single, basis="paths")
     tx = gsgd(0.5, skeleton)
     _, updates, _ = one_step(tx, single, single)
     assert furthest(updates, jax.tree.map(lambda w: -0.5 * w, single)) == 0
@@ -290,7 +313,7 @@ def test_leaves_outside_the_group_are_stepped_by_the_inner_transformation():
         "w1": 3 * jnp.ones((2, 1)),
         "scale": jnp.array([1.0, 2.0]),
     }
-    skeleton = choose_skeleton(mlp_gauge(params, layers=["w0", "w1"]), params)
+    skeleton = choose_skeleton(mlp_gauge(params, layers=["w0", "w1"]), params, basis="paths")
     tx = in_path_space(optax.sgd(0.1, momentum=0.9), skeleton)
     state = tx.init(params)
     for _ in range(2):
@@ -311,13 +334,13 @@ def test_schedules_and_injected_hyperparameters():
     params, _, skeleton, data = problem()
     schedule = optax.linear_schedule(0.02, 0.0, 4)
     scheduled, _ = train(gsgd(schedule, skeleton), params, data, 4)
-    injected = optax.inject_hyperparams(gsgd)(learning_rate=schedule, skeleton=skeleton)
+    injected = optax.inject_hyperparams(gsgd)(learning_rate=schedule, coordinates=skeleton)
     outside, state = train(injected, params, data, 4)
     inside = in_path_space(optax.inject_hyperparams(optax.sgd)(schedule), skeleton)
     within, _ = train(inside, params, data, 4)
     assert furthest(scheduled, outside) < 1e-7  # hyperparameters are kept in float32
     assert furthest(scheduled, within) < 1e-7
-    assert set(state.hyperparams) == {"learning_rate", "max_ratio"}
+    assert set(state.hyperparams) == {"learning_rate", "max_ratio", "max_growth"}
 
 
 def test_weight_decay_and_clipping_inside_act_on_path_values():
@@ -428,10 +451,20 @@ def test_parameters_are_needed():
         tx.update(params, tx.init(params))
 
 
-@pytest.mark.parametrize("max_ratio", [1.0, 0.5, -2.0, float("nan")])
-def test_bad_bounds_are_refused(max_ratio):
-    with pytest.raises(ValueError, match="max_ratio must be above 1, got"):
-        gsgd(0.1, None, max_ratio=max_ratio)
+@pytest.mark.parametrize("bound", [1.0, 0.5, -2.0, float("nan")])
+@pytest.mark.parametrize("name", ["max_ratio", "max_growth"])
+def test_bad_bounds_are_refused(name, bound):
+    with pytest.raises(ValueError, match=f"{name} must be above 1, got"):
+        gsgd(0.1, None, **{name: bound})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_are_no_coordinates_is_refused():
+    params, gauge, _, _ = problem()
+    with pytest.raises(TypeError, match=r"coordinates must be a rescaling group .* got list"):
+        in_path_space(optax.sgd(0.1), params)
+    with pytest.raises(TypeError, match="transformation first and coordinates second, got Gauge"):
+        in_path_space(gauge, optax.sgd(0.1))
 
 
 def test_trees_that_are_not_the_gauges_are_refused():
@@ -446,7 +479,7 @@ def test_flax_train_state_and_flax_trees():
     network = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(4), nn.relu, nn.Dense(2)])
     x, labels = batch([3, 2], dtype=jnp.float32)
     params = jax.jit(network.init)(jax.random.key(0), x)
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
     state = TrainState.create(apply_fn=network.apply, params=params, tx=gsgd(0.5, skeleton))
 
     @compiled_quickly
@@ -466,7 +499,7 @@ def test_flax_train_state_and_flax_trees():
 
 def test_training_vectorises_over_seeds_and_step_sizes():
     params, gauge, _, data = problem()
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     starts = [skeleton_init(perceptron(WIDTHS, True, seed), skeleton) for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     rates = jnp.array([0.01, 0.02, 0.03])

@@ -57,7 +57,7 @@ def in_path_space_on(mesh, data, *, checkpoints=None, epochs=2):
     """Training by momentum in path space, kernels sharded by columns; on one device if None."""
     draw = np.random.default_rng(0).normal
     params = [jnp.asarray(draw(size=s) / 2) for s in ((4, 8), (8, 4))]
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
     tx = in_path_space(optax.sgd(0.05, 0.9), skeleton)
     if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, PartitionSpec(None, "model")))

@@ -33,7 +33,7 @@ def test_steps_in_path_space_do_not_see_the_scale_of_the_start(name, rule):
     model = MODELS[name]
     params, x = model.draw(0)
     gauge = find_gauge(model.apply, params, x)
-    skeleton = choose_skeleton(gauge, params, rule=rule)
+    skeleton = choose_skeleton(gauge, params, rule=rule, basis="paths")
     moved = gauge.rescale(params, jax.random.key(0), spread=0.5)
     one, two = (steps(gsgd(1e-4, skeleton, momentum=0.9), model, p, x) for p in (params, moved))
     np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9 * float(jnp.abs(one).max()))
@@ -67,7 +67,7 @@ def test_paths_of_attention_run_through_queries_and_keys():
     model = MODELS["flat_heads"]
     params, x = model.draw(0)
     gauge = find_gauge(model.apply, params, x)
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     words = [describe_path(path, gauge) for path in basis_paths(skeleton)]
     names = [{part.split("[")[0] for part in w.split(" -> ") if "[" in part} for w in words]
     assert {frozenset(pair) for pair in names} == {frozenset({"q", "k"}), frozenset({"v", "o"})}

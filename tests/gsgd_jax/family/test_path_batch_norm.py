@@ -99,7 +99,7 @@ def test_convolutions_and_masks_of_a_skeleton():
     draw = np.random.default_rng(1)
     params = [jnp.asarray(draw.normal(size=s)) for s in ((3, 3, 2, 3), (3, 3, 3, 3), (1, 1, 3, 2))]
     x = jnp.asarray(draw.normal(size=(4, 5, 5, 2)))
-    skeleton = choose_skeleton(find_gauge(network, params, x), params)
+    skeleton = choose_skeleton(find_gauge(network, params, x), params, basis="paths")
     masks = skeleton_masks(params, skeleton)
     assert [int(mask.sum()) for mask in masks] == [3, 3, 3]
     y, moments = path_batch_norm(lambda w: convolve(x, w), params[0], masks[0], epsilon=0.0)
@@ -109,7 +109,8 @@ def test_convolutions_and_masks_of_a_skeleton():
     assert moments.mean.shape == (3,)
     with pytest.raises(ValueError, match="the tree must have the leaves"):
         skeleton_masks(
-            params[:2], choose_skeleton(mlp_gauge([jnp.ones((2, 2))]), [jnp.ones((2, 2))])
+            params[:2],
+            choose_skeleton(mlp_gauge([jnp.ones((2, 2))]), [jnp.ones((2, 2))], basis="paths"),
         )
 
 

@@ -37,7 +37,7 @@ ONE = jnp.ones((1, VALLEY[0]))
 def problem():
     params = perceptron(VALLEY, True)
     gauge = mlp_gauge(params)
-    return params, gauge, choose_skeleton(gauge, params, rule="largest")
+    return params, gauge, choose_skeleton(gauge, params, rule="largest", basis="paths")
 
 
 # Path norms.

@@ -28,7 +28,7 @@ WIDTHS = [3, 4, 2]
 def problem():
     params, (x, _) = perceptron(WIDTHS, True), batch(WIDTHS)
     gauge = mlp_gauge(params)
-    skeleton = choose_skeleton(gauge, params, rule="largest")
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
     return params, gauge, skeleton, lambda params: jnp.mean((apply(params, x) - 1.0) ** 2)
 
 

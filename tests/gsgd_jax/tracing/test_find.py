@@ -75,7 +75,9 @@ def test_acts_as_mlp_gauge(x64):
         np.testing.assert_array_equal(ours, theirs)
     assert found.num_edges == named.num_edges
     for rule in ("diagonal", "largest"):
-        ours, theirs = (choose_skeleton(g, params, rule=rule) for g in (found, named))
+        ours, theirs = (
+            choose_skeleton(g, params, rule=rule, basis="paths") for g in (found, named)
+        )
         np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
         np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
 
@@ -125,7 +127,7 @@ def test_any_architecture(first, layers, bias, seed):
     assert isinstance(found, FoundGauge)
     assert found.num_nodes == nodes
     assert found.verify(model, params, x, tolerance=1e-9) < 1e-9
-    skeleton = choose_skeleton(found, params, rule="largest")
+    skeleton = choose_skeleton(found, params, rule="largest", basis="paths")
     moved = found.rescale(params, jax.random.key(seed), spread=0.5)
     off = np.setdiff1d(np.arange(found.num_entries), skeleton.in_edges)
     one, other = (
@@ -146,7 +148,7 @@ def test_the_diagonal_of_a_layer_of_one_unit_is_that_of_mlp_gauge(x64, widths):
         return x
 
     found, named = find_gauge(model, kernels, jnp.ones((2, widths[0]))), mlp_gauge(kernels)
-    ours, theirs = (choose_skeleton(gauge, kernels) for gauge in (found, named))
+    ours, theirs = (choose_skeleton(gauge, kernels, basis="paths") for gauge in (found, named))
     np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
     np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
 
@@ -164,7 +166,7 @@ def test_the_diagonal_of_a_convolution_of_one_channel(x64):
         return jnp.mean(x, axis=(1, 2)) @ params["v"]
 
     gauge = find_gauge(model, params, jnp.ones((1, 5, 5, 2)))
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     first, second, last = gauge.offsets[:-1]
     centre = [first + np.ravel_multi_index((1, 1, 0, 0), shapes["k1"])]
     taps = second + np.ravel_multi_index(([1], [1], [0], np.arange(4)), shapes["k2"])
@@ -181,7 +183,7 @@ def test_trajectories_in_path_space_are_invariant(x64, name):
     params, x = model.draw(0)
     gauge = find_gauge(model.apply, params, x)
     assert isinstance(gauge, Gauge)
-    skeleton = choose_skeleton(gauge, params, rule="largest")
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
     tx = in_path_space(optax.sgd(1e-4, momentum=0.9), skeleton)
     assert_one_function(model, params, x, gauge, tx)
 

@@ -1,8 +1,7 @@
-"""Numbers on their way between the entries of leaves and the nodes of the gauge.
+"""Numbers on their way between the entries of leaves and the nodes of a gauge.
 
-Here vectors over nodes have length num_nodes + 1, the last element standing for ground; see
-`blocks` for those of path space. Node ids are static, so a run of consecutive ones becomes a slice,
-and no dense mask is ever stored.
+A vector over nodes has length num_nodes + 1; its last element stands for ground. Node ids are
+static, so a run of consecutive ones becomes a slice, and no dense mask is ever stored.
 """
 
 import jax
@@ -110,3 +109,38 @@ def is_entry(flat_index: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
             term = stride * jax.lax.broadcasted_iota(jnp.int32, shape, axis)
             running = term if running.ndim == 0 else running + term
     return jnp.broadcast_to(running, shape) == jnp.broadcast_to(flat_index, shape)
+
+
+def gather(
+    leaves: list[jax.Array], edges: np.ndarray, offsets: np.ndarray, dtype: np.dtype
+) -> jax.Array:
+    """Of every node the entry of the given number, and 1 for ground; shape [num_nodes + 1].
+
+    Args:
+        leaves: of the parameter tree, or of one like it.
+        edges: for every node the number of an entry, integer [num_nodes].
+        offsets: where the numbers of each leaf's entries begin.
+        dtype: of the result.
+    """
+    owners = np.searchsorted(offsets, edges, side="right") - 1
+    parts, places = [], []
+    for i in np.unique(owners).tolist():
+        nodes = np.flatnonzero(owners == i)
+        parts.append(entries(leaves[i], edges[nodes] - offsets[i]).astype(dtype))
+        places.append(nodes)
+    joined = jnp.concatenate([*parts, jnp.ones(1, dtype)])
+    return take(
+        joined, np.append(np.argsort(np.concatenate([*places, []])), len(edges)).astype(int)
+    )
+
+
+def products(factors: jax.Array, rounds: tuple[np.ndarray, ...]) -> jax.Array:
+    """Products of the nodes' factors along ways to ground, by doubling.
+
+    Args:
+        factors: one a node, 1 for ground; shape [num_nodes + 1].
+        rounds: ever longer jumps along the ways, as `Skeleton.in_rounds` gives them.
+    """
+    for jump in rounds:
+        factors = factors * take(factors, jump)
+    return factors

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax.chart import chart
-from gsgd_jax.paths import changes_at, slopes_at, values_at
-from gsgd_jax.precision import cast_like
-from gsgd_jax.skeleton import Skeleton
-from gsgd_jax.transform import PathSpaceState, check_max_ratio, first_state, next_state
+from gsgd_jax._precision import cast_like
+from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
+from gsgd_jax.transform import PathSpaceState, check_bound, first_state, next_state
 
 
 def in_path_space_with_reference_norms(
@@ -63,7 +62,7 @@ def in_path_space_with_reference_norms(
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[2.0, 3.0]]), jnp.array([[5.0], [7.0]])]
         >>> tx = in_path_space_with_reference_norms(
-        ...     optax.sgd(0.1), choose_skeleton(mlp_gauge(params), params)
+        ...     optax.sgd(0.1), choose_skeleton(mlp_gauge(params), params, basis="paths")
         ... )  # dense layers have n = 1, so this is G-SGD
         >>> grads = jax.tree.map(jnp.ones_like, params)
         >>> tx.update(grads, tx.init(params), params)[0][1].ravel()
@@ -75,7 +74,7 @@ def in_path_space_with_reference_norms(
     """
     if scale not in ("steps", "gradients"):
         raise ValueError(f"scale must be 'steps' or 'gradients', got {scale!r}.")
-    check_max_ratio(max_ratio)
+    check_bound("max_ratio", max_ratio)
     if skeleton.basis != "paths":
         raise ValueError("the reference works with the basis 'paths', got a skeleton of 'cycles'.")
     inner = optax.with_extra_args_support(inner)
@@ -91,17 +90,15 @@ def in_path_space_with_reference_norms(
     ) -> tuple[optax.Updates, PathSpaceState]:
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
-        here = chart(params, skeleton)
-        slopes = slopes_at(here, updates)
-        norms = [_input_norm(weight) for weight in here.weights]
+        here = skeleton_chart(params, skeleton)
+        slopes = here.slopes(updates)
+        norms = [_input_norm(weight) for weight in skeleton.gauge.leaves(params)]
         if scale == "gradients":
             slopes = _scaled(slopes, norms, here.free)
-        steps, inner_state = inner.update(
-            slopes, state.inner_state, values_at(here, params), **extra_args
-        )
+        steps, inner_state = inner.update(slopes, state.inner_state, here.values(), **extra_args)
         if scale == "steps":
             steps = _scaled(steps, norms, None)
-        changes, info = changes_at(here, steps, max_ratio)
+        changes, info = here.changes(steps, max_ratio=max_ratio)
         return changes, next_state(state, inner_state, info)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,23 +1,26 @@
 """Going over to another skeleton during training: when, and what becomes of the optimiser."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.blocks import joined
-from gsgd_jax.chart import chart
+from gsgd_jax._factors import Group
+from gsgd_jax._precision import cast_like
+from gsgd_jax.coordinates.balanced import Balanced
+from gsgd_jax.coordinates.frame import Frame, multiplied
+from gsgd_jax.coordinates.node_vectors import spread
+from gsgd_jax.coordinates.paths import coordinates_of
+from gsgd_jax.coordinates.protocol import Coordinates
+from gsgd_jax.coordinates.section import Section
+from gsgd_jax.coordinates.skeleton import Skeleton, edge_ends
+from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.nodes import spread
-from gsgd_jax.paths import inverse_chain_rule, path_values
-from gsgd_jax.precision import cast_like
-from gsgd_jax.section import Section
-from gsgd_jax.skeleton import Skeleton, edge_ends
 from gsgd_jax.tracing.rows import exponent_rows
-from gsgd_jax.transform import PathSpaceState, initial_values
+from gsgd_jax.transform import PathSpaceState, first_state
 
 Moments = Literal["same", "gradients", "reset"]
 
@@ -50,18 +53,20 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
         >>> params = [jnp.array([[2.0], [4.0]]), jnp.array([[5.0, 1.0]])]
         >>> gauge = mlp_gauge(params)
-        >>> skeleton_margin(params, choose_skeleton(gauge, params))  # entered by 2, where 4 is
+        >>> diagonal = choose_skeleton(gauge, params, basis="paths")
+        >>> skeleton_margin(params, diagonal)  # entered by 2, where 4 is
         Array(0.5, dtype=float32)
-        >>> skeleton_margin(params, choose_skeleton(gauge, params, rule="largest"))
+        >>> largest = choose_skeleton(gauge, params, basis="paths", rule="largest")
+        >>> skeleton_margin(params, largest)
         Array(1., dtype=float32)
     """
     gauge = skeleton.gauge
-    at = chart(params, Skeleton(gauge, skeleton.in_edges, skeleton.out_edges))
-    tail, head = (joined(side, ground=1.0, dtype=at.dtype) for side in (at.tail, at.head))
+    at = skeleton_chart(params, Skeleton(gauge, skeleton.in_edges, skeleton.out_edges))
+    tail, head, weights = at.tail, at.head, gauge.leaves(params)
     strongest = {"in": jnp.zeros_like(tail), "out": jnp.zeros_like(head)}
     for i, view in enumerate(skeleton.leaf_views):
         if view is not None:
-            size = jnp.abs(at.weights[i].astype(at.dtype))
+            size = jnp.abs(weights[i].astype(at.dtype))
             ways = (
                 ("in", view.heads, spread(jnp.abs(tail), view.tails, size)),
                 ("out", view.tails, spread(jnp.abs(head), view.heads, size)),
@@ -83,8 +88,8 @@ def change_skeleton(
     state: PathSpaceState,
     params: optax.Params,
     *,
-    old: Skeleton | Section,
-    new: Skeleton | Section,
+    old: Coordinates | Group,
+    new: Coordinates | Group,
     moments: Moments = "same",
 ) -> PathSpaceState:
     r"""The state with which `in_path_space(inner, new)` goes on where `old` left off.
@@ -95,25 +100,27 @@ def change_skeleton(
     coordinates:
 
     - "same": it is kept at entries whose slope is the same in both (entries on neither skeleton,
-      with the same way in and out, and all entries outside the group; with sections, entries whose
-      factor Π_h c_h^k_eh is the same), and reset to what `inner.init` gives at all others. Works
-      for any transformation. Adam then corrects its bias
-      by the count that it has kept, not by the entry's own, so that its next steps there are longer
-      than usual: with its defaults up to 6.6 times, twelve steps on.
+      with the same way in and out, and all entries outside the group; with sections and balanced
+      coordinates, entries whose factor Π_h c_h^k_eh is the same), and reset to what `inner.init`
+      gives at all others. Works for any transformation. Adam then corrects its bias by the count
+      that it has kept, not by the entry's own, so that its next steps there are longer than usual:
+      with its defaults up to 6.6 times, twelve steps on.
     - "gradients": it is carried over as a gradient is, Σ_e m_e dv_e being the same for all changes
       of the weights. Nothing is lost then, provided that all that is remembered is linear in past
       gradients: momentum and Nesterov's, not second moments.
     - "reset": it is reset everywhere.
 
-    The new skeleton is another static argument, so a jitted step is compiled again.
+    The new skeleton is another static argument, so a jitted step is compiled again. Balanced
+    coordinates may be changed for themselves: the frame is then found anew, from the present
+    weights, and the step is not compiled again.
 
     Args:
         inner: as given to `in_path_space`.
         state: of `in_path_space(inner, old)`; where that is an element of a chain or wrapped, its
             own part of the state.
         params: where training is, concrete or traced.
-        old: the skeleton left, or the section.
-        new: the skeleton taken, of the same gauge; or the section, of the same group.
+        old: the skeleton left, or the section, or the group for its balanced coordinates.
+        new: what is taken in its place, of the same gauge or group.
         moments: "same", "gradients" or "reset".
 
     Returns:
@@ -127,13 +134,14 @@ def change_skeleton(
         >>> from gsgd_jax import choose_skeleton, in_path_space, mlp_gauge
         >>> params = [jnp.array([[1.0]]), jnp.array([[0.1, 2.0]])]
         >>> gauge, inner = mlp_gauge(params), optax.sgd(0.1, momentum=0.9)
-        >>> old = choose_skeleton(gauge, params)
+        >>> old = choose_skeleton(gauge, params, basis="paths")
         >>> state = in_path_space(inner, old).init(params)
         >>> if skeleton_margin(params, old) < 0.1:  # 0.1 is on it, where 2.0 could be
-        ...     new = choose_skeleton(gauge, params, rule="largest")
+        ...     new = choose_skeleton(gauge, params, basis="paths", rule="largest")
         ...     state = change_skeleton(inner, state, params, old=old, new=new, moments="gradients")
     """
-    one, other = (s.group if isinstance(s, Section) else s.gauge for s in (old, new))
+    old, new = coordinates_of(old), coordinates_of(new)
+    one, other = (s.gauge if isinstance(s, Skeleton) else _group(s) for s in (old, new))
     if one != other:
         raise ValueError(
             f"both skeletons must be of one gauge, or sections of one group, got {one!r} and "
@@ -141,27 +149,41 @@ def change_skeleton(
         )
     if moments not in ("same", "gradients", "reset"):
         raise ValueError(f"moments must be 'same', 'gradients' or 'reset', got {moments!r}.")
+    fresh = first_state(inner, params, new)
     leaves, structure = jax.tree.flatten(state.inner_state)
     owners = _owners(inner, state.inner_state, params, numbered=moments != "reset")
     mine = [place for place, owner in enumerate(owners) if owner >= 0]
     if moments == "gradients":
+        change = _Change(old, new, state.frame, fresh.frame)
         count = len(one.names)
         for start in range(0, len(mine), count):  # one tree of moments after another
             places = mine[start : start + count]
-            carried = _carry([leaves[place] for place in places], params, old, new)
+            carried = _carry([leaves[place] for place in places], params, change)
             for place, leaf in zip(places, carried, strict=True):
                 leaves[place] = cast_like(leaf, leaves[place])
     else:
-        starts = jax.tree.leaves(inner.init(initial_values(params, new)))
-        kept = _unchanged(old, new) if moments == "same" else None
+        starts = jax.tree.leaves(fresh.inner_state)
+        change = _Change(old, new, state.frame, fresh.frame)
+        kept = _unchanged(change, params) if moments == "same" else None
         for place in mine:
-            fresh, held = starts[place], leaves[place]
-            leaves[place] = fresh if kept is None else jnp.where(kept[owners[place]], held, fresh)
-    return PathSpaceState(
-        inner_state=jax.tree.unflatten(structure, leaves),
-        least_ratio=jnp.ones_like(state.least_ratio),
-        bounded=state.bounded,
-    )
+            start, held = starts[place], leaves[place]
+            leaves[place] = start if kept is None else jnp.where(kept[owners[place]], held, start)
+    return fresh._replace(inner_state=jax.tree.unflatten(structure, leaves), bounded=state.bounded)
+
+
+class _Change(NamedTuple):
+    """From which coordinates to which, with the frames of both."""
+
+    old: Coordinates
+    new: Coordinates
+    before: Any
+    after: Any
+
+
+def _group(coordinates: Coordinates) -> Group:
+    """The group of coordinates that know it."""
+    assert isinstance(coordinates, Balanced | Section), "skeletons have a gauge"
+    return coordinates.group
 
 
 def _owners(
@@ -198,29 +220,51 @@ def _owners(
     return jax.tree.leaves(owners)
 
 
-def _carry(
-    memory: list[jax.Array],
-    params: optax.Params,
-    old: Skeleton | Section,
-    new: Skeleton | Section,
-) -> list[jax.Array]:
+def _carry(memory: list[jax.Array], params: optax.Params, change: _Change) -> list[jax.Array]:
     """A gradient with respect to the old path values, as one with respect to the new ones."""
-    values, pull = jax.vjp(lambda params: path_values(params, old), params)
+    values, pull = jax.vjp(lambda params: change.old.at(params, change.before).values(), params)
     like = jax.tree.leaves(values)
     # Entries of the tree are no coordinates of the function; a weight decay may have left some.
-    fixed = old.entries if isinstance(old, Section) else old.in_edges
+    fixed = _fixed(change.old)
     tree = _marks([np.shape(leaf) for leaf in like], fixed)
     memory = [cast_like(jnp.where(t, 0, m), v) for t, m, v in zip(tree, memory, like, strict=True)]
     (grads,) = pull(jax.tree.unflatten(jax.tree.structure(params), memory))
-    return jax.tree.leaves(inverse_chain_rule(grads, params, new))
+    return jax.tree.leaves(change.new.at(params, change.after).slopes(grads))
 
 
-def _unchanged(old: Skeleton | Section, new: Skeleton | Section) -> list[np.ndarray]:
+def _fixed(coordinates: Coordinates) -> np.ndarray:
+    """The numbers of the entries that have no coordinate of their own."""
+    if isinstance(coordinates, Section):
+        return coordinates.entries
+    return coordinates.in_edges if isinstance(coordinates, Skeleton) else np.zeros(0, np.int64)
+
+
+def _unchanged(change: _Change, params: optax.Params) -> Sequence[np.ndarray | jax.Array]:
     """Of every leaf the entries at which dL/dv is the same in both coordinates, bool."""
+    old, new = change.old, change.new
     if isinstance(old, Section) and isinstance(new, Section):
         return _same_factors(old, new)
-    assert isinstance(old, Skeleton), "they are of one gauge"
-    assert isinstance(new, Skeleton), "they are of one gauge"
+    if isinstance(old, Skeleton) and isinstance(new, Skeleton):
+        return _same_ways(old, new)
+    if isinstance(old, Balanced) and isinstance(new, Balanced):
+        return _same_frames(change.before, change.after, params)
+    one, other = change.old.at(params, change.before), change.new.at(params, change.after)
+    ones = jax.tree.map(jnp.ones_like, params)
+    slopes = zip(*(jax.tree.leaves(at.slopes(ones)) for at in (one, other)), strict=True)
+    return [a == b for a, b in slopes]
+
+
+def _same_frames(before: Frame, after: Frame, params: optax.Params) -> list[jax.Array]:
+    """Of every leaf the entries whose factor is the same in both frames."""
+    same = []
+    for leaf, one, other in zip(jax.tree.leaves(params), before.parts, after.parts, strict=True):
+        ones = jnp.ones(np.shape(leaf), before.scales.dtype)
+        same.append(multiplied(ones, one) == multiplied(ones, other))
+    return same
+
+
+def _same_ways(old: Skeleton, new: Skeleton) -> list[np.ndarray]:
+    """Off both skeletons, the entries whose paths run the same way in and out."""
     gauge = old.gauge
     if old.basis != new.basis:
         return [_outside(gauge, i) for i in range(len(gauge.names))]

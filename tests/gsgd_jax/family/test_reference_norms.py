@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gsgd_jax import choose_skeleton, find_gauge, gsgd, mlp_gauge, skeleton_init
-from gsgd_jax.reference_norms import in_path_space_with_reference_norms
+from gsgd_jax.family.reference_norms import in_path_space_with_reference_norms
 from tests.gsgd_jax.networks import compiled_quickly, furthest, perceptron
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -28,7 +28,7 @@ def start():
     draw = np.random.default_rng(0).normal
     params = [jnp.asarray(0.3 * draw(size=shape)) for shape in SHAPES]
     gauge = find_gauge(network, params, jnp.ones((1, 3, 3, 2)))
-    skeleton = choose_skeleton(gauge, params)
+    skeleton = choose_skeleton(gauge, params, basis="paths")
     return skeleton_init(params, skeleton), skeleton
 
 
@@ -123,7 +123,7 @@ def test_the_two_options_differ_and_neither_is_invariant():
 
 def test_dense_layers_are_not_scaled():
     params = perceptron([3, 4, 2], True)
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest")
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
     grads = jax.tree.map(jnp.cos, params)
     one, two = (
         compiled_quickly(tx.update)(grads, tx.init(params), params)[0]

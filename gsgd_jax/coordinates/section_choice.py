@@ -7,7 +7,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from gsgd_jax.section import Section
+from gsgd_jax.balance import balancing_scales
+from gsgd_jax.coordinates.section import Section
 from gsgd_jax.tracing import RescalingGroup
 from gsgd_jax.tracing.rows import Rows, exponent_rows
 
@@ -35,8 +36,9 @@ def choose_section(
 
         Σ_e w_e² - 2 Σ_a log |c_a|,
 
-    a running over the nodes that normalisation absorbs: the second sum gives the entries that such
-    a node moves a sum of squares of 1, where the first alone would send them to zero. It is convex
+    a running over the nodes that normalisation absorbs, and others all of whose entries on one side
+    are zero: the second sum gives the entries that such a node moves a sum of squares of 1, where
+    the first alone would send them to zero. It is convex
     in log c, so the copy, the choice and the magnitudes are the same for all weights that the group
     connects, up to rounding and ties.
 
@@ -53,8 +55,7 @@ def choose_section(
 
     Raises:
         ValueError: if the parameters are traced, not finite or do not fit the group, an option is
-            unknown, too many entries are zero to fix a copy, or no copy is balanced, since some
-            node moves entries to one side alone.
+            unknown, or too many entries are zero to fix a copy.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,7 +88,11 @@ def choose_section(
     rows = Rows(rows.nodes, np.where(exact, rows.powers, 0.0), group.num_nodes)
     balanced = weights
     if rule == "largest" or magnitudes == "balanced":
-        balanced = weights * np.exp(_along(rows, _balancing_logs(weights, rows, group, nodes)))
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+            still = tuple(int(node) for node in group.approximate)
+            scales = np.asarray(balancing_scales(wide, group, still=still))
+        balanced = weights * np.exp((rows.powers * np.log(scales)[rows.nodes]).sum(1))
     moved = np.flatnonzero((rows.powers != 0).any(1) & (weights != 0))
     if key is not None:
         generator = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), np.uint32)))
@@ -120,60 +125,6 @@ def _concrete(params: optax.Params, group: RescalingGroup) -> np.ndarray:
     if not np.isfinite(weights).all():
         raise ValueError("sections are chosen from finite parameters, but some are not finite.")
     return weights
-
-
-def _along(rows: Rows, logs: np.ndarray) -> np.ndarray:
-    """Σ_h k_eh log c_h of every entry."""
-    return (rows.powers * logs[rows.nodes]).sum(1)
-
-
-def _balancing_logs(
-    weights: np.ndarray, rows: Rows, group: RescalingGroup, nodes: np.ndarray
-) -> np.ndarray:
-    """Log c of the balanced copy, by Newton's method with damping; float64 [num_nodes]."""
-    squares = np.square(weights)
-    pull = np.zeros(group.num_nodes)
-    pull[np.intersect1d(np.asarray(group.absorbing, np.int64), nodes)] = 1.0
-    logs = np.zeros(group.num_nodes)
-    number = np.full(group.num_nodes, -1)
-    number[nodes] = np.arange(len(nodes))
-    for _ in range(200):
-        sizes = squares * np.exp(2 * _along(rows, logs))
-        slope = 2 * (_sums(rows, rows.powers * sizes[:, None]) - pull)[nodes]
-        scale = 2 * (_sums(rows, np.abs(rows.powers) * sizes[:, None]) + pull)[nodes]
-        if np.abs(slope / np.where(scale > 0, scale, 1)).max(initial=0) < 1e-12:
-            return logs
-        hessian = _hessian(rows, sizes, number, len(nodes))
-        # A node without entries that are not zero stays where it is.
-        hessian[np.diag_indices_from(hessian)] += np.where(scale > 0, 0.0, 1.0)
-        direction = np.linalg.lstsq(hessian, -slope, rcond=1e-14)[0]
-        full = np.zeros(group.num_nodes)
-        full[nodes] = direction
-        longest = 2 * np.abs(_along(rows, full)).max(initial=0) + np.finfo(np.float64).tiny
-        logs = logs + full * np.log1p(longest) / longest
-        if np.abs(logs).max(initial=0) > 200:
-            break
-    raise ValueError(
-        "no rescaled copy of these weights is balanced: some node moves entries that are not zero "
-        "to one side alone; take rule='random' with magnitudes='ones'."
-    )
-
-
-def _sums(rows: Rows, values: np.ndarray) -> np.ndarray:
-    """Sums over entries, node by node, of values [entries, slots]."""
-    return np.bincount(rows.nodes.ravel(), values.ravel(), rows.num_nodes)
-
-
-def _hessian(rows: Rows, sizes: np.ndarray, number: np.ndarray, count: int) -> np.ndarray:
-    """4 Σ_e size_e k_e k_eᵀ, [count, count]."""
-    total = np.zeros(count * count)
-    for i in range(rows.nodes.shape[1]):
-        for j in range(rows.nodes.shape[1]):
-            products = rows.powers[:, i] * rows.powers[:, j] * sizes
-            own = np.flatnonzero(products)
-            places = number[rows.nodes[own, i]] * count + number[rows.nodes[own, j]]
-            total += np.bincount(places, products[own], count * count)
-    return 4 * total.reshape(count, count)
 
 
 def _independent(rows: Rows, order: np.ndarray, count: int) -> list[int]:

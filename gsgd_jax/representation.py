@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gsgd_jax.coordinates.skeleton import edge_ends
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.skeleton import edge_ends
 from gsgd_jax.structure import Path, all_paths
 
 

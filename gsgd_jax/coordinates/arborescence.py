@@ -74,6 +74,25 @@ def arborescence(
     return _largest(gauge, allowed, ends[0])
 
 
+def lost_nodes(
+    gauge: Gauge, arrays: Sequence[np.ndarray], *, side: Literal["input", "output"]
+) -> np.ndarray:
+    """The nodes that no way of entries that are not zero joins to ground on one side; ascending.
+
+    Args:
+        gauge: the graph.
+        arrays: the leaves of a parameter tree.
+        side: "input" for nodes that nothing enters, which are dead; "output" for nodes that nothing
+            leaves.
+    """
+    ends = (gauge.heads, gauge.tails) if side == "input" else (gauge.tails, gauge.heads)
+    leaves = []
+    for own, other, array in zip(*ends, arrays, strict=True):
+        usable = array != 0
+        leaves.append(_Leaf(own, other, None if usable.all() else usable, late=False))
+    return np.flatnonzero(_depths(gauge, leaves)[:-1] < 0)
+
+
 def _largest(
     gauge: Gauge, preferences: Sequence[np.ndarray], owns: Sequence[np.ndarray]
 ) -> np.ndarray:

@@ -4,13 +4,15 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax.nodes import entries
-from gsgd_jax.precision import cast_like, working_dtype
+from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax.coordinates.node_vectors import entries
+from gsgd_jax.coordinates.protocol import StepInfo
 from gsgd_jax.tracing import RescalingGroup
 from gsgd_jax.tracing.graph import log_factors
 from gsgd_jax.tracing.rows import exponent_rows
@@ -101,6 +103,13 @@ class Section:
         sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.group.shapes]
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
+    def frame(self, params: optax.Params) -> None:
+        """Nothing: the pivots, which keep their weights, say all along where the copy is."""
+
+    def at(self, params: optax.Params, frame: None = None) -> "SectionChart":
+        """The coordinates around some weights; see `Coordinates`."""
+        return section_chart(params, self)
+
     def leaves(self, params: optax.Params) -> list[jax.Array]:
         """The leaves of a tree that must be the group's.
 
@@ -139,13 +148,57 @@ class Section:
 
 
 class SectionChart(NamedTuple):
-    """The coordinates around some weights: v = w times factors, off the pivots."""
+    """The coordinates around some weights: v = f w off the pivots; see `Chart`."""
 
     section: Section
-    weights: list[jax.Array]  # the leaves of the parameters
-    factors: list[jax.Array | None]  # working dtype, broadcast to each leaf; None outside the group
+    params: optax.Params  # w
+    factors: list[jax.Array | None]  # f, working dtype, broadcast to each leaf; None: not in group
     pivot: list[jax.Array | None]  # bool, like each leaf; None where there is none
     dtype: np.dtype  # in which values are worked out
+
+    def values(self) -> optax.Params:
+        """V = f w; at a pivot stands its weight."""
+        return self._scaled(self.params, at_pivots=self.params)
+
+    def weights(self, values: optax.Params) -> optax.Params:
+        """W = v / f, with the pivots of the chart."""
+        return self._scaled(values, inverse=True, at_pivots=self.params)
+
+    def slopes(self, gradients: optax.Updates) -> optax.Updates:
+        """dL/dv = dL/dw / f, and 0 at pivots."""
+        return self._scaled(gradients, inverse=True)
+
+    def changes(
+        self,
+        steps: optax.Updates,
+        *,
+        max_ratio: chex.Numeric | None = None,
+        max_growth: chex.Numeric | None = None,
+    ) -> tuple[optax.Updates, StepInfo]:
+        """Δw = u / f, and 0 at pivots."""
+        nothing = StepInfo(jnp.ones([], self.dtype), jnp.zeros([], jnp.int32))
+        return self._scaled(steps, inverse=True), nothing
+
+    def _scaled(
+        self,
+        tree: optax.Params,
+        *,
+        inverse: bool = False,
+        at_pivots: optax.Params | None = None,
+    ) -> optax.Params:
+        """A tree times f or over it; at pivots, what is given there, or zero."""
+        leaves = self.section.leaves(tree)
+        kept = None if at_pivots is None else self.section.leaves(at_pivots)
+        for i, factor in enumerate(self.factors):
+            if factor is None:
+                continue
+            leaf = leaves[i].astype(self.dtype)
+            scaled, mask = leaf / factor if inverse else leaf * factor, self.pivot[i]
+            if mask is not None:
+                fixed = 0.0 if kept is None else kept[i].astype(self.dtype)
+                scaled = jnp.where(mask, fixed, scaled)
+            leaves[i] = cast_like(scaled, leaves[i])
+        return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def section_chart(params: optax.Params, section: Section) -> SectionChart:
@@ -183,52 +236,4 @@ def section_chart(params: optax.Params, section: Section) -> SectionChart:
             mask[places] = True
             mask = jnp.asarray(mask.reshape(shape))
         pivot.append(mask)
-    return SectionChart(section, weights, factors, pivot, dtype)
-
-
-def times_factors(at: SectionChart, params: optax.Params) -> optax.Params:
-    """Path values of weights: v = w f; at a pivot stands its weight.
-
-    Args:
-        at: the chart around some weights.
-        params: these.
-    """
-    return _scaled(at, params, inverse=False, at_pivots=at.weights)
-
-
-def over_factors(at: SectionChart, tree: optax.Updates) -> optax.Updates:
-    """A gradient, or a step, of v as one of w, or the other way: both are g / f; 0 at pivots.
-
-    dL/dv = dL/dw / f, and Δw = u / f.
-
-    Args:
-        at: the chart.
-        tree: like the parameters.
-    """
-    return _scaled(at, tree, inverse=True, at_pivots=None)
-
-
-def at_values(at: SectionChart, values: optax.Params) -> optax.Params:
-    """The weights with given path values and the pivots of the chart: w = v / f.
-
-    Args:
-        at: the chart around the weights that the pivots are taken from.
-        values: path values.
-    """
-    return _scaled(at, values, inverse=True, at_pivots=at.weights)
-
-
-def _scaled(
-    at: SectionChart, tree: optax.Params, *, inverse: bool, at_pivots: list[jax.Array] | None
-) -> optax.Params:
-    leaves = at.section.leaves(tree)
-    for i, factor in enumerate(at.factors):
-        if factor is None:
-            continue
-        leaf = leaves[i].astype(at.dtype)
-        scaled, mask = leaf / factor if inverse else leaf * factor, at.pivot[i]
-        if mask is not None:
-            kept = 0.0 if at_pivots is None else at_pivots[i].astype(at.dtype)
-            scaled = jnp.where(mask, kept, scaled)
-        leaves[i] = cast_like(scaled, leaves[i])
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    return SectionChart(section, params, factors, pivot, dtype)

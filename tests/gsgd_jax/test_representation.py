@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gsgd_jax import GROUND, Gauge, mlp_gauge
-from gsgd_jax.path_representation import path_representation, sum_over_paths, unit_inputs
+from gsgd_jax.representation import path_representation, sum_over_paths, unit_inputs
 from tests.gsgd_jax.networks import VALLEY, apply, batch, perceptron
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -2,12 +2,18 @@
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from gsgd_jax.blocks import block_bounds
+from gsgd_jax.coordinates.frame import Frame, balanced_frame
 from gsgd_jax.gauge import GROUND, Gauge
+
+if TYPE_CHECKING:
+    from gsgd_jax.coordinates.skeleton_chart import SkeletonChart
 
 Basis = Literal["paths", "cycles"]
 
@@ -61,6 +67,8 @@ class Skeleton:
         basis: "paths" or "cycles".
         tree_scales: for "cycles", |α_h| of the representative whose weights the coordinates are,
             positive, [num_nodes]; None for 1.
+        left_out: which nodes of the gauge that it was chosen for are ground here, since no entry
+            enters or leaves them that is not zero; by their numbers there.
 
     Raises:
         ValueError: if an edge does not enter or leave its node, or following the edges does not
@@ -80,6 +88,7 @@ class Skeleton:
     out_edges: np.ndarray
     basis: Basis = "paths"
     tree_scales: np.ndarray | None = None
+    left_out: tuple[int, ...] = ()
 
     def __post_init__(self):
         """Checks the edges and makes the arrays read-only."""
@@ -157,11 +166,6 @@ class Skeleton:
         return roots
 
     @functools.cached_property
-    def bounds(self) -> np.ndarray:
-        """Of the blocks in which vectors over nodes are kept; see `block_bounds`."""
-        return block_bounds(self.gauge)
-
-    @functools.cached_property
     def free_nodes(self) -> np.ndarray:
         """The nodes whose out-edge is in S; integer [|S|]."""
         return np.flatnonzero(~np.isin(self.out_edges, self.in_edges))
@@ -185,6 +189,24 @@ class Skeleton:
             for i in range(len(gauge.names))
         )
 
+    def frame(self, params: optax.Params) -> Frame | None:
+        """The balanced frame of a start, in which steps are bounded; None for "cycles"."""
+        return balanced_frame(params, self.gauge) if self.basis == "paths" else None
+
+    def at(self, params: optax.Params, frame: Frame | None = None) -> "SkeletonChart":
+        """The coordinates around some weights; see `Coordinates`."""
+        from gsgd_jax.coordinates.skeleton_chart import skeleton_chart  # which builds on this file
+
+        return skeleton_chart(params, self, frame)
+
+    def leaves(self, params: optax.Params) -> list[jax.Array]:
+        """The leaves of a tree that must be the gauge's.
+
+        Raises:
+            ValueError: if it is not, or is masked.
+        """
+        return [jnp.asarray(leaf) for leaf in self.gauge.leaves(params)]
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Skeleton) and self._content == other._content
 
@@ -194,7 +216,12 @@ class Skeleton:
     @functools.cached_property
     def _content(self) -> tuple[object, ...]:
         arrays = (self.in_edges, self.out_edges, self.tree_scales)
-        return (self.gauge, self.basis, *(a if a is None else a.tobytes() for a in arrays))
+        return (
+            self.gauge,
+            self.basis,
+            self.left_out,
+            *(a if a is None else a.tobytes() for a in arrays),
+        )
 
     def __repr__(self) -> str:
         return f"Skeleton({self.basis} over {self.gauge!r})"
@@ -212,6 +239,9 @@ class Skeleton:
             tree, rest = (int(((e >= low) & (e < high)).sum()) for e in (self.in_edges, free))
             if tree or rest:
                 lines.append(f"  {name:{width}}  {tree} tree, {rest} free of {gauge.sizes[i]}")
+        if self.left_out:
+            shown = ", ".join(map(str, self.left_out[:8])) + (", ..." if self.left_out[8:] else "")
+            lines.append(f"  {len(self.left_out)} dead or constant nodes left out: {shown}")
         return "\n".join(lines)
 
 

@@ -1,0 +1,66 @@
+"""A frame: the rescaled copy of the start in which weights are measured along a run."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gsgd_jax._factors import Group, factor_parts
+from gsgd_jax.balance import balancing_scales
+
+
+class Frame(NamedTuple):
+    """The group element that balances the start, as factors of the leaves' entries.
+
+    A leaf's factor is the product of its parts, each of which broadcasts to it: for a kernel the
+    scales at its heads, and the inverse ones at its tails. It has no part outside the group.
+    """
+
+    scales: jax.Array  # c, working dtype, shape=[num_nodes]
+    parts: list[tuple[jax.Array, ...]]  # of each leaf, working dtype
+    inverses: list[tuple[jax.Array, ...]]  # 1 / parts: leaves are multiplied, never divided
+    largest: jax.Array  # shape=(), working dtype: the largest balanced weight, or 1 if that is more
+
+
+def balanced_frame(params: optax.Params, group: Group) -> Frame:
+    """The frame of a start; works under jit.
+
+    optax initialises transformations with placeholders too, and with bare shapes, to find out what
+    in a state is like the parameters: these get a frame of ones.
+    """
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        leaves, scales = [], np.ones(group.num_nodes, np.float32)
+    else:
+        scales = balancing_scales(params, group)
+    # On the host nothing needs to be compiled.
+    xp: Any = np if isinstance(scales, np.ndarray) else jnp
+    parts = factor_parts(group, scales, xp)
+    largest = xp.ones([], scales.dtype)
+    for leaf, own in zip(leaves, parts, strict=False):
+        if own:
+            size = xp.abs(multiplied(xp.asarray(leaf).astype(scales.dtype), own))
+            largest = xp.maximum(largest, xp.max(size, initial=0))
+    inverses = [tuple(1 / part for part in own) for own in parts]
+    arrays = jax.tree.map(jnp.asarray, (scales, parts, inverses, largest))
+    return Frame(*arrays)
+
+
+def multiplied(array: Any, parts: tuple[Any, ...]) -> Any:
+    """A leaf times its factor, on the device or on the host."""
+    for part in parts:
+        array = array * part
+    return array
+
+
+def within(
+    step: jax.Array, value: jax.Array, frame: Frame, max_growth: chex.Numeric | None
+) -> jax.Array:
+    """The step of some balanced weights that takes none beyond `max_growth` times `largest`."""
+    if max_growth is None:
+        return step
+    limit = frame.largest * jnp.asarray(max_growth, frame.largest.dtype)
+    return jnp.clip(step, -limit - value, limit - value)
