@@ -53,6 +53,7 @@ MODULES = {
     "gsgd_sequence": "path_space.sequence",
     "gsgd_control": "path_space.control",
     "gsgd_delay": "together.delay_in_path_space",
+    "gsgd_stability": "path_space.stability",
     "gsgd_speed": "path_space.speed",
     "dcasgd_digits": "delay.digits",
     "dcasgd_cifar10": "delay.cifar10",

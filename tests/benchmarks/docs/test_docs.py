@@ -38,6 +38,7 @@ PACKAGES = (
 )
 METHODS = [package for package in PACKAGES if "." not in package]
 WITHIN = {
+    "gsgd_jax.coordinates": "gsgd_jax",
     "gsgd_jax.tracing": "gsgd_jax",
     "dcasgd_jax.rules": "dcasgd_jax",
     "dcasgd_jax.schedules": "dcasgd_jax",
