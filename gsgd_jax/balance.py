@@ -71,13 +71,15 @@ def balance(
     scales = balancing_scales(
         params, gauge, one_sided=False, tolerance=tolerance, max_steps=max_steps
     )
+    # Concrete parameters are moved on the host too, where nothing needs to be compiled.
+    xp = np if isinstance(scales, np.ndarray) else jnp
     leaves = group_leaves(gauge, params)
-    for i, parts in enumerate(factor_parts(gauge, jnp.asarray(scales))):
+    for i, parts in enumerate(factor_parts(gauge, scales, xp)):
         if parts:
-            moved = jnp.asarray(leaves[i]).astype(scales.dtype)
+            moved = xp.asarray(leaves[i]).astype(scales.dtype)
             for part in parts:
                 moved = moved * part
-            leaves[i] = cast_like(moved, jnp.asarray(leaves[i]))
+            leaves[i] = cast_like(jnp.asarray(moved), jnp.asarray(leaves[i]))
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 

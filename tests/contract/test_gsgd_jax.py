@@ -48,6 +48,7 @@ def g_rmsprop(learning_rate: optax.ScalarOrSchedule, skeleton=None):
     return in_path_space(optax.rmsprop(learning_rate, eps=1e-6), skeleton, max_ratio=None)
 
 
+ALONG_PATHS = ("gsgd", "g-rmsprop")
 FACTORIES = {"gsgd": g_sgd, "g-momentum": g_momentum, "g-adam": g_adam, "g-rmsprop": g_rmsprop}
 
 
@@ -112,10 +113,12 @@ def gradients():
 
 
 def real(name, params=None):
-    """A factory over the perceptron's own skeleton."""
+    """A factory over the perceptron: in the balanced coordinates, or along directed paths."""
     params = perceptron() if params is None else params
-    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
-    return functools.partial(FACTORIES[name], skeleton=skeleton)
+    coordinates = mlp_gauge(params)
+    if name in ALONG_PATHS:
+        coordinates = choose_skeleton(coordinates, params, rule="largest", basis="paths")
+    return functools.partial(FACTORIES[name], skeleton=coordinates)
 
 
 def same_types(one, two):
