@@ -36,7 +36,7 @@ from benchmarks.delay_report import (
     protocol_tables,
 )
 from benchmarks.published_errors import published_table
-from common.records import Record
+from common.results.records import Record
 
 PUBLISHED = {
     (SGD, 1): 8.65,

@@ -13,8 +13,8 @@ import optax
 
 from common.progress import Bar
 from common.seeds import streams
-from common.training import Fit, LossFn, init_state, train_step
-from common.training import fit as fit_epochs
+from common.training.loop import Fit, LossFn, init_state, train_step
+from common.training.loop import fit as fit_epochs
 from lacim_jax import Examples
 
 

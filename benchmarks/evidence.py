@@ -18,8 +18,8 @@ from benchmarks.claims_page import claim_sections, claim_table, with_claims
 from benchmarks.runner import caption
 from benchmarks.verdicts import Measured
 from common.files import inside, write_whole
-from common.records import Record, last_run, read_records
-from common.summaries import read_summary, write_summary
+from common.results.records import Record, last_run, read_records
+from common.results.summaries import read_summary, write_summary
 
 FOLDER = Path(__file__).with_name("evidence")
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -57,8 +57,6 @@ from benchmarks.path_space_methods import (
 )
 from benchmarks.rate_report import pair_table, rate_figure, rate_table
 from benchmarks.registry import Context
-from common.augmentation import pad_crop_flip
-from common.classification import evaluator, network_loss, network_metrics
 from common.data import (
     Dataset,
     load,
@@ -68,11 +66,13 @@ from common.data import (
     take,
     train_validation_split,
 )
+from common.data.augmentation import pad_crop_flip
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
+from common.results.tables import group
 from common.seeds import Streams, streams
-from common.tables import group
-from common.training import (
+from common.training.classification import evaluator, network_loss, network_metrics
+from common.training.loop import (
     Step,
     StepInfo,
     TrainState,

@@ -54,18 +54,18 @@ from benchmarks.latent_diagnosis import diagnosis
 from benchmarks.latent_pictures import picture
 from benchmarks.latent_report import COLORLESS, DIAGNOSIS, ERM_, LACIM, METHODS, POOLED
 from benchmarks.registry import Context
-from common.classification import MetricsFn, evaluator
-from common.colored_digits import (
+from common.data.generated.colored_digits import (
     ColoredDigits,
     ColoredDomains,
     without_color,
 )
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
+from common.results.selection import best_setting, latin_hypercube
+from common.results.tables import group
 from common.seeds import streams
-from common.selection import best_setting, latin_hypercube
-from common.tables import group
-from common.training import Fit
+from common.training.classification import MetricsFn, evaluator
+from common.training.loop import Fit
 from lacim_jax import (
     ERM,
     MLP,

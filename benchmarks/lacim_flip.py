@@ -43,11 +43,11 @@ from benchmarks import flip_report
 from benchmarks.domain_training import fit_from_starts, num_steps, of_column, warm_up
 from benchmarks.flip_report import CHOSEN, ERM_, LACIM, LIKELIHOOD, POOLED
 from benchmarks.registry import Context
-from common.classification import evaluator
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
 from common.seeds import host_generator, streams
-from common.training import Fit
+from common.training.classification import evaluator
+from common.training.loop import Fit
 from lacim_jax import (
     ERM,
     MLP,

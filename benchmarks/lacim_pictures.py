@@ -43,12 +43,12 @@ from benchmarks.picture_report import (
     picture_record,
 )
 from benchmarks.registry import Context
-from common.colored_digits import ColoredDigits, colored_domains
 from common.data import as_float, leave_one_out, load, pooled
+from common.data.generated.colored_digits import ColoredDigits, colored_domains
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
 from common.seeds import Streams, streams
-from common.training import fit, init_state, train_step
+from common.training.loop import fit, init_state, train_step
 from lacim_jax import (
     ERM,
     Examples,

@@ -55,11 +55,11 @@ from benchmarks.latent_speed_report import (
 )
 from benchmarks.registry import Context
 from benchmarks.timing import all_turns
-from common.colored_digits import color_digits
 from common.data import load, pooled
-from common.records import Record
+from common.data.generated.colored_digits import color_digits
+from common.results.records import Record
 from common.seeds import streams
-from common.training import LossFn, init_state, train_step
+from common.training.loop import LossFn, init_state, train_step
 from lacim_jax import (
     MLP,
     Examples,

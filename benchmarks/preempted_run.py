@@ -18,10 +18,10 @@ import numpy as np
 import optax
 
 from common import networks
-from common.checkpoints import Checkpoints
-from common.classification import cross_entropy_loss
 from common.seeds import Streams, host_generator, streams
-from common.training import fit, init_state, train_step
+from common.training.checkpoints import Checkpoints
+from common.training.classification import cross_entropy_loss
+from common.training.loop import fit, init_state, train_step
 from dcasgd_jax import delay_compensation, gamma_times, slot_simulator
 from gsgd_jax import FoundGauge, choose_skeleton, find_gauge, in_path_space
 from lacim_jax import MLP, Examples, LaCIM, MLPDecoder, MLPEncoder, lacim_loss

@@ -19,8 +19,8 @@ from benchmarks import hosts
 from benchmarks.registry import Context, Experiment
 from benchmarks.stages import Stages, TimeBudgetSpentError
 from common.files import full_disk, links_outside, write_whole
-from common.provenance import now, provenance
-from common.records import Record, RecordWriter, last_run, plain, read_records
+from common.results.origin import now, provenance
+from common.results.records import Record, RecordWriter, last_run, plain, read_records
 
 
 class Report(NamedTuple):

@@ -23,10 +23,10 @@ from benchmarks import (
 from benchmarks.delay_report import ADAPTIVE, ASGD, CONSTANT, SYNCHRONOUS, intolerable_step
 from benchmarks.identifiability_report import MARGIN, TARGET
 from benchmarks.rate_report import rate_of
-from common.comparison import Difference, interval, paired_difference
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, metric
+from common.results.comparison import Difference, interval, paired_difference
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, metric
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold here"
 

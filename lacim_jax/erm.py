@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 """`(params, state, examples, key) -> (loss, (state, terms))`: what all objectives here are, so that

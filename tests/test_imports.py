@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,24 @@ MAY_IMPORT = {
     "benchmarks": {"benchmarks", "common", *METHODS},
     "tests": set(OURS),
 }
+FLOORS = {
+    "lacim_jax/model": set(),
+    "lacim_jax/objective": {"model"},
+    "lacim_jax/erm": {"model"},
+    "lacim_jax/inference": {"model"},
+    "lacim_jax/looking": {"model"},
+    "lacim_jax/identifiability": {"model"},
+    "lacim_jax/baselines": {"model", "erm"},
+    "common/files": set(),
+    "common/seeds": set(),
+    "common/progress": set(),
+    "common/_absl_log": set(),
+    "common/networks": set(),
+    "common/data": {"seeds", "_absl_log"},
+    "common/training": {"files", "progress", "_absl_log", "data"},
+    "common/results": {"files"},
+}
+"""Of each wing, the other wings of its package that it may import; modules beside them may all."""
 METHOD_LIBRARIES = {"jax", "flax", "optax", "chex", "jaxtyping", "numpy"}
 ONLY_IN = {"ray": "dcasgd_jax/actors"}  # libraries that one part of a method may load, when asked
 EXTRAS = {
@@ -31,23 +50,33 @@ EXTRAS = {
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level name of every import in a file, wherever in it, relative ones resolved."""
+    """Line and full name of every import in a file, wherever in it, relative ones resolved."""
     package = path.relative_to(root).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            assert node.module is not None
-            yield node.lineno, node.module.partition(".")[0]
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1]
-            absolute = [*base, *(node.module or node.names[0].name).split(".")]
-            yield node.lineno, absolute[0]
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = [*base, *([node.module] if node.module else [])]
+            yield from ((node.lineno, ".".join([*module, alias.name])) for alias in node.names)
         elif isinstance(node, ast.Call) and node.args:  # import_module("x"), __import__("x")
             called = ast.unparse(node.func).rpartition(".")[2]
             argument = node.args[0]
             if called in ("import_module", "__import__") and isinstance(argument, ast.Constant):
-                yield node.lineno, str(argument.value).partition(".")[0]
+                yield node.lineno, str(argument.value)
+
+
+def climbs(path: str, name: str) -> bool:
+    """Whether a file of a wing imports from a wing that does not lie below it."""
+    package, wing = path.removesuffix(".py").split("/")[:2]
+    other_package, _, rest = name.partition(".")
+    other = rest.partition(".")[0]
+    return (
+        other_package == package
+        and other != wing
+        and f"{package}/{wing}" in FLOORS
+        and other not in FLOORS[f"{package}/{wing}"]
+    )
 
 
 def violations(root: Path, libraries: Mapping[str, set[str]]) -> list[str]:
@@ -60,13 +89,17 @@ def violations(root: Path, libraries: Mapping[str, set[str]]) -> list[str]:
     found = []
     for package, ours in MAY_IMPORT.items():
         for path in sorted((root / package).rglob("*.py")):
-            for line, name in imports(path, root):
+            relative = path.relative_to(root).as_posix()
+            for line, full_name in imports(path, root):
+                name = full_name.partition(".")[0]
                 allowed = name in (ours if name in OURS else libraries[package])
                 if package in METHODS and name in ONLY_IN:
-                    allowed = path.relative_to(root).as_posix().startswith(ONLY_IN[name] + "/")
+                    allowed = relative.startswith(ONLY_IN[name] + "/")
                 if not allowed and name not in sys.stdlib_module_names:
-                    found.append(f"{path.relative_to(root)}:{line} imports {name}")
-    return found
+                    found.append(f"{relative}:{line} imports {name}")
+                elif climbs(relative, full_name):
+                    found.append(f"{relative}:{line} imports {full_name}")
+    return list(dict.fromkeys(found))
 
 
 def declared_libraries() -> dict[str, set[str]]:
@@ -92,6 +125,28 @@ def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
+NO_WINGS = {"__init__", "__main__", "cli", "docs", "notebooks"}
+
+
+def test_every_wing_has_its_floor():
+    for package in {wing.split("/")[0] for wing in FLOORS}:
+        inits = (path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
+        wings = {*inits, *(path.stem for path in (ROOT / package).glob("*.py"))}
+        floors = {wing.split("/")[1] for wing in FLOORS if wing.startswith(f"{package}/")}
+        assert wings - NO_WINGS == floors
+        assert all(len(list(path.glob("*.py"))) <= 16 for path in (ROOT / package).rglob("*"))
+
+
+def test_floors_have_no_circle():
+    for package in {wing.split("/")[0] for wing in FLOORS}:
+        graph = {
+            wing.split("/")[1]: below
+            for wing, below in FLOORS.items()
+            if wing.startswith(f"{package}/")
+        }
+        assert set(TopologicalSorter(graph).static_order()) == set(graph)
+
+
 def test_imports_point_one_way_and_are_declared():
     for package in OURS:
         assert list((ROOT / package).rglob("*.py")), f"{package} is not where it should be"
@@ -106,7 +161,13 @@ PLANTED = {
     "dcasgd_jax/__init__.py": "import numpy as np, matplotlib.pyplot as plt\n",
     "dcasgd_jax/actors/process.py": "import importlib\nimportlib.import_module('ray')\n",
     "dcasgd_jax/actors_too.py": "import ray\n",
+    "lacim_jax/model/lacim.py": "from lacim_jax.model import likelihoods\n",
+    "lacim_jax/looking/traversal.py": "from lacim_jax import model, inference\n",
+    "lacim_jax/objective.py": "from .erm import ERM\nfrom .model import LaCIM\n",
+    "lacim_jax/baselines/csg.py": "from ..objective import elbo\nfrom ..model.lacim import LaCIM\n",
     "lacim_jax/__init__.py": "if False:\n    from benchmarks.registry import load\nimport scipy\n",
+    "common/results/tables.py": "from common.results.records import Record\n",
+    "common/data/splits.py": "from common import seeds\nimport common.training.loop\n",
     "common/__init__.py": "import matplotlib\nfrom gsgd_jax import skeleton\nimport undeclared.x\n",
     "common/tests.py": "import os, tests\n",
     "benchmarks/__init__.py": "import gsgd_jax, common.data, matplotlib, json\nimport tests.x\n",
@@ -118,6 +179,10 @@ CAUGHT = [
     "gsgd_jax/skeleton.py:2 imports common",
     "dcasgd_jax/__init__.py:1 imports matplotlib",
     "dcasgd_jax/actors_too.py:1 imports ray",
+    "lacim_jax/looking/traversal.py:1 imports lacim_jax.inference",
+    "lacim_jax/objective.py:1 imports lacim_jax.erm.ERM",
+    "lacim_jax/baselines/csg.py:1 imports lacim_jax.objective.elbo",
+    "common/data/splits.py:2 imports common.training.loop",
     "lacim_jax/__init__.py:3 imports scipy",
     "lacim_jax/__init__.py:2 imports benchmarks",
     "common/__init__.py:2 imports gsgd_jax",

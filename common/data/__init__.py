@@ -22,6 +22,7 @@ Data of several domains have a domain beside each label::
 Nothing here touches the network, and nothing imports tensorflow.
 """
 
+from common.data.augmentation import pad_crop_flip, random_crop, random_flip
 from common.data.batches import batches, epoch_order
 from common.data.dataset import Dataset, from_arrays
 from common.data.domains import (
@@ -61,6 +62,9 @@ __all__ = [
     "pixel_statistics",
     "standardise",
     "pooled",
+    "random_crop",
+    "random_flip",
+    "pad_crop_flip",
     "stream",
     "ImageStream",
     "DomainDataset",

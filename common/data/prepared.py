@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.absl_log import without_messages
+from common._absl_log import without_messages
 from common.data import embedded
 from common.data.dataset import Dataset, from_arrays
 

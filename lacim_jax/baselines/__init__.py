@@ -25,8 +25,8 @@ from lacim_jax.baselines.csg import csg_loss, csg_probabilities
 from lacim_jax.baselines.dann import DANN, dann_loss
 from lacim_jax.baselines.diva import DIVA, diva_loss
 from lacim_jax.baselines.group_dro import group_dro_loss
+from lacim_jax.baselines.identifiable_vae import ivae
 from lacim_jax.baselines.irm import irm_loss
-from lacim_jax.baselines.ivae import ivae
 from lacim_jax.baselines.mmd import mmd_loss
 from lacim_jax.baselines.vrex import vrex_loss
 

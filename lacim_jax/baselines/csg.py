@@ -9,11 +9,11 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
-from lacim_jax.checks import check_weight
-from lacim_jax.correlated import CorrelatedGaussian
-from lacim_jax.distributions import Gaussian
 from lacim_jax.erm import LossFn
-from lacim_jax.model import Examples, LaCIM, Variables, apply
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.correlated import CorrelatedGaussian
+from lacim_jax.model.distributions import Gaussian
+from lacim_jax.model.lacim import Examples, LaCIM, Variables, apply
 
 
 class Priors(NamedTuple):

@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lacim_jax.baselines.domain_risks import at_step
-from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 class DANN(nn.Module):

@@ -9,11 +9,11 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
-from lacim_jax.checks import check_weight
-from lacim_jax.distributions import Gaussian, bounded_log_var
 from lacim_jax.erm import LossFn
-from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
 
 
 class Parts(NamedTuple):

@@ -9,10 +9,10 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import Likelihood
 
 
 class Batch(NamedTuple):

@@ -12,10 +12,10 @@ from lacim_jax.baselines.domain_risks import (
     mean_over_present,
     read,
 )
-from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def group_dro_loss(

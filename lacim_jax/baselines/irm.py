@@ -6,8 +6,8 @@ import optax
 
 from lacim_jax.baselines.domain_risks import Batch, mean_over_present, penalised_loss
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def irm_loss(

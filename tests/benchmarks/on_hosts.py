@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import gsgd_mlp, hosts
 from benchmarks.cli import main as command_line
 from benchmarks.registry import Context
-from common.checkpoints import Checkpoints
-from common.classification import cross_entropy_loss
 from common.progress import Silent
-from common.records import last_run, read_records
-from common.training import fit, init_state, train_step
+from common.results.records import last_run, read_records
+from common.training.checkpoints import Checkpoints
+from common.training.classification import cross_entropy_loss
+from common.training.loop import fit, init_state, train_step
 from gsgd_jax import choose_skeleton, in_path_space, mlp_gauge
 
 SMALL = dataclasses.replace(

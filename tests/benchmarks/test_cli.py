@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import cli, registry
 from benchmarks.cli import main
-from common.records import read_records
+from common.results.records import read_records
 
 
 def test_without_a_name_it_lists_every_experiment_with_its_claim(capsys):

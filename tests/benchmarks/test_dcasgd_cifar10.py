@@ -13,7 +13,7 @@ from benchmarks.asynchronous_training import Run, Trainer
 from benchmarks.delay_report import ALL_SYNCHRONOUS, ASGD, METHODS, SGD, SYNCHRONOUS
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 
 SETTINGS = dataclasses.replace(
     dcasgd_cifar10.PRESETS["smoke"], data="digits8x8", methods=(SYNCHRONOUS, ASGD),

@@ -15,7 +15,7 @@ from benchmarks import quadratic_limits, tolerance_report
 from benchmarks.registry import Context
 from common.networks import MLP
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
 from dcasgd_jax import gamma_times, stable_step
 

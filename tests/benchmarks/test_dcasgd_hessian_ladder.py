@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from benchmarks import dcasgd_hessian_ladder as experiment
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
 
 TINY = experiment.Settings(

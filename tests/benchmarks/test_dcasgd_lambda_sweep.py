@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import dcasgd_digits
 from benchmarks import dcasgd_lambda_sweep as experiment
-from common.records import Record
+from common.results.records import Record
 
 
 def run_of(method, step, accuracies, **setting):

@@ -37,7 +37,13 @@ PACKAGES = (
     "lacim_jax.baselines",
 )
 METHODS = [package for package in PACKAGES if "." not in package]
-WITHIN = {"gsgd_jax.tracing": "gsgd_jax", "lacim_jax.identifiability": "lacim_jax"}
+WITHIN = {
+    "gsgd_jax.tracing": "gsgd_jax",
+    "lacim_jax.model": "lacim_jax",
+    "lacim_jax.inference": "lacim_jax",
+    "lacim_jax.looking": "lacim_jax",
+    "lacim_jax.identifiability": "lacim_jax",
+}
 """Sub-packages whose names are documented with the package that exports them too."""
 
 

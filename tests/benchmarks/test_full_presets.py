@@ -25,9 +25,9 @@ from benchmarks.asynchronous_training import Trainer
 from benchmarks.domain_methods import METHODS, Sizes
 from benchmarks.registry import Context
 from common.data import PixelStatistics
-from common.memory import kept_for_gradient, size_of
 from common.networks import resnet
 from common.progress import Silent
+from common.training.memory import kept_for_gradient, size_of
 from lacim_jax import Examples
 
 MEMORY = 80e9

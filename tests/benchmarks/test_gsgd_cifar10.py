@@ -19,9 +19,9 @@ from benchmarks.path_space_methods import (
 )
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from common.seeds import streams
-from common.training import Fit
+from common.training.loop import Fit
 from gsgd_jax.family import path_norm
 
 TINY = dataclasses.replace(

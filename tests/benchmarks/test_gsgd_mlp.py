@@ -8,7 +8,7 @@ import pytest
 from benchmarks import gsgd_mlp
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 SETTINGS = dataclasses.replace(
     gsgd_mlp.PRESETS["smoke"],

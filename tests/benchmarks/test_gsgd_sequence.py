@@ -12,12 +12,12 @@ import pytest
 from benchmarks import gsgd_sequence
 from benchmarks.path_space_jobs import METHODS, PAIRS, jobs, named, traced_problem
 from benchmarks.registry import Context
+from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
-from common.training import TrainState
-from common.translation import PAD, Lexicon, translations
+from common.training.loop import TrainState
 from gsgd_jax import PathSpaceState
 from tests.compiled import compiled_quickly
 

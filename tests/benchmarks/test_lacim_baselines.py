@@ -15,7 +15,7 @@ from benchmarks.domain_runs import Column, trials
 from benchmarks.lacim_baselines import load_parts
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from lacim_jax import Examples
 
 SETTINGS = dataclasses.replace(

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import lacim_colored_digits, latent_diagnosis
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
-from common.tables import group
+from common.results.records import Record, RecordWriter, read_records
+from common.results.tables import group
 
 SETTINGS = dataclasses.replace(
     lacim_colored_digits.PRESETS["smoke"],

@@ -12,7 +12,7 @@ from benchmarks.identifiability_report import INVERSE, LACIM, MEAN, POOLED, S_AS
 from benchmarks.lacim_identifiability import Setting, load_parts
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 SETTINGS = lacim_identifiability.Settings(
     num_domains=(1, 2), size=120, held_out=80, widths=(6,), batch_size=40, epochs=1, starts=2

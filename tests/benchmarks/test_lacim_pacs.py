@@ -13,7 +13,7 @@ from benchmarks import lacim_pacs
 from benchmarks.domain_runs import Column
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 CONTEXT = Context(seeds=(0, 3), data_dir=None, progress=Silent())
 SETTINGS = dataclasses.replace(

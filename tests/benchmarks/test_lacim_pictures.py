@@ -11,7 +11,7 @@ from benchmarks import lacim_pacs, lacim_pictures
 from benchmarks.picture_report import EXCHANGES, SALIENCY, TRAVERSALS, picture_record
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder, gaussian_likelihood
 
 SETTINGS = lacim_pictures.Settings(

@@ -10,7 +10,7 @@ from benchmarks import dcasgd_speed, gsgd_speed, lacim_speed
 from benchmarks import latent_speed_report as report
 from benchmarks.registry import Context
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 SIMULATOR = dataclasses.replace(

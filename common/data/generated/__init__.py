@@ -1,0 +1,64 @@
+"""Data that a program makes, and whose truth is therefore known; control tasks too."""
+
+from common.data.generated.colored_digits import (
+    ColoredDigits,
+    ColoredDomains,
+    as_rgb,
+    color_digits,
+    colored_domains,
+    without_color,
+)
+from common.data.generated.environments import (
+    CartPoleState,
+    Environment,
+    Experience,
+    Moved,
+    Policy,
+    cart_pole,
+    episode_returns,
+    rollout,
+)
+from common.data.generated.rendered_models import (
+    RenderedData,
+    RenderedModel,
+    render,
+    rendered_model,
+)
+from common.data.generated.rotated_domains import rotated_digits
+from common.data.generated.structural_models import (
+    StructuralData,
+    StructuralModel,
+    natural_parameters,
+    structural_model,
+)
+from common.data.generated.translation import Lexicon, Sentences, Translations, translations
+
+__all__ = [
+    "colored_domains",
+    "ColoredDomains",
+    "color_digits",
+    "ColoredDigits",
+    "without_color",
+    "as_rgb",
+    "rotated_digits",
+    "rendered_model",
+    "RenderedModel",
+    "render",
+    "RenderedData",
+    "structural_model",
+    "StructuralModel",
+    "StructuralData",
+    "natural_parameters",
+    "translations",
+    "Translations",
+    "Sentences",
+    "Lexicon",
+    "cart_pole",
+    "CartPoleState",
+    "Environment",
+    "Moved",
+    "Policy",
+    "rollout",
+    "Experience",
+    "episode_returns",
+]

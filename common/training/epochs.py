@@ -1,0 +1,147 @@
+"""What is compiled of a training loop, once for each step function however often it is used."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common.training.layouts import Layout
+
+Loop = Literal["auto", "scan", "driven"]
+"""How steps follow one another: inside one compiled loop, or a compiled step after another. "auto"
+drives where a step has convolutions and runs on CPU, where XLA runs their gradients inside a loop 5
+to 24 times slower (https://github.com/jax-ml/jax/issues/12868). Else it scans."""
+
+KEPT = 16
+"""Step functions whose programs are kept: two experiments' worth, of those used last."""
+
+
+class Programs(NamedTuple):
+    """Of one step function on data of one size."""
+
+    permute: Callable[[jax.Array, jax.Array], jax.Array]
+    """(order, epoch) -> rows, int32 [steps, batch], or [steps, runs, batch]."""
+    scanned: Any
+    """(state, rows of several steps, noise, data) -> (state, losses); the state is donated."""
+    single: Any
+    """(state, rows of one step, noise, data) -> (state, loss); the state is donated."""
+    convolves: Callable[..., bool]
+    """Whether a step convolves; takes the arguments of `single`."""
+
+
+@functools.lru_cache(maxsize=KEPT)
+def programs(
+    step: Callable[..., Any],
+    size: int,
+    batch_size: int,
+    *,
+    many_runs: bool,
+    layout: Layout | None = None,
+) -> Programs:
+    """The programs of a step, the same ones whenever the arguments are.
+
+    Args:
+        step: as `common.training.train_step` returns it.
+        size: examples in the data.
+        batch_size: examples a step.
+        many_runs: whether states and keys have a leading axis [runs]; the data are shared.
+        layout: over several devices; None for one.
+    """
+    steps = size // batch_size
+
+    def permute(key: jax.Array, epoch: jax.Array) -> jax.Array:
+        shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), size)
+        return shuffled[: steps * batch_size].reshape(steps, batch_size)
+
+    def one(
+        state: Any, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
+    ) -> tuple[Any, jax.Array]:
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        if layout is not None:
+            batch = jax.lax.with_sharding_constraint(batch, layout.batch)
+        state, info = step(state, batch, jax.random.fold_in(noise, state.step))
+        return state, info.loss
+
+    if many_runs:
+        permute = jax.vmap(permute, in_axes=(0, None), out_axes=1)
+        one = jax.vmap(one, in_axes=(0, 0, 0, None))
+    if layout is not None:
+        one = layout.keeping(one)
+
+    def by_scan(
+        state: Any, rows: jax.Array, noise: jax.Array, data: chex.ArrayTree
+    ) -> tuple[Any, jax.Array]:
+        return jax.lax.scan(lambda carry, i: one(carry, i, noise, data), state, rows)
+
+    single = jax.jit(one, donate_argnums=0)
+    found: list[bool] = []
+
+    def convolves(*args: Any) -> bool:
+        if not found:
+            # Tracing costs as much as many small steps: it is done once, and compiled from later.
+            found.append("conv_general_dilated" in str(single.trace(*args).jaxpr))
+        return found[0]
+
+    return Programs(jax.jit(permute), jax.jit(by_scan, donate_argnums=0), single, convolves)
+
+
+Advance = Callable[[Any, int, int, int], tuple[Any, np.ndarray]]
+"""(state, epoch, position, length) -> the state after so many steps, and their losses, [length]
+or [length, runs]."""
+
+
+def advancing(
+    compiled: Programs,
+    example: Any,
+    data: chex.ArrayTree,
+    *,
+    order: jax.Array,
+    noise: jax.Array,
+    loop: Loop,
+) -> Advance:
+    """The function that takes steps of an epoch.
+
+    Args:
+        compiled: of the step.
+        example: a state, to trace with.
+        data: arrays [n, ...].
+        order: key of the data order, or [runs].
+        noise: key handed to the loss, likewise.
+        loop: see `Loop`.
+
+    Raises:
+        ValueError: if there is no such loop.
+    """
+    if loop not in ("auto", "scan", "driven"):
+        raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {loop!r}.")
+    permuted: dict[int, jax.Array] = {}
+
+    def rows_of(epoch: int) -> jax.Array:
+        if epoch not in permuted:
+            permuted.clear()
+            permuted[epoch] = compiled.permute(order, jnp.asarray(epoch))
+        return permuted[epoch]
+
+    driven = loop == "driven" or (
+        loop == "auto"
+        and jax.default_backend() == "cpu"
+        and compiled.convolves(example, rows_of(0)[0], noise, data)
+    )
+
+    def scan(state: Any, epoch: int, position: int, length: int) -> tuple[Any, np.ndarray]:
+        rows = rows_of(epoch)[position : position + length]
+        state, losses = compiled.scanned(state, rows, noise, data)
+        return state, np.asarray(losses)
+
+    def drive(state: Any, epoch: int, position: int, length: int) -> tuple[Any, np.ndarray]:
+        losses = []
+        for rows in rows_of(epoch)[position : position + length]:
+            state, loss = compiled.single(state, rows, noise, data)
+            losses.append(loss)
+        return state, np.stack(jax.device_get(losses))
+
+    return drive if driven else scan
