@@ -35,8 +35,8 @@ from common.data.augmentation import pad_crop_flip
 from common.networks import resnet
 from common.results.records import Record
 from common.seeds import streams
+from common.training import groups
 from common.training.classification import evaluator
-from common.training.loop import groups
 from dcasgd_jax import (
     Schedule,
     Simulator,

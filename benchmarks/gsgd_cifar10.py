@@ -71,8 +71,9 @@ from common.progress import Bar
 from common.results.records import Record
 from common.results.tables import group
 from common.seeds import Streams, streams
-from common.training.classification import evaluator, network_loss, network_metrics
-from common.training.loop import (
+from common.training import (
+    Execution,
+    Keys,
     Step,
     StepInfo,
     TrainState,
@@ -82,6 +83,7 @@ from common.training.loop import (
     init_state,
     train_step,
 )
+from common.training.classification import evaluator, network_loss, network_metrics
 from gsgd_jax import skeleton_init
 
 Images = tuple[jax.Array, jax.Array]
@@ -342,12 +344,11 @@ def _train(
         step,
         jax.tree.map(lambda *leaves: joined(leaves), *states),
         train,
-        order=joined([own.order for own in keys]),
-        noise=joined([own.noise for own in keys]),
+        keys=Keys(joined([own.order for own in keys]), joined([own.noise for own in keys])),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=evaluate,
-        mesh=mesh,
+        execution=Execution(mesh=mesh),
     ).curve
     columns = {n: values.reshape(len(values), -1) for n, values in curve.items() if n != "epoch"}
     # Answers of a network whose outputs are not numbers are none, nor are those that follow.

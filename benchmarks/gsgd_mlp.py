@@ -41,13 +41,13 @@ from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import group, markdown, metric, percent
 from common.seeds import streams
+from common.training import Execution, Fit, Keys, fit, init_state, train_step
 from common.training.classification import (
     ApplyFn,
     classification_metrics,
     cross_entropy_loss,
     evaluator,
 )
-from common.training.loop import Fit, fit, init_state, train_step
 from gsgd_jax import (
     Gauge,
     Skeleton,
@@ -224,13 +224,15 @@ def _train(
         train_step(cross_entropy_loss(apply_fn), tunable(learning_rate=0.0)),
         state,
         train,
-        order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
-        noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
+        keys=Keys(
+            order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
+            noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
+        ),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
-        mesh=mesh,
+        execution=Execution(mesh=mesh),
     )
 
 

@@ -54,8 +54,8 @@ from common.networks import Transformer
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
+from common.training import Execution, Fit, Keys, LossFn, TrainState, fit, init_state, train_step
 from common.training.classification import MetricsFn, evaluator
-from common.training.loop import Fit, LossFn, TrainState, fit, init_state, train_step
 
 CRITERION = "validation_token_accuracy"
 """What rates are chosen by: unlike the share of whole sentences, it is never zero for many."""
@@ -235,13 +235,15 @@ def _train(
         train_step(translation_loss(network), tunable(learning_rate=0.0)),
         state,
         train,
-        order=jnp.stack([streams(seed).order for seed in job.seeds]),
-        noise=jnp.stack([streams(seed).noise for seed in job.seeds]),
+        keys=Keys(
+            order=jnp.stack([streams(seed).order for seed in job.seeds]),
+            noise=jnp.stack([streams(seed).noise for seed in job.seeds]),
+        ),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
-        mesh=mesh,
+        execution=Execution(mesh=mesh),
     )
 
 

@@ -64,8 +64,8 @@ from common.results.records import Record
 from common.results.selection import best_setting, latin_hypercube
 from common.results.tables import group
 from common.seeds import streams
+from common.training import Fit
 from common.training.classification import MetricsFn, evaluator
-from common.training.loop import Fit
 from lacim_jax import (
     ERM,
     MLP,

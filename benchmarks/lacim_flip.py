@@ -46,8 +46,8 @@ from benchmarks.registry import Context
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import host_generator, streams
+from common.training import Fit
 from common.training.classification import evaluator
-from common.training.loop import Fit
 from lacim_jax import (
     ERM,
     MLP,

@@ -54,8 +54,8 @@ from common.data.generated.structural_models import (
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
+from common.training import Fit
 from common.training.classification import evaluator
-from common.training.loop import Fit
 from lacim_jax import (
     MLP,
     Examples,

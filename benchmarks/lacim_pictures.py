@@ -48,7 +48,7 @@ from common.data.generated.colored_digits import ColoredDigits, colored_domains
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import Streams, streams
-from common.training.loop import fit, init_state, train_step
+from common.training import Keys, fit, init_state, train_step
 from lacim_jax import (
     ERM,
     Examples,
@@ -307,8 +307,7 @@ def _train(
         train_step(loss, tx),
         init_state(params, tx, jnp.zeros([], jnp.int32)),
         train,
-        order=keys.order,
-        noise=keys.noise,
+        keys=Keys(keys.order, keys.noise),
         batch_size=settings.batch_size,
         epochs=epochs,
         bar=bar,

@@ -59,7 +59,7 @@ from common.data import load, pooled
 from common.data.generated.colored_digits import color_digits
 from common.results.records import Record
 from common.seeds import streams
-from common.training.loop import LossFn, init_state, train_step
+from common.training import LossFn, init_state, train_step
 from lacim_jax import (
     MLP,
     Examples,

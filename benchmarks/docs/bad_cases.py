@@ -64,7 +64,8 @@ def _fit(data: Any, **options: Any) -> Any:
     state = training.init_state(_W, optax.identity())
     key = jax.random.key(0)
     settings: dict[str, Any] = {"batch_size": 2, "epochs": 2} | options
-    return training.fit(step, state, data, order=key, noise=key, **settings)
+    keys = training.Keys(key, key)
+    return training.fit(step, state, data, keys=keys, **settings)
 
 
 def _examples(**changes: Any) -> Any:
@@ -389,7 +390,8 @@ CASES = (
     ),
     Case(
         _NUMBERS, "a loss that is not finite, where that is no result", "common.training.fit",
-        training.DivergedError, lambda _: _fit(jnp.zeros(4), on_divergence="raise"), _LAST,
+        training.DivergedError,
+        lambda _: _fit(jnp.zeros(4), execution=training.Execution(on_divergence="raise")), _LAST,
     ),
     Case(
         _ARRIVALS, "no snapshot", "dcasgd_jax.delay_compensation", ValueError,

@@ -23,19 +23,16 @@ from common.training.classification import (
     network_metrics,
 )
 from common.training.epochs import Loop
+from common.training.execution import Execution, Keys, at_once_with_convolutions, groups
 from common.training.layouts import Layout, layout, place
-from common.training.loop import (
+from common.training.loop import DivergedError, Evaluate, Fit, fit
+from common.training.step import (
     Batch,
-    DivergedError,
-    Fit,
     LossFn,
     ModelState,
     Step,
     StepInfo,
     TrainState,
-    at_once_with_convolutions,
-    fit,
-    groups,
     init_state,
     train_step,
 )
@@ -44,7 +41,10 @@ __all__ = [
     "fit",
     "Fit",
     "DivergedError",
+    "Keys",
+    "Execution",
     "Loop",
+    "Evaluate",
     "init_state",
     "train_step",
     "Step",

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from common.training.loop import LossFn, TrainState, groups
+from common.training.execution import groups
+from common.training.step import LossFn, TrainState
 
 ApplyFn = Callable[..., jax.Array]
 """`(params, images) -> logits`, float, [batch, classes]."""

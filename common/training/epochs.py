@@ -45,7 +45,7 @@ def programs(
     """The programs of a step, the same ones whenever the arguments are.
 
     Args:
-        step: as `common.training.train_step` returns it.
+        step: a training step, which `train_step` makes.
         size: examples in the data.
         batch_size: examples a step.
         many_runs: whether states and keys have a leading axis [runs]; the data are shared.
@@ -53,6 +53,8 @@ def programs(
     """
     steps = size // batch_size
 
+    # Each epoch's order depends on its number alone, so a resumed run visits examples as one that
+    # was never stopped; what is left of the data after the last whole batch is dropped.
     def permute(key: jax.Array, epoch: jax.Array) -> jax.Array:
         shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), size)
         return shuffled[: steps * batch_size].reshape(steps, batch_size)
@@ -78,13 +80,13 @@ def programs(
         return jax.lax.scan(lambda carry, i: one(carry, i, noise, data), state, rows)
 
     single = jax.jit(one, donate_argnums=0)
-    found: list[bool] = []
+    answer: list[bool] = []
 
     def convolves(*args: Any) -> bool:
-        if not found:
+        if not answer:
             # Tracing costs as much as many small steps: it is done once, and compiled from later.
-            found.append("conv_general_dilated" in str(single.trace(*args).jaxpr))
-        return found[0]
+            answer.append("conv_general_dilated" in str(single.trace(*args).jaxpr))
+        return answer[0]
 
     return Programs(jax.jit(permute), jax.jit(by_scan, donate_argnums=0), single, convolves)
 
@@ -109,15 +111,10 @@ def advancing(
         compiled: of the step.
         example: a state, to trace with.
         data: arrays [n, ...].
-        order: key of the data order, or [runs].
-        noise: key handed to the loss, likewise.
+        order: key of the data order, scalar or [runs].
+        noise: key handed to the loss, of the same shape.
         loop: see `Loop`.
-
-    Raises:
-        ValueError: if there is no such loop.
     """
-    if loop not in ("auto", "scan", "driven"):
-        raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {loop!r}.")
     permuted: dict[int, jax.Array] = {}
 
     def rows_of(epoch: int) -> jax.Array:

@@ -1,92 +1,31 @@
-"""Training: a pure step, and the loop that takes it over epochs of a data set held on the device.
+"""The training loop: a step taken over epochs of a data set held on the device.
 
-The loop is one function, `fit`. It resumes to the bit from a checkpoint, stops on a loss that is
-not finite and says at which step, and trains many runs at once when it is given many keys.
+It is one function, `fit`. It resumes to the bit from a checkpoint, stops on a loss that is not
+finite and says at which step, and trains many runs at once when it is given many keys.
 """
 
-import itertools
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 
 from common.data.batches import leading_axis
 from common.data.dataset import check_finite
 from common.progress import Bar
 from common.training.checkpoints import Checkpoints, leaves_with_nan
-from common.training.epochs import Loop, advancing, programs
-from common.training.layouts import layout, place
+from common.training.course import Course
+from common.training.epochs import advancing, programs
+from common.training.execution import Execution, Keys, groups
+from common.training.layouts import Layout, layout, place
+from common.training.step import Step, TrainState
 
-ModelState = chex.ArrayTree
-Batch = chex.ArrayTree
-LossFn = Callable[
-    [optax.Params, ModelState, Batch, jax.Array], tuple[jax.Array, tuple[ModelState, Any]]
-]
-"""`(params, model_state, batch, key) -> (loss, (model_state, metrics))`, metrics a flat mapping."""
-
-
-class TrainState(NamedTuple):
-    """All that training carries from step to step."""
-
-    params: optax.Params
-    model_state: ModelState
-    """What the model updates by itself, such as running averages; () where there is nothing."""
-    opt_state: optax.OptState
-    step: jax.Array
-    """Steps taken; int32, scalar."""
-
-
-class StepInfo(NamedTuple):
-    """What one step says about itself."""
-
-    loss: jax.Array
-    """The loss before the update; float32, scalar."""
-    metrics: Mapping[str, jax.Array]
-    """What the loss function returned beside it; scalars."""
-
-
-Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepInfo]]
-
-
-def init_state(
-    params: optax.Params, tx: optax.GradientTransformation, model_state: ModelState = ()
-) -> TrainState:
-    """The state before the first step.
-
-    Args:
-        params: initial parameters.
-        tx: the transformation that `train_step` is given.
-        model_state: the model's own initial state.
-    """
-    return TrainState(params, model_state, tx.init(params), jnp.zeros([], jnp.int32))
-
-
-def train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
-    """A pure training step: gradient, transformation, update.
-
-    Args:
-        loss_fn: see `LossFn`.
-        tx: any optax transformation; one that takes extra arguments is given `value`, the loss.
-
-    Returns:
-        `(state, batch, key) -> (state, info)`; compose it with `jax.jit`, `jax.vmap`, `lax.scan`.
-    """
-    extended = optax.with_extra_args_support(tx)
-
-    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, StepInfo]:
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (model_state, metrics)), grads = grad_fn(state.params, state.model_state, batch, key)
-        updates, opt_state = extended.update(grads, state.opt_state, state.params, value=loss)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, model_state, opt_state, state.step + 1), StepInfo(loss, metrics)
-
-    return step
+Evaluate = Callable[[TrainState], Mapping[str, jax.Array | np.ndarray]]
+"""`state -> figures`, each [] or [runs]."""
 
 
 class DivergedError(ArithmeticError):
@@ -100,8 +39,8 @@ class DivergedError(ArithmeticError):
         self.step = step
         super().__init__(
             f"the loss must stay finite, and at step {step} (counted from 0) it is not; take a "
-            "smaller learning rate or clip gradients. A checkpoint of before it is kept, if any "
-            "were asked for."
+            "smaller learning rate or clip gradients. The last checkpoint from before that step "
+            "is kept, if checkpoints were asked for."
         )
 
 
@@ -121,18 +60,13 @@ def fit(
     state: TrainState,
     data: chex.ArrayTree,
     *,
-    order: jax.Array,
-    noise: jax.Array,
+    keys: Keys,
     batch_size: int,
     epochs: int,
-    evaluate: Callable[[TrainState], Mapping[str, jax.Array | np.ndarray]] | None = None,
-    loop: Loop = "auto",
-    chunk: int = 250,
-    at_once: int | None = None,
+    evaluate: Evaluate | None = None,
     bar: Bar | None = None,
     checkpoints: Checkpoints | None = None,
-    on_divergence: Literal["stop", "raise"] = "stop",
-    mesh: Mesh | None = None,
+    execution: Execution = Execution(),  # noqa: B008 (immutable)
 ) -> Fit:
     """Trains for whole epochs, each a fresh permutation of the data, the last short batch dropped.
 
@@ -148,26 +82,19 @@ def fit(
     span processes: each makes the same call with the same arguments, and gets the same answer.
 
     Args:
-        step: as `train_step` returns it.
+        step: a training step, which `train_step` makes.
         state: where to start; for many runs at once, every leaf has a leading axis [runs].
         data: a pytree of arrays that share their leading axis, [n, ...]; shared by all runs.
-        order: key of the data order, folded with the epoch; scalar, or [runs] for many runs.
-        noise: key handed to the loss function, folded with the step; of the same shape as `order`.
+        keys: of the data order and of the loss function's noise; scalars, or [runs] for many runs.
         batch_size: examples a step.
         epochs: passes over the data, counted from the beginning also when resuming.
         evaluate: called with the state after each epoch; its figures, [] or [runs], join the curve.
-        loop: "scan", "driven", or "auto", which chooses by backend; see `Loop`.
-        chunk: at most so many steps between two looks at the losses.
-        at_once: at most so many of many runs are trained side by side, as many as fit into memory;
-            group after group, of sizes as even as can be. None for all of them. `evaluate` is
-            called with one group's states. Not together with `checkpoints`.
+            Where runs are trained group by group, it is called with one group's states.
         bar: advanced by 1 an epoch in fractions.
         checkpoints: where to save after each chunk and to resume from; with a mesh that spans
             processes, a folder that all of them see. The state of a single run is not saved any
-            more once there is NaN in it: the last good one stays.
-        on_divergence: "stop" makes a loss that is not finite a result, as in a search of learning
-            rates; "raise" makes it an error, of the first run that diverges.
-        mesh: devices to train on, its axes automatic; None for one device.
+            more once there is NaN in it: the last good one stays. Not for runs trained in groups.
+        execution: in which pieces, on what, and how many runs side by side.
 
     Returns:
         Final state, curve and divergence. A single run stops at its first loss that is not finite;
@@ -177,129 +104,108 @@ def fit(
         ValueError: if shapes do not fit, the data hold NaN or infinity, the batch is larger than
             the data or cannot be shared out equally, or the checkpoint found belongs to a run with
             another batch size, data set size, chunk or key.
-        DivergedError: if asked for.
+        DivergedError: if `execution` asks for it.
     """
-    if on_divergence not in ("stop", "raise"):
-        raise ValueError(f"on_divergence must be 'stop' or 'raise', got {on_divergence!r}.")
-    plan = _plan(data, order, noise, batch_size=batch_size, chunk=chunk)
-    laid_out = None
-    if mesh is not None:
-        state, data = place((state, data), mesh)
-        laid_out = layout(state, mesh, batch_size=batch_size)
-    runs = order.shape  # () or (runs,)
-    parts = groups(runs[0] if runs else 1, at_once)
-    if len(parts) > 1:
-        if checkpoints is not None:
-            raise ValueError(
-                f"checkpoints hold runs that are trained side by side, got {runs[0]} runs of which "
-                f"{at_once} are: leave at_once at None, or call fit for each group."
-            )
-        return _joined(
-            [
-                fit(
-                    step,
-                    jax.tree.map(lambda leaf, own=own: leaf[own], state),
-                    data,
-                    order=order[own],
-                    noise=noise[own],
-                    batch_size=batch_size,
-                    epochs=epochs,
-                    evaluate=evaluate,
-                    loop=loop,
-                    chunk=chunk,
-                    on_divergence=on_divergence,
-                    bar=None if bar is None else _Share(bar, (own.stop - own.start) / runs[0]),
-                    mesh=mesh,
-                )
-                for own in parts
-            ]
+    plan = _plan(data, keys, batch_size=batch_size, chunk=execution.chunk)
+    if execution.mesh is not None:
+        state, data = place((state, data), execution.mesh)
+        plan = plan._replace(layout=layout(state, execution.mesh, batch_size=batch_size))
+    runs = keys.order.shape[0] if plan.many else 1
+    parts = groups(runs, execution.at_once)
+    if len(parts) == 1:
+        check_finite(data)
+        watch = _Watch(evaluate, bar, checkpoints)
+        return _train(step, state, data, plan, keys=keys, epochs=epochs, watch=watch, how=execution)
+    if checkpoints is not None:
+        raise ValueError(
+            f"checkpoints hold runs that are trained side by side, got {runs} runs of which "
+            f"{execution.at_once} are: leave at_once at None, or call fit for each group."
         )
-    check_finite(data)
-    compiled = programs(step, plan.size, batch_size, many_runs=bool(runs), layout=laid_out)
-    advance = advancing(compiled, state, data, order=order, noise=noise, loop=loop)
+    return _joined(
+        [
+            fit(
+                step,
+                jax.tree.map(lambda leaf, part=part: leaf[part], state),
+                data,
+                keys=Keys(keys.order[part], keys.noise[part]),
+                batch_size=batch_size,
+                epochs=epochs,
+                evaluate=evaluate,
+                bar=None if bar is None else _Share(bar, (part.stop - part.start) / runs),
+                execution=dataclasses.replace(execution, at_once=None),
+            )
+            for part in parts
+        ]
+    )
+
+
+class _Watch(NamedTuple):
+    """What looks at a run while it goes on."""
+
+    evaluate: Evaluate | None
+    bar: Bar | None
+    checkpoints: Checkpoints | None
+
+
+class _Plan(NamedTuple):
+    """What follows from the arguments of `fit` before anything is compiled."""
+
+    size: int
+    batch_size: int
+    steps_per_epoch: int
+    chunk: int
+    many: bool
+    """Whether there are many runs: some may then diverge, and the others go on."""
+    fingerprint: dict[str, Any]
+    """What a checkpoint must agree with to be resumed from."""
+    layout: Layout | None = None
+
+
+def _train(
+    step: Step,
+    state: TrainState,
+    data: chex.ArrayTree,
+    plan: _Plan,
+    *,
+    keys: Keys,
+    epochs: int,
+    watch: _Watch,
+    how: Execution,
+) -> Fit:
+    """One run, or many side by side."""
+    evaluate, bar, checkpoints = watch
+    compiled = programs(step, plan.size, plan.batch_size, many_runs=plan.many, layout=plan.layout)
+    advance = advancing(compiled, state, data, order=keys.order, noise=keys.noise, loop=how.loop)
     state = jax.tree.map(jnp.copy, state)  # the loop donates its input; the caller keeps theirs
-    diverged_at = np.full(runs, -1, np.int64)
-    rows: list[dict[str, np.ndarray]] = []
-    losses: list[np.ndarray] = []  # of the epoch under way, a [steps, *runs] array a chunk
-
-    many = order.ndim == 1  # of which some may have diverged, and the others go on
-    if (
-        checkpoints is not None
-        and (found := checkpoints.restore(state, allow_nan=many)) is not None
-    ):
-        _check_fingerprint(found.notes["fingerprint"], plan.fingerprint)
-        state = found.state
-        diverged_at = np.asarray(found.notes["diverged_at"], np.int64)
-        rows = [_from_json(row) for row in found.notes["rows"]]
-        losses = [np.asarray(part, np.float32) for part in found.notes["losses"]]
-    done = sum(map(len, losses)) + len(rows) * plan.steps_per_epoch
+    course = Course(plan.steps_per_epoch, np.full(keys.order.shape, -1, np.int64))
+    if checkpoints is not None:
+        state, course = _resumed(checkpoints, state, course, plan)
     if bar is not None:
-        bar.advance(min(done / plan.steps_per_epoch, epochs))
+        bar.advance(min(course.steps / plan.steps_per_epoch, epochs))
 
-    while len(rows) < epochs and not np.all(diverged_at >= 0):
-        epoch, position = divmod(done, plan.steps_per_epoch)
+    while len(course.rows) < epochs and not course.diverged.all():
+        epoch, position = divmod(course.steps, plan.steps_per_epoch)
         length = min(plan.chunk, plan.steps_per_epoch - position)
-        state, chunk_losses = advance(state, epoch, position, length)
-        diverged_at = _first_not_finite(chunk_losses, done, diverged_at)
-        if on_divergence == "raise" and np.any(diverged_at >= 0):
-            raise DivergedError(int(diverged_at[diverged_at >= 0].min()))
-        losses.append(chunk_losses)
-        done += length
+        state, losses = advance(state, epoch, position, length)
+        course.add(losses)
+        if how.on_divergence == "raise" and course.diverged.any():
+            raise DivergedError(int(course.diverged_at[course.diverged].min()))
         if position + length == plan.steps_per_epoch:
-            figures = {} if evaluate is None else evaluate(state)
-            rows.append(_row(np.concatenate(losses), figures, diverged_at))
-            losses = []
+            course.end_epoch({} if evaluate is None else evaluate(state))
         if bar is not None:
-            bar.advance(length / plan.steps_per_epoch, _note(rows, diverged_at))
-        if checkpoints is not None and (many or not leaves_with_nan(state)):
-            notes = {
-                "fingerprint": plan.fingerprint,
-                "diverged_at": diverged_at.tolist(),
-                "rows": [{name: value.tolist() for name, value in row.items()} for row in rows],
-                "losses": [part.tolist() for part in losses],
-            }
-            checkpoints.save(done, state, notes, allow_nan=many)
+            bar.advance(length / plan.steps_per_epoch, course.summary())
+        # Many runs are saved with those among them that have diverged, since the others go on.
+        if checkpoints is not None and (plan.many or not leaves_with_nan(state)):
+            notes = {"fingerprint": plan.fingerprint, **course.notes()}
+            checkpoints.save(course.steps, state, notes, allow_nan=plan.many)
 
-    if len(rows) < epochs:  # every run diverged: the rest of the curve is NaN
+    columns: Mapping[str, Any] = {}
+    if len(course.rows) < epochs:  # every run has diverged
         if bar is not None:
-            bar.advance(epochs - done / plan.steps_per_epoch, _note(rows, diverged_at))
-        names = rows[0] if rows else {"loss": None, **(evaluate(state) if evaluate else {})}
-        rows += [dict.fromkeys(names, np.full(runs, np.nan)) for _ in range(epochs - len(rows))]
-    curve = {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}
-    return Fit(state, {"epoch": np.arange(1, len(rows) + 1), **curve}, diverged_at)
-
-
-def groups(runs: int, at_once: int | None) -> list[slice]:
-    """Consecutive runs that are trained side by side, in groups of sizes as even as can be.
-
-    Args:
-        runs: how many, at least 1.
-        at_once: at most so many in a group; None for one group.
-
-    Raises:
-        ValueError: if there would be none in a group.
-
-    Example:
-        >>> [(own.start, own.stop) for own in groups(7, 3)]
-        [(0, 2), (2, 5), (5, 7)]
-    """
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"at_once must be None or at least 1 run, got {at_once}.")
-    number = 1 if at_once is None else math.ceil(runs / at_once)
-    ends = np.linspace(0, runs, number + 1).round().astype(int).tolist()
-    return [slice(start, end) for start, end in itertools.pairwise(ends)]
-
-
-def at_once_with_convolutions(at_once: int) -> int:
-    """How many runs of a network with convolutions to train side by side: on CPU one.
-
-    Convolutions with a kernel for each run are grouped ones, which XLA runs many times slower there
-    than one after another.
-
-    Args:
-        at_once: how many fit into an accelerator's memory.
-    """
-    return 1 if jax.default_backend() == "cpu" else at_once
+            bar.advance(epochs - course.steps / plan.steps_per_epoch, course.summary())
+        if not course.rows:
+            columns = {"loss": None, **({} if evaluate is None else evaluate(state))}
+    return Fit(state, course.curve(epochs, columns), course.diverged_at)
 
 
 class _Share(NamedTuple):
@@ -324,29 +230,17 @@ def _joined(parts: list[Fit]) -> Fit:
     return Fit(state, curve, np.concatenate([part.diverged_at for part in parts]))
 
 
-class _Plan(NamedTuple):
-    size: int
-    batch_size: int
-    steps_per_epoch: int
-    chunk: int
-    fingerprint: dict[str, Any]
-
-
-def _plan(
-    data: chex.ArrayTree, order: jax.Array, noise: jax.Array, *, batch_size: int, chunk: int
-) -> _Plan:
+def _plan(data: chex.ArrayTree, keys: Keys, *, batch_size: int, chunk: int) -> _Plan:
     size = leading_axis(data)
     if not 1 <= batch_size <= size:
         raise ValueError(
             f"batch_size must lie between 1 and the {size} examples there are, got {batch_size}: "
             "take smaller batches."
         )
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 step, got {chunk}.")
-    if order.shape != noise.shape or order.ndim > 1:
+    if keys.order.shape != keys.noise.shape or keys.order.ndim > 1:
         raise ValueError(
             "order and noise must both be one key, or both an array of keys [runs], "
-            f"got shapes {order.shape} and {noise.shape}."
+            f"got shapes {keys.order.shape} and {keys.noise.shape}."
         )
     steps = size // batch_size
     # Equal chunks, so that only an epoch's last one can need a compilation of its own.
@@ -355,50 +249,29 @@ def _plan(
         "batch_size": batch_size,
         "examples": size,
         "chunk": even,
-        "order": jax.random.key_data(order).tolist(),
-        "noise": jax.random.key_data(noise).tolist(),
+        "order": jax.random.key_data(keys.order).tolist(),
+        "noise": jax.random.key_data(keys.noise).tolist(),
     }
-    return _Plan(size, batch_size, steps, even, fingerprint)
+    return _Plan(size, batch_size, steps, even, keys.order.ndim == 1, fingerprint)
 
 
-def _check_fingerprint(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    different = [f"{k} {found.get(k)} (now {v})" for k, v in wanted.items() if found.get(k) != v]
+def _resumed(
+    checkpoints: Checkpoints, state: TrainState, course: Course, plan: _Plan
+) -> tuple[TrainState, Course]:
+    """State and course of the newest checkpoint, or those given where there is none."""
+    restored = checkpoints.restore(state, allow_nan=plan.many)
+    if restored is None:
+        return state, course
+    saved = restored.notes["fingerprint"]
+    different = [
+        f"{name} {saved.get(name)} (now {value})"
+        for name, value in plan.fingerprint.items()
+        if saved.get(name) != value
+    ]
     if different:
         raise ValueError(
             "the checkpoint belongs to another run, which had "
             + ", ".join(different)
             + ". Resume with the settings it was made with, or give this run a folder of its own."
         )
-
-
-def _first_not_finite(losses: np.ndarray, offset: int, known: np.ndarray) -> np.ndarray:
-    """Adds the runs that diverged in this chunk, losses [steps, *runs], to those known."""
-    bad = ~np.isfinite(losses)
-    first = offset + bad.argmax(axis=0)
-    return np.where((known < 0) & bad.any(axis=0), first, known)
-
-
-def _row(
-    losses: np.ndarray, figures: Mapping[str, Any], diverged_at: np.ndarray
-) -> dict[str, np.ndarray]:
-    """One epoch's figures; those of diverged runs NaN, also where a NaN network has an accuracy."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        every = {"loss": losses.mean(axis=0, dtype=np.float64), **figures}
-    return {
-        name: np.where(diverged_at >= 0, np.nan, np.asarray(value, np.float64))
-        for name, value in every.items()
-    }
-
-
-def _from_json(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value, np.float64) for name, value in row.items()}
-
-
-def _note(rows: list[dict[str, np.ndarray]], diverged_at: np.ndarray) -> str:
-    """How things stand, for the end of the bar."""
-    if diverged_at.ndim:
-        return f"{diverged_at.size} runs, {np.sum(diverged_at >= 0)} diverged"
-    if diverged_at >= 0:
-        return f"loss not finite at step {diverged_at}"
-    latest = rows[-1] if rows else {}
-    return ", ".join(f"{name} {float(value):.4g}" for name, value in latest.items())
+    return restored.state, Course.from_notes(restored.notes, plan.steps_per_epoch)

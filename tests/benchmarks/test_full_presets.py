@@ -27,8 +27,8 @@ from benchmarks.registry import Context
 from common.data import PixelStatistics
 from common.networks import resnet
 from common.progress import Silent
-from common.training.memory import kept_for_gradient, size_of
 from lacim_jax import Examples
+from tests.memory import kept_for_gradient, size_of
 
 MEMORY = 80e9
 """Bytes of the accelerator that full presets are sized for."""

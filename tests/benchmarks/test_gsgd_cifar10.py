@@ -21,7 +21,7 @@ from benchmarks.registry import Context
 from common.progress import Silent
 from common.results.records import RecordWriter, read_records
 from common.seeds import streams
-from common.training.loop import Fit
+from common.training import Fit
 from gsgd_jax.family import path_norm
 
 TINY = dataclasses.replace(

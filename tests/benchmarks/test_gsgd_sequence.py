@@ -17,7 +17,7 @@ from common.networks import Transformer
 from common.progress import Silent
 from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
-from common.training.loop import TrainState
+from common.training import TrainState
 from gsgd_jax import PathSpaceState
 from tests.compiled import compiled_quickly
 

@@ -18,17 +18,15 @@ from common.data.generated.environments import (
     episode_returns,
     rollout,
 )
-from common.data.generated.rendered_models import (
-    RenderedData,
-    RenderedModel,
-    render,
-    rendered_model,
-)
 from common.data.generated.rotated_domains import rotated_digits
+from common.data.generated.structural_design import (
+    StructuralSizes,
+    StructuralSpread,
+    natural_parameters,
+)
 from common.data.generated.structural_models import (
     StructuralData,
     StructuralModel,
-    natural_parameters,
     structural_model,
 )
 from common.data.generated.translation import Lexicon, Sentences, Translations, translations
@@ -41,11 +39,9 @@ __all__ = [
     "without_color",
     "as_rgb",
     "rotated_digits",
-    "rendered_model",
-    "RenderedModel",
-    "render",
-    "RenderedData",
     "structural_model",
+    "StructuralSizes",
+    "StructuralSpread",
     "StructuralModel",
     "StructuralData",
     "natural_parameters",

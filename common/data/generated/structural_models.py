@@ -12,14 +12,22 @@ read from x, and natural parameters of the domains are far from dependent.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from common.data.generated.structural_design import (
+    CONTINUOUS_NOISE,
+    MOST_DOMAINS,
+    Confounder,
+    StructuralSizes,
+    StructuralSpread,
+    draw_design,
+    label_directions,
+    orthogonal,
+)
 from common.seeds import host_generator
-
-Confounder = Literal["continuous", "discrete"]
 
 
 class StructuralData(NamedTuple):
@@ -59,7 +67,7 @@ class StructuralModel:
     component_mean: np.ndarray
     """m, of each domain or of each value of C: [components, s_dim + v_dim]."""
     component_sd: np.ndarray
-    """t, likewise."""
+    """t, of each of them: [components, s_dim + v_dim]."""
     shares: np.ndarray
     """p(component|d), [num_domains, components]; the identity where C is continuous."""
     label_directions: np.ndarray
@@ -83,10 +91,11 @@ class StructuralModel:
     @property
     def covariance(self) -> np.ndarray:
         """Cov[(s, v) | d], [num_domains, s_dim + v_dim, s_dim + v_dim]."""
-        own = np.einsum("dk,ki->di", self.shares, self.component_sd**2)
+        # The law of total covariance: what is left within components, and what lies between them.
+        within = np.einsum("dk,ki->di", self.shares, self.component_sd**2)
         second = np.einsum("dk,ki,kj->dij", self.shares, self.component_mean, self.component_mean)
         between = second - np.einsum("di,dj->dij", self.mean, self.mean)
-        return between + own[:, :, None] * np.eye(own.shape[1])
+        return between + within[:, :, None] * np.eye(within.shape[1])
 
     def domain_mean_correlation(self) -> np.ndarray:
         """The correlation of each latent with its domain's mean, over equally frequent domains.
@@ -147,8 +156,9 @@ class StructuralModel:
             raise ValueError(f"size, the examples of each domain, must be positive, got {size}.")
         rng = host_generator(key)
         domains = np.repeat(np.arange(self.num_domains), size)
+        # The inverse distribution function: how many cumulated shares a uniform number exceeds.
         component = (rng.uniform(size=(domains.size, 1)) > self.shares.cumsum(1)[domains]).sum(1)
-        # Against shares that sum to 1 only up to rounding.
+        # Shares sum to 1 only up to rounding, so a number may exceed even the last.
         component = np.minimum(component, self.shares.shape[1] - 1)
         mean, sd = self.component_mean[component], self.component_sd[component]
         draws = rng.normal(size=(2, *mean.shape))
@@ -159,6 +169,7 @@ class StructuralModel:
             latents, c = mean + sd * draws[0], component.astype(np.int32)
         s, v = latents[:, : self.s_dim], latents[:, self.s_dim :]
         logits = self.slope * s @ self.label_directions
+        # The largest of logits plus Gumbel noise is distributed as their softmax says.
         labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
         x = self.mix(latents)
         x = x + self.noise * rng.normal(size=x.shape)
@@ -172,43 +183,29 @@ class StructuralModel:
         )
 
 
-CONTINUOUS_NOISE = 0.1
-"""Standard deviation of s and v around a continuous c."""
-
-
 def structural_model(
     key: jax.Array,
     *,
     num_domains: int,
     confounder: Confounder = "continuous",
-    s_dim: int = 2,
-    v_dim: int = 2,
-    x_dim: int = 10,
-    num_classes: int = 4,
-    num_values: int = 6,
-    mean_spread: float = 0.6,
-    sds: tuple[float, float] = (0.5, 1.6),
+    sizes: StructuralSizes = StructuralSizes(),  # noqa: B008 (immutable)
+    spread: StructuralSpread = StructuralSpread(),  # noqa: B008 (immutable)
     slope: float = 3.0,
     leak: float = 0.4,
     noise: float = 0.05,
 ) -> StructuralModel:
     """Draws a structural causal model; one with fewer domains has the first of one with more.
 
-    Mixing and p(y|s) are the same whatever the number of domains. Domain parameters are drawn in
-    many ways, and kept is the draw whose natural parameters are best conditioned: a design, as
-    domains at random are often nearly alike in some direction.
+    Mixing and p(y|s) are the same whatever the number of domains. Domain parameters are drawn many
+    times, and the draw whose natural parameters are best conditioned is kept: random domains are
+    often nearly alike in some direction.
 
     Args:
         key: a typed PRNG key, scalar.
         num_domains: m, at least 1.
         confounder: "continuous" or "discrete".
-        s_dim: numbers in s.
-        v_dim: numbers in v.
-        x_dim: numbers in x, at least s_dim + v_dim.
-        num_classes: of y, at least 2.
-        num_values: K, of a discrete C; at least 2.
-        mean_spread: standard deviation of the means m.
-        sds: least and largest of the standard deviations t, logarithmically uniform.
+        sizes: how many numbers s, v and x have, and how many classes there are.
+        spread: how far the domains are apart.
         slope: of the label's log-odds.
         leak: slope of the rectifier below 0; 1 makes the mixing linear.
         noise: standard deviation on x.
@@ -225,28 +222,24 @@ def structural_model(
         >>> bool(np.abs(model.unmix(model.mix(z)) - z).max() < 1e-5)
         True
     """
-    dim = s_dim + v_dim
-    _check(num_domains, s_dim, v_dim, x_dim, num_classes, num_values, sds, leak, noise, confounder)
+    _check(num_domains, confounder, leak=leak, noise=noise)
+    dim = sizes.s_dim + sizes.v_dim
     design_key, mixing_key = jax.random.split(key)
     rng = host_generator(mixing_key)
-    rotations = (_orthogonal(rng, dim), _orthogonal(rng, dim), _orthogonal(rng, x_dim)[:dim])
-    mean, sd, shares = _design(
-        host_generator(design_key),
-        blocks=(s_dim, v_dim),
-        num_values=num_values if confounder == "discrete" else None,
-        mean_spread=mean_spread,
-        sds=sds,
+    rotations = (orthogonal(rng, dim), orthogonal(rng, dim), orthogonal(rng, sizes.x_dim)[:dim])
+    mean, sd, shares = draw_design(
+        host_generator(design_key), confounder=confounder, sizes=sizes, spread=spread
     )
-    if confounder == "continuous":
+    if confounder == "continuous":  # a component for each domain
         mean, sd, shares = mean[:num_domains], sd[:num_domains], np.eye(num_domains)
     return StructuralModel(
         confounder=confounder,
-        s_dim=s_dim,
-        v_dim=v_dim,
+        s_dim=sizes.s_dim,
+        v_dim=sizes.v_dim,
         component_mean=mean,
         component_sd=sd,
         shares=shares[:num_domains],
-        label_directions=_directions(rng, s_dim, num_classes),
+        label_directions=label_directions(rng, sizes),
         slope=slope,
         rotations=rotations,
         leak=leak,
@@ -254,113 +247,13 @@ def structural_model(
     )
 
 
-def natural_parameters(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Of Gaussians with independent dimensions: mean / variance and -1 / (2 variance).
-
-    Args:
-        mean: [domains, dim].
-        variance: likewise.
-
-    Returns:
-        [domains, 2 * dim].
-    """
-    return np.concatenate([mean / variance, -0.5 / variance], axis=1)
-
-
-MOST_DOMAINS = 64
-"""For how many domains parameters are drawn; a model takes the first of them."""
-
-_DRAWS = 300
-"""Designs among which the best conditioned one is chosen."""
-
-
-def _design(
-    rng: np.random.Generator,
-    *,
-    blocks: tuple[int, int],
-    num_values: int | None,
-    mean_spread: float,
-    sds: tuple[float, float],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means and standard deviations of all components, and their shares in all domains."""
-    dim, components = sum(blocks), num_values or MOST_DOMAINS
-
-    def draw() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # Means in antithetic pairs: however many domains, their spread is about the same.
-        half = rng.normal(size=(-(-components // 2), dim)).clip(-1.5, 1.5)
-        mean = mean_spread * np.stack([half, -half], axis=1).reshape(-1, dim)[:components]
-        sd = np.exp(rng.uniform(*np.log(sds), size=(components, dim)))
-        if num_values is None:
-            return mean, sd, np.eye(components)
-        # Means farther apart and components narrower: mixtures that are no Gaussians.
-        return 2 * mean, sd / 2, rng.dirichlet(np.full(components, 0.5), size=MOST_DOMAINS)
-
-    def condition(design: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
-        mean, sd, shares = design
-        first = shares @ mean
-        variance = shares @ (sd**2 + mean**2) - first**2
-        worst = 0.0
-        for block in (slice(None, blocks[0]), slice(blocks[0], None)):
-            eta = natural_parameters(first[:, block], variance[:, block])
-            # The fewest domains with which the block can be identified.
-            differences = (eta[1:] - eta[0])[: eta.shape[1]]
-            if eta.shape[1]:
-                worst = max(worst, float(np.linalg.cond(differences)))
-        return worst
-
-    return min((draw() for _ in range(_DRAWS)), key=condition)
-
-
-def _orthogonal(rng: np.random.Generator, dim: int) -> np.ndarray:
-    """Uniform among the rotations and reflections."""
-    q, r = np.linalg.qr(rng.normal(size=(dim, dim)))
-    return q * np.sign(np.diag(r))
-
-
-def _directions(rng: np.random.Generator, s_dim: int, classes: int) -> np.ndarray:
-    """Unit vectors, pushed apart: each class is likely somewhere, and y tells of all of s."""
-    if s_dim == 1:
-        return np.linspace(-1, 1, classes)[None]
-    if s_dim == 2:
-        angle = 2 * np.pi * (np.arange(classes) + rng.uniform()) / classes
-        return np.stack([np.cos(angle), np.sin(angle)])
-    vectors = rng.normal(size=(s_dim, classes))
-    vectors = vectors - vectors.mean(1, keepdims=True)
-    return vectors / np.linalg.norm(vectors, axis=0)
-
-
-def _check(
-    num_domains: int,
-    s_dim: int,
-    v_dim: int,
-    x_dim: int,
-    num_classes: int,
-    num_values: int,
-    sds: tuple[float, float],
-    leak: float,
-    noise: float,
-    confounder: str,
-) -> None:
+def _check(num_domains: int, confounder: str, *, leak: float, noise: float) -> None:
     if not 1 <= num_domains <= MOST_DOMAINS:
         raise ValueError(f"num_domains must lie between 1 and {MOST_DOMAINS}, got {num_domains}.")
-    if s_dim < 1 or v_dim < 0 or x_dim < s_dim + v_dim:
-        raise ValueError(
-            "s_dim must be at least 1, v_dim at least 0, and x_dim at least their sum, without "
-            f"which x cannot tell them; got {s_dim}, {v_dim} and {x_dim}."
-        )
-    if num_classes < 2 or num_values < 2:
-        raise ValueError(
-            f"num_classes and num_values must be at least 2, got {num_classes} and {num_values}."
-        )
-    if not CONTINUOUS_NOISE < sds[0] <= sds[1]:
-        raise ValueError(
-            f"sds must be a least and a largest one, above {CONTINUOUS_NOISE:g}, the share that "
-            f"does not come from C; got {sds}."
-        )
     if not (0 < leak <= 1 and noise >= 0):
         raise ValueError(
-            f"leak must lie between 0 (excluded: nothing could be inverted) and 1 and noise be at "
-            f"least 0, got {leak:g} and {noise:g}."
+            "leak must be above 0, or the mixing could not be inverted, and at most 1, and noise "
+            f"at least 0; got {leak:g} and {noise:g}."
         )
     if confounder not in ("continuous", "discrete"):
         raise ValueError(f"confounder must be 'continuous' or 'discrete', got {confounder!r}.")

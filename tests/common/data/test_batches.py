@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data import batches, epoch_order
-from common.training.loop import StepInfo, fit, init_state
+from common.training import Keys, StepInfo, fit, init_state
 
 KEY = jax.random.key(3)
 
@@ -91,7 +91,7 @@ def test_it_is_the_order_of_the_training_loop():
         return state._replace(params=seen, step=state.step + 1), StepInfo(jnp.zeros([]), {})
 
     state = init_state(jnp.zeros((6, 3), jnp.int32), optax.identity())
-    fitted = fit(step, state, jnp.arange(10), order=KEY, noise=KEY, batch_size=3, epochs=2)
+    fitted = fit(step, state, jnp.arange(10), keys=Keys(KEY, KEY), batch_size=3, epochs=2)
     expected = flat(batches(np.arange(10), 3, key=KEY, epochs=2))
     np.testing.assert_array_equal(fitted.state.params, expected)
 

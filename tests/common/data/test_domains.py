@@ -1,4 +1,4 @@
-"""Data of several domains: folders, tables and files are read as they are laid out, or refused."""
+"""Data of several domains: folders and files are read as they are laid out, or refused."""
 
 import jax
 import numpy as np
@@ -12,7 +12,6 @@ from common.data import (
     leave_one_out,
     read_folders,
     read_npz,
-    read_volumes,
 )
 from tests.common.data import on_disk
 from tests.common.data.on_disk import needs_pacs
@@ -169,51 +168,6 @@ def test_folders_that_cannot_be_read_are_refused(tmp_path):
     broken.write_bytes(broken.read_bytes()[:20])
     with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
         read_folders(tmp_path)
-
-
-def study(root):
-    """Four subjects, one of unknown age."""
-    (root / "volumes").mkdir()
-    rows = [("a", "AD", "61.5"), ("b", "CN", "70"), ("c", "CN", ""), ("d", "MCI", "85")]
-    lines = ["subject,label,age", *(",".join(row) for row in rows)]
-    (root / "subjects.csv").write_text("\n".join(lines) + "\n")
-    for i, (subject, _, _) in enumerate(rows):
-        np.save(root / "volumes" / f"{subject}.npy", np.full((2, 3, 4), i, np.float64))
-
-
-def test_subjects_with_a_known_attribute_are_read(tmp_path):
-    study(tmp_path)
-    found = read_volumes(tmp_path, domain="age", edges=[70, 80])
-    assert (found.images.shape, found.images.dtype) == ((3, 2, 3, 4, 1), np.float32)
-    np.testing.assert_array_equal(found.images[:, 0, 0, 0, 0], [0, 1, 3])
-    assert [found.class_names[label] for label in found.labels] == ["AD", "CN", "MCI"]
-    np.testing.assert_array_equal(found.domains, [0, 1, 2])
-    assert found.domain_names == ("age -70", "age 70-80", "age 80-")
-
-
-def test_a_study_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="on request only"):
-        read_volumes(tmp_path, domain="age", edges=[70])
-    study(tmp_path)
-    with pytest.raises(ValueError, match="lacks the columns tau; it has subject, label, age"):
-        read_volumes(tmp_path, domain="tau", edges=[70])
-    with pytest.raises(ValueError, match=r"edges must ascend, .* got \[80, 70\]"):
-        read_volumes(tmp_path, domain="age", edges=[80, 70])
-    table = tmp_path / "subjects.csv"
-    whole = table.read_text()
-    table.write_text(whole.replace("85", "old"))
-    with pytest.raises(ValueError, match=r"age of d in .* must be a number, got 'old'"):
-        read_volumes(tmp_path, domain="age", edges=[70])
-    table.write_text(whole.replace("d,", "../d,"))
-    with pytest.raises(FileNotFoundError, match="no volume"):
-        read_volumes(tmp_path, domain="age", edges=[70])
-    table.write_text(whole)
-    np.save(tmp_path / "volumes" / "d.npy", np.zeros((2, 3, 5)))
-    with pytest.raises(ValueError, match=r"one shape .* got \(2, 3, 4\), \(2, 3, 5\)"):
-        read_volumes(tmp_path, domain="age", edges=[70])
-    table.write_text("subject,label,age\n")
-    with pytest.raises(ValueError, match="no subject whose label and age are known"):
-        read_volumes(tmp_path, domain="age", edges=[70])
 
 
 @needs_pacs()

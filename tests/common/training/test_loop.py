@@ -8,6 +8,15 @@ import pytest
 
 from common.networks import resnet
 from common.seeds import streams
+from common.training import (
+    DivergedError,
+    Execution,
+    Keys,
+    TrainState,
+    fit,
+    init_state,
+    train_step,
+)
 from common.training.checkpoints import Checkpoints
 from common.training.classification import (
     classification_metrics,
@@ -17,9 +26,9 @@ from common.training.classification import (
     network_metrics,
 )
 from common.training.layouts import layout
-from common.training.loop import DivergedError, TrainState, fit, init_state, train_step
 
 KEYS = streams(3)
+RUN_KEYS = Keys(KEYS.order, KEYS.noise)
 
 
 def linear(params, inputs):
@@ -55,7 +64,7 @@ def plain_loop(params, data, tx, *, batch_size, epochs):
 def trained(tx, *, params=None, **options):
     start, data = problem()
     start = start if params is None else params
-    settings = {"order": KEYS.order, "noise": KEYS.noise, "batch_size": 8, "epochs": 3}
+    settings = {"keys": RUN_KEYS, "batch_size": 8, "epochs": 3}
     step = train_step(cross_entropy_loss(linear), tx)
     return fit(step, init_state(start, tx), data, **(settings | options))
 
@@ -66,7 +75,7 @@ def test_fit_is_the_plain_loop(loop, chunk):
     params, data = problem()
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
     wanted, losses = plain_loop(params, data, tx, batch_size=8, epochs=3)
-    found = trained(tx, loop=loop, chunk=chunk)
+    found = trained(tx, execution=Execution(loop=loop, chunk=chunk))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found.state.params, wanted
     )
@@ -78,7 +87,8 @@ def test_fit_is_the_plain_loop(loop, chunk):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_chunk_length_changes_no_bit():
-    results = [trained(optax.adam(0.01), chunk=c).state.params for c in (1, 2, 4, 250)]
+    executions = [Execution(chunk=chunk) for chunk in (1, 2, 4, 250)]
+    results = [trained(optax.adam(0.01), execution=how).state.params for how in executions]
     for other in results[1:]:
         jax.tree.map(np.testing.assert_array_equal, results[0], other)
 
@@ -88,7 +98,7 @@ def test_the_callers_state_survives():
     params, data = problem()
     state = init_state(params, tx)
     step = train_step(cross_entropy_loss(linear), tx)
-    fit(step, state, data, order=KEYS.order, noise=KEYS.noise, batch_size=8, epochs=1)
+    fit(step, state, data, keys=RUN_KEYS, batch_size=8, epochs=1)
     np.testing.assert_array_equal(state.params["b"], np.zeros(3))
 
 
@@ -104,13 +114,13 @@ def test_many_runs_are_the_single_runs():
     step = train_step(cross_entropy_loss(linear), tx)
     score = evaluator(classification_metrics(linear), data, many_runs=True)
     many = fit(
-        step, jax.vmap(start)(rates), data, order=orders, noise=orders, batch_size=8, epochs=2,
+        step, jax.vmap(start)(rates), data, keys=Keys(orders, orders), batch_size=8, epochs=2,
         evaluate=score,
     )  # fmt: skip
     assert many.curve["accuracy"].shape == (2, 3)
     for i in range(3):
         one = fit(
-            step, start(rates[i]), data, order=orders[i], noise=orders[i], batch_size=8, epochs=2,
+            step, start(rates[i]), data, keys=Keys(orders[i], orders[i]), batch_size=8, epochs=2,
             evaluate=evaluator(classification_metrics(linear), data),
         )  # fmt: skip
         np.testing.assert_allclose(many.state.params["w"][i], one.state.params["w"], rtol=1e-5)
@@ -140,8 +150,9 @@ def test_groups_of_runs_are_the_runs_side_by_side(at_once, sizes):
 
     step, bar = train_step(cross_entropy_loss(linear), tx), Counter()
     states = jax.vmap(start)(jnp.arange(1.0, runs + 1))
-    options = {"order": orders, "noise": orders, "batch_size": 8, "epochs": 2}
-    found = fit(step, states, data, at_once=at_once, evaluate=evaluate, bar=bar, **options)
+    options = {"keys": Keys(orders, orders), "batch_size": 8, "epochs": 2}
+    execution = Execution(at_once=at_once)
+    found = fit(step, states, data, execution=execution, evaluate=evaluate, bar=bar, **options)
     assert set(seen) == sizes
     assert bar.total == pytest.approx(2)
     whole = fit(step, states, data, evaluate=evaluate, **options)
@@ -164,8 +175,8 @@ def test_a_step_is_compiled_once_however_often_it_is_fitted():
         for loop in ("scan", "driven"):
             keys = streams(seed)
             fit(
-                step, init_state(params, tx), data, order=keys.order, noise=keys.noise,
-                batch_size=8, epochs=1, loop=loop,
+                step, init_state(params, tx), data, keys=Keys(keys.order, keys.noise),
+                batch_size=8, epochs=1, execution=Execution(loop=loop),
             )  # fmt: skip
     assert len(traces) == 2
 
@@ -186,8 +197,8 @@ def test_a_single_run_stops_at_its_first_loss_that_is_not_finite():
     state = TrainState(jnp.asarray(0), (), (), jnp.zeros([], jnp.int32))
     accuracy = {"accuracy": np.asarray(0.1)}
     found = fit(
-        noisy_step(7), state, jnp.zeros(20), order=KEYS.order, noise=KEYS.noise, batch_size=4,
-        epochs=4, evaluate=lambda _: accuracy, chunk=2,
+        noisy_step(7), state, jnp.zeros(20), keys=RUN_KEYS, batch_size=4,
+        epochs=4, evaluate=lambda _: accuracy, execution=Execution(chunk=2),
     )  # fmt: skip
     assert found.diverged_at == 7
     assert int(found.state.step) == 9  # the end of the chunk that step 7 is in
@@ -198,12 +209,12 @@ def test_a_single_run_stops_at_its_first_loss_that_is_not_finite():
 def test_many_runs_go_on_past_those_that_diverged():
     state = TrainState(jnp.asarray([0, 100]), (), (), jnp.zeros([2], jnp.int32))
     keys = jnp.stack([KEYS.order, KEYS.order])
-    found = fit(noisy_step(3), state, jnp.zeros(20), order=keys, noise=keys, batch_size=4, epochs=2)
+    found = fit(noisy_step(3), state, jnp.zeros(20), keys=Keys(keys, keys), batch_size=4, epochs=2)
     np.testing.assert_array_equal(found.diverged_at, [3, -1])
     np.testing.assert_array_equal(found.curve["loss"], [[np.nan, 1.0], [np.nan, 1.0]])
 
 
-def stepping_into_nan(bad_step, **options):
+def stepping_into_nan(bad_step, *, on_divergence="stop", **options):
     """A run whose loss is NaN at step `bad_step`, the first, and whose state is from there on."""
 
     def step(state, batch, key):
@@ -214,8 +225,9 @@ def stepping_into_nan(bad_step, **options):
         return TrainState(params, (), (), state.step + 1), info
 
     state = TrainState(jnp.zeros([]), (), (), jnp.zeros([], jnp.int32))
-    settings = {"order": KEYS.order, "noise": KEYS.noise, "batch_size": 4, "epochs": 2}
-    return fit(step, state, jnp.zeros(20), chunk=2, **(settings | options))
+    settings = {"keys": RUN_KEYS, "batch_size": 4, "epochs": 2}
+    execution = Execution(chunk=2, on_divergence=on_divergence)
+    return fit(step, state, jnp.zeros(20), execution=execution, **(settings | options))
 
 
 def test_divergence_is_an_error_where_it_is_asked_for(tmp_path):
@@ -229,8 +241,8 @@ def test_divergence_is_an_error_where_it_is_asked_for(tmp_path):
     state = TrainState(jnp.asarray([0, 100]), (), (), jnp.zeros([2], jnp.int32))
     with pytest.raises(DivergedError, match="at step 3"):
         fit(
-            noisy_step(3), state, jnp.zeros(20), order=keys, noise=keys, batch_size=4, epochs=2,
-            on_divergence="raise",
+            noisy_step(3), state, jnp.zeros(20), keys=Keys(keys, keys), batch_size=4, epochs=2,
+            execution=Execution(on_divergence="raise"),
         )  # fmt: skip
 
 
@@ -258,7 +270,7 @@ def test_of_many_runs_those_that_diverged_are_saved_with_the_others(tmp_path):
         with Checkpoints(tmp_path / str(epochs[0])) as checkpoints:
             for last in epochs:
                 found = fit(
-                    step, state, jnp.zeros(8), order=keys, noise=keys, batch_size=4, epochs=last,
+                    step, state, jnp.zeros(8), keys=Keys(keys, keys), batch_size=4, epochs=last,
                     checkpoints=checkpoints,
                 )  # fmt: skip
         return found
@@ -280,10 +292,10 @@ def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
     tx = optax.sgd(0.1)
     step = train_step(cross_entropy_loss(apply), tx)
     state = init_state({"k": jnp.ones((2, 1, 3, 3))}, tx)
-    options = {"order": KEYS.order, "noise": KEYS.noise, "batch_size": 4, "epochs": 1}
+    options = {"keys": RUN_KEYS, "batch_size": 4, "epochs": 1}
     fit(step, state, data, **options)
     assert not scans
-    fit(step, state, data, loop="scan", **options)
+    fit(step, state, data, execution=Execution(loop="scan"), **options)
     assert scans
 
 
@@ -292,16 +304,26 @@ def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
     [
         ({"batch_size": 54}, "between 1 and the 53 examples"),
         ({"batch_size": 0}, "between 1 and the 53 examples"),
-        ({"chunk": 0}, "at least 1 step"),
-        ({"loop": "fast"}, "'auto', 'scan' or 'driven', got 'fast'"),
-        ({"on_divergence": "hope"}, "'stop' or 'raise', got 'hope'"),
-        ({"order": jnp.stack([KEYS.order])}, "both be one key, or both an array"),
-        ({"at_once": 0}, "at_once must be None or at least 1 run, got 0"),
+        ({"keys": Keys(jnp.stack([KEYS.order]), KEYS.noise)}, "both be one key, or both an array"),
+        ({"execution": Execution(at_once=0)}, "at_once must be None or at least 1 run, got 0"),
     ],
 )
 def test_bad_input_is_one_clear_error(options, message):
     with pytest.raises(ValueError, match=message):
         trained(optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 0}, "at least 1 step"),
+        ({"loop": "fast"}, "'auto', 'scan' or 'driven', got 'fast'"),
+        ({"on_divergence": "hope"}, "'stop' or 'raise', got 'hope'"),
+    ],
+)
+def test_no_run_can_be_carried_out_so(options, message):
+    with pytest.raises(ValueError, match=message):
+        Execution(**options)
 
 
 def test_groups_have_no_checkpoints(tmp_path):
@@ -310,8 +332,8 @@ def test_groups_have_no_checkpoints(tmp_path):
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), init_state(params, tx))
     with Checkpoints(tmp_path) as folder, pytest.raises(ValueError, match="got 2 runs of which 1"):
         fit(
-            train_step(cross_entropy_loss(linear), tx), states, data, order=keys, noise=keys,
-            batch_size=8, epochs=1, at_once=1, checkpoints=folder,
+            train_step(cross_entropy_loss(linear), tx), states, data, keys=Keys(keys, keys),
+            batch_size=8, epochs=1, checkpoints=folder, execution=Execution(at_once=1),
         )  # fmt: skip
 
 
@@ -328,7 +350,7 @@ def test_data_of_unequal_length_or_not_finite_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             fit(
-                step, init_state(params, tx), data, order=KEYS.order, noise=KEYS.noise,
+                step, init_state(params, tx), data, keys=RUN_KEYS,
                 batch_size=4, epochs=1,
             )  # fmt: skip
 
@@ -360,7 +382,7 @@ def test_a_network_with_running_averages_trains():
     tx = optax.sgd(0.1)
     found = fit(
         train_step(network_loss(network), tx), init_state(params, tx, variables), data,
-        order=KEYS.order, noise=KEYS.noise, batch_size=8, epochs=3,
+        keys=RUN_KEYS, batch_size=8, epochs=3,
         evaluate=evaluator(network_metrics(network), data),
     )  # fmt: skip
     assert found.curve["loss"][-1] < found.curve["loss"][0]
@@ -376,7 +398,7 @@ def test_a_network_with_running_averages_trains():
 
 def test_a_mesh_of_one_device_trains_as_no_mesh_does_and_batches_must_fit_one():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    found, plain = (trained(optax.sgd(0.1), mesh=own) for own in (mesh, None))
+    found, plain = (trained(optax.sgd(0.1), execution=Execution(mesh=m)) for m in (mesh, None))
     jax.tree.map(np.testing.assert_array_equal, found.state.params, plain.state.params)
     wide = jax.sharding.AbstractMesh((3,), ("data",))
     with pytest.raises(ValueError, match=r"8 for 3 devices along 'data'; choose another"):

@@ -14,9 +14,9 @@ import optax
 import pytest
 
 from common.seeds import streams
+from common.training import Execution, Keys, fit, init_state, train_step
 from common.training.checkpoints import Checkpoints
 from common.training.classification import classification_metrics, cross_entropy_loss, evaluator
-from common.training.loop import fit, init_state, train_step
 from tests.compiled import as_users_do
 
 # The optimiser below is optax's Adam; the bits are those of users, in processes of their own too.
@@ -55,9 +55,10 @@ def train(folder, *, epochs=4, batch_size=8, stop_after=None, seed=0):
     tx = optax.adam(optax.cosine_decay_schedule(0.05, 32))
     with contextlib.nullcontext() if folder is None else Counting(folder) as checkpoints:
         return fit(
-            train_step(loss_fn, tx), init_state(params, tx), data, order=keys.order,
-            noise=keys.noise, batch_size=batch_size, epochs=epochs, chunk=3,
+            train_step(loss_fn, tx), init_state(params, tx), data,
+            keys=Keys(keys.order, keys.noise), batch_size=batch_size, epochs=epochs,
             evaluate=evaluator(classification_metrics(apply), data), checkpoints=checkpoints,
+            execution=Execution(chunk=3),
         )  # fmt: skip
 
 

@@ -8,7 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from common.data.generated.structural_models import natural_parameters, structural_model
+from common.data.generated.structural_design import (
+    StructuralSizes,
+    StructuralSpread,
+    natural_parameters,
+)
+from common.data.generated.structural_models import structural_model
 from lacim_jax import domain_diversity
 
 KEY = jax.random.key(0)
@@ -106,7 +111,7 @@ def test_s_alone_makes_the_label_and_c_makes_s_and_v():
 
 @pytest.mark.parametrize("leak", [0.2, 0.4, 1.0])
 def test_the_mixing_is_injective_and_bends_unless_its_leak_is_1(leak):
-    model = model_of(2, 2, "continuous", leak=leak, s_dim=3, v_dim=2)
+    model = model_of(2, 2, "continuous", leak=leak, sizes=StructuralSizes(s_dim=3, v_dim=2))
     z = np.random.default_rng(0).normal(size=(500, 5))
     x = model.mix(z)
     np.testing.assert_allclose(model.unmix(x), z, atol=1e-9)
@@ -131,13 +136,18 @@ def test_fewer_domains_are_the_first_of_more(kind):
 def test_arguments_out_of_range_are_named():
     for options, message in [
         ({"num_domains": 0}, "num_domains"),
-        ({"x_dim": 3}, "x cannot tell"),
-        ({"num_classes": 1}, "num_classes"),
-        ({"sds": (0.05, 1.0)}, "sds"),
         ({"leak": 0.0}, "leak"),
         ({"confounder": "none"}, "confounder"),
     ]:
         with pytest.raises(ValueError, match=message):
             structural_model(KEY, **{"num_domains": 2, **options})
+    with pytest.raises(ValueError, match="could not be recovered from x"):
+        StructuralSizes(x_dim=3)
+    with pytest.raises(ValueError, match="num_classes"):
+        StructuralSizes(num_classes=1)
+    with pytest.raises(ValueError, match="num_values"):
+        StructuralSpread(num_values=1)
+    with pytest.raises(ValueError, match="sds"):
+        StructuralSpread(sds=(0.05, 1.0))
     with pytest.raises(ValueError, match="size"):
         structural_model(KEY, num_domains=1).sample(KEY, 0)

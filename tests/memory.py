@@ -7,16 +7,16 @@ import jax
 import optax
 
 
-def kept_for_gradient(loss: Callable[..., Any], params: optax.Params, *given: Any) -> int:
+def kept_for_gradient(loss: Callable[..., Any], params: optax.Params, *inputs: Any) -> int:
     """Bytes that reverse mode keeps from the forward pass to the backward pass.
 
     Counted before XLA fuses anything or computes it again, so a bound from above; the parameters
     themselves are among it.
 
     Args:
-        loss: (params, *given) -> scalar.
+        loss: (params, *inputs) -> scalar.
         params: arrays, or their shapes and dtypes.
-        *given: likewise.
+        *inputs: of the loss; arrays, or their shapes and dtypes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -24,16 +24,12 @@ def kept_for_gradient(loss: Callable[..., Any], params: optax.Params, *given: An
         24
     """
 
-    def pullback(params: optax.Params, *given: Any) -> Any:
-        return jax.vjp(lambda own: loss(own, *given), params)[1]
+    def pullback(params: optax.Params, *inputs: Any) -> Any:
+        return jax.vjp(lambda params: loss(params, *inputs), params)[1]
 
-    return size_of(jax.eval_shape(pullback, params, *given))
+    return size_of(jax.eval_shape(pullback, params, *inputs))
 
 
 def size_of(tree: Any) -> int:
-    """Bytes of all leaves, arrays or their shapes and dtypes.
-
-    Args:
-        tree: a pytree.
-    """
+    """Bytes of all leaves, arrays or their shapes and dtypes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
