@@ -1,4 +1,4 @@
-"""Libraries that say in absl's log what nobody needs to read."""
+"""Silencing messages that libraries write to absl's log."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ def without_messages(containing: str) -> Iterator[None]:
     """Keeps messages out of absl's log while a block runs.
 
     Args:
-        containing: what they have in common; all others are let through.
+        containing: a part of the text of the messages to keep out.
     """
 
     def keep(record: logging.LogRecord) -> bool:

@@ -18,8 +18,8 @@ Predict on a new domain, which may be none of those::
 
     from lacim_jax import predict
 
-    found = predict(model, {"params": params}, images, key, steps=50)
-    found.probabilities, found.disagreement, found.objective_after
+    prediction = predict(model, {"params": params}, images, key, steps=50)
+    prediction.probabilities, prediction.disagreement, prediction.objective_after
 """
 
 from lacim_jax.erm import ERM, erm_loss

@@ -51,7 +51,7 @@ def elbo(
         $L_K = \log \tfrac{1}{K} \sum_k w_k + \sum_k \bar w_k \ell_k$.
 
     At K = 1 this is the ordinary bound $\log p(y|s) + \ell$. The expectations E of the fields of
-    `Elbo` are weighted by $\bar w_k$ likewise. `log_evidence` is
+    `Elbo` are weighted by $\bar w_k$ too. `log_evidence` is
     $\log \tfrac{1}{K} \sum_k w_k e^{\ell_k}$, which is never below $L_K$ on the same draws (Jensen)
     and tends to log p(x, y | d); neither weight enters it.
 
@@ -70,8 +70,8 @@ def elbo(
         One bound for each example, with its terms.
 
     Raises:
-        ValueError: if num_samples is not positive, a factor can be read and is negative, or
-            examples that are not traced have pixels, a label or a domain out of range.
+        ValueError: if num_samples is not positive, a factor is a negative number, or examples that
+            are not traced have pixels, a label or a domain out of range.
 
     Example:
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
@@ -106,6 +106,7 @@ def elbo(
     noise = jax.random.normal(key, shape, posterior.mean.dtype)
     draws = jax.vmap(posterior.sample)(noise)  # [K, batch, dim]
 
+    # Draws and examples become one batch, [K * batch], and are parted again below.
     flat = draws.reshape(-1, draws.shape[-1])
     flat = apply(model, variables, "latents", flat, jnp.tile(domains, num_samples))
     pixels = apply(model, variables, "decode", flat)
@@ -120,12 +121,12 @@ def elbo(
     log_prior = jax.vmap(prior.log_prob)(draws)
     log_posterior = jax.vmap(posterior.log_prob)(draws)
 
-    weights = jax.nn.softmax(log_w, axis=0)
+    weights = jax.nn.softmax(log_w, axis=0)  # w_k / sum_j w_j
 
     def expectation(values: Float[Array, "K batch"]) -> Float[Array, " batch"]:
         return (weights * values).sum(0)
 
-    label = _log_mean_exp(log_w)
+    label = _log_mean_exp(log_w)  # log (1 / K) sum_k w_k
     reconstruction = expectation(log_x)
     prior_term, entropy = expectation(log_prior), -expectation(log_posterior)
     divergence = -(prior_term + entropy)
@@ -138,6 +139,7 @@ def elbo(
         entropy=entropy,
         kl_per_dim=prior.kl_from(posterior),
         log_evidence=_log_mean_exp(log_w + log_x + log_prior - log_posterior),
+        # Kish's effective sample size: K where all weights are equal, 1 where one has them all.
         sample_size=1 / (weights**2).sum(0),
     )
 
@@ -172,7 +174,7 @@ def lacim_loss(
         counted from 0, and `terms` the batch means of the bound, its terms and the sample size.
 
     Raises:
-        ValueError: if a factor can be read and is negative; schedules are let through.
+        ValueError: if a factor is a negative number; schedules are not checked.
     """
     check_weight("beta", beta)
     check_weight("label_weight", label_weight)

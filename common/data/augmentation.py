@@ -1,7 +1,7 @@
 """Standard augmentation of images on the device, as pure functions of a key.
 
-Each image of a batch is drawn for by itself. All of it can be jitted and vmapped, works on uint8
-and on floating-point images, and the same key gives the same images.
+Each image of a batch has random numbers of its own. All functions can be jitted and vmapped, work
+on uint8 and on floating-point images, and give the same images for the same key.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
-    r"""Pads with zeros on all sides and cuts a window of the old size out, anywhere in it.
+    r"""Pads with zeros on all sides and cuts out a window of the old size at a random place.
 
     Each image is moved by an offset of its own, uniform over $\{-p, \dots, p\}^2$.
 
@@ -42,6 +42,7 @@ def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.A
     if padding == 0:
         return images
     n, height, width, channels = images.shape
+    # The corner of the window in the padded image; (padding, padding) leaves the image in place.
     corners = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
     border = (padding, padding)
     padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
@@ -83,7 +84,7 @@ def pad_crop_flip(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: as `random_crop` does.
+        ValueError: if the images are not [n, height, width, channels] or the padding is negative.
 
     References:
         He et al., *Deep residual learning for image recognition*, 2016, section 4.2.

@@ -198,9 +198,10 @@ def plain(
     Args:
         depth: layers with weights. 18 and 34 are of the ImageNet family, every other 6n + 2 but 50
             and 152 of the CIFAR family.
-        num_classes: see `resnet`, as for the other arguments.
-        width: factor on every number of channels.
-        norm: "batch", "group" or None.
+        num_classes: outputs, at least 1.
+        width: factor on every number of channels, above 0, the results rounded.
+        norm: "batch", "group" (in groups of 16 channels, or as many as divide both 16 and the
+            width) or None.
         use_bias: whether convolutions have biases; None for where no normalisation follows.
         dtype: of the computation.
         param_dtype: of parameters, running averages and logits.
@@ -247,6 +248,7 @@ def _family(
 
 
 def _scaled(channels: tuple[int, ...], width: float, num_classes: int) -> tuple[int, ...]:
+    """Channels times the width, at least 1."""
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
     if not (width > 0 and math.isfinite(width)):

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and whether a score tells one set from another."""
+"""Whether probabilities are calibrated, and whether a score separates one set from another."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +18,7 @@ def expected_calibration_error(
         bins: how many, at least 1.
 
     Returns:
-        0 where every bin is right as often as it says, at most 1.
+        From 0, where accuracy equals confidence in every bin, to 1.
 
     Raises:
         ValueError: if shapes do not fit, a row is no distribution, or there is no bin.
@@ -45,6 +45,7 @@ def expected_calibration_error(
     confidence, right = values.max(1), values.argmax(1) == answers
     # Bin b holds confidences above b / bins, up to (b + 1) / bins.
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    # n_b (acc_b - conf_b), summed over the bin's predictions.
     gaps = np.bincount(index, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / answers.size)
 
@@ -53,12 +54,12 @@ def detection_auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     """The probability that an outsider has the higher score, ties counting half.
 
     Args:
-        inside: scores of examples from where training was, [n]; finite.
-        outside: scores of examples from elsewhere, [m], larger where they are seen to be foreign.
+        inside: scores of examples from the training distribution, [n]; finite.
+        outside: scores of examples from elsewhere, [m]; larger where the score detects them.
 
     Returns:
-        1 if the score tells them apart, 0.5 if it says nothing: the area under the curve of the
-        receiver operating characteristic.
+        The area under the receiver operating characteristic curve: 1 if the score separates the two
+        sets, 0.5 if it carries no information.
 
     Raises:
         ValueError: if either is empty, or a score is not finite.
@@ -70,7 +71,7 @@ def detection_auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     groups = [np.asarray(scores, np.float64).ravel() for scores in (inside, outside)]
     if not all(group.size and np.isfinite(group).all() for group in groups):
         raise ValueError(
-            "inside and outside must each hold a score at least, and only finite ones, got "
+            "inside and outside must each hold at least one score, all of them finite, got "
             f"{groups[0].size} and {groups[1].size} scores."
         )
     from sklearn.metrics import roc_auc_score  # seconds' import, needed from here on only

@@ -1,4 +1,4 @@
-"""Whether one method is above another, seed by seed: a paired Student t interval."""
+"""Whether one method's metric is above another's over seeds: a paired Student t interval."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from common.results.records import Record
 
 CONFIDENCE = 0.95
+"""Probability with which an interval covers the true mean."""
 
 
 class Difference(NamedTuple):
@@ -37,11 +38,11 @@ def paired_difference(
     *,
     diverged: float | None = None,
 ) -> Difference:
-    """The differences of a metric between two methods, of the seeds that both have.
+    """The difference of a metric between two methods, over the seeds that both have.
 
     Args:
-        records: of the one, one a seed.
-        base: of the other.
+        records: of the first method, one per seed.
+        base: of the second method, which is subtracted.
         name: the metric.
         diverged: what a value that is not finite counts as; None leaves its pair out.
 
@@ -49,8 +50,8 @@ def paired_difference(
         >>> def of(*values):
         ...     return [Record(method="", setting={}, seed=s, metrics={"x": v}, wall_time=0.0)
         ...             for s, v in enumerate(values)]
-        >>> found = paired_difference(of(0.5, 0.7, 0.6), of(0.4, 0.5, 0.5), "x")
-        >>> round(found.mean, 3), round(found.half_width, 3), found.above
+        >>> gain = paired_difference(of(0.5, 0.7, 0.6), of(0.4, 0.5, 0.5), "x")
+        >>> round(gain.mean, 3), round(gain.half_width, 3), gain.above
         (0.133, 0.143, False)
     """
     of_seed = {record.seed: record.metrics.get(name, math.nan) for record in base}
@@ -65,10 +66,10 @@ def paired_difference(
 
 
 def interval(differences: Iterable[float]) -> Difference:
-    """Mean and half-width of the interval of some differences; what is not finite is left out.
+    """Mean and half-width of the confidence interval; differences that are not finite are left out.
 
     Args:
-        differences: one a seed.
+        differences: one per seed.
     """
     values = np.asarray([d for d in differences if math.isfinite(d)], float)
     if not len(values):
@@ -77,6 +78,7 @@ def interval(differences: Iterable[float]) -> Difference:
         return Difference(float(values[0]), math.inf, 1)
     from scipy import stats  # two seconds' import, needed from here on only
 
+    # mean ± t_(n-1) sd / sqrt(n)
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return Difference(float(values.mean()), quantile * error, len(values))

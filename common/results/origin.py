@@ -1,4 +1,4 @@
-"""Where a figure came from: code, versions, device, time."""
+"""The origin of a result: code, versions, device, time."""
 
 import functools
 import importlib.metadata
@@ -29,6 +29,7 @@ def git_commit() -> str:
 
 
 def _git(*arguments: str) -> str:
+    """What git prints, run in this checkout."""
     done = subprocess.run(
         ["git", *arguments], cwd=_ROOT, check=True, capture_output=True, text=True
     )
@@ -38,8 +39,8 @@ def _git(*arguments: str) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """The versions that a result depends on: Python's and the numerical packages'."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **found}
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **packages}
 
 
 def device() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Figures drawn from records: one look for all, the spread over seeds always shown."""
+"""Figures drawn from records, in one style, with the spread over seeds always shown."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from matplotlib.rcsetup import cycler
 
 from common.results.records import Record
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and in print.
+# Okabe and Ito's palette: distinct to colour-blind readers, and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -104,6 +104,7 @@ def plot_spread(
         style: index into the palette.
         marker: whether to mark the points.
     """
+    # Masked, so that a seed's NaN drops out of mean and band at that point alone.
     masked = np.ma.masked_invalid(values)
     mean = masked.mean(axis=0).filled(np.nan)
     colour = COLOURS[style % len(COLOURS)]
@@ -128,7 +129,7 @@ def plot_bars(
 
     Args:
         axes: where to draw.
-        labels: one a bar, top to bottom.
+        labels: one per bar, top to bottom.
         values: the seeds of each bar; non-finite ones are left out.
         scale: factor on the values, 100 for percent.
     """

@@ -83,12 +83,12 @@ def read_records(path: Path) -> list[Record]:
     """Reads every complete record of a file, oldest first.
 
     Args:
-        path: a file that `RecordWriter` wrote. Of a last line that was cut off, by a power cut say,
-            a warning is given, and it is left out; the next `RecordWriter` removes it.
+        path: a file that `RecordWriter` wrote. A last line that was cut off, by a power cut say, is
+            left out with a warning; the next `RecordWriter` removes it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a complete line is no record; it names the line.
+        ValueError: if a complete line is not a record; the message names the line.
     """
     *lines, rest = path.read_bytes().split(b"\n")
     if rest:
@@ -106,21 +106,21 @@ def last_run(records: Iterable[Record]) -> list[Record]:
 
 
 def parse_record(line: str | bytes, where: str) -> Record:
-    """The record that a line of JSON holds; the keys that are no field of it are its origin.
+    """The record that a line of JSON holds; keys that are no field of `Record` are its origin.
 
     Args:
         line: one line of a file; bytes are UTF-8.
-        where: which one, for the error.
+        where: its place, "file:line", for the error.
 
     Raises:
-        ValueError: if it is no record.
+        ValueError: if it is not a record.
     """
-    own = {field.name for field in dataclasses.fields(Record)} - {"origin"}
+    of_record = {field.name for field in dataclasses.fields(Record)} - {"origin"}
     try:
         fields = json.loads(line)
         if not isinstance(fields, dict):
             raise TypeError("no JSON object")
-        origin = {key: fields.pop(key) for key in list(fields) if key not in own}
+        origin = {key: fields.pop(key) for key in list(fields) if key not in of_record}
         fields["metrics"] = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
         fields["curve"] = {
             name: [math.nan if v is None else v for v in column]
@@ -137,7 +137,7 @@ def plain(value: Any) -> Any:
     """JSON's own types for everything; null for figures that are not finite.
 
     Args:
-        value: mappings, sequences, scalars, NumPy and JAX arrays, paths, nested at will.
+        value: mappings, sequences, scalars, NumPy and JAX arrays and paths, however nested.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

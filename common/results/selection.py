@@ -22,7 +22,7 @@ def best_setting(
         criterion: a metric, larger is better, measured on data that no figure is reported on.
 
     Returns:
-        The chosen setting's records, one a seed; if every setting diverged in some seed, those of
+        The chosen setting's records, one per seed; if every setting diverged in some seed, those of
         the setting with the fewest diverged runs.
 
     Raises:
@@ -43,6 +43,7 @@ def best_setting(
         raise ValueError("there must be at least one record to choose from, got none.")
 
     def merit(seeds: Sequence[Record]) -> tuple[int, float]:
+        """Fewest diverged runs first, then the mean of the others."""
         values = np.asarray([record.metrics[criterion] for record in seeds], dtype=np.float64)
         finite = values[np.isfinite(values)]
         return finite.size - values.size, float(finite.mean()) if finite.size else -np.inf
@@ -51,10 +52,10 @@ def best_setting(
 
 
 def latin_hypercube(spans: Mapping[str, tuple[float, float]], count: int) -> list[dict[str, float]]:
-    """Settings to try, one in every stratum of every range: a Latin hypercube, logarithmic.
+    """Settings to try: a Latin hypercube, with one value in every stratum of every range.
 
-    Spans that come first are drawn first, so methods that begin with the same one get the same
-    values of it.
+    Strata are equal on a logarithmic scale. Spans are drawn in their order, so methods whose first
+    spans are the same get the same values of them.
 
     Args:
         spans: the least and the largest value of each setting, above 0.
@@ -67,9 +68,12 @@ def latin_hypercube(spans: Mapping[str, tuple[float, float]], count: int) -> lis
         >>> latin_hypercube({"learning_rate": (0.01, 1.0)}, 2)
         [{'learning_rate': 0.032}, {'learning_rate': 0.32}]
     """
+    # scipy.stats.qmc.LatinHypercube takes the same strata in another order, and committed records
+    # depend on the order.
     generator = np.random.default_rng(0)
 
     def draws(span: tuple[float, float]) -> list[float]:
+        # The middle of each of `count` equal parts of the logarithmic range, shuffled.
         strata = (generator.permutation(count) + 0.5) / count
         return [float(f"{x:.2g}") for x in span[0] * (span[1] / span[0]) ** strata]
 

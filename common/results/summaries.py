@@ -5,8 +5,8 @@ preset, command, configuration, provenance); each further line is one record wit
 figures are kept to the last bit, so tables made from a summary are those made from the records;
 curves are thinned and rounded to what a figure can show. Of pictures, records whose setting has the
 key "picture", every pixel is kept: bytes, compressed (zlib, base64), {"zlib": "..."}. A column that
-an earlier record has too, as the number of gradients is the same for all methods, is given by that
-record's number, counted from 0.
+an earlier record has too (the number of gradients, say, which is the same for all methods) is given
+by the number of that record, counted from 0.
 """
 
 import base64
@@ -34,7 +34,7 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
     """Writes the summary of one run, replacing the file in one go.
 
     Args:
-        records: of one run, as `read_records` gave them.
+        records: of one run, in the order in which they were written.
         path: the file; its folder is made where it is missing.
 
     Raises:
@@ -46,9 +46,9 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
             f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
         )
     lines = [{"origin": plain(records[0].origin)}]
-    first: dict[tuple[str, str], int] = {}  # which record has a column first
+    first: dict[tuple[str, str], int] = {}  # (name, content) of a column: the record it is first in
     for i, record in enumerate(records):
-        # The columns of a picture are its pixels: no outline of a curve.
+        # The columns of a picture are its pixels, which must not be thinned.
         curve = record.curve if "picture" in record.setting else _thinned(record.curve)
         fields = dataclasses.asdict(dataclasses.replace(record, curve=curve))
         del fields["origin"]
@@ -73,7 +73,7 @@ def read_summary(path: Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is no record; it names the line.
+        ValueError: if a line is not a record; the message names the line.
     """
     first, *lines = path.read_bytes().splitlines() or [b""]
     try:
@@ -90,7 +90,7 @@ def read_summary(path: Path) -> list[Record]:
 
 
 def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | bytes:
-    """A line with its own columns, where it names earlier records that have the same."""
+    """A line with its columns in full, those of earlier records included."""
     try:
         fields = json.loads(line)
         fields["curve"] = {
@@ -104,12 +104,12 @@ def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | by
             f"{where} is not a record (its pixels are damaged: {error}); take the run anew."
         ) from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return line  # no record: whoever parses it says so
+        return line  # not a record: `parse_record` raises the error
     return json.dumps(fields)
 
 
 def _packed(column: list[float]) -> list[float] | dict[str, str]:
-    """A column of bytes in a tenth of the room; any other as it is."""
+    """A column of bytes, compressed; any other as it is."""
     values = np.asarray(column)
     if values.dtype.kind != "i" or values.size == 0 or values.min() < 0 or values.max() > 255:
         return column
@@ -132,4 +132,5 @@ def _thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 
 def _rounded(value: float) -> float:
+    """To `DIGITS` significant digits."""
     return float(f"{value:.{DIGITS}g}")

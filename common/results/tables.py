@@ -21,11 +21,11 @@ class Summary(NamedTuple):
     n: int
     """How many finite values there are."""
     failed: int
-    """How many were not finite: diverged runs, which the mean cannot speak for."""
+    """How many were not finite: diverged runs, which the mean leaves out."""
 
 
 def summarise(values: Iterable[float]) -> Summary:
-    """Mean, sample standard deviation and count; what is not finite is counted apart.
+    """Mean, sample standard deviation and count; values that are not finite are counted apart.
 
     Example:
         >>> summarise([0.9, 0.8, float("nan")])
@@ -44,8 +44,8 @@ def summarise(values: Iterable[float]) -> Summary:
 def percent(summary: Summary) -> str:
     """A fraction in percent, "97.01 ± 0.14".
 
-    Diverged runs are named: "97.01 ± 0.14 (1 of 3 diverged)"; so is a spread that one run cannot
-    have.
+    Diverged runs are counted, "97.01 ± 0.14 (1 of 3 diverged)", and a single run, which has no
+    spread, is marked, "97.01 (n = 1)".
 
     Example:
         >>> percent(summarise([0.97, 0.98, 0.96]))
@@ -55,7 +55,7 @@ def percent(summary: Summary) -> str:
 
 
 def number(summary: Summary, *, digits: int = 3) -> str:
-    """A figure as it is, "0.551 ± 0.012"; see `percent` for diverged runs.
+    """A figure without a factor, "0.551 ± 0.012"; diverged runs are counted as by `percent`.
 
     Example:
         >>> number(summarise([1.0]))
@@ -65,6 +65,7 @@ def number(summary: Summary, *, digits: int = 3) -> str:
 
 
 def _spread(summary: Summary, *, scale: float, digits: int) -> str:
+    """Mean and standard deviation as text."""
     total = summary.n + summary.failed
     if summary.n == 0:
         return f"diverged ({summary.failed} of {total})"
@@ -106,6 +107,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {row}.")
+    # Each column as wide as its widest cell; a rule's colon marks the side to which it is set.
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Checkpoints through orbax: written whole or not at all, checked when read, nothing unpickled.
 
 A checkpoint is JSON and numbers. When it is complete and on the disk it is sealed: a last file,
-seal.json, holds the length and the checksum of every other. So one that was cut short or altered is
-never gone on with: the one before it is, with a warning.
+seal.json, holds the length and the checksum of every other. A checkpoint that was cut short or
+altered is therefore never used; a run resumes from the one before it, with a warning.
 """
 
 import json
@@ -38,15 +38,15 @@ class Restored(NamedTuple):
 
 
 class DamagedCheckpointError(ValueError):
-    """No checkpoint of a folder can be read; the message names each, and why."""
+    """No checkpoint of a folder can be read; the message gives the reason for each."""
 
 
 class NotANumberError(ValueError):
-    """A state with NaN in it, which nothing can be gained from going on with."""
+    """A state with NaN in it, from which training cannot usefully go on."""
 
 
 class UnwrittenCheckpointError(OSError):
-    """A checkpoint that could not be written; those that were there are."""
+    """A checkpoint that could not be written; earlier ones are intact."""
 
 
 class Checkpoints:
@@ -57,7 +57,7 @@ class Checkpoints:
 
         Args:
             folder: the run's own folder.
-            keep: how many to keep; two, so that the last good one is there while one is written.
+            keep: how many to keep; with two, the last good one exists while another is written.
         """
         self._folder = folder.resolve()
         self._manager = ocp.CheckpointManager(
@@ -83,21 +83,21 @@ class Checkpoints:
                 checkpoints.
 
         Raises:
-            ValueError: if the step is not larger; of it, `NotANumberError` if there is NaN in the
-                state.
-            UnwrittenCheckpointError: if it could not be written, on a full disk say; what was saved
-                before is there.
+            ValueError: if the step is not larger.
+            NotANumberError: a ValueError, if there is NaN in the state.
+            UnwrittenCheckpointError: if it could not be written, on a full disk say; earlier
+                checkpoints are intact.
         """
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(
-                f"steps of checkpoints ascend, and {self._folder} has one of step {latest}, got "
-                f"{step}; give another run a folder of its own."
+                f"steps of checkpoints must ascend, and {self._folder} has one of step {latest}, "
+                f"got {step}; give another run a folder of its own."
             )
         if not allow_nan and (leaves := leaves_with_nan(state)):
             raise NotANumberError(
-                f"a state to go on from holds no NaN, but {', '.join(leaves)} of step {step} does; "
-                "take a smaller learning rate, or pass allow_nan=True to save it all the same."
+                f"a state to resume from must hold no NaN, but {', '.join(leaves)} of step {step} "
+                "does; take a smaller learning rate, or pass allow_nan=True to save it anyway."
             )
         described = {"leaves": _described(state), "notes": notes}
         try:
@@ -133,27 +133,28 @@ class Checkpoints:
 
         Args:
             template: a pytree of arrays of the structure, shapes and dtypes that were saved.
-            allow_nan: whether a state with NaN in it is wanted.
+            allow_nan: whether a state with NaN in it is accepted.
 
         Raises:
-            ValueError: if what was saved does not fit the template; of it, `NotANumberError` if
-                there is NaN in it, and `DamagedCheckpointError` if all are damaged.
+            ValueError: if what was saved does not fit the template.
+            NotANumberError: a ValueError, if there is NaN in the state.
+            DamagedCheckpointError: a ValueError, if all checkpoints are damaged.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._read(step, template)
+                restored = self._read(step, template)
             except _DamageError as damage:
                 damaged[step] = str(damage)
                 continue
-            if not allow_nan and (leaves := leaves_with_nan(found.state)):
+            if not allow_nan and (leaves := leaves_with_nan(restored.state)):
                 raise NotANumberError(
-                    f"a state to go on from holds no NaN, but {', '.join(leaves)} of the "
-                    f"checkpoint {self._folder / str(step)} does; remove that folder to go on from "
-                    "the one before it, or pass allow_nan=True."
+                    f"a state to resume from must hold no NaN, but {', '.join(leaves)} of the "
+                    f"checkpoint {self._folder / str(step)} does; remove that folder to resume "
+                    "from the one before it, or pass allow_nan=True."
                 )
             self._set_aside(damaged, step)
-            return found
+            return restored
         if damaged:
             raise DamagedCheckpointError(
                 "no checkpoint can be read: "
@@ -163,6 +164,7 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, template: Any) -> Restored:
+        """One checkpoint, if it is as it was sealed."""
         path = self._folder / str(step)
         _check_seal(path)  # before orbax reads any of it
         item = ocp.args.Composite(notes=ocp.args.JsonRestore())
@@ -173,13 +175,14 @@ class Checkpoints:
         return Restored(step=step, state=state, notes=described["notes"])
 
     def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+        """Renames damaged checkpoints, so that nothing reads them again, and warns."""
         for step, why in damaged.items():
             path = self._folder / str(step)
             shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
             path.rename(path.with_suffix(".damaged"))
             warnings.warn(
                 f"the checkpoint {path} is damaged ({why}); it is set aside as "
-                f"{step}.damaged, and {self._folder / str(good)} gone on from.",
+                f"{step}.damaged, and training resumes from {self._folder / str(good)}.",
                 stacklevel=3,
             )
         if damaged:
@@ -214,6 +217,7 @@ class _DamageError(Exception):
 
 
 def _named(state: Any) -> Iterator[tuple[str, Any]]:
+    """Each leaf with its name."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         yield jax.tree_util.keystr(path) or "the state", array
@@ -225,14 +229,15 @@ def _described(state: Any) -> dict[str, str]:
 
 
 def _check_template(saved: dict[str, str], template: Any, path: Path) -> None:
-    due = _described(template)
-    for name in [*due, *saved]:
-        was, now = (leaves.get(name, "no such leaf") for leaves in (saved, due))
+    """Refuses a template whose leaves are not, in name, dtype and shape, those saved."""
+    present = _described(template)
+    for name in [*present, *saved]:
+        was, now = (leaves.get(name, "no such leaf") for leaves in (saved, present))
         if was != now:
             raise ValueError(
-                f"a checkpoint is read into a state like the one that was saved, but {path} has "
-                f"{was} at {name}, and this state {now}; resume with the settings it was made "
-                "with, or give this run a folder of its own."
+                f"a checkpoint must be read into a state like the one saved, but {path} has {was} "
+                f"at {name}, and this state {now}; resume with the settings it was made with, or "
+                "give this run a folder of its own."
             )
 
 
@@ -255,16 +260,16 @@ def _check_seal(folder: Path) -> None:
         raise _DamageError("its writing was cut short") from None
     except ValueError:
         raise _DamageError(f"{_SEAL} is not what was written") from None
-    found = _sums(folder)
-    if missing := sorted(sealed.keys() - found.keys()):
+    sums = _sums(folder)
+    if missing := sorted(sealed.keys() - sums.keys()):
         raise _DamageError(f"{missing[0]} is missing")
-    if changed := sorted(name for name, sums in sealed.items() if found[name] != sums):
+    if changed := sorted(name for name, sealed_sums in sealed.items() if sums[name] != sealed_sums):
         raise _DamageError(f"{changed[0]} is not what was written")
 
 
 def _sums(folder: Path) -> dict[str, list[int]]:
     """Length and checksum of every file but the seal, by its path."""
-    found = {}
+    sums = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != _SEAL:
@@ -272,8 +277,8 @@ def _sums(folder: Path) -> dict[str, list[int]]:
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     length, checksum = length + len(block), zlib.crc32(block, checksum)
-            found[name] = [length, checksum]
-    return found
+            sums[name] = [length, checksum]
+    return sums
 
 
 def _first(error: BaseException) -> str:

@@ -18,17 +18,17 @@ ApplyFn = Callable[..., jax.Array]
 
 MetricsFn = Callable[[Any, chex.ArrayTree], Mapping[str, jax.Array]]
 """`(state, batch) -> figures`, one a name and example, each [batch]. The state is a `TrainState` or
-another pytree that holds a model, such as a simulated server's."""
+another pytree that holds a model, such as that of a simulated server."""
 
 
 def cross_entropy_loss(apply_fn: ApplyFn) -> LossFn:
-    """Mean softmax cross-entropy of `(images, labels)` batches, for models without own state.
+    """Mean softmax cross-entropy of `(images, labels)` batches, for models without state.
 
     Args:
         apply_fn: `(params, images) -> logits`, [batch, classes].
 
     Returns:
-        A loss for `common.training.train_step`; the batch is (images, labels int [batch]).
+        A loss for `train_step`; the batch is (images, labels int [batch]).
     """
 
     def loss_fn(params: optax.Params, model_state: Any, batch: Any, key: jax.Array):
@@ -48,7 +48,7 @@ def network_loss(network: nn.Module) -> LossFn:
             its collections other than "params", {"batch_stats": ...} or {}.
 
     Returns:
-        A loss for `common.training.train_step`; the batch is (images, labels int [batch]).
+        A loss for `train_step`; the batch is (images, labels int [batch]).
     """
 
     def loss_fn(params: optax.Params, model_state: Any, batch: Any, key: jax.Array):
@@ -81,7 +81,7 @@ def network_metrics(network: nn.Module) -> MetricsFn:
     """Accuracy and cross-entropy of every example, by a linen network's running averages.
 
     Args:
-        network: as for `network_loss`.
+        network: takes (images, train=...) and returns logits [batch, classes].
     """
 
     def metrics(state: TrainState, batch: Any) -> dict[str, jax.Array]:
@@ -95,10 +95,12 @@ def network_metrics(network: nn.Module) -> MetricsFn:
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Of each example, [batch], nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _figures(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Of each example, [batch] each."""
     return {
         "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
         "cross_entropy": _cross_entropy(logits, labels),
@@ -125,7 +127,7 @@ def evaluator(
         batch_size: examples evaluated at once.
         prefix: put before each figure's name, as in "test_".
         many_runs: whether states have a leading axis [runs]; then figures are [runs].
-        at_once: of many runs at most so many are evaluated side by side; None for all.
+        at_once: how many of many runs are evaluated side by side at most; None for all.
 
     Returns:
         `state -> figures`, each float64, [] or [runs]; for the `evaluate` argument of `fit`.
@@ -138,6 +140,7 @@ def evaluator(
         raise ValueError("there must be at least one example to evaluate on, got none.")
     batch_size = min(batch_size, size)
 
+    # Rows past the end repeat the last example, and count 0.
     def batch_sums(state: Any, data: chex.ArrayTree, start: jax.Array) -> Any:
         rows = start + jnp.arange(batch_size)
         batch = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, size - 1)], data)
@@ -160,10 +163,10 @@ def evaluator(
         if not many_runs or at_once is None:
             return sums(state)
         runs = jax.tree.leaves(state)[0].shape[0]
-        found = [
-            sums(jax.tree.map(lambda leaf, own=own: leaf[own], state))
-            for own in groups(runs, at_once)
+        parts = [
+            sums(jax.tree.map(lambda leaf, part=part: leaf[part], state))
+            for part in groups(runs, at_once)
         ]
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return evaluate

@@ -1,4 +1,4 @@
-"""What is compiled of a training loop, once for each step function however often it is used."""
+"""The compiled programs of a training loop, made once for each step function."""
 
 import functools
 from collections.abc import Callable
@@ -17,11 +17,11 @@ drives where a step has convolutions and runs on CPU, where XLA runs their gradi
 to 24 times slower (https://github.com/jax-ml/jax/issues/12868). Else it scans."""
 
 KEPT = 16
-"""Step functions whose programs are kept: two experiments' worth, of those used last."""
+"""How many step functions' programs are kept, the latest ones: enough for two experiments."""
 
 
 class Programs(NamedTuple):
-    """Of one step function on data of one size."""
+    """The programs of one step function on data of one size."""
 
     permute: Callable[[jax.Array, jax.Array], jax.Array]
     """(order, epoch) -> rows, int32 [steps, batch], or [steps, runs, batch]."""
@@ -42,12 +42,12 @@ def programs(
     many_runs: bool,
     layout: Layout | None = None,
 ) -> Programs:
-    """The programs of a step, the same ones whenever the arguments are.
+    """The programs of a step; equal arguments give the same programs, compiled once.
 
     Args:
         step: a training step, which `train_step` makes.
         size: examples in the data.
-        batch_size: examples a step.
+        batch_size: examples per step.
         many_runs: whether states and keys have a leading axis [runs]; the data are shared.
         layout: over several devices; None for one.
     """

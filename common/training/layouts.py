@@ -1,4 +1,4 @@
-"""How training is laid out over several devices: batches shared out, states as they were given."""
+"""How training is laid out over several devices: batches shared out, states left as they lie."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Layout(NamedTuple):
-    """Where a training step's arrays lie; hashable, to be compiled for."""
+    """The shardings of a training step's arrays; hashable, since programs are compiled for it."""
 
     batch: NamedSharding
     """Of a batch: an equal share for each device along the mesh's first axis."""
@@ -20,7 +20,7 @@ class Layout(NamedTuple):
     """Of its leaves."""
 
     def keeping(self, one: Callable[..., tuple[Any, jax.Array]]) -> Callable[..., Any]:
-        """A step after which the state lies as before it; else XLA may shard a leaf anew.
+        """A step that keeps the state's shardings, which XLA might otherwise change.
 
         Args:
             one: (state, ...) -> (state, loss).
@@ -37,13 +37,14 @@ def place(tree: Any, mesh: Mesh) -> Any:
     """A tree on all devices of a mesh; leaves that lie on it already stay as they are.
 
     Args:
-        tree: of arrays, the same in every process that the mesh spans; of those that are put there
-            this is checked.
+        tree: arrays, the same in every process that the mesh spans, which is checked for those that
+            are moved.
         mesh: its axes automatic.
     """
     whole = NamedSharding(mesh, PartitionSpec())
 
     def put(leaf: Any) -> jax.Array:
+        # A leaf sharded over this mesh keeps its sharding; any other is copied to every device.
         at = leaf.sharding if isinstance(leaf, jax.Array) else None
         there = isinstance(at, NamedSharding) and at.device_set == whole.device_set
         return leaf if there else jax.device_put(leaf, whole)
@@ -55,9 +56,9 @@ def layout(state: Any, mesh: Mesh, *, batch_size: int) -> Layout:
     """The layout of training from a state.
 
     Args:
-        state: as `place` returns it.
-        mesh: whose first axis shares a batch.
-        batch_size: examples a step.
+        state: on the mesh, where `place` puts it.
+        mesh: its first axis shares out each batch.
+        batch_size: examples per step.
 
     Raises:
         ValueError: if a batch cannot be shared out equally.

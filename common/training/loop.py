@@ -86,7 +86,7 @@ def fit(
         state: where to start; for many runs at once, every leaf has a leading axis [runs].
         data: a pytree of arrays that share their leading axis, [n, ...]; shared by all runs.
         keys: of the data order and of the loss function's noise; scalars, or [runs] for many runs.
-        batch_size: examples a step.
+        batch_size: examples per step.
         epochs: passes over the data, counted from the beginning also when resuming.
         evaluate: called with the state after each epoch; its figures, [] or [runs], join the curve.
             Where runs are trained group by group, it is called with one group's states.

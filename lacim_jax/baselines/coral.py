@@ -45,6 +45,7 @@ def coral_loss(
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
         del examples
         values, weights = batch.representation, batch.membership
+        # Within domains: C = n / (n - 1) (E[z z^T] - mu mu^T), without bias.
         means = weights.T @ values  # [num_domains, k]
         second = jnp.einsum("bd,bi,bj->dij", weights, values, values)
         counts = (weights > 0).sum(0).astype(values.dtype)

@@ -128,8 +128,8 @@ class DIVA(nn.Module):
         )
 
     def _learnt(self, means: jax.Array, raw: jax.Array, index: Int[Array, " batch"]) -> Gaussian:
+        """The learnt prior of each example's class or domain; NaN for an unknown one."""
         log_vars = bounded_log_var(raw, bound=self.log_var_bound)
-        # A class or domain that is not known gives NaN, which shows.
         return Gaussian(
             *(
                 p.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
@@ -153,8 +153,8 @@ def diva_loss(
     Args:
         model: the densities.
         beta: β, or a schedule of it by step; warmed up from 0 as a rule.
-        label_weight: $\alpha_y$, likewise.
-        domain_weight: $\alpha_d$, likewise.
+        label_weight: $\alpha_y$, or a schedule of it by step.
+        domain_weight: $\alpha_d$, or a schedule of it by step.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
@@ -171,18 +171,23 @@ def diva_loss(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         noise = jax.random.normal(key, (len(examples.images), 3 * model.dim))
-        found = cast(
+        densities = cast(
             "Densities",
             model.apply({"params": params}, examples, noise, method="densities"),
         )
-        kl = [q.kl(p).sum(-1).mean() for q, p in zip(found.posterior, found.prior, strict=True)]
+        # KL(q_i || p_i) of the three groups of latents, each summed over its dimensions.
+        kl = [
+            q.kl(p).sum(-1).mean()
+            for q, p in zip(densities.posterior, densities.prior, strict=True)
+        ]
+        log_x = jax.vmap(model.likelihood.log_prob)(densities.reconstruction, examples.images)
+        log_y = jax.vmap(CATEGORICAL.log_prob)(densities.logits, examples.labels)
+        log_d = jax.vmap(CATEGORICAL.log_prob)(densities.domain_logits, examples.domains)
         terms = {
-            "reconstruction": jax.vmap(model.likelihood.log_prob)(
-                found.reconstruction, examples.images
-            ).mean(),
+            "reconstruction": log_x.mean(),
             "divergence": kl[0] + kl[1] + kl[2],
-            "label": jax.vmap(CATEGORICAL.log_prob)(found.logits, examples.labels).mean(),
-            "domain": jax.vmap(CATEGORICAL.log_prob)(found.domain_logits, examples.domains).mean(),
+            "label": log_y.mean(),
+            "domain": log_d.mean(),
         }
         loss = -terms["reconstruction"]
         for weight, signed in (

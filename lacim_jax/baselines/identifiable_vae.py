@@ -1,4 +1,4 @@
-"""An identifiable variational autoencoder: latents known by their domain, none set apart."""
+"""An identifiable variational autoencoder: LaCIM in which every latent may cause the label."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ def ivae(
     The iVAE identifies latents by a prior $p(z|u)$ that is factorised given an observed u. With u
     the domain and a classifier on all of z it is $p(z|d) \, p(x|z) \, p(y|z)$: LaCIM with
     `v_dim=0`. What it lacks is the claim that some of z does not cause y, and so the comparison
-    tells what that claim is worth. It is trained, searched and used for prediction as LaCIM is.
+    shows what that claim is worth. It is trained, searched and used for prediction as LaCIM is.
 
-    The label is no part of u here, unlike in experiments that classify by u: at test time it is
-    what is to be predicted.
+    Unlike in experiments that take the label as u, the label is no part of u here: at test time it
+    is what is to be predicted.
 
     Args:
-        encoder: as in `LaCIM`.
-        decoder: as in `LaCIM`.
+        encoder: the trunk, images [batch, ...] to features [batch, features].
+        decoder: z [batch, dim] to the parameters of p(x|z), [batch, ...].
         classifier: z [batch, dim] to logits [batch, classes].
         num_domains: how many training domains there are.
         dim: of z.

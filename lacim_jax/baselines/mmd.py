@@ -49,11 +49,12 @@ def mmd_loss(
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
         del examples
         values = batch.representation
+        # All pairs of examples at once; `membership` then averages over the pairs of two domains.
         squares = ((values[:, None] - values[None]) ** 2).sum(-1)
         kernel = sum((jnp.exp(-gamma * squares) for gamma in gammas), jnp.zeros_like(squares))
         means = batch.membership.T @ kernel @ batch.membership  # [num_domains, num_domains]
-        own = jnp.diagonal(means)
-        return mean_over_pairs(own[:, None] + own[None] - 2 * means, batch)
+        within = jnp.diagonal(means)  # E_{d,d} k
+        return mean_over_pairs(within[:, None] + within[None] - 2 * means, batch)
 
     return penalised_loss(
         model, penalty, num_domains=num_domains, weight=weight, label_likelihood=label_likelihood

@@ -96,16 +96,19 @@ def domain_diversity(
     if diagonal:
         covariances = covariances[:, :, None] * np.eye(dim)
     centre = means.mean(0)
+    # Total variance of each latent: the mean within domains plus that of the domains' means.
     scale = np.sqrt(np.einsum("dii->di", covariances).mean(0) + ((means - centre) ** 2).mean(0))
     means = (means - centre) / scale
     precision = np.linalg.inv(covariances / scale[:, None] / scale)
     linear = np.einsum("dij,dj->di", precision, means)
+    # eta = (P mu, -P / 2), P the precision: its diagonal, or its upper triangle with sqrt(2) on
+    # what stands for two equal entries.
     one, other = np.diag_indices(dim) if diagonal else np.triu_indices(dim)
     weight = np.where(one == other, 1.0, math.sqrt(2))
     eta = np.concatenate([linear, -0.5 * weight * precision[:, one, other]], axis=1)
     k = eta.shape[1]
     values = np.linalg.svd(eta[1:] - eta[0], compute_uv=False) if m > 1 else np.zeros(0)
-    # Against what natural parameters are of themselves: differences of rounding are no diversity.
+    # Relative to the parameters themselves too, or mere rounding would count as diversity.
     floor = tolerance * max(values.max(initial=0.0), float(np.abs(eta).max()))
     rank = int((values > floor).sum())
     return Diversity(

@@ -1,4 +1,4 @@
-"""The report on s and v: every correlation, and beside it what it takes to reach it by cheating."""
+"""The report on s and v: every correlation, and beside it those that controls reach."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from lacim_jax.identifiability.correlation import (
 
 
 class Scores(NamedTuple):
-    """How well one block of latents is told; all on examples that nothing was fitted on."""
+    """How well one block of latents is recovered; all on examples that nothing was fitted on."""
 
     pooled: float
     """MCC over all domains together."""
@@ -28,7 +28,7 @@ class Scores(NamedTuple):
 
 
 class Identification(NamedTuple):
-    """Scores of s and v as they were found, and of two controls that found nothing.
+    """Scores of the estimates of s and v, and of two controls that estimate nothing.
 
     `str` of it is a table.
     """
@@ -36,14 +36,14 @@ class Identification(NamedTuple):
     s: Scores
     v: Scores
     domain_mean_as_s: Scores
-    """Each example's s estimated by the mean of s in its domain: no look at the example."""
+    """Each example's s estimated by the mean of s in its domain, without looking at the example."""
     domain_mean_as_v: Scores
     s_as_v: Scores
     """The true s scored as an estimate of v: what s and v share. Where it is high, a score of v
     says little about v."""
 
     def __str__(self) -> str:
-        """One line a row of the table."""
+        """One line per row of the table."""
         names = ("pooled", "within", "pooled cubic", "within cubic", "within block")
         lines = [f"{'MCC on held-out data':<24}" + "".join(f"{name:>14}" for name in names)]
         titles = ("s", "v", "domain mean as s", "domain mean as v", "s scored as v")
@@ -55,19 +55,20 @@ class Identification(NamedTuple):
 def identification(
     fit: Mapping[str, LatentPairs], score: Mapping[str, LatentPairs]
 ) -> Identification:
-    """Scores what was found for s and v, with two controls computed on the same examples.
+    """Scores the estimates of s and v, with two controls computed on the same examples.
 
     Args:
         fit: the examples to fit matchings and maps on, under "s" and "v"; the same examples and
             domains in both.
-        score: others, likewise.
+        score: other examples of the same domains, under "s" and "v".
 
     Returns:
         All scores. For the control "s scored as v" with fewer dimensions of s than of v only as
         many dimensions of v are scored as there are of s.
 
     Raises:
-        ValueError: as `mean_correlation` does.
+        ValueError: if shapes do not fit, a value is not finite, estimates are fewer than true
+            latents, or there are too few examples of a domain.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -83,7 +84,7 @@ def identification(
     means = {name: _domain_means(fit[name]) for name in ("s", "v")}
     truths = [np.asarray(part["s"].truth) for part in (fit, score)]
 
-    def guessed(name: str) -> Scores:
+    def by_domain_mean(name: str) -> Scores:
         return _scores(
             *(part[name]._replace(estimate=means[name](part[name])) for part in (fit, score))
         )
@@ -91,8 +92,8 @@ def identification(
     return Identification(
         s=_scores(fit["s"], score["s"]),
         v=_scores(fit["v"], score["v"]),
-        domain_mean_as_s=guessed("s"),
-        domain_mean_as_v=guessed("v"),
+        domain_mean_as_s=by_domain_mean("s"),
+        domain_mean_as_v=by_domain_mean("v"),
         s_as_v=_scores(
             *(_as_estimate(part["v"], s) for part, s in zip((fit, score), truths, strict=True))
         ),
@@ -100,6 +101,7 @@ def identification(
 
 
 def _as_estimate(pairs: LatentPairs, s: np.ndarray) -> LatentPairs:
+    """The true s in the place of the estimates of as many dimensions of v."""
     truth = np.asarray(pairs.truth)[:, : s.shape[1]]
     return pairs._replace(truth=truth, estimate=s)
 
@@ -112,6 +114,7 @@ def _domain_means(pairs: LatentPairs):
 
 
 def _scores(fit: LatentPairs, score: LatentPairs) -> Scores:
+    """All five scores of one block."""
     return Scores(
         pooled=mean_correlation(fit, score).mcc,
         within=mean_correlation(fit, score, within=True).mcc,

@@ -1,4 +1,4 @@
-"""Posterior collapse: which latents say anything about an example at all."""
+"""Posterior collapse: which latents carry any information about an example."""
 
 import functools
 from typing import NamedTuple
@@ -75,7 +75,7 @@ def collapse(
         The report; print it.
 
     Raises:
-        ValueError: if there is no example, or not one domain an example.
+        ValueError: if there is no example, or there are not as many domains as examples.
 
     Example:
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
@@ -101,8 +101,11 @@ def collapse(
         kl, mean = _chunk(model, variables, images[part], domains[part])
         kls.append(np.asarray(kl, np.float64))
         means.append(np.asarray(mean, np.float64))
-    mean, own = np.concatenate(means), np.asarray(domains)
-    variances = [mean[own == d].var(0) * (own == d).mean() for d in np.unique(own)]
+    mean, domain_of = np.concatenate(means), np.asarray(domains)
+    # E_d Var_{x|d}: each domain's variance by its share of the examples.
+    variances = [
+        mean[domain_of == d].var(0) * (domain_of == d).mean() for d in np.unique(domain_of)
+    ]
     activity = np.sum(variances, axis=0)
     return Collapse(
         kl=np.concatenate(kls).mean(0),

@@ -1,14 +1,8 @@
 """Latents and labels of images from any domain, by search through the trained model."""
 
-from lacim_jax.inference.latent_inference import (
-    Inference,
-    Prediction,
-    infer,
-    infer_along,
-    predict,
-    predict_from,
-)
+from lacim_jax.inference.latent_inference import Inference, infer, infer_along
 from lacim_jax.inference.memory import search_memory, search_within
+from lacim_jax.inference.prediction import Prediction, predict, predict_from
 from lacim_jax.inference.search import (
     Regulariser,
     Search,

@@ -29,17 +29,16 @@ def search_memory(
     chunk. Nothing is searched.
 
     Args:
-        model: as in `infer`, like all else.
-        variables: likewise.
-        images: likewise; of their number nothing depends.
-        search: likewise.
+        model: the trained model.
+        variables: its variables.
+        images: x, floating-point, [n, ...]; their number does not matter.
+        search: whose memory is asked for.
 
     Returns:
-        Bytes: the chunk, the model's variables, the searches' states and what is computed on the
-        way.
+        Bytes: of the chunk, the model's variables, the searches' states and intermediate results.
 
     Raises:
-        ValueError: as `infer` does.
+        ValueError: if there is no image, or their shape or a pixel does not suit the model.
     """
     pixels = np.asarray(images)
     check_images(model, variables, pixels)
@@ -56,21 +55,22 @@ def search_within(
 ) -> Search:
     """The same search with as large chunks as a memory can hold.
 
-    Large chunks keep an accelerator busy. On CPU they gain little, and lose where what they decode
-    does not fit the cache: there a chunk of tens of images is as fast as any.
+    Large chunks keep an accelerator busy. On CPU they gain little, and are slower where the decoded
+    images do not fit the cache: there a chunk of tens of images is as fast as any.
 
     Args:
         memory: bytes, on the device.
-        model: as in `infer`, like all else.
-        variables: likewise.
-        images: likewise; a chunk is not made larger than their number.
-        search: likewise; its `chunk_size` is replaced.
+        model: the trained model.
+        variables: its variables.
+        images: x, floating-point, [n, ...]; a chunk is not made larger than their number.
+        search: the search, whose `chunk_size` is replaced.
 
     Returns:
         The search, to be handed to `infer` or `predict`.
 
     Raises:
-        ValueError: if the memory does not hold one image, or as `infer` does.
+        ValueError: if the memory does not hold the search of one image, there is no image, or their
+            shape or a pixel does not suit the model.
 
     Example:
         >>> import optax
@@ -85,8 +85,8 @@ def search_within(
     """
 
     def needed(size: int) -> int:
-        tried = dataclasses.replace(search, chunk_size=size)
-        return search_memory(model, variables, images, search=tried)
+        resized = dataclasses.replace(search, chunk_size=size)
+        return search_memory(model, variables, images, search=resized)
 
     size = most = len(np.asarray(images))
     all_at_once = needed(most)
@@ -97,7 +97,8 @@ def search_within(
                 f"a memory of {memory:,} bytes does not hold one image's search, which takes "
                 f"{least:,}; give more, or take fewer draws than {search.draws}."
             )
-        # All but a line in the size of the chunk; what a compiler adds to it is found by trying.
+        # Memory is nearly a line through (1, least) and (most, all_at_once). Compilers pad and
+        # fuse differently at each size, so what the line gives is shrunk until it really fits.
         size = 1 + (memory - least) * (most - 1) // (all_at_once - least)
         while needed(size) > memory:
             size = max(int(0.9 * size), 1)
@@ -119,7 +120,11 @@ def _programs(
     yield begin.lower(model, variables, chunk, noise, **rule, weight=weight)
     start = functools.partial(begin_search, model, **rule)
     state = jax.eval_shape(
-        lambda *given: start(*given[:-1], weight=given[-1]), variables, chunk, noise, weight
+        lambda variables, chunk, noise, weight: start(variables, chunk, noise, weight=weight),
+        variables,
+        chunk,
+        noise,
+        weight,
     )
     if latent_inference.is_driven(model, variables, search):
         lowered = step.lower(model, variables, chunk, state, **rule, weight=weight)
@@ -130,7 +135,8 @@ def _programs(
 
 
 def _peak(lowered: Any) -> int:
-    # Machine code is not what is asked for: arrays are laid out before any is written.
+    """Bytes of arguments, results and temporaries at once; aliased ones counted once."""
+    # Arrays are laid out before machine code is written, so that need not be optimised.
     compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes

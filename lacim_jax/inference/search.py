@@ -40,9 +40,9 @@ class Search:
     r"""How latents are searched: by ascent on $\log p(x|s,v) + \lambda J(s,v)$."""
 
     optimiser: optax.GradientTransformation = _ADAM
-    """Given minus the gradient of one image's objective from one start; it never sees another, so
-    that clipping by norm or a line search mean what they say. Searches with the same optimiser
-    object share a compilation."""
+    """It is given minus the gradient of one image's objective from one start, and never sees
+    another, so that clipping by norm and line searches act on each search by itself. Searches with
+    the same optimiser object share a compilation."""
     regulariser: Regulariser = mixture_prior
     """J."""
     weight: float = 1.0
@@ -101,7 +101,7 @@ def begin_search(
         images: x.
         noise: standard normal. Every image uses the same, and so its search depends neither on
             which images stand beside it nor on their order.
-        optimiser: as in `Search`.
+        optimiser: of latents [dim]; it is given minus the gradient of one search's objective.
         regulariser: J.
         weight: λ; may be traced.
 
@@ -125,22 +125,23 @@ def step_search(
     regulariser: Regulariser,
     weight: ArrayLike,
 ) -> SearchState:
-    """Takes one step of every search, and keeps the better of what was best and where it led.
+    """Takes one step of every search, and keeps the best latents met so far.
 
     Args:
-        model: as in `begin_search`, like all that follow.
-        variables: likewise.
-        images: likewise.
+        model: the trained model.
+        variables: its variables.
+        images: x, those that the searches began with.
         state: where the searches are.
-        optimiser: likewise.
-        regulariser: likewise.
-        weight: likewise.
+        optimiser: the one that they began with.
+        regulariser: J.
+        weight: λ; may be traced.
 
     Returns:
         The searches one step on.
     """
 
     def move(latents: jax.Array, gradient: jax.Array, opt_state: Any) -> tuple[jax.Array, Any]:
+        # optax descends and the objective is to be maximised, hence the sign.
         updates, opt_state = optimiser.update(-gradient, opt_state, latents)
         return jnp.asarray(optax.apply_updates(latents, updates)), opt_state
 
@@ -165,6 +166,7 @@ def _value_and_grad(
     regulariser: Regulariser,
     weight: ArrayLike,
 ) -> tuple[Float[Array, "batch starts"], Float[Array, "batch starts dim"]]:
+    """The objective log p(x|s,v) + λ J(s,v) of every search, and its gradient in the latents."""
     priors = apply(model, variables, "priors")
 
     def objective(latents: Float[Array, " dim"], image: Float[Array, "*image"]) -> jax.Array:

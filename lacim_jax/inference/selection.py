@@ -1,4 +1,4 @@
-"""The search of the latents chosen on training domains: a function that never sees test data."""
+"""Choosing a latent search on held-out data of the training domains, never on test data."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lacim_jax.inference.latent_inference import infer_along, predict_from
+from lacim_jax.inference.latent_inference import infer_along
+from lacim_jax.inference.prediction import predict_from
 from lacim_jax.inference.search import Regulariser, Search, mixture_prior
 from lacim_jax.model.lacim import Examples, LaCIM, Variables
 
@@ -46,13 +47,14 @@ def choose_search(
         steps: numbers of steps, ascending; 0 is the encoder's best start.
         weights: λ, one at least; a further one costs no compilation.
         regularisers: J, one at least.
-        search: all else.
+        search: starts, chunks and optimiser of every trial.
 
     Returns:
         What to hand to `predict`: `predict(..., steps=chosen.steps, search=chosen.search)`.
 
     Raises:
-        ValueError: if nothing is to be tried, or as `infer_along` does.
+        ValueError: if there is nothing to try, the numbers of steps do not ascend, or images do not
+            suit the model.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -75,12 +77,12 @@ def choose_search(
         for regulariser in regularisers
     ]
 
-    def accuracies(one: Search) -> list[float]:
-        found = infer_along(model, variables, held_out.images, key, steps=steps, search=one)
-        answers = [predict_from(model, variables, each).probabilities.argmax(-1) for each in found]
-        return [float(np.mean(answer == labels)) for answer in answers]
+    def accuracies(candidate: Search) -> list[float]:
+        along = infer_along(model, variables, held_out.images, key, steps=steps, search=candidate)
+        predictions = [predict_from(model, variables, inference) for inference in along]
+        return [float(np.mean(p.probabilities.argmax(-1) == labels)) for p in predictions]
 
-    accuracy = np.asarray([[accuracies(one) for one in row] for row in tried])
-    # Of equals, that of the fewest steps; among those, the first.
+    accuracy = np.asarray([[accuracies(candidate) for candidate in row] for row in tried])
+    # With the steps' axis first, the first maximum is that of the fewest steps among equals.
     k, i, j = np.argwhere(np.moveaxis(accuracy, -1, 0) == accuracy.max())[0].tolist()
     return ChosenSearch(tried[i][j], steps[k], accuracy)

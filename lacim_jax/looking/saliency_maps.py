@@ -22,7 +22,7 @@ def saliency(model: LaCIM, variables: Variables, images: Float[Array, " batch *i
 
     The maps of `saliency_of` for the posterior's means, averaged over the training domains'
     encoders, each latent in units of its spread over the batch, so that latents of different
-    scale count alike and a collapsed one, which does not move, counts nothing extra.
+    scale count alike; below a spread of 1e-3, as of a collapsed latent, the unit is 1e-3.
 
     Args:
         model: the trained model.

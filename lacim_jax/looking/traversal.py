@@ -38,8 +38,8 @@ def exchange(
 ) -> Float[Array, " n n *image"]:
     """The images decoded from every s together with every v.
 
-    On the diagonal stand the reconstructions. Along a row the causes of the label stay: if s is
-    what it is meant to be, the label does too.
+    On the diagonal stand the reconstructions. Along a row s stays the same, and so does the label
+    if s holds all that causes it.
 
     Args:
         model: the trained model.
@@ -62,10 +62,10 @@ def exchange(
 
 
 def active_dims(kl_per_dim: Float[Array, "batch dim"], *, s_dim: int, count: int) -> Any:
-    """The latents that tell most about an image: by their divergence from the prior.
+    """The latents that carry most information about an image, by divergence from the prior.
 
     Args:
-        kl_per_dim: as `elbo` gives it, of a batch.
+        kl_per_dim: KL(q(s,v|x,d) || p(s,v|d)) of each dimension, which `elbo` returns.
         s_dim: how many numbers s has.
         count: how many of s and how many of v are wanted; fewer where there are fewer.
 
@@ -79,6 +79,7 @@ def active_dims(kl_per_dim: Float[Array, "batch dim"], *, s_dim: int, count: int
 
 
 def _decoded(model: LaCIM, variables: Variables, latents: jax.Array) -> jax.Array:
+    """The means of p(x|s,v) of latents [..., dim], [..., *image]."""
     flat = latents.reshape(-1, latents.shape[-1])
     pixels = apply(model, variables, "decode", flat)
     means = model.likelihood.mean(pixels)

@@ -1,4 +1,4 @@
-"""What comes in is checked here, on the host, before anything is compiled."""
+"""Checks of a model's input, on the host and before anything is compiled."""
 
 import math
 
@@ -37,17 +37,17 @@ def check_examples(model: LaCIM, variables: Variables, examples: Examples) -> No
         add the others' data, or use num_domains=1 (Pool-LaCIM), one prior for all.
     """
     check_batch(model, variables, examples)
-    found = np.unique(np.asarray(examples.domains))
-    if len(found) < model.num_domains:
+    present = np.unique(np.asarray(examples.domains))
+    if len(present) < model.num_domains:
         raise ValueError(
             f"every one of the model's {model.num_domains} domains needs examples, got some of "
-            f"domains {found.tolist()} only; add the others' data, or use num_domains=1 "
+            f"domains {present.tolist()} only; add the others' data, or use num_domains=1 "
             "(Pool-LaCIM), one prior for all."
         )
 
 
 def check_batch(model: LaCIM, variables: Variables, examples: Examples) -> None:
-    """Refuses a batch that the model would misread; one that is being traced is let through.
+    """Refuses a batch that the model would misread; a traced batch, of unknown values, passes.
 
     Args:
         model: the model.
@@ -58,12 +58,13 @@ def check_batch(model: LaCIM, variables: Variables, examples: Examples) -> None:
         ValueError: if shapes do not fit, there is no example, or a pixel, a label or a domain is
             out of range.
     """
+    # Under jit there are no values to look at: whoever traces has checked before.
     if any(isinstance(leaf, Tracer) for leaf in examples):
         return
     images, labels, domains = map(np.asarray, examples)
     if not len(images) == len(labels) == len(domains):
         raise ValueError(
-            "images, labels and domains must have one entry an example, got "
+            "images, labels and domains must have one entry per example, got "
             f"{len(images)}, {len(labels)} and {len(domains)}."
         )
     check_images(model, variables, images)
@@ -80,25 +81,26 @@ def check_images(model: LaCIM, variables: Variables, images: np.ndarray) -> None
         images: [batch, ...].
 
     Raises:
-        ValueError: if there is none, their shape is not what the decoder puts out, or a pixel is
-            out of the likelihood's range.
+        ValueError: if there is no image, their shape is not that of the decoder's output, or a
+            pixel is out of the likelihood's range.
     """
     if len(images) == 0:
         raise ValueError("there must be at least one example, got none.")
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
+    # The decoder is asked for its output's shape alone: nothing is computed.
     pixels = jax.eval_shape(lambda: apply(model, variables, "decode", latents))
     model.likelihood.check(pixels.shape[1:], images)
 
 
 def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
-    """Refuses a weight that can be read and is negative or not finite.
+    """Refuses a weight that is a number and negative or not finite.
 
     Args:
-        name: the argument's.
-        value: a schedule and an array, traced or not, are let through.
+        name: of the argument, for the message.
+        value: the weight; schedules and arrays, traced or not, pass unchecked.
 
     Raises:
-        ValueError: naming what came.
+        ValueError: if it is a number below 0, infinite or NaN.
     """
     if isinstance(value, int | float) and not 0 <= value < math.inf:
         raise ValueError(f"{name} must be at least 0, a finite number or a schedule, got {value}.")

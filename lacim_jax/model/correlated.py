@@ -32,7 +32,7 @@ class CorrelatedGaussian(NamedTuple):
     """
 
     mean: jax.Array  # shape=[..., dim], floating: mu
-    log_var: jax.Array  # shape=[..., dim], floating: rho, of what the dimensions before leave over
+    log_var: jax.Array  # shape=[..., dim], floating: rho, of the noise that each dimension adds
     mixing: jax.Array  # shape=[..., dim, dim], floating: B; only what is below the diagonal counts
 
     def sample(self, noise: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
@@ -51,6 +51,7 @@ class CorrelatedGaussian(NamedTuple):
             value: of the shape of `mean`.
         """
         shift = value - self.mean
+        # The map from z to its noise has determinant 1: the noise's density is that of z.
         return Gaussian(jnp.zeros_like(shift), self.log_var).log_prob(shift - self._expected(shift))
 
     def kl_from(self, other: "Gaussian | CorrelatedGaussian") -> Float[Array, "*batch dim"]:
@@ -71,8 +72,9 @@ class CorrelatedGaussian(NamedTuple):
         """
         shift = other.mean - self.mean
         residual = shift - self._expected(shift)
-        own = Gaussian(jnp.zeros_like(shift), self.log_var)
-        # What the dimensions before add to the spread of the residual of this one.
+        noise = Gaussian(jnp.zeros_like(shift), self.log_var)
+        # The residual of dimension i under p, e_i = z_i - mu_i - sum_j B_ij (z_j - mu_j), also
+        # varies with the noise of q in the dimensions before i; `between` is how strongly.
         between = -jnp.tril(self.mixing, -1)
         if isinstance(other, CorrelatedGaussian):
             # In terms of q's own noise: (I - B_p) (I - B_q)^-1, less its unit diagonal.
@@ -80,12 +82,13 @@ class CorrelatedGaussian(NamedTuple):
             unmixed = jnp.broadcast_to(identity, other.mixing.shape)
             between = (unmixed + between) @ _solve(other.mixing, unmixed)
             between = jnp.tril(between, -1)
-        carried = jnp.einsum("...ij,...j->...i", between**2, jnp.exp(other.log_var))
-        spread = 0.5 * carried * jnp.exp(-self.log_var)
-        return Gaussian(residual, other.log_var).kl(own) + spread
+        variance = jnp.einsum("...ij,...j->...i", between**2, jnp.exp(other.log_var))
+        # That variance enters the divergence of two Gaussians as half its ratio to the noise's.
+        excess = 0.5 * variance * jnp.exp(-self.log_var)
+        return Gaussian(residual, other.log_var).kl(noise) + excess
 
     def kl(self, other: "Gaussian | CorrelatedGaussian") -> Float[Array, "*batch dim"]:
-        """KL(self || other), as `kl_from` of the other.
+        """KL(self || other), one term for each dimension given those before it; see `kl_from`.
 
         Args:
             other: a Gaussian of the same shape, correlated or not.
@@ -99,11 +102,12 @@ class CorrelatedGaussian(NamedTuple):
         identity = jnp.broadcast_to(
             jnp.eye(self.mean.shape[-1], dtype=self.mean.dtype), self.mixing.shape
         )
+        # L = (I - B)^-1 diag(e^(rho/2)) is its Cholesky factor.
         root = _solve(self.mixing, identity) * jnp.exp(self.log_var / 2)[..., None, :]
         return root @ jnp.swapaxes(root, -1, -2)
 
     def _expected(self, shift: jax.Array) -> jax.Array:
-        """Of each dimension, given those before it."""
+        """The mean of each dimension's deviation from mu, given those before it: B (z - mu)."""
         return jnp.einsum("...ij,...j->...i", jnp.tril(self.mixing, -1), shift)
 
 

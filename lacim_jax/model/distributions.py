@@ -53,13 +53,14 @@ class Gaussian(NamedTuple):
         Returns:
             At least 0, in nats; [..., dim]. Their sum over the last axis is the divergence.
         """
+        # KL = (e^d - 1 - d + (mu_1 - mu_2)^2 / var_2) / 2, with d the difference of log-variances.
         difference = self.log_var - other.log_var
         shift = (self.mean - other.mean) * jnp.exp(-other.log_var / 2)
         # expm1 keeps the digits where the two variances are nearly equal.
         return 0.5 * (jnp.expm1(difference) - difference + shift**2)
 
     def kl_from(self, other: Any) -> Float[Array, "*batch dim"]:
-        """KL(other || self), as `kl` of the other: what a prior is asked.
+        """KL(other || self) of each dimension, not summed; called on a prior, with the posterior.
 
         Args:
             other: a Gaussian of the same shape, or a `CorrelatedGaussian`.
@@ -90,7 +91,7 @@ def bounded_log_var(raw: Float[Array, "*shape"], *, bound: float = 8.0) -> Float
 
 @runtime_checkable
 class Density(Protocol):
-    """What the mixture asks of its components: a NamedTuple of arrays with a log-density."""
+    """What `log_mixture` needs of its components: a NamedTuple of arrays with a log-density."""
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """The log-density at a value."""

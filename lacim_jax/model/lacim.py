@@ -20,7 +20,7 @@ Prior = Gaussian | CorrelatedGaussian
 """p(s,v|d), of diagonal or of full covariance."""
 
 Posterior = Gaussian | CorrelatedGaussian
-"""q(s,v|x,d), likewise."""
+"""q(s,v|x,d), of diagonal or of full covariance."""
 
 
 class Latents(NamedTuple):
@@ -124,7 +124,7 @@ class LaCIM(nn.Module):
         """Refuses fields out of their range.
 
         Raises:
-            ValueError: naming what came.
+            ValueError: if there is no domain, s has no dimension, or v has fewer than none.
         """
         if self.num_domains < 1 or self.s_dim < 1 or self.v_dim < 0:
             raise ValueError(
@@ -135,7 +135,7 @@ class LaCIM(nn.Module):
     def __call__(
         self, images: Float[Array, " batch *image"], domains: Int[Array, " batch"]
     ) -> Densities:
-        """Every density at the posterior's mean; touches every parameter, so `init` uses it."""
+        """Every density at the posterior's mean; it uses every parameter, as `init` needs."""
         posterior = self.encode(images, domains)
         latents = self.latents(posterior.mean, domains)
         return Densities(
@@ -155,7 +155,7 @@ class LaCIM(nn.Module):
             domains: d, from 0 to num_domains - 1; any other gives NaN.
         """
         every = self.encode_in_every_domain(images)
-        return jax.tree.map(lambda parameter: _own(parameter, domains), every)
+        return jax.tree.map(lambda parameter: _in_own_domain(parameter, domains), every)
 
     def encode_in_every_domain(self, images: Float[Array, " batch *image"]) -> Posterior:
         """The posterior of each image as if it came from each training domain in turn.
@@ -164,6 +164,7 @@ class LaCIM(nn.Module):
             Mean and log-variance [batch, num_domains, s_dim + v_dim].
         """
         dim = self.s_dim + self.v_dim
+        # One linear head for each domain: its mean, its raw log-variance, and B where correlated.
         mean, raw, mixing = jnp.split(self.head(self.encoder(images)), (dim, 2 * dim), axis=-1)
         log_var = bounded_log_var(raw, bound=self.log_var_bound)
         if self.correlated_posterior:
@@ -188,7 +189,7 @@ class LaCIM(nn.Module):
     def latents(
         self, draws: Float[Array, "batch dim"], domains: Int[Array, " batch"]
     ) -> Float[Array, "batch dim"]:
-        """Z = (s, v) from what `encode` and `prior` are densities of; here the same."""
+        """The latents z = (s, v) of draws from `encode` or `prior`: here the draws themselves."""
         del domains
         return draws
 
@@ -206,9 +207,9 @@ class LaCIM(nn.Module):
         """
         every = self.encode_in_every_domain(images)
 
-        def starts_of(own: Posterior) -> Float[Array, "starts dim"]:
-            drawn = jax.vmap(own.sample)(noise)  # [draws, num_domains, dim]
-            return jnp.concatenate([own.mean, drawn.reshape(-1, drawn.shape[-1])])
+        def starts_of(posteriors: Posterior) -> Float[Array, "starts dim"]:
+            drawn = jax.vmap(posteriors.sample)(noise)  # [draws, num_domains, dim]
+            return jnp.concatenate([posteriors.mean, drawn.reshape(-1, drawn.shape[-1])])
 
         return jax.vmap(starts_of)(every)
 
@@ -226,9 +227,10 @@ class LaCIM(nn.Module):
         return Latents(s=latents[..., : self.s_dim], v=latents[..., self.s_dim :])
 
 
-def _own(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
-    """Each example's own row, [batch, ...]; NaN, which shows, for a domain that was not trained."""
+def _in_own_domain(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
+    """Each example's row of its own domain, [batch, ...]; NaN for a domain that was not trained."""
     rows = every.at[jnp.arange(domains.size), domains]
+    # NaN is seen; the row of the nearest domain, or of one counted from the end, would not be.
     return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 

@@ -7,7 +7,7 @@ What LaCIM asks of a module is its call alone:
 - a classifier maps s [batch, s_dim] to the label likelihood's parameters, logits [batch, classes].
 
 Each must treat the examples of a batch apart, so normalise by layer or by group, never by batch:
-latents are searched example by example, and the result must not depend on the company.
+latents are searched example by example, and the result must not depend on the rest of the batch.
 
 Each computes in the dtype of its inputs and parameters, or in `dtype`: bfloat16 for mixed
 precision, where parameters and outputs, and with them all densities, stay float32.
@@ -36,7 +36,7 @@ class MLP(nn.Module):
     """
 
     widths: Sequence[int]
-    """Of each layer, the last being the number of outputs."""
+    """Of the layers; the last is the number of outputs."""
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -52,7 +52,7 @@ class MLPEncoder(nn.Module):
     """Flattened images through fully connected layers, each followed by ReLU."""
 
     widths: Sequence[int] = (512, 256)
-    """Of each layer, the last being the number of features."""
+    """Of the layers; the last is the number of features."""
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -62,7 +62,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Latents through fully connected layers with ReLU between them, to one number a pixel."""
+    """Latents through fully connected layers with ReLU between them, to one number per pixel."""
 
     shape: Sequence[int]
     """Of one example's likelihood parameters: (28, 28, 2), or (dim,) for vectors."""
@@ -80,8 +80,8 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """Convolutions of stride 2, each followed by group normalisation and ReLU; a dense layer.
 
-    The feature map is flattened and not averaged, since where a stroke is tells digits apart.
-    Images of 28x28, 32x32 or 64x64 need nothing but as many levels as they can be halved.
+    The feature map is flattened and not averaged, since digits differ in where their strokes are.
+    Images may have any size; 28x28 ones can be halved twice, 32x32 and 64x64 ones more often.
     """
 
     channels: Sequence[int] = (32, 64)

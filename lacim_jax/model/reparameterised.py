@@ -22,8 +22,8 @@ class ReparameterisedLaCIM(LaCIM):
         $\log p(x, y | d) \ge E_{q(\epsilon|x)} [\log p(x | \rho_d(\epsilon)) +
         \log p(y | \rho_d(\epsilon)_s)] - KL(q(\epsilon|x) \| N(0, I))$,
 
-    re-weighted as in `elbo`. Everything else (decoder, classifier, latent search over (s, v)) is
-    that of `LaCIM`, and every function that takes one takes the other.
+    with the importance weights of `elbo`. Everything else (decoder, classifier, latent search over
+    (s, v)) is that of `LaCIM`, and every function that takes one takes the other.
 
     The map is $\rho_d(\epsilon) = a_d + A_d \epsilon + m_d(\epsilon)$, with m_d a small fully
     connected network whose last layer begins at zero and A_d beginning at the identity: all domains
@@ -78,7 +78,7 @@ class ReparameterisedLaCIM(LaCIM):
 
         Args:
             images: x.
-            domains: d; not looked at.
+            domains: d; not used, since the encoder is one for all domains.
         """
         del domains
         mean, raw = jnp.split(self.head(self.encoder(images)), 2, axis=-1)
@@ -124,9 +124,9 @@ class ReparameterisedLaCIM(LaCIM):
         # Draw j of domain d goes through the map of d.
         mapped = self.maps(drawn.reshape(-1, drawn.shape[-1]))
         mapped = mapped.reshape(*drawn.shape[:3], self.num_domains, -1)
-        own = jnp.diagonal(mapped, axis1=2, axis2=3)  # [batch, draws, dim, num_domains]
-        own = jnp.swapaxes(own, -1, -2).reshape(len(images), -1, drawn.shape[-1])
-        return jnp.concatenate([self.maps(mean), own], axis=1)
+        matching = jnp.diagonal(mapped, axis1=2, axis2=3)  # [batch, draws, dim, num_domains]
+        matching = jnp.swapaxes(matching, -1, -2).reshape(len(images), -1, drawn.shape[-1])
+        return jnp.concatenate([self.maps(mean), matching], axis=1)
 
     def encode_in_every_domain(self, images: Float[Array, " batch *image"]) -> Gaussian:
         """The posterior of the noise, alike in every domain, [batch, num_domains, dim]."""
@@ -145,9 +145,10 @@ class ReparameterisedLaCIM(LaCIM):
         """
         dim = self.s_dim + self.v_dim
         half = math.sqrt(dim) * jnp.eye(dim)
+        # The unscented transform: the points' mean and covariance are those of the noise.
         every = self.maps(jnp.concatenate([half, -half]))  # [2 dim, num_domains, dim]
         variance = every.var(axis=0)
-        # A variance of zero has no logarithm; the bound is the one of all other variances.
+        # A variance of zero has no logarithm; the bound is that of every other variance here.
         smallest = jnp.exp(jnp.asarray(-self.log_var_bound, variance.dtype))
         return Gaussian(every.mean(axis=0), jnp.log(jnp.maximum(variance, smallest)))
 

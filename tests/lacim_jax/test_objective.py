@@ -340,7 +340,7 @@ def test_bad_input_is_one_clear_error():
         (examples._replace(images=255 * examples.images), "pixels must lie between 0 and 1"),
         (examples._replace(labels=examples.labels + 1), "labels must lie between 0 and 1"),
         (examples._replace(domains=examples.domains + 1), "domains must lie between 0 and"),
-        (examples._replace(labels=examples.labels[1:]), "one entry an example, got 6, 5 and 6"),
+        (examples._replace(labels=examples.labels[1:]), "one entry per example, got 6, 5 and 6"),
     ):
         with pytest.raises(ValueError, match=message):
             elbo(model, variables, bad, KEY)

@@ -1,4 +1,4 @@
-"""Data that a program makes, and whose truth is therefore known; control tasks too."""
+"""Data and control tasks made by a program, so that their true structure is known."""
 
 from common.data.generated.colored_digits import (
     ColoredDigits,

@@ -6,7 +6,7 @@
 
 The digit decides the label, below 5 or not. The colour agrees with the label more or less often,
 depending on the domain, and is easier to see; in the test domain it mostly disagrees. There are two
-published versions, told apart by `label_noise`: without it, the digit is the better predictor;
+published versions, which differ in `label_noise`. Without it, the digit is the better predictor;
 with a quarter of the labels flipped before the colour is drawn from them, the colour is, and a
 classifier that minimises its error on the training domains prefers it.
 """
@@ -98,6 +98,7 @@ def color_digits(
     flip_key, color_key = jax.random.split(key)
     flipped = jax.random.bernoulli(flip_key, label_noise, (n,))
     agrees = jax.random.bernoulli(color_key, jnp.asarray(correlation, jnp.float32), (n,))
+    # Of two classes: `^` flips where its right side is true.
     label = (digits >= 5) ^ flipped
     color = label ^ ~agrees
     channels = jnp.stack([~color, color], axis=-1).astype(grey.dtype)
@@ -120,7 +121,7 @@ def colored_domains(
     label_noise: float = 0.0,
     validation_fraction: float = 0.1,
 ) -> ColoredDomains:
-    """Training domains that differ in how much the colour tells, and one in which it misleads.
+    """Training domains that differ in how well the colour predicts, and one in which it misleads.
 
     Args:
         key: a typed PRNG key, scalar, for instance the stream `data` of `common.seeds`.
@@ -135,14 +136,16 @@ def colored_domains(
         Training, validation and test images.
 
     Raises:
-        ValueError: if there is no training domain, or as `color_digits` does.
+        ValueError: if there is no training domain, images are not [n, height, width, 1], or digits
+            or probabilities are out of range.
     """
     if not correlations:
         raise ValueError("there must be at least one training domain, got no correlation.")
     keys = jax.random.split(key, 5)
     kept, held_out = train_validation_split(train, keys[0], fraction=validation_fraction)
 
-    def spread(dataset: Dataset, deal_key: jax.Array, color_key: jax.Array) -> ColoredDigits:
+    def dealt(dataset: Dataset, deal_key: jax.Array, color_key: jax.Array) -> ColoredDigits:
+        # As many images for each domain as for any other, up to one.
         turns = np.arange(len(dataset.labels)) % len(correlations)
         domains = host_generator(deal_key).permutation(turns)
         return color_digits(
@@ -156,8 +159,8 @@ def colored_domains(
 
     deal_keys = jax.random.split(keys[1])
     return ColoredDomains(
-        train=spread(kept, deal_keys[0], keys[2]),
-        validation=spread(held_out, deal_keys[1], keys[3]),
+        train=dealt(kept, deal_keys[0], keys[2]),
+        validation=dealt(held_out, deal_keys[1], keys[3]),
         test=color_digits(
             keys[4],
             test.images,
@@ -172,8 +175,8 @@ def colored_domains(
 def without_color(colored: ColoredDigits) -> ColoredDigits:
     """The same digits and labels with both channels alike: what a colour-blind observer sees.
 
-    What is learnt from them is a ceiling for what can be learnt from the coloured ones by methods
-    that are not told about colours.
+    Training on them gives a ceiling for methods that train on the coloured ones and do not know
+    about colours.
 
     Args:
         colored: coloured digits.
@@ -207,7 +210,7 @@ def _check(
         )
     if digits.shape != images.shape[:1] or not jnp.issubdtype(digits.dtype, jnp.integer):
         raise ValueError(
-            f"there must be one integer label an image, [{images.shape[0]}], got "
+            f"there must be one integer label per image, [{images.shape[0]}], got "
             f"{digits.dtype}{list(digits.shape)}."
         )
     if int(digits.min()) < 0 or int(digits.max()) > 9:
@@ -217,7 +220,7 @@ def _check(
         )
     if correlation.shape not in ((), digits.shape):
         raise ValueError(
-            f"correlation must be one number, or one an image, [{digits.size}], got shape "
+            f"correlation must be one number, or one per image, [{digits.size}], got shape "
             f"{correlation.shape}."
         )
     for name, value in (("correlation", correlation), ("label_noise", np.asarray(label_noise))):

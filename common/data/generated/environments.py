@@ -18,16 +18,16 @@ import jax.numpy as jnp
 
 
 class Moved(NamedTuple):
-    """What a step of an environment tells beside the state that it leads to."""
+    """What a step of an environment returns beside the next state."""
 
     observation: jax.Array
     """Of the state reached, before any new episode begins; float32, [observations]."""
     reward: jax.Array
     """float32, scalar."""
     terminated: jax.Array
-    """Whether nothing comes after the state reached, which is then worth 0; bool, scalar."""
+    """Whether the episode ends in the state reached, whose value is then 0; bool, scalar."""
     truncated: jax.Array
-    """Whether the episode is broken off for its length, its state being worth what it always is;
+    """Whether the episode is cut off for its length, which does not change the value of its state;
     bool, scalar. Never together with `terminated`."""
 
 
@@ -43,7 +43,7 @@ class Environment(NamedTuple):
     num_observations: int
     num_actions: int
     max_steps: int
-    """After which an episode is truncated."""
+    """Steps after which an episode is truncated."""
 
 
 class CartPoleState(NamedTuple):
@@ -65,7 +65,7 @@ GRAVITY, CART_MASS, POLE_MASS, HALF_LENGTH, FORCE, TIME_STEP = 9.8, 1.0, 0.1, 0.
 """SI units, as in the papers; the pole's length is counted from its joint to its centre."""
 
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * jnp.pi / 360
-"""Beyond which the pole counts as fallen: metres, and radians."""
+"""Limits beyond which the pole counts as fallen: metres, and radians."""
 
 
 def cart_pole(*, max_steps: int = 500) -> Environment:
@@ -83,7 +83,7 @@ def cart_pole(*, max_steps: int = 500) -> Environment:
     angle and velocities uniform in [-0.05, 0.05].
 
     Args:
-        max_steps: after which an episode is truncated; the default is that of Gym's CartPole-v1.
+        max_steps: after how many steps an episode is truncated; 500 in Gym's CartPole-v1.
 
     Returns:
         The environment; its observations are position, velocity, angle and angular velocity.
@@ -116,11 +116,13 @@ def cart_pole(*, max_steps: int = 500) -> Environment:
         x, v, theta, omega, steps = state
         mass, cos, sin = CART_MASS + POLE_MASS, jnp.cos(theta), jnp.sin(theta)
         force = jnp.where(action == 1, FORCE, -FORCE)
+        # f, the angular acceleration and the acceleration of the cart, in the docstring's order.
         push = (force + POLE_MASS * HALF_LENGTH * omega**2 * sin) / mass
         turn = (GRAVITY * sin - cos * push) / (
             HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos**2 / mass)
         )
         pull = push - POLE_MASS * HALF_LENGTH * turn * cos / mass
+        # Euler's explicit method: positions move by the velocities of before the step.
         state = CartPoleState(
             x + TIME_STEP * v,
             v + TIME_STEP * pull,
@@ -136,18 +138,18 @@ def cart_pole(*, max_steps: int = 500) -> Environment:
 
 
 Policy = Callable[[jax.Array], jax.Array]
-"""`observations [n, observations] -> logits [n, actions]` of what is then drawn."""
+"""`observations [n, observations] -> logits [n, actions]`, from which actions are drawn."""
 
 
 class Experience(NamedTuple):
     """Steps of several episodes side by side, [time, episodes, ...]."""
 
     observation: jax.Array
-    """That an action was drawn from; float32, [time, episodes, observations]."""
+    """What the policy saw; float32, [time, episodes, observations]."""
     action: jax.Array
     """int32."""
     moved: Moved
-    """What came of it."""
+    """What the action led to."""
 
 
 def rollout(
@@ -186,12 +188,12 @@ def rollout(
 def episode_returns(
     environment: Environment, policy: Policy, key: jax.Array, *, episodes: int
 ) -> jax.Array:
-    """The sum of rewards of whole episodes, none left out for its length.
+    """The sums of rewards of whole episodes, of however many steps.
 
     Args:
         environment: the task.
         policy: gives the logits of actions, which are drawn.
-        key: a typed PRNG key, scalar: the beginnings, and the draws.
+        key: a typed PRNG key, scalar, for first states and actions.
         episodes: how many.
 
     Returns:
@@ -204,6 +206,7 @@ def episode_returns(
         state, running, total = carry
         logits = policy(jax.vmap(environment.observe)(state))
         state, moved = jax.vmap(environment.step)(state, jax.random.categorical(key, logits))
+        # Every episode is stepped to the bound, so that shapes are static; rewards end with it.
         total = total + jnp.where(running, moved.reward, 0)
         return (state, running & ~(moved.terminated | moved.truncated), total), None
 

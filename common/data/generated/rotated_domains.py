@@ -1,4 +1,4 @@
-"""Digits under several angles: domains that differ in style and not in what the label means."""
+"""Digits turned by several angles: domains that differ in style and not in the label's meaning."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from common.seeds import host_generator
 def rotated_digits(
     key: jax.Array, dataset: Dataset, *, angles: Sequence[float] = (0.0, 30.0, 60.0, 90.0)
 ) -> DomainDataset:
-    """Every image under one angle, and as many images under each.
+    """Turns every image by one of several angles, as many images by each.
 
     Unlike colour in `colored_domains`, the angle says nothing about the label: the shift is one of
     diversity and not of correlation.
@@ -21,11 +21,11 @@ def rotated_digits(
     Args:
         key: which image gets which angle; a typed PRNG key, scalar.
         dataset: images uint8 [n, height, width, channels].
-        angles: in degrees, anticlockwise; one a domain, which is called by its angle.
+        angles: in degrees, anticlockwise; one per domain, which is named after it.
 
     Returns:
-        The images in their old order, those that turned out of the frame cut off, black where
-        nothing was; bilinear.
+        The images in their old order, turned with bilinear interpolation: what leaves the frame is
+        cut off, and empty corners are black.
 
     Raises:
         ValueError: if there are fewer images than angles, or no angle.
@@ -42,7 +42,7 @@ def rotated_digits(
     size = len(dataset.labels)
     if not 1 <= len(angles) <= size:
         raise ValueError(
-            f"angles must be at least one and at most one an image, {size}, got {len(angles)}."
+            f"angles must be at least one and at most one per image, {size}, got {len(angles)}."
         )
     domains = host_generator(key).permutation(np.arange(size) % len(angles))
     turned = [

@@ -4,11 +4,10 @@
     data.parts[0].tokens, data.parts[0].labels           # for a network that continues sequences
     data.words                                           # what the tokens stand for
 
-What the second language does otherwise is what translation is about: the verb comes last, the
-adjective after its noun and with its gender and number, an article that tells number too; a
-definite object comes first, the object is marked, and verbs agree with their subject. Which gender
-a noun has is for the network to learn. Every sentence has one translation, so all of them can be
-right.
+The two languages differ as follows. In the second the verb comes last; the adjective follows its
+noun and agrees with it in gender and number, as the article does; a definite object comes first,
+the object is marked, and verbs agree with their subject. The network has to learn the gender of
+each noun. Every sentence has exactly one translation, so a perfect score is possible.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ import numpy as np
 from common.seeds import host_generator
 
 PAD, BEGIN, END = 0, 1, 2
-"""What fills up a sequence, stands before a translation, and ends it."""
+"""Tokens that fill up a sequence, begin a translation, and end it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Translations(NamedTuple):
 def translations(
     key: jax.Array, sizes: Sequence[int], *, lexicon: Lexicon | None = None
 ) -> Translations:
-    """Draws different sentences, translates them, and deals them out.
+    """Draws distinct sentences, translates them, and divides them into parts.
 
     Args:
         key: a typed PRNG key, scalar; draws genders and sentences.
@@ -105,7 +104,7 @@ def translations(
         The parts, and the words.
 
     Raises:
-        ValueError: if there are not so many sentences, or a size is not positive.
+        ValueError: if there are fewer sentences than asked for, or a size is not positive.
 
     Example:
         >>> data = translations(jax.random.key(0), (2, 1))
@@ -121,15 +120,17 @@ def translations(
     total = sum(sizes)
     if not sizes or min(sizes) < 1 or total > lexicon.meanings:
         raise ValueError(
-            f"sizes must be positive and at most {lexicon.meanings} in all, for so many sentences "
-            f"there are, got {tuple(sizes)}; a larger lexicon has more."
+            f"sizes must be positive and sum to at most {lexicon.meanings}, the number of distinct "
+            f"sentences, got {tuple(sizes)}; a larger lexicon has more."
         )
     generator = host_generator(key)
     feminine = generator.permutation(np.arange(lexicon.nouns) % 2)
     drawn = generator.choice(lexicon.meanings, total, replace=False)
-    said = _meanings(drawn, lexicon)
+    meanings = _meanings(drawn, lexicon)
     words = _Words(lexicon)
-    source, labels = _packed(_source(said, words)), _packed(_target(said, words, feminine))
+    source = _packed(_source(meanings, words))
+    labels = _packed(_target(meanings, words, feminine))
+    # What the network sees before each label: BEGIN before the first, then the label before it.
     tokens = np.c_[source, np.full(total, BEGIN, np.int32), labels[:, :-1]]
     bounds = np.cumsum([0, *sizes])
     parts = tuple(
@@ -142,7 +143,7 @@ _ABSENT = -1
 
 
 class _Words:
-    """The vocabulary, kind by kind; every kind is the number of its first word."""
+    """The vocabulary, kind by kind; each attribute is the token of a kind's first word."""
 
     def __init__(self, lexicon: Lexicon):
         self.names = ["PAD", "BEGIN", "END"]
@@ -173,12 +174,12 @@ class _Words:
 
 
 def _meanings(numbers: np.ndarray, lexicon: Lexicon) -> Meanings:
-    """The features of sentences from their numbers, digit by digit."""
+    """The features of sentences, the digits of their numbers in a system of mixed radices."""
     features = np.unravel_index(numbers, lexicon.radices)
     return Meanings(Phrases(*features[:4]), Phrases(*features[4:8]), *features[8:])
 
 
-def _source(said: Meanings, words: _Words) -> np.ndarray:
+def _source(meanings: Meanings, words: _Words) -> np.ndarray:
     """Subject, tense, negation, verb, object; [n, slots], some of them absent."""
 
     def phrase(p: Phrases) -> list[np.ndarray]:
@@ -190,19 +191,20 @@ def _source(said: Meanings, words: _Words) -> np.ndarray:
         ]
 
     slots = [
-        *phrase(said.subject),
-        _if(said.past, words.past),
-        _if(said.negated, words.negation),
-        words.verb + said.verb,
-        *phrase(said.object),
+        *phrase(meanings.subject),
+        _if(meanings.past, words.past),
+        _if(meanings.negated, words.negation),
+        words.verb + meanings.verb,
+        *phrase(meanings.object),
     ]
     return np.stack(slots, axis=1)
 
 
-def _target(said: Meanings, words: _Words, feminine: np.ndarray) -> np.ndarray:
+def _target(meanings: Meanings, words: _Words, feminine: np.ndarray) -> np.ndarray:
     """Subject and object, a definite object first; verb, tense, negation, END."""
 
     def phrase(p: Phrases) -> np.ndarray:
+        # Words that agree have four forms each, by gender and number.
         form = 2 * feminine[p.noun] + p.plural
         adjective = words.their_adjective + 4 * p.adjective + form
         slots = [
@@ -212,26 +214,27 @@ def _target(said: Meanings, words: _Words, feminine: np.ndarray) -> np.ndarray:
         ]
         return np.stack(slots, axis=1)
 
-    n = len(said.verb)
-    subject = phrase(said.subject)
-    object_ = np.c_[phrase(said.object), np.full(n, words.marker)]
-    object_first = said.object.definite[:, None] == 1
+    n = len(meanings.verb)
+    subject = phrase(meanings.subject)
+    object_ = np.c_[phrase(meanings.object), np.full(n, words.marker)]
+    object_first = meanings.object.definite[:, None] == 1
     verb = [
-        words.their_verb + 2 * said.verb + said.subject.plural,
-        _if(said.past, words.their_past),
-        _if(said.negated, words.their_negation),
+        words.their_verb + 2 * meanings.verb + meanings.subject.plural,
+        _if(meanings.past, words.their_past),
+        _if(meanings.negated, words.their_negation),
         np.full(n, END),
     ]
     phrases = np.where(object_first, np.c_[object_, subject], np.c_[subject, object_])
     return np.c_[phrases, np.stack(verb, axis=1)]
 
 
-def _if(wanted: np.ndarray, word: np.ndarray | int) -> np.ndarray:
-    return np.where(wanted, word, _ABSENT)
+def _if(condition: np.ndarray, word: np.ndarray | int) -> np.ndarray:
+    """A word where the condition holds, and none elsewhere."""
+    return np.where(condition, word, _ABSENT)
 
 
 def _packed(slots: np.ndarray) -> np.ndarray:
-    """Words moved together to the left, and PAD behind them."""
+    """Words moved to the left past absent ones, and PAD behind them."""
     order = np.argsort(slots == _ABSENT, axis=1, kind="stable")
     moved = np.take_along_axis(slots, order, axis=1)
     return np.where(moved == _ABSENT, PAD, moved).astype(np.int32)

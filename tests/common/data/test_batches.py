@@ -113,5 +113,5 @@ def test_refuses_batches_that_do_not_fit(batch_size):
 def test_refuses_leaves_that_do_not_belong_together():
     with pytest.raises(ValueError, match="share their leading axis"):
         batches((np.arange(4), np.arange(5)), 2, key=None)
-    with pytest.raises(ValueError, match=r"one entry an example, got shapes \[\(\)\]"):
+    with pytest.raises(ValueError, match=r"one entry per example, got shapes \[\(\)\]"):
         batches(np.float32(1.0), 2, key=None)

@@ -90,7 +90,7 @@ def test_one_domain_alone_leaves_nothing_to_train_on():
         ({"images": np.zeros((0, 2), np.uint8)}, ValueError, "at least one pixel"),
         ({"labels": np.array([0.0, 1.0])}, TypeError, "labels .* must be integers"),
         ({"labels": np.array([0, 2])}, ValueError, "labels .* between 0 and 1, .* got 0 to 2"),
-        ({"domains": np.array([0])}, ValueError, r"domains .* one an image, \[2\], got \(1,\)"),
+        ({"domains": np.array([0])}, ValueError, r"domains .* one per image, \[2\], got \(1,\)"),
         ({"domains": np.array([-1, 0])}, ValueError, "domains .* got -1 to 0"),
     ],
 )

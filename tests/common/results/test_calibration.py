@@ -55,5 +55,5 @@ def test_what_is_no_prediction_is_refused(probabilities, labels, bins, message):
 
 @pytest.mark.parametrize("outside", [[], [np.nan], [np.inf]])
 def test_scores_that_are_none_are_refused(outside):
-    with pytest.raises(ValueError, match="only finite ones"):
+    with pytest.raises(ValueError, match="all of them finite"):
         detection_auroc([0.0], outside)

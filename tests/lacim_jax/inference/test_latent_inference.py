@@ -8,44 +8,29 @@ import pytest
 import scipy.special
 
 from lacim_jax import (
-    MLP,
     ConvDecoder,
     ConvEncoder,
-    LaCIM,
     MLPDecoder,
-    MLPEncoder,
     Search,
     infer,
     infer_along,
-    predict,
-    predict_from,
     squared_norm,
 )
 from lacim_jax.inference import latent_inference
 from tests.lacim_jax.exact import exact_model
+from tests.lacim_jax.inference.small_model import (
+    IMAGES,
+    KEY,
+    MODEL,
+    VARIABLES,
+    model_with,
+    variables_of,
+)
 from tests.oracles import linear_gaussian as oracle
 
-KEY = jax.random.key(0)
 INSTANCE = oracle.instance(np.random.default_rng(0))
 # optax.adam corrects its bias by decay ** count, float32 by int32.
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-
-
-def model_with(decoder, encoder=MLPEncoder((16,)), num_domains=2):  # noqa: B008 (immutable)
-    return LaCIM(encoder, decoder, MLP((8, 3)), num_domains=num_domains, s_dim=2, v_dim=3)
-
-
-MODEL = model_with(MLPDecoder((8, 8, 1), (16,)))
-IMAGES = np.asarray(jax.random.uniform(jax.random.key(5), (256, 8, 8, 1)))
-
-
-def variables_of(model, scale=2.0):
-    """Random parameters, large enough for the likelihood to have many slopes."""
-    variables = jax.jit(model.init)(KEY, IMAGES[:1], jnp.zeros(1, jnp.int32))
-    return jax.tree.map(lambda w: scale * w, variables)
-
-
-VARIABLES = variables_of(MODEL)
 
 
 def objective(model, variables, images, latents, regulariser, weight):
@@ -232,35 +217,6 @@ def test_an_objective_that_is_no_number_is_never_kept():
     assert np.isneginf(start.candidate_objectives).any()
 
 
-def test_predictions_come_from_the_causes_alone():
-    found = infer(MODEL, VARIABLES, IMAGES[:12], KEY, steps=5)
-    prediction = predict(MODEL, VARIABLES, IMAGES[:12], KEY, steps=5)
-    logits = MODEL.apply(VARIABLES, jnp.asarray(found.latents.s), method="classify")
-    wanted = scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
-    np.testing.assert_allclose(prediction.probabilities, wanted, rtol=1e-4)
-    np.testing.assert_array_equal(prediction.objective_after, found.objective_after)
-    np.testing.assert_array_equal(prediction.objective_before, found.objective_before)
-    other_v = found._replace(latents=found.latents._replace(v=found.latents.v + 100))
-    moved = predict_from(MODEL, VARIABLES, other_v)
-    np.testing.assert_array_equal(moved.probabilities, prediction.probabilities)
-
-
-def test_the_disagreement_is_the_jensen_shannon_divergence_of_the_starts():
-    found = infer(MODEL, VARIABLES, IMAGES[:12], KEY, steps=2)
-    every = jnp.asarray(found.candidates.s.reshape(-1, 2))
-    logits = MODEL.apply(VARIABLES, every, method="classify")
-    each = scipy.special.softmax(np.asarray(logits, np.float64), axis=-1).reshape(12, 10, 3)
-    mixed = each.mean(axis=1, keepdims=True)
-    wanted = scipy.special.rel_entr(each, mixed).sum(-1).mean(axis=1)  # the other form of it
-    disagreement = predict_from(MODEL, VARIABLES, found).disagreement
-    np.testing.assert_allclose(disagreement, wanted, rtol=1e-3, atol=1e-6)
-    assert 0 < disagreement.max() <= np.log(3)
-    same = found._replace(
-        candidates=jax.tree.map(lambda c: np.repeat(c[:, :1], 10, axis=1), found.candidates)
-    )
-    np.testing.assert_allclose(predict_from(MODEL, VARIABLES, same).disagreement, 0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
@@ -293,10 +249,3 @@ def test_impossible_searches_are_refused(options, message):
     # A TypeError where annotations are checked, as here: they refuse an unknown loop first.
     with pytest.raises((ValueError, TypeError), match=message):
         Search(**options)
-
-
-def test_real_valued_labels_have_no_probabilities():
-    model, variables = exact_model(INSTANCE)
-    images = np.zeros((2, 6), np.float32)
-    with pytest.raises(ValueError, match="not CATEGORICAL"):
-        predict(model, variables, images, KEY, steps=0)

@@ -35,7 +35,7 @@ def test_a_good_training_set_passes():
         ({"domains": GOOD.domains - 1}, "num_domains - 1 = 1, got -1 to 0"),
         ({"domains": GOOD.domains.astype(float)}, r"integers of shape \[batch\], got float64\[6\]"),
         ({"labels": GOOD.labels + 1}, "labels must lie between 0 and 2, .* got 1 to 3"),
-        ({"labels": GOOD.labels[:5]}, "one entry an example, got 6, 5 and 6"),
+        ({"labels": GOOD.labels[:5]}, "one entry per example, got 6, 5 and 6"),
         ({"images": 255 * IMAGES}, "between 0 and 1, got 0 to 255; divide stored pixels by 255"),
         ({"images": IMAGES - 0.5}, "got -0.5 to 0.5; .* do not standardise"),
         ({"images": IMAGES[:, :1]}, r"\[batch, 2, 2\], .* got float32\[6, 1, 2\]"),

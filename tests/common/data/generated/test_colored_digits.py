@@ -112,10 +112,10 @@ def test_pictures_have_three_channels():
     ("changes", "message"),
     [
         ({"images": TRAIN.images[..., 0]}, r"\[n, height, width, 1\], got \(2000, 28, 28\)"),
-        ({"labels": TRAIN.labels[1:]}, r"one integer label an image, \[2000\], got int32\[1999\]"),
+        ({"labels": TRAIN.labels[1:]}, r"one integer label per image, \[2000\], got int32\[1999\]"),
         ({"labels": TRAIN.labels + 1}, "the digits 0 to 9, .* got 1 to 10"),
         ({"correlation": 1.5}, "correlation is a probability, 0 to 1, got 1.5"),
-        ({"correlation": np.ones(3)}, r"one an image, \[2000\], got shape \(3,\)"),
+        ({"correlation": np.ones(3)}, r"one per image, \[2000\], got shape \(3,\)"),
         ({"label_noise": -0.1}, "label_noise is a probability"),
     ],
 )

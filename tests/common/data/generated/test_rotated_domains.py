@@ -47,5 +47,5 @@ def test_domains_are_equally_large_seeded_and_independent_of_the_label(digits):
 
 @pytest.mark.parametrize("angles", [(), (1.0,) * 400])
 def test_as_many_angles_as_there_can_be(digits, angles):
-    with pytest.raises(ValueError, match="at least one and at most one an image"):
+    with pytest.raises(ValueError, match="at least one and at most one per image"):
         rotated_digits(KEY, digits, angles=angles)
