@@ -43,7 +43,7 @@ class ImageStream(NamedTuple):
         seed: int | None = None,
         threads: int = 8,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes batch after batch, one ahead of what is asked for.
+        """Decodes batch after batch, always one ahead of the caller.
 
         Args:
             rows: for each batch, the indices of its images, integers [batch].
@@ -51,7 +51,7 @@ class ImageStream(NamedTuple):
             seed: for training, of random resized crops, half of them mirrored; the crop depends on
                 the seed, the batch's number and the place in it, not on threads. None for the
                 central crops that one tests on.
-            threads: that decode.
+            threads: how many decode at once.
 
         Yields:
             Images uint8 [batch, size, size, channels] and labels int32 [batch].
@@ -90,7 +90,7 @@ class ImageStream(NamedTuple):
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= len(self.source):
             raise IndexError(
-                f"{self.name} has images 0 to {len(self.source) - 1}, asked for {low} to {high}."
+                f"{self.name} has images 0 to {len(self.source) - 1}, got indices {low} to {high}."
             )
 
     def _cropped(

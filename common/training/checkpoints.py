@@ -110,7 +110,7 @@ class Checkpoints:
                 )
             if jax.process_index() == 0:
                 _seal(self._folder / str(step))
-            if jax.process_count() > 1:  # nobody reads it before it is sealed
+            if jax.process_count() > 1:  # no process reads it before it is sealed
                 multihost_utils.sync_global_devices(f"checkpoint {step} is sealed")
         except BaseException as error:
             for partial in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
@@ -200,7 +200,7 @@ class Checkpoints:
 
 
 def leaves_with_nan(state: Any) -> list[str]:
-    """The names of the leaves that hold NaN. Infinity is let through: line searches begin with it.
+    """The names of the leaves that hold NaN. Infinity is allowed: line searches begin with it.
 
     Args:
         state: a pytree of arrays.
@@ -242,7 +242,7 @@ def _check_template(saved: dict[str, str], template: Any, path: Path) -> None:
 
 
 def _seal(folder: Path) -> None:
-    """Brings a checkpoint to the disk, and then says so in its last file."""
+    """Brings a checkpoint to the disk, and then writes its last file, the seal."""
     if jax.process_index() != 0:
         return
     paths = [*folder.rglob("*"), folder, folder.parent]

@@ -23,15 +23,15 @@ class Keys(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How runs are carried out. Their results do not depend on it, but for rounding."""
+    """How runs are carried out. Their results depend on it only up to rounding."""
 
     loop: Loop = "auto"
     """"scan", "driven", or "auto", which chooses by backend; see `Loop`."""
     chunk: int = 250
-    """The most steps between two looks at the losses."""
+    """The most steps between two checks of the losses."""
     at_once: int | None = None
-    """How many of many runs are trained side by side at most, as memory allows; the others follow
-    group by group, in groups of sizes as even as can be. None for all of them."""
+    """The most runs that are trained side by side, for want of memory. More are trained in groups,
+    of sizes as even as can be, one group after another. None for all at once."""
     on_divergence: Literal["stop", "raise"] = "stop"
     """"stop" makes a loss that is not finite a result, as in a search of learning rates; "raise"
     makes it an error, of the first run that diverges."""
@@ -39,7 +39,7 @@ class Execution:
     """Devices to train on, its axes automatic; None for one device."""
 
     def __post_init__(self):
-        """Refuses what no run can be carried out by."""
+        """Refuses settings out of their range."""
         if self.loop not in ("auto", "scan", "driven"):
             raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {self.loop!r}.")
         if self.chunk < 1:

@@ -71,7 +71,7 @@ def fit(
     """Trains for whole epochs, each a fresh permutation of the data, the last short batch dropped.
 
     Steps are taken in chunks: inside one `lax.scan`, or one jitted step after another. Chunks do
-    not change a result. Between them the losses are looked at, the bar is moved and the state is
+    not change a result. Between them the losses are checked, the bar is moved and the state is
     checkpointed; where `checkpoints` holds a state already, training goes on from there and ends
     with the parameters, to the bit, of a run that was never interrupted. Called again with the same
     step function, it compiles nothing anew.

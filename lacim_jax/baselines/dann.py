@@ -100,7 +100,7 @@ def dann_loss(
 
 @jax.custom_vjp
 def reverse(values: jax.Array, strength: ArrayLike) -> jax.Array:
-    """The values as they are; on the way back, minus the gradient times the strength.
+    """The identity, whose gradient is reversed: minus the strength times the gradient.
 
     Args:
         values: any array.

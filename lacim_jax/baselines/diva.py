@@ -24,7 +24,7 @@ class Parts(NamedTuple):
     label: Gaussian  # z_y
 
 
-class Densities(NamedTuple):
+class DIVADensities(NamedTuple):
     """All densities of the model around one batch."""
 
     posterior: Parts  # q(z_d|x), q(z_x|x), q(z_y|x)
@@ -75,7 +75,7 @@ class DIVA(nn.Module):
         """Declares the heads and the learnt priors."""
         self.head = nn.Dense(6 * self.dim)
         self.domain_classifier = nn.Dense(self.num_domains)
-        # Classes and domains that start alike would stay alike: nothing tells them apart.
+        # Means that start equal would get equal gradients, and stay equal.
         start = nn.initializers.normal(1.0)
         self.domain_mean = self.param("domain_mean", start, (self.num_domains, self.dim))
         self.label_mean = self.param("label_mean", start, (self.num_classes, self.dim))
@@ -102,7 +102,7 @@ class DIVA(nn.Module):
         parts = zip(jnp.split(means, 3, axis=-1), jnp.split(log_vars, 3, axis=-1), strict=True)
         return Parts(*(Gaussian(mean, log_var) for mean, log_var in parts))
 
-    def densities(self, examples: Examples, noise: Float[Array, "batch dims"]) -> Densities:
+    def densities(self, examples: Examples, noise: Float[Array, "batch dims"]) -> DIVADensities:
         """Every density at one draw.
 
         Args:
@@ -114,7 +114,7 @@ class DIVA(nn.Module):
         draws = [part.sample(e) for part, e in zip(posterior, noises, strict=True)]
         together = jnp.concatenate(draws, axis=-1)
         zeros = jnp.zeros_like(posterior.rest.mean)
-        return Densities(
+        return DIVADensities(
             posterior=posterior,
             prior=Parts(
                 self._learnt(self.domain_mean, self.domain_raw, examples.domains),
@@ -172,7 +172,7 @@ def diva_loss(
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         noise = jax.random.normal(key, (len(examples.images), 3 * model.dim))
         densities = cast(
-            "Densities",
+            "DIVADensities",
             model.apply({"params": params}, examples, noise, method="densities"),
         )
         # KL(q_i || p_i) of the three groups of latents, each summed over its dimensions.

@@ -20,7 +20,7 @@ class Diversity(NamedTuple):
     rank: int
     """How many singular values are above the tolerance times the largest."""
     needed: int
-    """Domains below which the condition cannot hold: k + 1."""
+    """The fewest domains with which the condition can hold: k + 1."""
 
     @property
     def sufficient(self) -> bool:
@@ -54,18 +54,18 @@ def domain_diversity(
     $\eta_d = (\Sigma_d^{-1} \mu_d, -\tfrac12 \Sigma_d^{-1})$: k = 2 dim of them if covariances are
     given as variances, dim + dim (dim + 1) / 2 if as matrices, diagonal or not. A sufficient
     condition for the block to be identified is that the m - 1 differences
-    $\eta_{d_j} - \eta_{d_1}$ span all k dimensions, for which m >= k + 1 domains are needed. How
-    far from failing it is, the condition number tells.
+    $\eta_{d_j} - \eta_{d_1}$ span all k dimensions, for which m >= k + 1 domains are needed. The
+    condition number measures how far the condition is from failing.
 
-    Latents have no unit, so each is first brought to mean 0 and variance 1 over all domains alike;
-    a covariance between two, to $\sqrt 2$ times its natural parameter, which makes the Frobenius
-    norm of matrices that of vectors.
+    Latents have no unit, so each is first brought to mean 0 and variance 1 over all domains. The
+    parameter of a covariance between two latents is multiplied by $\sqrt 2$, so that the norm of
+    the vector of parameters is the Frobenius norm of the matrix.
 
     Args:
         mean: $\mu_d$, [domains, dim].
         covariance: $\Sigma_d$; variances [domains, dim] for a diagonal family, or matrices
             [domains, dim, dim].
-        tolerance: relative to the largest singular value, what counts as 0.
+        tolerance: singular values below this share of the largest count as 0.
 
     Returns:
         The report; print it.
@@ -122,15 +122,8 @@ def domain_diversity(
 
 
 def _check(means: np.ndarray, covariances: np.ndarray) -> None:
-    if (
-        means.ndim != 2
-        or 0 in means.shape
-        or covariances.shape
-        not in (
-            means.shape,
-            (*means.shape, means.shape[-1]),
-        )
-    ):
+    matrices = (*means.shape, means.shape[-1]) if means.ndim else ()
+    if means.ndim != 2 or 0 in means.shape or covariances.shape not in (means.shape, matrices):
         raise ValueError(
             "mean must have shape [domains, dim], and covariance the same or [domains, dim, dim], "
             f"got {list(means.shape)} and {list(covariances.shape)}."

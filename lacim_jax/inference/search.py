@@ -1,4 +1,4 @@
-"""Latent search: for each image, the latents that explain it best, from many starts at once."""
+"""Latent search: for each image the latents that explain it best, from many starts at once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def mixture_prior(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, 
 
 
 def squared_norm(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, ""]:
-    r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$: no belief but that 0 is near."""
+    r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$, whatever the priors."""
     del priors
     return -(latents**2).sum()
 
@@ -48,7 +48,7 @@ class Search:
     weight: float = 1.0
     """λ, at least 0."""
     draws: int = 4
-    """Starts drawn from each training domain's encoder, beside its mean."""
+    """How many starts are drawn from each training domain's posterior, beside its mean."""
     chunk_size: int = 128
     """Images searched at once; fewer are filled up to it. It bounds the memory: that of decoding
     `chunk_size * num_domains * (1 + draws)` images and of the gradient for their latents."""
@@ -92,8 +92,8 @@ def begin_search(
 ) -> SearchState:
     """Places the searches at their starts: the encoder's mean and draws in every training domain.
 
-    The domain of an image is not asked for, so a new one will do. The means come first, in the
-    order of the domains, then the draws.
+    The domain of an image is not needed, so images may come from a new one. The means come first,
+    in the order of the domains, then the draws.
 
     Args:
         model: the trained model.
@@ -178,5 +178,5 @@ def _value_and_grad(
 
 
 def _not_nan(values: Float[Array, "batch starts"]) -> Float[Array, "batch starts"]:
-    """An objective that is not a number can only become better."""
+    """NaN as minus infinity, so that any number is better."""
     return jnp.where(jnp.isnan(values), -jnp.inf, values)

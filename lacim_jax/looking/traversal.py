@@ -1,4 +1,4 @@
-"""What the latents mean, seen through the decoder: move one of them, or exchange s and v."""
+"""What the latents mean to the decoder: move one of them, or exchange s and v."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ def traverse(
     Args:
         model: the trained model.
         variables: its variables.
-        latents: z = (s, v) of one image; all others stay as they are here.
+        latents: z = (s, v) of one image, in which one latent at a time is replaced.
         dims: which to move: below `s_dim` those of s, from there on those of v.
-        values: what each takes.
+        values: those that each of them takes.
 
     Returns:
         Means of p(x|s,v).

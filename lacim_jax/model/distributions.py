@@ -76,7 +76,7 @@ def bounded_log_var(raw: Float[Array, "*shape"], *, bound: float = 8.0) -> Float
     bounds the gradient fades and does not break off.
 
     Args:
-        raw: r, what a network puts out; any finite numbers.
+        raw: r, the output of a network; any finite numbers.
         bound: b > 0. The default allows standard deviations from 1/55 to 55.
 
     Returns:

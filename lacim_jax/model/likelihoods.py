@@ -1,4 +1,4 @@
-"""What an image or a label may be, given the output of a network: p(x|s,v) and p(y|s)."""
+"""Families of distributions of images and labels, given the output of a network."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ from lacim_jax.model.distributions import bounded_log_var
 
 
 class Likelihood(NamedTuple):
-    """A family of conditional densities; its parameters are what a network puts out.
+    """A family of conditional densities, p(x|s,v) or p(y|s), with a network's output as parameters.
 
     Families are compared by identity when a model is compiled, so use the constants below, or
     build one once and keep it.
@@ -58,7 +58,7 @@ network nor latents."""
 def _categorical_log_prob(
     logits: Float[Array, " classes"], value: Num[Array, ""]
 ) -> Float[Array, ""]:
-    # A label out of range gives NaN, which shows, and not the nearest class, which would not.
+    # A label out of range gives NaN, which is seen; the nearest class would not be.
     log_probs = jax.nn.log_softmax(logits)
     return log_probs.at[value].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -81,7 +81,7 @@ CATEGORICAL = Likelihood(_categorical_log_prob, jax.nn.softmax, _check_classes)
 r"""Labels $0, \dots, c - 1$ from logits $l$: $l_y - \log \sum_j e^{l_j}$."""
 
 
-@functools.cache  # so that two equal ones are one, and nothing is compiled twice
+@functools.cache  # equal arguments give one object, so nothing is compiled twice
 def gaussian_likelihood(scale: float) -> Likelihood:
     r"""Real values around the network's output, $N(x; \mu, \sigma^2 I)$, the additive-noise model.
 
@@ -104,9 +104,9 @@ def gaussian_likelihood(scale: float) -> Likelihood:
     return Likelihood(log_prob, lambda mean: mean, _check_finite)
 
 
-@functools.cache  # so that two equal ones are one, and nothing is compiled twice
+@functools.cache  # equal arguments give one object, so nothing is compiled twice
 def discretised_logistic(levels: int = 256, *, log_scale_bound: float = 7.0) -> Likelihood:
-    r"""Stored pixels as what they are: one of a number of levels, with a probability each.
+    r"""Stored pixels as finitely many grey levels, each with a probability.
 
     For a pixel x on the grid 0, 1/(n-1), ..., 1, half a step h, and $\sigma$ the logistic function,
 
@@ -117,12 +117,12 @@ def discretised_logistic(levels: int = 256, *, log_scale_bound: float = 7.0) -> 
     levels' probabilities sum to one. Unlike the Bernoulli cross-entropy of grey pixels it is a
     probability, and unlike a Gaussian it cannot grow without bound.
 
-    A network puts out $\mu - \frac{1}{2}$ and $\tau$ side by side: its last axis is twice as long
-    as that of the images, means first. Zeros are grey, and as uncertain as the grid is wide.
+    A network gives $\mu - \frac{1}{2}$ and $\tau$ side by side: its last axis is twice as long
+    as that of the images, means first. Outputs of zero mean grey, with a scale as wide as the grid.
 
     Args:
         levels: n, at least 2.
-        log_scale_bound: $\tau$ stays between minus this and this, smoothly.
+        log_scale_bound: b > 0; $\tau = b \tanh(r / b)$ of the network's output r stays within ±b.
 
     Returns:
         The family.
@@ -156,11 +156,12 @@ def discretised_logistic(levels: int = 256, *, log_scale_bound: float = 7.0) -> 
         # σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b-a)): three factors whose logarithms are each exact.
         up_to, from_there_on = jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-below)
         inside = up_to + from_there_on + jnp.log(-jnp.expm1(-2 * half * inverse_scale))
+        # The outermost levels take in the tails.
         lowest, highest = pixel < half, pixel > 1 - half
         return jnp.where(lowest, up_to, jnp.where(highest, from_there_on, inside)).sum()
 
     def mean(parameters: jax.Array) -> jax.Array:
-        # Of the logistic density, at the grid's ends where it lies outside.
+        # That of the logistic density, moved to the ends of the grid where it lies beyond them.
         return jnp.clip(jnp.split(parameters, 2, axis=-1)[0] + 0.5, 0.0, 1.0)
 
     def check(shape: tuple[int, ...], values: np.ndarray) -> None:
@@ -199,6 +200,6 @@ def _check_shape(shape: tuple[int, ...], values: np.ndarray) -> None:
     if values.shape[1:] != shape or not np.issubdtype(values.dtype, np.floating):
         raise ValueError(
             f"values must be floating-point of shape [batch, ...] = [batch, "
-            f"{', '.join(map(str, shape))}], as the network puts them out, got "
+            f"{', '.join(map(str, shape))}], the shape of the network's output, got "
             f"{values.dtype}{list(values.shape)}."
         )

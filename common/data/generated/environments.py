@@ -1,4 +1,4 @@
-"""Control tasks as pure functions, and what a policy does in them.
+"""Control tasks as pure functions, and playing a policy in them.
 
     environment = cart_pole()
     state = environment.reset(key)
@@ -160,12 +160,12 @@ def rollout(
     Args:
         environment: the task.
         policy: gives the logits of actions.
-        state: states in which to go on, each leaf [episodes, ...].
+        state: states to start from, each leaf [episodes, ...].
         key: a typed PRNG key, scalar.
         steps: how many in each episode.
 
     Returns:
-        The states in which to go on, and what was seen.
+        The states reached, and the steps taken.
     """
     episodes = jax.tree.leaves(state)[0].shape[0]
 

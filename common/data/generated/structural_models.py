@@ -6,9 +6,9 @@
     model.mean, model.covariance                        # of (s, v), domain by domain: exact
 
 The graph is that of LaCIM: D -> C; C -> (S, V); S -> Y; (S, V) -> X. Only p(c|d) depends on the
-domain. The domains differ in mean and in spread, so that neither says much by itself: the domain
-alone tells little about the latents (`StructuralModel.domain_mean_correlation`), the latents can be
-read from x, and natural parameters of the domains are far from dependent.
+domain. The domains differ both in mean and in spread, such that the domain alone says little about
+the latents (`StructuralModel.domain_mean_correlation`), the latents can be recovered from x, and
+the natural parameters of the domains are far from linearly dependent.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class StructuralModel:
     def domain_mean_correlation(self) -> np.ndarray:
         """The correlation of each latent with its domain's mean, over equally frequent domains.
 
-        It is what an estimate scores that has not looked at x.
+        It is the score of an estimate that uses the domain alone, and not x.
 
         Returns:
             [s_dim + v_dim], from 0 to 1.

@@ -72,8 +72,8 @@ class Sentences(NamedTuple):
     """int32, [n, S + T]: a sentence filled up to S tokens, BEGIN, and its translation but for the
     last of T tokens."""
     labels: np.ndarray
-    """int32, [n, T]: the translation, END, and PAD, which is not asked for; `tokens` from position
-    S on, one place further."""
+    """int32, [n, T]: the translation, END, and PAD, which is not scored. They are the tokens that
+    follow those from position S on."""
 
 
 class Translations(NamedTuple):

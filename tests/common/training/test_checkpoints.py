@@ -71,7 +71,7 @@ def alter(path):
 )
 def test_a_damaged_one_is_set_aside_and_the_one_before_it_taken(folder, name, damage, message):
     damage(folder / "2" / name)
-    with pytest.warns(UserWarning, match=rf"/2 is damaged .*{message}.* set aside .* resumes from .*/1"):
+    with pytest.warns(UserWarning, match=rf"/2 is damaged .*{message}.* set aside .* from .*/1"):
         assert restore(folder).step == 1
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
     with Checkpoints(folder) as opened:
