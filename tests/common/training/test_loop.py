@@ -6,13 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from common.networks import resnet
 from common.seeds import streams
 from common.training import (
-    DivergedError,
     Execution,
     Keys,
-    TrainState,
     fit,
     init_state,
     train_step,
@@ -22,25 +19,9 @@ from common.training.classification import (
     classification_metrics,
     cross_entropy_loss,
     evaluator,
-    network_loss,
-    network_metrics,
 )
 from common.training.layouts import layout
-
-KEYS = streams(3)
-RUN_KEYS = Keys(KEYS.order, KEYS.noise)
-
-
-def linear(params, inputs):
-    return inputs @ params["w"] + params["b"][None, :]
-
-
-def problem(n=53):
-    """A small classification problem, [n, 4] to 3 classes."""
-    inputs = jax.random.normal(KEYS.data, (n, 4))
-    labels = (inputs @ jnp.eye(4, 3)).argmax(-1)
-    params = {"w": 0.1 * jax.random.normal(KEYS.init, (4, 3)), "b": jnp.zeros(3)}
-    return params, (inputs, labels)
+from tests.common.training.small_problem import KEYS, RUN_KEYS, linear, problem
 
 
 def plain_loop(params, data, tx, *, batch_size, epochs):
@@ -181,105 +162,6 @@ def test_a_step_is_compiled_once_however_often_it_is_fitted():
     assert len(traces) == 2
 
 
-def noisy_step(bad_step):
-    """A step whose loss is NaN from `bad_step` on; of run r, from `bad_step + r` on."""
-
-    def step(state, batch, key):
-        del batch, key
-        value = jnp.where(state.step >= bad_step + state.params, jnp.nan, 1.0)
-        info = type("Info", (), {"loss": value})
-        return TrainState(state.params, (), (), state.step + 1), info
-
-    return step
-
-
-def test_a_single_run_stops_at_its_first_loss_that_is_not_finite():
-    state = TrainState(jnp.asarray(0), (), (), jnp.zeros([], jnp.int32))
-    accuracy = {"accuracy": np.asarray(0.1)}
-    found = fit(
-        noisy_step(7), state, jnp.zeros(20), keys=RUN_KEYS, batch_size=4,
-        epochs=4, evaluate=lambda _: accuracy, execution=Execution(chunk=2),
-    )  # fmt: skip
-    assert found.diverged_at == 7
-    assert int(found.state.step) == 9  # the end of the chunk that step 7 is in
-    np.testing.assert_array_equal(found.curve["loss"], [1.0, np.nan, np.nan, np.nan])
-    np.testing.assert_array_equal(found.curve["accuracy"], [0.1, np.nan, np.nan, np.nan])
-
-
-def test_many_runs_go_on_past_those_that_diverged():
-    state = TrainState(jnp.asarray([0, 100]), (), (), jnp.zeros([2], jnp.int32))
-    keys = jnp.stack([KEYS.order, KEYS.order])
-    found = fit(noisy_step(3), state, jnp.zeros(20), keys=Keys(keys, keys), batch_size=4, epochs=2)
-    np.testing.assert_array_equal(found.diverged_at, [3, -1])
-    np.testing.assert_array_equal(found.curve["loss"], [[np.nan, 1.0], [np.nan, 1.0]])
-
-
-def stepping_into_nan(bad_step, *, on_divergence="stop", **options):
-    """A run whose loss is NaN at step `bad_step`, the first, and whose state is from there on."""
-
-    def step(state, batch, key):
-        del batch, key
-        bad = state.step >= bad_step
-        params = jnp.where(bad, jnp.nan, state.params + 1)
-        info = type("Info", (), {"loss": jnp.where(bad, jnp.nan, state.params)})
-        return TrainState(params, (), (), state.step + 1), info
-
-    state = TrainState(jnp.zeros([]), (), (), jnp.zeros([], jnp.int32))
-    settings = {"keys": RUN_KEYS, "batch_size": 4, "epochs": 2}
-    execution = Execution(chunk=2, on_divergence=on_divergence)
-    return fit(step, state, jnp.zeros(20), execution=execution, **(settings | options))
-
-
-def test_divergence_is_an_error_where_it_is_asked_for(tmp_path):
-    with (
-        Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(DivergedError, match=r"at step 7 .* it is not; take a smaller") as found,
-    ):
-        stepping_into_nan(7, checkpoints=checkpoints, on_divergence="raise")
-    assert found.value.step == 7
-    keys = jnp.stack([KEYS.order, KEYS.order])
-    state = TrainState(jnp.asarray([0, 100]), (), (), jnp.zeros([2], jnp.int32))
-    with pytest.raises(DivergedError, match="at step 3"):
-        fit(
-            noisy_step(3), state, jnp.zeros(20), keys=Keys(keys, keys), batch_size=4, epochs=2,
-            execution=Execution(on_divergence="raise"),
-        )  # fmt: skip
-
-
-def test_the_last_good_checkpoint_outlives_divergence(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        whole = stepping_into_nan(7, checkpoints=checkpoints)
-    assert whole.diverged_at == 7
-    with Checkpoints(tmp_path) as checkpoints:
-        good = checkpoints.restore(whole.state)
-        assert (good.step, float(good.state.params)) == (7, 7.0)
-        again = stepping_into_nan(7, checkpoints=checkpoints)
-    jax.tree.map(np.testing.assert_array_equal, again, whole)
-
-
-def test_of_many_runs_those_that_diverged_are_saved_with_the_others(tmp_path):
-    keys = jnp.stack([KEYS.order, KEYS.order])
-
-    def run(epochs):
-        def step(state, batch, key):
-            params = jnp.where(state.params > 100, jnp.nan, state.params + 1)
-            info = type("Info", (), {"loss": params})
-            return TrainState(params, (), (), state.step + 1), info
-
-        state = TrainState(jnp.asarray([0.0, 99.0]), (), (), jnp.zeros([2], jnp.int32))
-        with Checkpoints(tmp_path / str(epochs[0])) as checkpoints:
-            for last in epochs:
-                found = fit(
-                    step, state, jnp.zeros(8), keys=Keys(keys, keys), batch_size=4, epochs=last,
-                    checkpoints=checkpoints,
-                )  # fmt: skip
-        return found
-
-    whole, resumed = run([3]), run([2, 3])
-    np.testing.assert_array_equal(whole.diverged_at, [-1, 2])
-    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-
-
 def test_auto_drives_convolutions_from_the_host_on_cpu(monkeypatch):
     scans = []
     scan = jax.lax.scan
@@ -353,47 +235,6 @@ def test_data_of_unequal_length_or_not_finite_are_refused():
                 step, init_state(params, tx), data, keys=RUN_KEYS,
                 batch_size=4, epochs=1,
             )  # fmt: skip
-
-
-@pytest.mark.parametrize("batch_size", [1000, 10, 7])
-def test_evaluation_counts_every_example_once(batch_size):
-    params, data = problem()
-    state = TrainState(params, (), (), jnp.zeros([], jnp.int32))
-    score = evaluator(classification_metrics(linear), data, batch_size=batch_size, prefix="test_")
-    inputs, labels = (np.asarray(a, np.float64) for a in data)
-    logits = inputs @ np.asarray(params["w"], np.float64)
-    entropy = np.log(np.exp(logits).sum(-1)) - logits[np.arange(53), labels.astype(int)]
-    found = score(state)
-    np.testing.assert_allclose(found["test_accuracy"], np.mean(logits.argmax(-1) == labels))
-    np.testing.assert_allclose(found["test_cross_entropy"], entropy.mean(), rtol=1e-6)
-
-
-def test_evaluation_needs_an_example():
-    with pytest.raises(ValueError, match="at least one example"):
-        evaluator(classification_metrics(linear), (jnp.zeros((0, 4)), jnp.zeros(0, jnp.int32)))
-
-
-def test_a_network_with_running_averages_trains():
-    network = resnet(8, num_classes=2, width=0.25)
-    images = jax.random.normal(KEYS.data, (16, 8, 8, 3))
-    data = (images, (images.mean((1, 2, 3)) > 0).astype(jnp.int32))
-    variables = dict(jax.jit(network.init)(KEYS.init, images[:1]))
-    params = variables.pop("params")
-    tx = optax.sgd(0.1)
-    found = fit(
-        train_step(network_loss(network), tx), init_state(params, tx, variables), data,
-        keys=RUN_KEYS, batch_size=8, epochs=3,
-        evaluate=evaluator(network_metrics(network), data),
-    )  # fmt: skip
-    assert found.curve["loss"][-1] < found.curve["loss"][0]
-    moved = jax.tree.map(
-        lambda a, b: bool((a != b).any()), found.state.model_state["batch_stats"],
-        variables["batch_stats"],
-    )  # fmt: skip
-    assert all(jax.tree.leaves(moved))
-    logits = network.apply({"params": found.state.params, **found.state.model_state}, images)
-    accuracy = np.mean(np.asarray(logits).argmax(-1) == np.asarray(data[1]))
-    np.testing.assert_allclose(found.curve["accuracy"][-1], accuracy)
 
 
 def test_a_mesh_of_one_device_trains_as_no_mesh_does_and_batches_must_fit_one():
