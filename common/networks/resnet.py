@@ -171,7 +171,7 @@ def resnet(
     sizes, channels, bottleneck = _family("ResNet", depth, tuple(_IMAGENET))
     return ResNet(
         stage_sizes=sizes,
-        stage_channels=_scaled(channels, width, num_classes),
+        stage_channels=_scaled_channels(channels, width, num_classes),
         num_classes=num_classes,
         bottleneck=bottleneck,
         shortcut=shortcut or ("projection" if depth in _IMAGENET else "zero_pad"),
@@ -219,7 +219,7 @@ def plain(
     sizes, channels, bottleneck = _family("plain network", depth, (18, 34))
     return ResNet(
         stage_sizes=sizes,
-        stage_channels=_scaled(channels, width, num_classes),
+        stage_channels=_scaled_channels(channels, width, num_classes),
         num_classes=num_classes,
         bottleneck=bottleneck,
         shortcut=None,
@@ -247,7 +247,7 @@ def _family(
     )
 
 
-def _scaled(channels: tuple[int, ...], width: float, num_classes: int) -> tuple[int, ...]:
+def _scaled_channels(channels: tuple[int, ...], width: float, num_classes: int) -> tuple[int, ...]:
     """Channels times the width, at least 1."""
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")

@@ -13,7 +13,7 @@ from common.results.records import (
     Scalar,
     last_run,
     parse_record,
-    plain,
+    json_ready,
     read_records,
 )
 from common.results.selection import best_setting, latin_hypercube
@@ -27,7 +27,7 @@ __all__ = [
     "read_records",
     "last_run",
     "parse_record",
-    "plain",
+    "json_ready",
     "provenance",
     "git_commit",
     "versions",

@@ -74,7 +74,7 @@ class RecordWriter:
         record = dataclasses.replace(record, origin=self._origin)
         fields = dataclasses.asdict(record)
         origin = fields.pop("origin")
-        line = json.dumps(plain({**origin, **fields}), allow_nan=False) + "\n"
+        line = json.dumps(json_ready({**origin, **fields}), allow_nan=False) + "\n"
         append_whole(self._path, line.encode())
         return record
 
@@ -133,18 +133,18 @@ def parse_record(line: str | bytes, where: str) -> Record:
         ) from error
 
 
-def plain(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """JSON's own types for everything; null for figures that are not finite.
 
     Args:
         value: mappings, sequences, scalars, NumPy and JAX arrays and paths, however nested.
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [json_ready(item) for item in value]
     if hasattr(value, "tolist"):  # numpy and jax, scalars and arrays
-        return plain(np.asarray(value).tolist())
+        return json_ready(np.asarray(value).tolist())
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):

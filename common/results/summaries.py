@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from common.files import write_whole
-from common.results.records import Record, parse_record, plain
+from common.results.records import Record, json_ready, parse_record
 
 POINTS = 32
 """The most points a kept curve has; its first and last are always among them."""
@@ -40,19 +40,19 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
     Raises:
         ValueError: if there are no records, or they are of several runs.
     """
-    origins = {json.dumps(plain(r.origin), sort_keys=True) for r in records}
+    origins = {json.dumps(json_ready(r.origin), sort_keys=True) for r in records}
     if len(origins) != 1:
         raise ValueError(
             f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
         )
-    lines = [{"origin": plain(records[0].origin)}]
+    lines = [{"origin": json_ready(records[0].origin)}]
     first: dict[tuple[str, str], int] = {}  # (name, content) of a column: the record it is first in
     for i, record in enumerate(records):
         # The columns of a picture are its pixels, which must not be thinned.
         curve = record.curve if "picture" in record.setting else _thinned(record.curve)
         fields = dataclasses.asdict(dataclasses.replace(record, curve=curve))
         del fields["origin"]
-        line = plain(fields)
+        line = json_ready(fields)
         for name, column in line["curve"].items():
             number = first.setdefault((name, json.dumps(column)), i)
             new = _packed(column) if "picture" in record.setting else column
@@ -94,7 +94,7 @@ def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | by
     try:
         fields = json.loads(line)
         fields["curve"] = {
-            name: plain(earlier[column].curve[name])
+            name: json_ready(earlier[column].curve[name])
             if isinstance(column, int)
             else _unpacked(column)
             for name, column in fields["curve"].items()

@@ -128,8 +128,8 @@ def translations(
     drawn = generator.choice(lexicon.meanings, total, replace=False)
     meanings = _meanings(drawn, lexicon)
     words = _Words(lexicon)
-    source = _packed(_source(meanings, words))
-    labels = _packed(_target(meanings, words, feminine))
+    source = _moved_together(_source(meanings, words))
+    labels = _moved_together(_target(meanings, words, feminine))
     # What the network sees before each label: BEGIN before the first, then the label before it.
     tokens = np.c_[source, np.full(total, BEGIN, np.int32), labels[:, :-1]]
     bounds = np.cumsum([0, *sizes])
@@ -233,7 +233,7 @@ def _if(condition: np.ndarray, word: np.ndarray | int) -> np.ndarray:
     return np.where(condition, word, _ABSENT)
 
 
-def _packed(slots: np.ndarray) -> np.ndarray:
+def _moved_together(slots: np.ndarray) -> np.ndarray:
     """Words moved to the left past absent ones, and PAD behind them."""
     order = np.argsort(slots == _ABSENT, axis=1, kind="stable")
     moved = np.take_along_axis(slots, order, axis=1)
