@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replaces a file in one go: who reads it, even after a power cut, sees the old one or this.
+    """Replaces a file atomically: even after a power cut it is the old one or the new one, whole.
 
     Args:
-        path: the file; its folder is there. A link is replaced, not followed.
+        path: the file, in a folder that exists. A link is replaced, not followed.
         content: all of it; text is written as UTF-8.
 
     Raises:
-        OSError: if it cannot be written, on a full disk say; the old file is still there then.
+        OSError: if it cannot be written, on a full disk say; the old file is then intact.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -29,14 +29,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Appends to a file; what could not be written to its end is cut off again.
+    """Appends to a file; an incomplete write is cut off again.
 
     Args:
         path: the file, created where it is missing.
         content: a line, say.
 
     Raises:
-        OSError: if it cannot be written, on a full disk say; the file is as it was then.
+        OSError: if it cannot be written, on a full disk say; the file is then as it was.
     """
     # One write to a file opened for appending: lines of two processes do not interleave.
     with path.open("ab", buffering=0) as file:
@@ -55,16 +55,17 @@ def append_whole(path: Path, content: bytes) -> None:
 
 
 def _write(descriptor: int, content: bytes) -> None:
+    """Writes all of it, in as many calls as it takes."""
     rest = memoryview(content)
-    while rest:  # a disk that fills up takes a part and says so only at the next try
+    while rest:  # a disk that fills up takes a part, and raises only at the next call
         rest = rest[os.write(descriptor, rest) :]
 
 
 def cut_unfinished_line(path: Path) -> None:
-    """Cuts off what follows the last end of a line, if anything does.
+    """Cuts off an unfinished last line, if there is one.
 
     Args:
-        path: a file; it need not be there.
+        path: a file; it need not exist.
     """
     if not path.exists():
         return
@@ -76,7 +77,7 @@ def cut_unfinished_line(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, outlive a power cut.
+    """Makes a file, or the names in a folder, survive a power cut.
 
     Args:
         path: a file; or a folder, where the system can.
@@ -110,11 +111,12 @@ def inside(folder: Path, name: str) -> Path:
     """The path of a name in a folder.
 
     Args:
-        folder: anywhere; it may be a link itself, and need not be there.
+        folder: anywhere; it may be a link itself, and need not exist.
         name: one name or several with slashes between them.
 
     Raises:
-        OutsideError: if the path leads elsewhere: through "..", as an absolute one, by a link.
+        OutsideError: if the path leads out of the folder: through "..", a link, or as an absolute
+            path.
 
     Example:
         >>> inside(Path("results"), "gsgd_mlp").as_posix()
@@ -123,7 +125,7 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise OutsideError(
-            f"{path} must lie in {folder}, and leads to {path.resolve()}; take a name without "
+            f"{path} must lie in {folder}, but leads to {path.resolve()}; take a name without "
             '"..", and remove links that lead elsewhere.'
         )
     return path
@@ -133,7 +135,7 @@ def links_outside(folder: Path) -> Iterator[Path]:
     """The links in a folder, not in those below it, that lead out of it.
 
     Args:
-        folder: it need not be there.
+        folder: it need not exist.
     """
     if folder.is_dir():
         home = folder.resolve()

@@ -1,4 +1,4 @@
-"""Progress bars as a sink that code can be handed, or not."""
+"""Progress bars, as an optional argument of whatever takes long."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class Bar(Protocol):
-    """One bar: `advance` moves it and may say how things stand."""
+    """One bar: `advance` moves it and may replace the note at its end."""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Moves the bar by `amount`; a non-empty `note` replaces the text at its end."""
@@ -40,7 +40,7 @@ class _SilentBar:
 
 
 class Silent:
-    """Draws nothing: what tests and library callers get by default."""
+    """Draws nothing: the default of tests and of library callers."""
 
     @contextlib.contextmanager
     def task(self, description: str, *, total: float) -> Iterator[Bar]:
@@ -58,7 +58,7 @@ class _RichBar:
 
 
 class Bars:
-    """Bars on a terminal, drawn by rich; where the output is no terminal, one line a task."""
+    """Bars on a terminal, drawn by rich; where the output is no terminal, one line per task."""
 
     def __init__(self, console: Console):
         """Draws on `console`."""

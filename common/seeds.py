@@ -1,8 +1,8 @@
 """One integer seed, and the separate random streams that come from it.
 
 Initialisation, data order, noise and delays are drawn from keys of their own, so that two methods
-compared at one seed share the initialisation and the data order even where one of them draws
-delays or latent samples and the other does not.
+compared at one seed share the initialisation and the data order even where only one of them draws
+delays or latent samples.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Streams(NamedTuple):
     """The keys of one seed; each is a typed PRNG key, scalar."""
 
     data: jax.Array
-    """What the data set itself draws: splits, colours, label noise."""
+    """Random parts of the data set itself: splits, colours, label noise."""
     init: jax.Array
     """Initial parameters."""
     order: jax.Array

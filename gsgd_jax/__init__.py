@@ -29,6 +29,7 @@ other coordinates. What others have built on path space, and the peers to compar
 """
 
 from gsgd_jax.balance import balance
+from gsgd_jax.change import change_skeleton, skeleton_margin
 from gsgd_jax.coordinates import (
     Balanced,
     Chart,
@@ -38,13 +39,11 @@ from gsgd_jax.coordinates import (
     Skeleton,
     StepInfo,
     allocate,
-    change_skeleton,
     choose_section,
     choose_skeleton,
     dead_nodes,
     inverse_chain_rule,
     path_values,
-    skeleton_margin,
     weight_updates,
 )
 from gsgd_jax.family.reference_norms import in_path_space_with_reference_norms

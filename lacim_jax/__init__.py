@@ -18,15 +18,10 @@ Predict on a new domain, which may be none of those::
 
     from lacim_jax import predict
 
-    found = predict(model, {"params": params}, images, key, steps=50)
-    found.probabilities, found.disagreement, found.objective_after
+    prediction = predict(model, {"params": params}, images, key, steps=50)
+    prediction.probabilities, prediction.disagreement, prediction.objective_after
 """
 
-from lacim_jax.checks import check_examples
-from lacim_jax.correlated import CorrelatedGaussian
-from lacim_jax.discretised_logistic import discretised_logistic
-from lacim_jax.distributions import Gaussian, bounded_log_var, log_mixture
-from lacim_jax.elbo import Elbo, compiled_elbo, elbo, lacim_loss
 from lacim_jax.erm import ERM, erm_loss
 from lacim_jax.identifiability import (
     Collapse,
@@ -42,30 +37,50 @@ from lacim_jax.identifiability import (
     mean_correlation,
 )
 from lacim_jax.inference import (
+    ChosenSearch,
     Inference,
     Prediction,
-    infer,
-    infer_along,
-    predict,
-    predict_from,
-)
-from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood, gaussian_likelihood
-from lacim_jax.memory import search_memory, search_within
-from lacim_jax.model import Densities, Examples, LaCIM, Latents, Posterior, Prior
-from lacim_jax.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from lacim_jax.reparameterised import ReparameterisedLaCIM
-from lacim_jax.saliency import Saliency, saliency, saliency_of
-from lacim_jax.search import (
     Regulariser,
     Search,
     SearchState,
     begin_search,
+    choose_search,
+    infer,
+    infer_along,
     mixture_prior,
+    predict,
+    predict_from,
+    search_memory,
+    search_within,
     squared_norm,
     step_search,
 )
-from lacim_jax.selection import ChosenSearch, choose_search
-from lacim_jax.traversal import active_dims, exchange, traverse
+from lacim_jax.looking import Saliency, active_dims, exchange, saliency, saliency_of, traverse
+from lacim_jax.model import (
+    BERNOULLI,
+    CATEGORICAL,
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    CorrelatedGaussian,
+    Densities,
+    Examples,
+    Gaussian,
+    LaCIM,
+    Latents,
+    Likelihood,
+    MLPDecoder,
+    MLPEncoder,
+    Posterior,
+    Prior,
+    ReparameterisedLaCIM,
+    bounded_log_var,
+    check_examples,
+    discretised_logistic,
+    gaussian_likelihood,
+    log_mixture,
+)
+from lacim_jax.objective import Elbo, compiled_elbo, elbo, lacim_loss
 
 __all__ = [
     "LaCIM",

@@ -7,13 +7,13 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
 """`(params, state, examples, key) -> (loss, (state, terms))`: what all objectives here are, so that
-one training loop serves all. `state` is what an objective carries from step to step: its number of
-steps, the weights of its domains, or nothing."""
+one training loop serves all. `state` is what an objective carries from step to step: the number of
+steps, the weights of the domains, or nothing."""
 
 
 class ERM(nn.Module):
@@ -46,13 +46,13 @@ class ERM(nn.Module):
         return self.classify(self.represent(images))
 
     def represent(self, images: Float[Array, " batch *image"]) -> Float[Array, "batch s_dim"]:
-        """What the classifier sees of each image: the head's values."""
+        """The head's values: what the classifier sees of each image."""
         return self.head(self.encoder(images))
 
     def classify(
         self, representation: Float[Array, "batch s_dim"]
     ) -> Float[Array, "batch classes"]:
-        """The logits of what `represent` gave."""
+        """The logits of representations."""
         return self.classifier(representation)
 
 
@@ -64,8 +64,8 @@ def erm_loss(model: ERM, *, label_likelihood: Likelihood = CATEGORICAL) -> LossF
         label_likelihood: the family of p(y|x).
 
     Returns:
-        `(params, state, examples, key) -> (loss, (state, {}))`; `state` and `key` are not looked
-        at, but make it interchangeable with `lacim_loss`.
+        `(params, state, examples, key) -> (loss, (state, {}))`; `state` and `key` are not used,
+        but make it interchangeable with `lacim_loss`.
     """
 
     def loss_fn(

@@ -36,7 +36,7 @@ from benchmarks.delay.report import (
     plot_training,
     protocol_tables,
 )
-from common.records import Record
+from common.results.records import Record
 
 PUBLISHED = {
     (SGD, 1): 8.65,

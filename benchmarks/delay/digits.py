@@ -49,7 +49,7 @@ from benchmarks.delay.report import (
 from benchmarks.harness.registry import Context
 from common.data import as_float, epoch_order, load, pooled, train_validation_split
 from common.networks import MLP
-from common.records import Record
+from common.results.records import Record
 from common.seeds import streams
 from dcasgd_jax import Schedule, dcasgd, round_robin, slot_simulator
 

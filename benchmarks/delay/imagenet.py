@@ -31,7 +31,7 @@ from benchmarks.delay.report import (
     plot_training,
     protocol_tables,
 )
-from common.records import Record
+from common.results.records import Record
 
 PUBLISHED = {(ASGD, 16): 25.64, (ALL_SYNCHRONOUS, 16): 25.30, (ADAPTIVE, 16): 25.18}
 """Top-1 errors in percent."""

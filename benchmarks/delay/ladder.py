@@ -38,10 +38,10 @@ from benchmarks.delay.digits import Settings as DigitSettings
 from benchmarks.harness.registry import Context
 from common.data import epoch_order
 from common.networks import MLP
-from common.plots import figure, plot_bars
-from common.records import Record
+from common.results.plots import figure, plot_bars
+from common.results.records import Record
+from common.results.tables import group, markdown, metric, number
 from common.seeds import Streams, streams
-from common.tables import group, markdown, metric, number
 from dcasgd_jax import (
     SimulatorState,
     StalenessError,

@@ -39,10 +39,10 @@ from benchmarks.delay.report import (
     plot_training,
 )
 from benchmarks.harness.registry import Context
-from common.plots import figure, plot_spread
-from common.records import Record
-from common.selection import best_setting
-from common.tables import Summary, group, markdown, metric, number, percent
+from common.results.plots import figure, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import Summary, group, markdown, metric, number, percent
 
 PUBLISHED = {CONSTANT: 0.04, ADAPTIVE: 2.0}
 """The paper's lambdas, for CIFAR-10."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, markdown, percent, summarise
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, percent, summarise
 
 Published = Mapping[tuple[str, int], float]
 """(method, workers) -> test error in percent."""

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.plots import figure, plot_curve, plot_spread
-from common.records import Record
-from common.selection import best_setting
-from common.tables import Summary, group, markdown, metric, number, percent, summarise
+from common.results.plots import figure, plot_curve, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import Summary, group, markdown, metric, number, percent, summarise
 
 SGD, ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
     "SGD",

@@ -34,10 +34,10 @@ import optax
 from benchmarks.harness.registry import Context
 from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
 from common.networks import MLP, resnet
-from common.plots import figure
-from common.records import Record
+from common.results.plots import figure
+from common.results.records import Record
+from common.results.tables import group, markdown
 from common.seeds import streams
-from common.tables import group, markdown
 from dcasgd_jax import Simulator, dcasgd, round_robin, slot_simulator, wavefront_simulator
 
 SYNCHRONOUS, SLOTS, WAVES, COPYING = "synchronous SGD", "slots", "wavefront", "copying"

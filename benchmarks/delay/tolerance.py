@@ -52,7 +52,7 @@ from benchmarks.delay.tolerance_report import (
 from benchmarks.harness.registry import Context
 from common.data import epoch_order
 from common.networks import MLP
-from common.records import Record
+from common.results.records import Record
 from common.seeds import Streams, streams
 from dcasgd_jax import (
     Schedule,

@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.delay.report import ADAPTIVE, ASGD, CONSTANT, SGD, STYLES, SYNCHRONOUS, paired
-from common.plots import COLOURS, figure, plot_spread
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, markdown, metric, number, percent, summarise
+from common.results.plots import COLOURS, figure, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, metric, number, percent, summarise
 
 LOW_RANK, HESSIAN = "low rank", "exact Hessian"
 METHODS = (SGD, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE, LOW_RANK, HESSIAN)

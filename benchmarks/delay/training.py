@@ -30,13 +30,13 @@ from benchmarks.delay.images import (
 )
 from benchmarks.delay.report import ADAPTIVE, CONSTANT, SGD
 from benchmarks.harness.registry import Context
-from common.augmentation import pad_crop_flip
-from common.classification import evaluator
 from common.data import epoch_order, standardise
+from common.data.augmentation import pad_crop_flip
 from common.networks import resnet
-from common.records import Record
+from common.results.records import Record
 from common.seeds import streams
 from common.training import groups
+from common.training.classification import evaluator
 from dcasgd_jax import (
     Schedule,
     Simulator,

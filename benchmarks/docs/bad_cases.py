@@ -21,10 +21,12 @@ import lacim_jax
 from benchmarks.harness import registry, runner
 from benchmarks.harness.stages import Stages
 from benchmarks.judgement import evidence
-from common import checkpoints, files, records, training
-from common.checkpoints import Checkpoints
+from common import files, training
 from common.data import batches, from_arrays, from_domains, leave_one_out, read_npz
 from common.progress import Silent
+from common.results import records
+from common.training import checkpoints
+from common.training.checkpoints import Checkpoints
 from dcasgd_jax.schedules.checks import StepError
 
 
@@ -63,7 +65,8 @@ def _fit(data: Any, **options: Any) -> Any:
     state = training.init_state(_W, optax.identity())
     key = jax.random.key(0)
     settings: dict[str, Any] = {"batch_size": 2, "epochs": 2} | options
-    return training.fit(step, state, data, order=key, noise=key, **settings)
+    keys = training.Keys(key, key)
+    return training.fit(step, state, data, keys=keys, **settings)
 
 
 def _examples(**changes: Any) -> Any:
@@ -388,7 +391,8 @@ CASES = (
     ),
     Case(
         _NUMBERS, "a loss that is not finite, where that is no result", "common.training.fit",
-        training.DivergedError, lambda _: _fit(jnp.zeros(4), on_divergence="raise"), _LAST,
+        training.DivergedError,
+        lambda _: _fit(jnp.zeros(4), execution=training.Execution(on_divergence="raise")), _LAST,
     ),
     Case(
         _ARRIVALS, "no snapshot", "dcasgd_jax.delay_compensation", ValueError,
@@ -424,40 +428,40 @@ CASES = (
     ),
     Case(
         _KEPT, "the newest checkpoint damaged or cut short (a warning)",
-        "common.checkpoints.Checkpoints", UserWarning, _one_cut,
+        "common.training.Checkpoints", UserWarning, _one_cut,
         "the checkpoint before it, which is gone on from",
     ),
     Case(
-        _KEPT, "all checkpoints damaged", "common.checkpoints.Checkpoints",
+        _KEPT, "all checkpoints damaged", "common.training.Checkpoints",
         checkpoints.DamagedCheckpointError, _all_cut, "all files, as they are",
     ),
     Case(
-        _KEPT, "a checkpoint of another state", "common.checkpoints.Checkpoints", ValueError,
+        _KEPT, "a checkpoint of another state", "common.training.Checkpoints", ValueError,
         lambda folder: _restored(_saved(folder, 1), {"w": np.zeros(3, np.float32)}), _LAST,
     ),
     Case(
-        _KEPT, "NaN in a state to be saved", "common.checkpoints.Checkpoints",
+        _KEPT, "NaN in a state to be saved", "common.training.Checkpoints",
         checkpoints.NotANumberError,
         _nan_saved_by_default, _LAST,
     ),
     Case(
-        _KEPT, "NaN in a checkpoint", "common.checkpoints.Checkpoints",
+        _KEPT, "NaN in a checkpoint", "common.training.Checkpoints",
         checkpoints.NotANumberError, _nan_saved, "all files, as they are",
     ),
     Case(
-        _KEPT, "a full disk while a checkpoint is written", "common.checkpoints.Checkpoints",
+        _KEPT, "a full disk while a checkpoint is written", "common.training.Checkpoints",
         checkpoints.UnwrittenCheckpointError, _unwritten, _LAST,
     ),
     Case(
-        _KEPT, "a damaged line among records", "common.records.read_records", ValueError,
+        _KEPT, "a damaged line among records", "common.results.read_records", ValueError,
         _damaged_records, "the file, as it is; a run refuses it before it computes anything",
     ),
     Case(
-        _KEPT, "a last record that a power cut tore (a warning)", "common.records.read_records",
+        _KEPT, "a last record that a power cut tore (a warning)", "common.results.read_records",
         UserWarning, _torn_records, "every record before it; the next writer cuts the rest off",
     ),
     Case(
-        _KEPT, "a full disk while a record is written", "common.records.RecordWriter", OSError,
+        _KEPT, "a full disk while a record is written", "common.results.RecordWriter", OSError,
         _full_records, "every line before it, and no part of this one",
     ),
     Case(

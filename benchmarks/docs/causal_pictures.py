@@ -8,7 +8,7 @@ from matplotlib.patches import Ellipse
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.docs.network_drawing import bare
-from common.plots import COLOURS, figure
+from common.results.plots import COLOURS, figure
 from lacim_jax import domain_diversity
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from matplotlib.axes import Axes
 
-from common.plots import COLOURS, figure
+from common.results.plots import COLOURS, figure
 from dcasgd_jax import (
     Schedule,
     curvature_compensation,

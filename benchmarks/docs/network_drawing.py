@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.plots import COLOURS
+from common.results.plots import COLOURS
 
 Style = Mapping[str, Any]
 INPUT, OUTPUT, HIDDEN = "#e8e8e8", "#e8e8e8", "#ffffff"

@@ -18,7 +18,7 @@ from benchmarks.docs.network_drawing import (
     key,
     places,
 )
-from common.plots import COLOURS, figure
+from common.results.plots import COLOURS, figure
 from gsgd_jax import (
     allocate,
     basis_paths,

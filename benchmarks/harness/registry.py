@@ -44,7 +44,7 @@ from jax.sharding import Mesh
 
 from benchmarks.harness.stages import Stages
 from common.progress import Progress
-from common.records import Record
+from common.results.records import Record
 
 MODULES = {
     "gsgd_mlp": "path_space.mlp",

@@ -19,8 +19,8 @@ from benchmarks.harness import hosts
 from benchmarks.harness.registry import Context, Experiment
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
 from common.files import full_disk, links_outside, write_whole
-from common.provenance import now, provenance
-from common.records import Record, RecordWriter, last_run, plain, read_records
+from common.results.origin import now, provenance
+from common.results.records import Record, RecordWriter, json_ready, last_run, read_records
 
 
 class Report(NamedTuple):
@@ -253,7 +253,7 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     """What two runs have in common if the one may go on with the other's records, by its name."""
     source = origin["provenance"]
     keys = ("benchmark", "preset", "configuration", "seeds")
-    return plain(
+    return json_ready(
         {key: origin[key] for key in keys}
         | {"code (commit)": source["git_commit"]}
         | {key: source[key] for key in ("versions", "device", "dtype")}

@@ -10,7 +10,7 @@ its time is spent, and where a later one goes on::
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from common.records import Record
+from common.results.records import Record
 
 
 class TimeBudgetSpentError(RuntimeError):

@@ -18,8 +18,8 @@ from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.page import claim_sections, claim_table, with_claims
 from benchmarks.judgement.verdicts import Measured
 from common.files import inside, write_whole
-from common.records import Record, last_run, read_records
-from common.summaries import read_summary, write_summary
+from common.results.records import Record, last_run, read_records
+from common.results.summaries import read_summary, write_summary
 
 _ROOT = Path(__file__).resolve().parents[2]
 FOLDER = _ROOT / "benchmarks" / "evidence"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.judgement.claims import CLAIMS, Claim, judged
 from benchmarks.judgement.verdicts import Measured
-from common.records import Record
+from common.results.records import Record
 
 BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
 END = "<!-- made from the records by `python -m benchmarks report`: end -->"

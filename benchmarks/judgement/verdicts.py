@@ -21,10 +21,10 @@ from benchmarks.path_space import methods as path_space_methods
 from benchmarks.path_space import sequence as gsgd_sequence
 from benchmarks.path_space import speed as gsgd_speed
 from benchmarks.path_space.rates import rate_of
-from common.comparison import Difference, interval, paired_difference
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, metric
+from common.results.comparison import Difference, interval, paired_difference
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, metric
 
 HOLDS, PARTLY, FAILS = "holds", "holds partly", "does not hold here"
 

@@ -44,9 +44,9 @@ from benchmarks.latent.runs import (
     run_method,
     total_work,
 )
-from common.colored_digits import ColoredDigits, colored_domains
 from common.data import load, pooled, take
-from common.records import Record
+from common.data.generated.colored_digits import ColoredDigits, colored_domains
+from common.results.records import Record
 from common.seeds import streams
 from lacim_jax import Examples
 

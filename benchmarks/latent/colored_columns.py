@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from common.colored_digits import ColoredDomains, colored_domains
 from common.data import load, pooled, take
+from common.data.generated.colored_digits import ColoredDomains, colored_domains
 from common.seeds import streams
 
 

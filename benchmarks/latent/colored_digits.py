@@ -62,18 +62,18 @@ from benchmarks.latent.reports.colored_digits import (
     POOLED,
 )
 from benchmarks.latent.training import num_steps, of_column, warm_up
-from common.classification import MetricsFn, evaluator
-from common.colored_digits import (
+from common.data.generated.colored_digits import (
     ColoredDigits,
     ColoredDomains,
     without_color,
 )
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
+from common.results.selection import best_setting, latin_hypercube
+from common.results.tables import group
 from common.seeds import streams
-from common.selection import best_setting, latin_hypercube
-from common.tables import group
 from common.training import Fit
+from common.training.classification import MetricsFn, evaluator
 from lacim_jax import (
     ERM,
     MLP,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from common.colored_digits import ColoredDigits
+from common.data.generated.colored_digits import ColoredDigits
 from lacim_jax import Examples, LaCIM
 
 

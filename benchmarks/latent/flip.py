@@ -43,11 +43,11 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent.reports import flip as flip_report
 from benchmarks.latent.reports.flip import CHOSEN, ERM_, LACIM, LIKELIHOOD, POOLED
 from benchmarks.latent.training import fit_from_starts, num_steps, of_column, warm_up
-from common.classification import evaluator
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
 from common.seeds import host_generator, streams
 from common.training import Fit
+from common.training.classification import evaluator
 from lacim_jax import (
     ERM,
     MLP,

@@ -1,7 +1,7 @@
 """Are s and v found, and from how many domains on? MCC against the number of domains.
 
 Gaussian latents with two dimensions of s and two of v, seen through a known nonlinear mixing with
-noise; four classes, from s alone (`common.structural_models`). A sufficient condition for s to be
+noise; four classes, from s alone (`common.data.generated`). A sufficient condition for s to be
 identified is that the domains' natural parameters differ in all four directions, which takes five
 domains. The data are made so that nothing but looking at x helps: the domain's mean correlates with
 a latent below 0.6, the inverse of the mixing above 0.95 within domains.
@@ -46,12 +46,16 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent.reports import identifiability as identifiability_report
 from benchmarks.latent.reports.identifiability import INVERSE, LACIM, MEAN, POOLED, S_AS_V, TURNED
 from benchmarks.latent.training import fit_from_starts, num_steps, of_column
-from common.classification import evaluator
+from common.data.generated.structural_models import (
+    StructuralData,
+    StructuralModel,
+    structural_model,
+)
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
 from common.seeds import streams
-from common.structural_models import StructuralData, StructuralModel, structural_model
 from common.training import Fit
+from common.training.classification import evaluator
 from lacim_jax import (
     MLP,
     Examples,

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.colored_digits import as_rgb
-from common.plots import figure
-from common.records import Record
+from common.data.generated.colored_digits import as_rgb
+from common.results.plots import figure
+from common.results.records import Record
 from lacim_jax import Examples, LaCIM, Search, infer_along
 
 TILES = 8

@@ -56,8 +56,8 @@ from common.data import (
     read_folders,
     read_npz,
 )
-from common.records import Record
-from common.rotated_digits import rotated_digits
+from common.data.generated.rotated_domains import rotated_digits
+from common.results.records import Record
 from common.seeds import host_generator, streams
 from lacim_jax import Examples
 

@@ -44,12 +44,12 @@ from benchmarks.latent.reports.pictures import (
     picture_record,
 )
 from benchmarks.latent.training import num_steps, warm_up
-from common.colored_digits import ColoredDigits, colored_domains
 from common.data import as_float, leave_one_out, load, pooled
+from common.data.generated.colored_digits import ColoredDigits, colored_domains
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
 from common.seeds import Streams, streams
-from common.training import fit, init_state, train_step
+from common.training import Keys, fit, init_state, train_step
 from lacim_jax import (
     ERM,
     Examples,
@@ -308,8 +308,7 @@ def _train(
         train_step(loss, tx),
         init_state(params, tx, jnp.zeros([], jnp.int32)),
         train,
-        order=keys.order,
-        noise=keys.noise,
+        keys=Keys(keys.order, keys.noise),
         batch_size=settings.batch_size,
         epochs=epochs,
         bar=bar,

@@ -20,12 +20,12 @@ from benchmarks.latent import training as domain_training
 from benchmarks.latent.methods import METHODS, Hyper, Method, Sizes
 from benchmarks.latent.reports.domains import RULES
 from benchmarks.latent.training import num_steps, of_column, warm_up
-from common.calibration import detection_auroc, expected_calibration_error
-from common.classification import evaluator
 from common.progress import Bar
-from common.records import Record
+from common.results.calibration import detection_auroc, expected_calibration_error
+from common.results.records import Record
+from common.results.selection import best_setting, latin_hypercube
 from common.seeds import host_generator, streams
-from common.selection import best_setting, latin_hypercube
+from common.training.classification import evaluator
 from lacim_jax import Examples, Search, infer_along, predict_from
 
 

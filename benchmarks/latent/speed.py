@@ -55,9 +55,9 @@ from benchmarks.latent.reports.speed import (
     TRAINING,
     ratios,
 )
-from common.colored_digits import color_digits
 from common.data import load, pooled
-from common.records import Record
+from common.data.generated.colored_digits import color_digits
+from common.results.records import Record
 from common.seeds import streams
 from common.training import LossFn, init_state, train_step
 from lacim_jax import (

@@ -13,7 +13,7 @@ import optax
 
 from common.progress import Bar
 from common.seeds import streams
-from common.training import Fit, LossFn, init_state, train_step
+from common.training import Execution, Fit, Keys, LossFn, init_state, train_step
 from common.training import fit as fit_epochs
 from lacim_jax import Examples
 
@@ -103,12 +103,11 @@ def fit(
         train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
         jax.vmap(start)(params, learning_rates, weight_decays, setups),
         train,
-        order=jnp.stack([k.order for k in keys]),
-        noise=jnp.stack([k.noise for k in keys]),
+        keys=Keys(jnp.stack([k.order for k in keys]), jnp.stack([k.noise for k in keys])),
         batch_size=batch_size,
         epochs=epochs,
-        at_once=at_once,
         bar=bar,
+        execution=Execution(at_once=at_once),
     )
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from common.structural_models import structural_model
+from common.data.generated.structural_models import structural_model
 from dcasgd_jax import dcasgd, delay_compensation, gamma_times, slot_simulator
 from gsgd_jax import balance, choose_skeleton, find_gauge, in_path_space
 from lacim_jax import (

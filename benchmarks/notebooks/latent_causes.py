@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from common.structural_models import structural_model
+from common.data.generated.structural_models import structural_model
 from lacim_jax import (
     ERM,
     MLP,

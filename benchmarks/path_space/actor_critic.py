@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from common.environments import Experience
+from common.data.generated.environments import Experience
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,8 +57,6 @@ from benchmarks.path_space.methods import (
     transformation,
 )
 from benchmarks.path_space.rates import pair_table, rate_figure, rate_table
-from common.augmentation import pad_crop_flip
-from common.classification import evaluator, network_loss, network_metrics
 from common.data import (
     Dataset,
     load,
@@ -68,11 +66,14 @@ from common.data import (
     take,
     train_validation_split,
 )
+from common.data.augmentation import pad_crop_flip
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
+from common.results.tables import group
 from common.seeds import Streams, streams
-from common.tables import group
 from common.training import (
+    Execution,
+    Keys,
     Step,
     StepInfo,
     TrainState,
@@ -82,6 +83,7 @@ from common.training import (
     init_state,
     train_step,
 )
+from common.training.classification import evaluator, network_loss, network_metrics
 from gsgd_jax import skeleton_init
 
 Images = tuple[jax.Array, jax.Array]
@@ -342,12 +344,11 @@ def _train(
         step,
         jax.tree.map(lambda *leaves: joined(leaves), *states),
         train,
-        order=joined([own.order for own in keys]),
-        noise=joined([own.noise for own in keys]),
+        keys=Keys(joined([own.order for own in keys]), joined([own.noise for own in keys])),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=evaluate,
-        mesh=mesh,
+        execution=Execution(mesh=mesh),
     ).curve
     columns = {n: values.reshape(len(values), -1) for n, values in curve.items() if n != "epoch"}
     # Answers of a network whose outputs are not numbers are none, nor are those that follow.

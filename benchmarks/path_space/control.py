@@ -46,11 +46,11 @@ from benchmarks.path_space.jobs import (
 )
 from benchmarks.path_space.methods import Method
 from benchmarks.path_space.rates import pair_table, rate_figure, rate_table, training_figure
-from common.environments import Environment, cart_pole, episode_returns, rollout
+from common.data.generated.environments import Environment, cart_pole, episode_returns, rollout
 from common.networks import MLP
-from common.records import Record
+from common.results.records import Record
+from common.results.tables import Summary, number
 from common.seeds import streams
-from common.tables import Summary, number
 
 CRITERION = "validation_return"
 

@@ -32,13 +32,13 @@ import numpy as np
 import optax
 
 from benchmarks.harness.registry import Context
-from common.classification import cross_entropy_loss
 from common.data import epoch_order, load, pixel_statistics, pooled, standardise, take
 from common.networks import MLP
-from common.plots import figure, plot_curve
-from common.records import Record
+from common.results.plots import figure, plot_curve
+from common.results.records import Record
+from common.results.tables import group, markdown, metric, percent
 from common.seeds import streams
-from common.tables import group, markdown, metric, percent
+from common.training.classification import cross_entropy_loss
 from gsgd_jax import Gauge, Skeleton, balance, choose_skeleton, find_gauge, in_path_space
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from benchmarks.path_space.methods import Method, Problem, transformation
-from common.records import Record
+from common.results.records import Record
 from gsgd_jax import Gauge, choose_skeleton, find_gauge, skeleton_init
 
 METHODS = (

@@ -33,21 +33,21 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from benchmarks.harness.registry import Context
-from common.classification import (
+from common.data import load, pixel_statistics, standardise, train_validation_split
+from common.networks import MLP
+from common.progress import Bar
+from common.results.plots import figure, plot_curve, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, metric, percent
+from common.seeds import streams
+from common.training import Execution, Fit, Keys, fit, init_state, train_step
+from common.training.classification import (
     ApplyFn,
     classification_metrics,
     cross_entropy_loss,
     evaluator,
 )
-from common.data import load, pixel_statistics, standardise, train_validation_split
-from common.networks import MLP
-from common.plots import figure, plot_curve, plot_spread
-from common.progress import Bar
-from common.records import Record
-from common.seeds import streams
-from common.selection import best_setting
-from common.tables import group, markdown, metric, percent
-from common.training import Fit, fit, init_state, train_step
 from gsgd_jax import (
     Gauge,
     Skeleton,
@@ -224,13 +224,15 @@ def _train(
         train_step(cross_entropy_loss(apply_fn), tunable(learning_rate=0.0)),
         state,
         train,
-        order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
-        noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
+        keys=Keys(
+            order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
+            noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
+        ),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
-        mesh=mesh,
+        execution=Execution(mesh=mesh),
     )
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.plots import COLOURS, MARKERS, figure, plot_curve, plot_spread
-from common.records import Record
-from common.selection import best_setting
-from common.tables import Summary, group, markdown, metric, percent, summarise
+from common.results.plots import COLOURS, MARKERS, figure, plot_curve, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import Summary, group, markdown, metric, percent, summarise
 
 
 class Choice(NamedTuple):

@@ -1,8 +1,8 @@
 """A ReLU transformer that translates: does path space help, and make the step size matter less?
 
 A decoder-only transformer reads a sentence of one small language and goes on in another, in which
-the order is another and articles, adjectives and verbs agree (`common.translation`). Its group has
-a node for every query-key dimension, every value-output dimension and every unit of the ReLU
+the order is another and articles, adjectives and verbs agree (`common.data.generated`). Its group
+has a node for every query-key dimension, every value-output dimension and every unit of the ReLU
 feed-forward layers; its norms have no weights, which makes it a graph.
 
 Rows: SGD and Adam, on weights and in path space, each pair from the same weights, once the usual
@@ -49,13 +49,13 @@ from benchmarks.path_space.jobs import (
 )
 from benchmarks.path_space.methods import Method
 from benchmarks.path_space.rates import pair_table, rate_figure, rate_table, training_figure
-from common.classification import MetricsFn, evaluator
+from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Bar
-from common.records import Record
+from common.results.records import Record
 from common.seeds import streams
-from common.training import Fit, LossFn, TrainState, fit, init_state, train_step
-from common.translation import PAD, Lexicon, translations
+from common.training import Execution, Fit, Keys, LossFn, TrainState, fit, init_state, train_step
+from common.training.classification import MetricsFn, evaluator
 
 CRITERION = "validation_token_accuracy"
 """What rates are chosen by: unlike the share of whole sentences, it is never zero for many."""
@@ -157,7 +157,7 @@ def translation_loss(network: nn.Module) -> LossFn:
 
     Returns:
         A loss for `common.training.train_step`; the batch is (tokens, labels) as in
-        `common.translation.Sentences`.
+        `common.data.generated.translation.Sentences`.
     """
 
     def loss_fn(params: optax.Params, model_state: Any, batch: Any, key: jax.Array):
@@ -235,13 +235,15 @@ def _train(
         train_step(translation_loss(network), tunable(learning_rate=0.0)),
         state,
         train,
-        order=jnp.stack([streams(seed).order for seed in job.seeds]),
-        noise=jnp.stack([streams(seed).noise for seed in job.seeds]),
+        keys=Keys(
+            order=jnp.stack([streams(seed).order for seed in job.seeds]),
+            noise=jnp.stack([streams(seed).noise for seed in job.seeds]),
+        ),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
-        mesh=mesh,
+        execution=Execution(mesh=mesh),
     )
 
 

@@ -40,10 +40,10 @@ import optax
 from benchmarks.harness.registry import Context
 from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
 from common.networks import MLP, plain, resnet
-from common.plots import figure, plot_bars
-from common.records import Record
+from common.results.plots import figure, plot_bars
+from common.results.records import Record
+from common.results.tables import group, markdown
 from common.seeds import streams
-from common.tables import group, markdown
 from gsgd_jax import Gauge, choose_skeleton, find_gauge, gsgd
 
 PERCEPTRON, PLAIN, RESIDUAL = "MLP 3x512", "plain-34", "ResNet-34"

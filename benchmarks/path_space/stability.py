@@ -36,9 +36,9 @@ import optax
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space.random_networks import KINDS, Network, draw_network
-from common.plots import figure
-from common.records import Record
-from common.tables import group, markdown
+from common.results.plots import figure
+from common.results.records import Record
+from common.results.tables import group, markdown
 from gsgd_jax import Gauge, balance, choose_skeleton, find_gauge, in_path_space
 from gsgd_jax.family import with_enorm
 

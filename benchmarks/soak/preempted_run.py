@@ -18,10 +18,10 @@ import numpy as np
 import optax
 
 from common import networks
-from common.checkpoints import Checkpoints
-from common.classification import cross_entropy_loss
 from common.seeds import Streams, host_generator, streams
-from common.training import fit, init_state, train_step
+from common.training import Execution, Keys, fit, init_state, train_step
+from common.training.checkpoints import Checkpoints
+from common.training.classification import cross_entropy_loss
 from dcasgd_jax import delay_compensation, gamma_times, slot_simulator
 from gsgd_jax import FoundGauge, choose_skeleton, find_gauge, in_path_space
 from lacim_jax import MLP, Examples, LaCIM, MLPDecoder, MLPEncoder, lacim_loss
@@ -120,8 +120,8 @@ def _examples(keys: Streams) -> tuple[jax.Array, jax.Array]:
 def _fitted(step: Any, state: Any, data: Any, keys: Streams, epochs: int) -> Run:
     def run(checkpoints: Checkpoints) -> Any:
         return fit(
-            step, state, data, order=keys.order, noise=keys.noise, batch_size=BATCH,
-            epochs=epochs, chunk=CHUNK, checkpoints=checkpoints,
+            step, state, data, keys=Keys(keys.order, keys.noise), batch_size=BATCH,
+            epochs=epochs, checkpoints=checkpoints, execution=Execution(chunk=CHUNK),
         ).state  # fmt: skip
 
     return run

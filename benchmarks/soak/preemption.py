@@ -30,11 +30,11 @@ import numpy as np
 
 from benchmarks.harness.registry import Context
 from benchmarks.soak.preempted_run import RUNS, STEPS_AN_EPOCH
-from common.plots import figure
 from common.progress import Bar
-from common.records import Record
+from common.results.plots import figure
+from common.results.records import Record
+from common.results.tables import group, markdown
 from common.seeds import host_generator, streams
-from common.tables import group, markdown
 
 _ROOT = Path(__file__).resolve().parents[2]
 

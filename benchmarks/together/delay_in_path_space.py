@@ -31,11 +31,11 @@ from benchmarks.delay.digits import Case, load_data, records_of
 from benchmarks.delay.report import ADAPTIVE, ASGD, SYNCHRONOUS
 from benchmarks.harness.registry import Context
 from common.networks import MLP
-from common.plots import figure, plot_spread
-from common.records import Record
+from common.results.plots import figure, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, metric, percent
 from common.seeds import streams
-from common.selection import best_setting
-from common.tables import group, markdown, metric, percent
 from dcasgd_jax import dcasgd
 from gsgd_jax import Skeleton, balance, choose_skeleton, in_path_space, mlp_gauge
 

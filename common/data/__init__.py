@@ -16,12 +16,13 @@ What does not fit into memory is streamed::
 
 Data of several domains have a domain beside each label::
 
-    whole = read_folders("PACS")                        # or read_npz, read_volumes
+    whole = read_folders("PACS")                        # or read_npz(path)
     train, validation, test = leave_one_out(whole, "sketch", keys.data)
 
 Nothing here touches the network, and nothing imports tensorflow.
 """
 
+from common.data.augmentation import pad_crop_flip, random_crop, random_flip
 from common.data.batches import batches, epoch_order
 from common.data.dataset import Dataset, from_arrays
 from common.data.domains import (
@@ -44,7 +45,6 @@ from common.data.pixels import (
 from common.data.prepared import data_root
 from common.data.splits import take, train_validation_split
 from common.data.streaming import ImageStream, stream
-from common.data.volumes import read_volumes
 
 __all__ = [
     "Dataset",
@@ -61,6 +61,9 @@ __all__ = [
     "pixel_statistics",
     "standardise",
     "pooled",
+    "random_crop",
+    "random_flip",
+    "pad_crop_flip",
     "stream",
     "ImageStream",
     "DomainDataset",
@@ -70,6 +73,5 @@ __all__ = [
     "read_folders",
     "PACS",
     "NICO",
-    "read_volumes",
     "leave_one_out",
 ]

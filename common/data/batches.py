@@ -39,7 +39,7 @@ def batches(
     Args:
         data: NumPy or JAX arrays that share their leading axis, [n, ...]: for a `Dataset` pass
             `(dataset.images, dataset.labels)`.
-        batch_size: examples a batch.
+        batch_size: examples per batch.
         key: a typed PRNG key, scalar; each epoch is a fresh permutation, `epoch_order`. None
             for the stored order, in every epoch.
         epochs: passes over the data.
@@ -67,7 +67,7 @@ def batches(
         for epoch in range(epochs):
             order = np.arange(size) if key is None else epoch_order(key, size, epoch=epoch)
             for start in range(0, stop, batch_size):
-                rows = order[start : start + batch_size]
+                rows = order[start : start + batch_size]  # of every array alike
                 yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], data)
 
     return iterate()
@@ -89,7 +89,7 @@ def leading_axis(data: chex.ArrayTree) -> int:
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1 or () in shapes:
         raise ValueError(
-            "all arrays of the data must share their leading axis, one entry an example, got "
+            "all arrays of the data must share their leading axis, one entry per example, got "
             f"shapes {shapes}."
         )
     (size,) = sizes

@@ -1,11 +1,11 @@
-"""Crops of images of any size to one size, on the host: what networks for ImageNet are fed."""
+"""Crops of images of any size to one size, on the host: the input of networks for ImageNet."""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-_ATTEMPTS = 10  # at a random rectangle that lies within the image
+_ATTEMPTS = 10  # to draw a rectangle that lies within the image
 
 
 def random_resized_crop(
@@ -18,8 +18,8 @@ def random_resized_crop(
 ) -> np.ndarray:
     """A random rectangle of an image, scaled to a square, mirrored or not.
 
-    The rectangle's share of the area is uniform, the logarithm of its width by its height too, and
-    so is its place; where ten draws do not fit into the image, it is the central crop.
+    The rectangle's share of the area is uniform, and so are the logarithm of its aspect ratio and
+    its place. If none of ten draws fits into the image, the central crop is taken.
 
     Args:
         image: uint8, [height, width, channels], 1 or 3 channels.
@@ -52,6 +52,7 @@ def random_resized_crop(
     box = None
     for _ in range(_ATTEMPTS):
         pixels = generator.uniform(*area) * height * width
+        # width * height = pixels and width / height = ratio.
         ratio = math.exp(generator.uniform(math.log(aspect[0]), math.log(aspect[1])))
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -60,8 +61,8 @@ def random_resized_crop(
             box = (left, top, left + w, top + h)
             break
     mirrored = bool(generator.random() < 0.5)
-    found = central_crop(image, size) if box is None else _scaled(image, size, box)
-    return np.ascontiguousarray(found[:, ::-1]) if mirrored else found
+    crop = central_crop(image, size) if box is None else _scaled(image, size, box)
+    return np.ascontiguousarray(crop[:, ::-1]) if mirrored else crop
 
 
 def central_crop(image: np.ndarray, size: int, *, share: float = 0.875) -> np.ndarray:
@@ -91,8 +92,8 @@ def central_crop(image: np.ndarray, size: int, *, share: float = 0.875) -> np.nd
 def _scaled(image: np.ndarray, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
     grey = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if grey else image)
-    found = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
-    return found[..., None] if grey else found
+    scaled = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return scaled[..., None] if grey else scaled
 
 
 def _check(image: np.ndarray, size: int) -> None:

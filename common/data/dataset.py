@@ -1,4 +1,4 @@
-"""What a data set is here: all images and labels of one split, in memory."""
+"""A data set in memory: all images and labels of one split."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class Dataset(NamedTuple):
 def from_arrays(
     images: np.ndarray, labels: np.ndarray, *, num_classes: int, name: str = "arrays"
 ) -> Dataset:
-    """A data set made of the arrays given, after checking that they are one.
+    """A data set made of arrays, after checking that they fit together.
 
     Args:
         images: uint8, [n, height, width] or [n, height, width, channels], n at least 1.
@@ -57,7 +57,7 @@ def from_arrays(
         )
     if labels.shape != images.shape[:1]:
         raise ValueError(
-            f"{name} must have one label an image, [n] = [{len(images)}], got {labels.shape}: "
+            f"{name} must have one label per image, [n] = [{len(images)}], got {labels.shape}: "
             "pass those of these images."
         )
     if images.size == 0:
@@ -81,15 +81,16 @@ def check_finite(data: Any) -> None:
     """Refuses data with NaN or infinity in them; to be called once, before training.
 
     Args:
-        data: a pytree of arrays [n, ...]; only floating-point ones can be at fault, and are looked
-            at where they are, on the device or on the host.
+        data: a pytree of arrays [n, ...]; floating-point ones are checked where they are, on the
+            device or on the host.
 
     Raises:
-        ValueError: naming the array and its first example at fault.
+        ValueError: if a number is not finite; it names the array and the first such example.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
+        # On an accelerator the data are not copied to the host; on CPU NumPy needs no compilation.
         here = isinstance(leaf, np.ndarray) or jax.default_backend() == "cpu"
         numpy: Any = np if here else jnp
         finite = numpy.isfinite(np.asarray(leaf) if here else leaf)

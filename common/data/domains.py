@@ -15,7 +15,7 @@ class DomainDataset(NamedTuple):
     """Images with a label and a domain each."""
 
     images: np.ndarray
-    """[n, ...]: uint8 images, [n, height, width, channels], or floating-point volumes."""
+    """[n, ...]: uint8 [n, height, width, channels], or floating-point of any shape."""
     labels: np.ndarray
     """int32, [n], 0 to len(class_names) - 1."""
     domains: np.ndarray
@@ -46,14 +46,14 @@ def from_domains(
     domain_names: Sequence[str],
     name: str = "arrays",
 ) -> DomainDataset:
-    """A data set made of the arrays given, after checking that they are one.
+    """A data set made of arrays, after checking that they fit together.
 
     Args:
         images: [n, ...], n at least 1; uint8 or floating-point and finite.
-        labels: any integers, [n].
-        domains: likewise.
-        class_names: one a class.
-        domain_names: one a domain.
+        labels: any integers, [n], from 0 to len(class_names) - 1.
+        domains: any integers, [n], from 0 to len(domain_names) - 1.
+        class_names: one per class.
+        domain_names: one per domain.
         name: for messages and records.
 
     Raises:
@@ -87,7 +87,7 @@ def from_domains(
             raise TypeError(f"{kind} of {name} must be integers, got {column.dtype}.")
         if column.shape != images.shape[:1]:
             raise ValueError(
-                f"{kind} of {name} must be one an image, [{len(images)}], got {column.shape}."
+                f"{kind} of {name} must be one per image, [{len(images)}], got {column.shape}."
             )
         low, high = int(column.min()), int(column.max())
         if low < 0 or high >= len(names):
@@ -110,8 +110,8 @@ def read_npz(path: Path | str) -> DomainDataset:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or holds pickled objects, an array is missing, or they are no
-            data set.
+        ValueError: if it is damaged or holds pickled objects, an array is missing, or the arrays do
+            not fit together.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -138,7 +138,7 @@ def read_npz(path: Path | str) -> DomainDataset:
 def leave_one_out(
     dataset: DomainDataset, held_out: str, key: jax.Array, *, validation_fraction: float = 0.1
 ) -> DomainSplit:
-    """All domains but one to train and to choose on, and that one to test on.
+    """All domains but one for training and validation, and that one for testing.
 
     Args:
         dataset: of two domains at least.
@@ -151,8 +151,8 @@ def leave_one_out(
         The three parts, each in the order of `dataset`.
 
     Raises:
-        ValueError: if there is no such domain, no other, no image of it or of any other, or the
-            fraction is out of range.
+        ValueError: if there is no such domain, it is the only one, it or all others have no image,
+            or the fraction is out of range.
 
     Example:
         >>> data = from_domains(
@@ -184,6 +184,7 @@ def leave_one_out(
             f"both the domain left out and the others need images, but of {dataset.name} {where} "
             f"are of {held_out!r}; leave another domain out, or add images."
         )
+    # The same share of each class in each training domain: both parts have one distribution.
     generator = host_generator(key)
     validation = np.zeros(len(test), bool)
     for domain in range(len(others)):
@@ -199,6 +200,7 @@ def leave_one_out(
 
 
 def _part(dataset: DomainDataset, chosen: np.ndarray, name: str) -> DomainDataset:
+    """The chosen examples, bool [n], in their old order."""
     return dataset._replace(
         images=dataset.images[chosen],
         labels=dataset.labels[chosen],

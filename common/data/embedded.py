@@ -1,7 +1,7 @@
 """Real digits that come inside other packages: no download, no data directory.
 
 Neither collection has an official test split. Here it is every fifth image of each class, counted
-in the collection's own order (the 5th, 10th, ...): stratified, the same on every machine and with
+in the order of the collection (the 5th, 10th, ...): stratified, the same on every machine and with
 every version of a random generator. In both splits classes take turns, so any run of images shows
 all of them.
 """
@@ -90,6 +90,7 @@ def read(name: str, split: str) -> Dataset:
     for label in range(whole.num_classes):
         members = whole.labels == label
         position[members] = np.arange(members.sum())
+    # The first of every class, then the second of every class, and so on.
     by_turns = np.lexsort((whole.labels, position))
     if split != "all":
         in_test = position[by_turns] % _TEST_EVERY == _TEST_EVERY - 1

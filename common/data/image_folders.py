@@ -35,13 +35,13 @@ def read_folders(
             `NICO`.
         size: height and width of the result, in pixels.
         classes: names of the classes to read; by default all there are, sorted.
-        domains: likewise.
+        domains: names of the domains to read; by default all there are, sorted.
 
     Returns:
         Images [n, size, size, 3], in the order of their paths.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or a class or domain asked for.
+        FileNotFoundError: if there is no such folder, or a class or domain requested is missing.
         ValueError: if it holds no image in such folders, a file is no image, or the levels or the
             size are wrong.
     """
@@ -53,8 +53,8 @@ def read_folders(
     layout = "/".join(level.upper() for level in levels)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"no folder {root}; the images are looked for as {root}/{layout}/NAME.jpg. Sets that "
-            "must be asked for, as NICO is, have to be put there by hand."
+            f"no folder {root}; the images are looked for as {root}/{layout}/NAME.jpg. Sets given "
+            "out on request only, such as NICO, have to be put there by hand."
         )
     paths = sorted(
         path for path in root.glob("*/*/*") if path.suffix.lower() in SUFFIXES and path.is_file()
@@ -66,15 +66,15 @@ def read_folders(
         )
     where = {level: i for i, level in enumerate(levels)}
     parents = [path.relative_to(root).parts[:2] for path in paths]
-    found = {level: [parts[i] for parts in parents] for level, i in where.items()}
+    of_path = {level: [parts[i] for parts in parents] for level, i in where.items()}
     names = {
-        "class": _chosen("class", classes, found["class"], root),
-        "domain": _chosen("domain", domains, found["domain"], root),
+        "class": _chosen("class", classes, of_path["class"], root),
+        "domain": _chosen("domain", domains, of_path["domain"], root),
     }
     kept = [
         i
         for i in range(len(paths))
-        if found["class"][i] in names["class"] and found["domain"][i] in names["domain"]
+        if of_path["class"][i] in names["class"] and of_path["domain"][i] in names["domain"]
     ]
     if not kept:
         raise ValueError(
@@ -83,24 +83,27 @@ def read_folders(
         )
     return from_domains(
         np.stack([_read(paths[i], size) for i in kept]),
-        np.asarray([names["class"].index(found["class"][i]) for i in kept]),
-        np.asarray([names["domain"].index(found["domain"][i]) for i in kept]),
+        np.asarray([names["class"].index(of_path["class"][i]) for i in kept]),
+        np.asarray([names["domain"].index(of_path["domain"][i]) for i in kept]),
         class_names=names["class"],
         domain_names=names["domain"],
         name=root.name,
     )
 
 
-def _chosen(level: str, asked: Sequence[str] | None, found: Sequence[str], root: Path) -> list[str]:
-    there = sorted(set(found))
-    if asked is None:
-        return there
-    missing = [name for name in asked if name not in there]
+def _chosen(
+    level: str, requested: Sequence[str] | None, of_path: Sequence[str], root: Path
+) -> list[str]:
+    """The names requested of a level, or all that there are; each must be there."""
+    available = sorted(set(of_path))
+    if requested is None:
+        return available
+    missing = [name for name in requested if name not in available]
     if missing:
         raise FileNotFoundError(
-            f"{root} has no {level} called {', '.join(missing)}; it has {', '.join(there)}."
+            f"{root} has no {level} called {', '.join(missing)}; it has {', '.join(available)}."
         )
-    return list(asked)
+    return list(requested)
 
 
 def _read(path: Path, size: int) -> np.ndarray:

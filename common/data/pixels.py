@@ -1,4 +1,4 @@
-"""From stored pixels to what a network sees."""
+"""From stored pixels to the input of a network."""
 
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ def as_float(
         dtype: a floating-point dtype.
 
     Returns:
-        `images / 255` on the device; of the shape given.
+        `images / 255` on the device, of the same shape.
 
     Raises:
-        TypeError: if the images are not uint8, and so perhaps scaled already.
+        TypeError: if the images are not uint8: they may be scaled already.
 
     Example:
         >>> as_float(np.array([0, 255], np.uint8))
@@ -66,7 +66,7 @@ class PixelStatistics(NamedTuple):
     mean: np.ndarray
     """Of pixels between 0 and 1; float64, [channels]."""
     sd: np.ndarray
-    """Likewise, divisor n; float64, [channels]."""
+    """Of pixels between 0 and 1, with divisor n; float64, [channels]."""
 
 
 def pixel_statistics(images: np.ndarray) -> PixelStatistics:
@@ -114,7 +114,7 @@ def standardise(
         dtype: a floating-point dtype.
 
     Returns:
-        `(images / 255 - mean) / sd` on the device; of the shape given.
+        `(images / 255 - mean) / sd` on the device, of the same shape.
     """
     scaled = as_float(images, dtype=dtype)
     shape = (1,) * (scaled.ndim - 1) + (-1,)

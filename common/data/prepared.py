@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.absl_log import without_messages
+from common._absl_log import without_messages
 from common.data import embedded
 from common.data.dataset import Dataset, from_arrays
 
@@ -35,13 +35,13 @@ class Opened(NamedTuple):
 
 def read(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Decodes one split of a prepared data set; `load` documents it."""
-    found = open_source(name, split, data_dir=data_dir)
+    opened = open_source(name, split, data_dir=data_dir)
     with without_messages(_ADVICE):
-        images, labels = _decode(f"{name}/{split}", found)
+        images, labels = _decode(f"{name}/{split}", opened)
     return from_arrays(
         images,
         labels,
-        num_classes=found.num_classes or int(labels.max()) + 1,
+        num_classes=opened.num_classes or int(labels.max()) + 1,
         name=f"{name}/{split}",
     )
 
@@ -50,9 +50,9 @@ def open_source(name: str, split: str, *, data_dir: str | os.PathLike[str] | Non
     """Opens one split of a prepared data set without reading it.
 
     Args:
-        name: as for `load`.
-        split: as for `load`.
-        data_dir: as for `load`.
+        name: of the set, with config and version where there are several.
+        split: any split that it has, slices and sums included.
+        data_dir: where prepared sets are; see `data_root`.
 
     Raises:
         FileNotFoundError: if the set is not prepared there.
@@ -101,7 +101,7 @@ def find(name: str, root: Path) -> Path:
     base, config, version = match.groups()
     versions = _versions(root / base / (config or ""))
     if not versions and config is None:
-        configs = {p.name: found for p in _folders(root / base) if (found := _versions(p))}
+        configs = {p.name: v for p in _folders(root / base) if (v := _versions(p))}
         if len(configs) > 1:
             raise ValueError(
                 f"{base!r} is prepared in {root} with several configs, so one must be named: "
@@ -118,6 +118,7 @@ def find(name: str, root: Path) -> Path:
         return versions[version]
     if not versions:
         raise _not_prepared(name, base, root)
+    # Compared number by number: 3.10.0 is later than 3.9.0.
     return versions[max(versions, key=lambda v: [int(n) for n in v.split(".")])]
 
 
@@ -134,7 +135,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _not_prepared(name: str, base: str, root: Path) -> Exception:
-    """The error for a set that is not there: a slip of the pen, or one still to be prepared."""
+    """The error for a set that is not there: misspelt, or still to be prepared."""
     import tensorflow_datasets as tfds
 
     here = [
@@ -186,15 +187,15 @@ def _check_format(name: str, info: Any, folder: Path) -> None:
 
 def _check_split(name: str, split: str, info: Any) -> None:
     try:
-        found = info.splits[split]
+        selected = info.splits[split]
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"the splits of {name!r} are {', '.join(info.splits)} (slices such as 'train[:90%]' "
             f"and sums such as 'train+test' are possible), got {split!r}."
         ) from error
-    if found.num_examples == 0:
+    if selected.num_examples == 0:
         raise ValueError(f"{name}/{split} must hold at least one image, got none.")
-    absent = [str(i.filename) for i in found.file_instructions if not Path(i.filename).is_file()]
+    absent = [str(i.filename) for i in selected.file_instructions if not Path(i.filename).is_file()]
     if absent:
         raise FileNotFoundError(
             f"{name!r} is not complete: {', '.join(absent)} is missing. Copy or prepare it again."
@@ -207,16 +208,16 @@ def _keys(name: str, info: Any, tfds: Any) -> tuple[str, str]:
     keys = []
     for kind in (tfds.features.Image, tfds.features.ClassLabel):
         # By exact type: a labelled mask or a video of frames is no image to classify.
-        found = [key for key, feature in features.items() if type(feature) is kind]
-        if len(found) > 1:  # then the set itself says what is to be predicted from what
-            found = [key for key in found if key in (info.supervised_keys or ())]
-        if len(found) != 1:
+        matching = [key for key, feature in features.items() if type(feature) is kind]
+        if len(matching) > 1:  # then the set itself says what is to be predicted from what
+            matching = [key for key in matching if key in (info.supervised_keys or ())]
+        if len(matching) != 1:
             listed = ", ".join(f"{k}: {type(f).__name__}" for k, f in features.items())
             raise ValueError(
                 f"an image-classification set has one {kind.__name__} feature (or names it in "
                 f"its supervised_keys), but {name!r} has {listed or type(info.features).__name__}."
             )
-        keys += found
+        keys += matching
     dtype = np.dtype(features[keys[0]].np_dtype)
     if dtype != np.uint8:
         raise ValueError(f"images must be uint8, but those of {name!r} are {dtype}.")

@@ -68,6 +68,7 @@ def take(dataset: Dataset, size: int, *, key: jax.Array) -> Dataset:
 
 
 def _part(dataset: Dataset, chosen: np.ndarray, name: str) -> Dataset:
+    """The chosen examples, bool [n], in their old order."""
     return dataset._replace(
         images=dataset.images[chosen],
         labels=dataset.labels[chosen],
@@ -80,7 +81,8 @@ def _stratified_choice(dataset: Dataset, size: int, key: jax.Array) -> np.ndarra
     counts = np.bincount(dataset.labels, minlength=dataset.num_classes)
     quotas = size * counts
     shares = quotas // counts.sum()
-    # Seats left over go to the largest remainders, of equal ones to the class that comes first.
+    # The largest remainder method: images left over go to the classes whose quota was rounded down
+    # most; of equal ones, to the class that comes first.
     by_remainder = np.argsort(-(quotas % counts.sum()), kind="stable")
     shares[by_remainder[: size - shares.sum()]] += 1
 

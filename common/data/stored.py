@@ -10,39 +10,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Every array of an .npz file.
 
     Args:
-        path: of a file that is there.
+        path: the file, which must exist.
 
     Raises:
-        ValueError: if it is damaged, or holds pickled objects, which could run any program.
+        ValueError: if it is damaged, holds pickled objects, which could run any program, or holds
+            one array without a name.
     """
-    found = _loaded(path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold arrays by name, got one array; use numpy.savez.")
-    return found
-
-
-def read_array(path: Path) -> np.ndarray:
-    """The array of an .npy file.
-
-    Args:
-        path: of a file that is there.
-
-    Raises:
-        ValueError: if it is damaged, holds pickled objects, or several arrays.
-    """
-    found = _loaded(path)
-    if isinstance(found, dict):
-        raise ValueError(f"{path} must hold one array, got {sorted(found)}; use numpy.save.")
-    return found
-
-
-def _loaded(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file:  # which NumPy would leave open where it is damaged
-            found = np.load(file, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return found
-            return {name: found[name] for name in found.files}
+        with path.open("rb") as file:  # opened here: NumPy would not close a damaged file
+            content = np.load(file, allow_pickle=False)
+            arrays = None
+            if not isinstance(content, np.ndarray):
+                arrays = {name: content[name] for name in content.files}
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         if "pickle" in str(error):
             raise ValueError(
@@ -50,6 +29,9 @@ def _loaded(path: Path) -> np.ndarray | dict[str, np.ndarray]:
                 "program and are not read; write it anew with arrays of numbers and of text."
             ) from error
         raise ValueError(
-            f"{path} must be a whole file of NumPy's, got one that is damaged ({error}); copy or "
-            "make it again."
+            f"{path} must be a whole NumPy file, got a damaged one ({error}); copy or make it "
+            "again."
         ) from error
+    if arrays is None:
+        raise ValueError(f"{path} must hold arrays by name, got one array; use numpy.savez.")
+    return arrays

@@ -43,7 +43,7 @@ class ImageStream(NamedTuple):
         seed: int | None = None,
         threads: int = 8,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes batch after batch, one ahead of what is asked for.
+        """Decodes batch after batch, always one ahead of the caller.
 
         Args:
             rows: for each batch, the indices of its images, integers [batch].
@@ -51,7 +51,7 @@ class ImageStream(NamedTuple):
             seed: for training, of random resized crops, half of them mirrored; the crop depends on
                 the seed, the batch's number and the place in it, not on threads. None for the
                 central crops that one tests on.
-            threads: that decode.
+            threads: how many decode at once.
 
         Yields:
             Images uint8 [batch, size, size, channels] and labels int32 [batch].
@@ -67,15 +67,16 @@ class ImageStream(NamedTuple):
             def batch(number: int, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 self._check(indices)
                 draws = None if seed is None else (seed, number)
-                places = np.array_split(np.arange(len(indices)), min(len(indices), threads))
+                shares = np.array_split(np.arange(len(indices)), min(len(indices), threads))
 
-                def part(own: np.ndarray) -> list[tuple[np.ndarray, int]]:
-                    return self._cropped(indices, own, size, draws)
+                def part(places: np.ndarray) -> list[tuple[np.ndarray, int]]:
+                    return self._cropped(indices, places, size, draws)
 
-                every = [pair for found in pool.map(part, places) for pair in found]
-                images, labels = zip(*every, strict=True)
+                pairs = [pair for share in pool.map(part, shares) for pair in share]
+                images, labels = zip(*pairs, strict=True)
                 return np.stack(images), np.asarray(labels, np.int32)
 
+            # Batch k + 1 is decoded while the caller works on batch k.
             waiting = None
             for number, indices in enumerate(rows):
                 following = ahead.submit(batch, number, indices)
@@ -89,7 +90,7 @@ class ImageStream(NamedTuple):
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= len(self.source):
             raise IndexError(
-                f"{self.name} has images 0 to {len(self.source) - 1}, asked for {low} to {high}."
+                f"{self.name} has images 0 to {len(self.source) - 1}, got indices {low} to {high}."
             )
 
     def _cropped(
@@ -97,15 +98,16 @@ class ImageStream(NamedTuple):
     ) -> list[tuple[np.ndarray, int]]:
         """The images at some places of a batch."""
         examples = self.source.__getitems__(indices[places].tolist())
-        found = []
+        pairs = []
         for place, example in zip(places.tolist(), examples, strict=True):
             image, label = example[self.image_key], int(example[self.label_key])
             if seed is None:
-                found.append((central_crop(image, size), label))
+                pairs.append((central_crop(image, size), label))
             else:
+                # Seeded by seed, batch and place alone: the same crops with any number of threads.
                 generator = np.random.default_rng([*seed, place])
-                found.append((random_resized_crop(image, size, generator), label))
-        return found
+                pairs.append((random_resized_crop(image, size, generator), label))
+        return pairs
 
 
 def stream(
@@ -114,16 +116,18 @@ def stream(
     """Opens one split of a prepared image-classification data set without reading it.
 
     Args:
-        name: as in `load`; "imagenet2012", say, whose images are of many sizes.
-        split: likewise.
-        data_dir: likewise.
+        name: any name that `load` takes; "imagenet2012", say, whose images are of many sizes.
+        split: any split of the set, slices and sums included.
+        data_dir: where prepared sets are; None for `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`
+            where that is not set.
 
     Returns:
         The split. Nothing is ever downloaded.
 
     Raises:
-        FileNotFoundError: as `load`.
-        ValueError: as `load`.
+        FileNotFoundError: if the set is not prepared in the data directory.
+        ValueError: if no data set has that name, the split does not exist, or the set is not one of
+            uint8 images with one label each.
     """
     if name in EMBEDDED:
         return ImageStream(*_in_memory(embedded.read(name, split)))
@@ -134,7 +138,7 @@ def stream(
 
 
 class _Held:
-    """A data set in memory, read as if it were not."""
+    """A data set in memory, with the access of one that is on the disk."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset

@@ -1,4 +1,4 @@
-"""What every network asks of its input."""
+"""The check of images that networks share."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ def check_images(images: jax.Array, *, shape: str, ndim: int | None = None) -> N
 
     Args:
         images: what the network was called with.
-        shape: the shape it wants, for the message.
-        ndim: the number of axes it wants; None for at least one beside the batch.
+        shape: the shape it expects, for the message.
+        ndim: the number of axes it expects; None for at least one beside the batch.
 
     Raises:
-        TypeError: if they are not floating-point, for stored pixels must be scaled first.
+        TypeError: if they are not floating-point: stored pixels must be scaled first.
         ValueError: if they have the wrong number of axes.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):

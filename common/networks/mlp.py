@@ -34,7 +34,7 @@ class MLP(nn.Module):
     """
 
     widths: Sequence[int]
-    """Of each layer, the last being the number of outputs; at least one."""
+    """Of the layers, at least one; the last is the number of outputs."""
     use_bias: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     """Between layers; applied to arrays [batch, width]."""
@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
         Args:
             images: floating-point, [batch, ...]; flattened.
-            train: accepted as by every network; no layer here behaves differently in training.
+            train: accepted so that all networks are called alike; no layer here uses it.
 
         Returns:
             Logits [batch, widths[-1]].

@@ -171,7 +171,7 @@ def resnet(
     sizes, channels, bottleneck = _family("ResNet", depth, tuple(_IMAGENET))
     return ResNet(
         stage_sizes=sizes,
-        stage_channels=_scaled(channels, width, num_classes),
+        stage_channels=_scaled_channels(channels, width, num_classes),
         num_classes=num_classes,
         bottleneck=bottleneck,
         shortcut=shortcut or ("projection" if depth in _IMAGENET else "zero_pad"),
@@ -198,9 +198,10 @@ def plain(
     Args:
         depth: layers with weights. 18 and 34 are of the ImageNet family, every other 6n + 2 but 50
             and 152 of the CIFAR family.
-        num_classes: see `resnet`, as for the other arguments.
-        width: factor on every number of channels.
-        norm: "batch", "group" or None.
+        num_classes: outputs, at least 1.
+        width: factor on every number of channels, above 0, the results rounded.
+        norm: "batch", "group" (in groups of 16 channels, or as many as divide both 16 and the
+            width) or None.
         use_bias: whether convolutions have biases; None for where no normalisation follows.
         dtype: of the computation.
         param_dtype: of parameters, running averages and logits.
@@ -218,7 +219,7 @@ def plain(
     sizes, channels, bottleneck = _family("plain network", depth, (18, 34))
     return ResNet(
         stage_sizes=sizes,
-        stage_channels=_scaled(channels, width, num_classes),
+        stage_channels=_scaled_channels(channels, width, num_classes),
         num_classes=num_classes,
         bottleneck=bottleneck,
         shortcut=None,
@@ -246,7 +247,8 @@ def _family(
     )
 
 
-def _scaled(channels: tuple[int, ...], width: float, num_classes: int) -> tuple[int, ...]:
+def _scaled_channels(channels: tuple[int, ...], width: float, num_classes: int) -> tuple[int, ...]:
+    """Channels times the width, at least 1."""
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
     if not (width > 0 and math.isfinite(width)):

@@ -1,4 +1,4 @@
-"""A causal transformer with ReLU feed-forward layers, made so that its scales are a graph."""
+"""A causal transformer with ReLU feed-forward layers, whose rescalings form a graph."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from common.networks.mlp import HE_NORMAL
 
 
 class Transformer(nn.Module):
-    r"""A decoder-only transformer: what it says at a position depends on no later token.
+    r"""A decoder-only transformer: its output at a position depends on no later token.
 
     With embeddings $e$, positions $p$ and $\nu$ a layer norm without weights,
 
@@ -61,13 +61,13 @@ class Transformer(nn.Module):
 
         Args:
             tokens: integer, [batch, positions], from 0 to `vocabulary` - 1.
-            train: accepted as by every network; no layer here behaves differently in training.
+            train: accepted so that all networks are called alike; no layer here uses it.
 
         Returns:
             Logits [batch, positions, vocabulary].
 
         Raises:
-            TypeError: if the tokens are no integers.
+            TypeError: if the tokens are not integers.
             ValueError: if they have the wrong shape or are too many, or a size does not fit.
         """
         del train
@@ -123,7 +123,7 @@ class _Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes what each position adds to the stream.
+        """Computes the attention's contribution to the residual stream at each position.
 
         Args:
             x: [batch, positions, width].
@@ -135,6 +135,7 @@ class _Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         scores = jnp.einsum("bthd,bshd->bhts", query, key) * jnp.asarray(size**-0.5, x.dtype)
+        # Position t sees s <= t: the lower triangle.
         past = jnp.tril(jnp.ones((1, 1, x.shape[1], x.shape[1]), bool))
         scores = jnp.where(past, scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("bhts,bshd->bthd", nn.softmax(scores), value)

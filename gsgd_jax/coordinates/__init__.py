@@ -6,7 +6,6 @@ and changes of weights (`Coordinates` and `Chart`). The arithmetic of each kind 
 """
 
 from gsgd_jax.coordinates.balanced import Balanced
-from gsgd_jax.coordinates.change import change_skeleton, skeleton_margin
 from gsgd_jax.coordinates.frame import Frame
 from gsgd_jax.coordinates.paths import (
     allocate,
@@ -35,6 +34,4 @@ __all__ = [
     "inverse_chain_rule",
     "weight_updates",
     "StepInfo",
-    "skeleton_margin",
-    "change_skeleton",
 ]

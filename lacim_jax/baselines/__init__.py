@@ -1,9 +1,9 @@
 """What LaCIM is compared with: same encoder, same budget, same selection.
 
-Penalties on ERM's network, which differ in what they ask to be the same in all domains: the best
-classifier (`irm_loss`), the risk (`vrex_loss`), the worst risk (`group_dro_loss`), two moments of
-the representation (`coral_loss`), its distribution (`mmd_loss`), or all that an adversary can tell
-(`DANN`)::
+Penalties on ERM's network. They differ in what they ask of the domains: the same best classifier
+(`irm_loss`), the same risk (`vrex_loss`), the least worst risk (`group_dro_loss`), the same two
+moments of the representation (`coral_loss`), the same distribution (`mmd_loss`), or a distribution
+in which an adversary finds no domain (`DANN`)::
 
     from lacim_jax import ERM, MLP, MLPEncoder
     from lacim_jax.baselines import irm_loss
@@ -25,8 +25,8 @@ from lacim_jax.baselines.csg import csg_loss, csg_probabilities
 from lacim_jax.baselines.dann import DANN, dann_loss
 from lacim_jax.baselines.diva import DIVA, diva_loss
 from lacim_jax.baselines.group_dro import group_dro_loss
+from lacim_jax.baselines.identifiable_vae import ivae
 from lacim_jax.baselines.irm import irm_loss
-from lacim_jax.baselines.ivae import ivae
 from lacim_jax.baselines.mmd import mmd_loss
 from lacim_jax.baselines.vrex import vrex_loss
 

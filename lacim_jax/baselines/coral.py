@@ -6,8 +6,8 @@ import optax
 
 from lacim_jax.baselines.domain_risks import Batch, mean_over_pairs, penalised_loss
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def coral_loss(
@@ -45,6 +45,7 @@ def coral_loss(
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
         del examples
         values, weights = batch.representation, batch.membership
+        # Within domains: C = n / (n - 1) (E[z z^T] - mu mu^T), without bias.
         means = weights.T @ values  # [num_domains, k]
         second = jnp.einsum("bd,bi,bj->dij", weights, values, values)
         counts = (weights > 0).sum(0).astype(values.dtype)

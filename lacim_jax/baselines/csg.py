@@ -1,6 +1,7 @@
 """Causal semantic generation: one correlated prior, and its independent version for new domains."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,11 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
-from lacim_jax.checks import check_weight
-from lacim_jax.correlated import CorrelatedGaussian
-from lacim_jax.distributions import Gaussian
 from lacim_jax.erm import LossFn
-from lacim_jax.model import Examples, LaCIM, Variables, apply
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.correlated import CorrelatedGaussian
+from lacim_jax.model.distributions import Gaussian
+from lacim_jax.model.lacim import Examples, LaCIM, Variables, apply
 
 
 class Priors(NamedTuple):
@@ -51,7 +52,7 @@ def csg_loss(
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
-        counted from 0; the domains are not looked at.
+        counted from 0; the domains are not used.
 
     Raises:
         ValueError: if the model has several domains or an uncorrelated prior, there is no draw, or
@@ -83,14 +84,12 @@ def csg_loss(
         pixels = apply(model, variables, "decode", flat)
         logits = apply(model, variables, "classify", model.split(flat).s)
         pixels, logits = (p.reshape(*draws.shape[:2], *p.shape[1:]) for p in (pixels, logits))
-        over = jax.vmap(jax.vmap(model.likelihood.log_prob), in_axes=(0, None))
-        log_x = over(pixels, examples.images)
-        over = jax.vmap(jax.vmap(model.label_likelihood.log_prob), in_axes=(0, None))
-        log_y = over(logits, examples.labels)
+        log_x = _over_draws(model.likelihood.log_prob, pixels, examples.images)
+        log_y = _over_draws(model.label_likelihood.log_prob, logits, examples.labels)
         prior = independent_version(apply(model, variables, "priors"), draws, s_dim=model.s_dim)
         log_r = prior.trained - prior.independent
         log_w = log_y + log_r
-        weights = jax.nn.softmax(log_w, axis=0)
+        weights = jax.nn.softmax(log_w, axis=0)  # r p(y|s) / pi(y|x), estimated
         # log pi in two parts: the label under the training posterior, and how much of that there
         # is. A factor on the second would reward nothing but a large ratio.
         label = jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(log_r, axis=0)
@@ -118,10 +117,10 @@ def csg_probabilities(
     *,
     num_samples: int = 32,
 ) -> Float[Array, "batch classes"]:
-    r"""What a new domain's labels are expected to be, $E_{q^\perp(s|x)} \, p(y|s)$.
+    r"""The expected label probabilities of images from a new domain, $E_{q^\perp(s|x)} \, p(y|s)$.
 
     Args:
-        model: as it was trained by `csg_loss`.
+        model: LaCIM of one domain with a correlated prior, trained by `csg_loss`.
         variables: its variables.
         images: x.
         key: for the draws.
@@ -134,8 +133,8 @@ def csg_probabilities(
     noise = jax.random.normal(key, (num_samples, *posterior.mean.shape), posterior.mean.dtype)
     draws = jax.vmap(posterior.sample)(noise)
     logits = apply(model, variables, "classify", model.split(draws.reshape(-1, draws.shape[-1])).s)
-    every = model.label_likelihood.mean(logits)
-    return every.reshape(num_samples, len(images), -1).mean(0)
+    probabilities = model.label_likelihood.mean(logits)
+    return probabilities.reshape(num_samples, len(images), -1).mean(0)
 
 
 def independent_version(
@@ -154,10 +153,11 @@ def independent_version(
     one = CorrelatedGaussian(*(leaf[0] for leaf in prior))
     flat = latents.reshape(-1, latents.shape[-1])
     trained = jax.vmap(one.log_prob)(flat)
-    # In a chain of regressions the first dimensions are a chain by themselves.
+    # In a chain of regressions the first dimensions are a chain by themselves: the margin of s.
     s = CorrelatedGaussian(one.mean[:s_dim], one.log_var[:s_dim], one.mixing[:s_dim, :s_dim])
     independent = jax.vmap(s.log_prob)(flat[:, :s_dim])
     if flat.shape[-1] > s_dim:
+        # The margin of v takes the covariance matrix, of which it is the lower right block.
         covariance = one.covariance()[s_dim:, s_dim:]
         log_v = jax.scipy.stats.multivariate_normal.logpdf
         mean = one.mean[s_dim:]
@@ -166,5 +166,13 @@ def independent_version(
     return Priors(trained.reshape(shape), independent.reshape(shape))
 
 
+def _over_draws(
+    log_prob: Callable[..., jax.Array], parameters: jax.Array, values: jax.Array
+) -> jax.Array:
+    """The log-density of each example under each draw's parameters, [K, batch]."""
+    return jax.vmap(jax.vmap(log_prob), in_axes=(0, None))(parameters, values)
+
+
 def _encode(model: LaCIM, variables: Variables, images: jax.Array) -> Gaussian:
+    """The posterior under the one prior that all domains share."""
     return apply(model, variables, "encode", images, jnp.zeros(len(images), jnp.int32))

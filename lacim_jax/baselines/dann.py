@@ -1,4 +1,4 @@
-"""Domain-adversarial training: a representation from which the domain cannot be told."""
+"""Domain-adversarial training: a representation that does not reveal the domain."""
 
 from typing import Any, cast
 
@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lacim_jax.baselines.domain_risks import at_step
-from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 class DANN(nn.Module):
@@ -33,7 +33,7 @@ class DANN(nn.Module):
     """Representations [batch, s_dim] to logits [batch, num_domains]."""
 
     def __call__(self, images: Float[Array, " batch *image"]) -> Float[Array, "batch classes"]:
-        """The logits of the labels; touches every parameter, so `init` uses it."""
+        """The logits of the labels; it uses every parameter, as `init` needs."""
         return self.both(images, 1.0)[0]
 
     def both(
@@ -64,14 +64,14 @@ def dann_loss(
     It is usual to raise λ from 0: $2 / (1 + e^{-10 p}) - 1$ at the fraction p of training.
 
     Args:
-        model: the network and its adversary, which has one output a domain.
+        model: the network and its adversary, which has one output per domain.
         weight: λ, at least 0, or a schedule of it by step.
         label_likelihood: the family of p(y|x).
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, {"risk", "adversary"}))`, with `step`
-        an int32 scalar counted from 0; the key is not looked at. A step along minus its gradient is
-        a step of the game, and the loss itself need not fall.
+        an int32 scalar counted from 0; the key is not used. A step along minus its gradient is a
+        step of the game, and the loss itself need not fall.
 
     Raises:
         ValueError: if the weight is negative.
@@ -90,6 +90,7 @@ def dann_loss(
             "tuple[jax.Array, jax.Array]",
             model.apply({"params": params}, examples.images, at_step(weight, step), method="both"),
         )
+        # The factor λ sits in the reversed gradient alone: the adversary learns at full strength.
         risk = -jax.vmap(label_likelihood.log_prob)(logits, examples.labels).mean()
         adversary = -jax.vmap(CATEGORICAL.log_prob)(domain_logits, examples.domains).mean()
         return risk + adversary, (step + 1, {"risk": risk, "adversary": adversary})
@@ -99,7 +100,7 @@ def dann_loss(
 
 @jax.custom_vjp
 def reverse(values: jax.Array, strength: ArrayLike) -> jax.Array:
-    """The values as they are; on the way back, minus the gradient times the strength.
+    """The identity, whose gradient is reversed: minus the strength times the gradient.
 
     Args:
         values: any array.
@@ -113,6 +114,7 @@ def reverse(values: jax.Array, strength: ArrayLike) -> jax.Array:
     return values
 
 
+# The pass forward keeps the strength for the pass back.
 def _forward(values: jax.Array, strength: ArrayLike) -> tuple[jax.Array, ArrayLike]:
     return values, strength
 

@@ -9,11 +9,11 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
-from lacim_jax.checks import check_weight
-from lacim_jax.distributions import Gaussian, bounded_log_var
 from lacim_jax.erm import LossFn
-from lacim_jax.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
 
 
 class Parts(NamedTuple):
@@ -24,7 +24,7 @@ class Parts(NamedTuple):
     label: Gaussian  # z_y
 
 
-class Densities(NamedTuple):
+class DIVADensities(NamedTuple):
     """All densities of the model around one batch."""
 
     posterior: Parts  # q(z_d|x), q(z_x|x), q(z_y|x)
@@ -75,7 +75,7 @@ class DIVA(nn.Module):
         """Declares the heads and the learnt priors."""
         self.head = nn.Dense(6 * self.dim)
         self.domain_classifier = nn.Dense(self.num_domains)
-        # Classes and domains that start alike would stay alike: nothing tells them apart.
+        # Means that start equal would get equal gradients, and stay equal.
         start = nn.initializers.normal(1.0)
         self.domain_mean = self.param("domain_mean", start, (self.num_domains, self.dim))
         self.label_mean = self.param("label_mean", start, (self.num_classes, self.dim))
@@ -102,7 +102,7 @@ class DIVA(nn.Module):
         parts = zip(jnp.split(means, 3, axis=-1), jnp.split(log_vars, 3, axis=-1), strict=True)
         return Parts(*(Gaussian(mean, log_var) for mean, log_var in parts))
 
-    def densities(self, examples: Examples, noise: Float[Array, "batch dims"]) -> Densities:
+    def densities(self, examples: Examples, noise: Float[Array, "batch dims"]) -> DIVADensities:
         """Every density at one draw.
 
         Args:
@@ -114,7 +114,7 @@ class DIVA(nn.Module):
         draws = [part.sample(e) for part, e in zip(posterior, noises, strict=True)]
         together = jnp.concatenate(draws, axis=-1)
         zeros = jnp.zeros_like(posterior.rest.mean)
-        return Densities(
+        return DIVADensities(
             posterior=posterior,
             prior=Parts(
                 self._learnt(self.domain_mean, self.domain_raw, examples.domains),
@@ -128,8 +128,8 @@ class DIVA(nn.Module):
         )
 
     def _learnt(self, means: jax.Array, raw: jax.Array, index: Int[Array, " batch"]) -> Gaussian:
+        """The learnt prior of each example's class or domain; NaN for an unknown one."""
         log_vars = bounded_log_var(raw, bound=self.log_var_bound)
-        # A class or domain that is not known gives NaN, which shows.
         return Gaussian(
             *(
                 p.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
@@ -153,8 +153,8 @@ def diva_loss(
     Args:
         model: the densities.
         beta: β, or a schedule of it by step; warmed up from 0 as a rule.
-        label_weight: $\alpha_y$, likewise.
-        domain_weight: $\alpha_d$, likewise.
+        label_weight: $\alpha_y$, or a schedule of it by step.
+        domain_weight: $\alpha_d$, or a schedule of it by step.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
@@ -171,18 +171,23 @@ def diva_loss(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         noise = jax.random.normal(key, (len(examples.images), 3 * model.dim))
-        found = cast(
-            "Densities",
+        densities = cast(
+            "DIVADensities",
             model.apply({"params": params}, examples, noise, method="densities"),
         )
-        kl = [q.kl(p).sum(-1).mean() for q, p in zip(found.posterior, found.prior, strict=True)]
+        # KL(q_i || p_i) of the three groups of latents, each summed over its dimensions.
+        kl = [
+            q.kl(p).sum(-1).mean()
+            for q, p in zip(densities.posterior, densities.prior, strict=True)
+        ]
+        log_x = jax.vmap(model.likelihood.log_prob)(densities.reconstruction, examples.images)
+        log_y = jax.vmap(CATEGORICAL.log_prob)(densities.logits, examples.labels)
+        log_d = jax.vmap(CATEGORICAL.log_prob)(densities.domain_logits, examples.domains)
         terms = {
-            "reconstruction": jax.vmap(model.likelihood.log_prob)(
-                found.reconstruction, examples.images
-            ).mean(),
+            "reconstruction": log_x.mean(),
             "divergence": kl[0] + kl[1] + kl[2],
-            "label": jax.vmap(CATEGORICAL.log_prob)(found.logits, examples.labels).mean(),
-            "domain": jax.vmap(CATEGORICAL.log_prob)(found.domain_logits, examples.domains).mean(),
+            "label": log_y.mean(),
+            "domain": log_d.mean(),
         }
         loss = -terms["reconstruction"]
         for weight, signed in (

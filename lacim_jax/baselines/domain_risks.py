@@ -9,10 +9,10 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import Likelihood
 
 
 class Batch(NamedTuple):
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     representation: jax.Array  # shape=[batch, s_dim]: what the classifier saw
     logits: jax.Array  # shape=[batch, classes]
     losses: jax.Array  # shape=[batch]: minus the log-likelihood of each label, nats
-    membership: jax.Array  # shape=[batch, num_domains]: 1 / (number of examples) in the own domain
+    membership: jax.Array  # shape=[batch, num_domains]: 1 / (size of the example's domain), or 0
     present: jax.Array  # shape=[num_domains], bool: which domains have an example in the batch
 
 
@@ -47,9 +47,10 @@ def membership(
                [0. , 0. , 1. ],
                [0.5, 0. , 0. ]], dtype=float32)
     """
-    own = jax.nn.one_hot(domains, num_domains)
-    counts = own.sum(0)
-    return own / jnp.maximum(counts, 1.0)[None], counts
+    # Out of range, `one_hot` gives a row of zeros: such examples belong to no domain.
+    indicator = jax.nn.one_hot(domains, num_domains)
+    counts = indicator.sum(0)
+    return indicator / jnp.maximum(counts, 1.0)[None], counts
 
 
 def domain_risks(batch: Batch) -> Float[Array, " num_domains"]:
@@ -62,10 +63,10 @@ def domain_risks(batch: Batch) -> Float[Array, " num_domains"]:
 
 
 def mean_over_present(values: Float[Array, " num_domains"], batch: Batch) -> Float[Array, ""]:
-    """The mean of one number a domain, over the domains that have an example.
+    """The mean of one number per domain, over the domains that have an example.
 
     Args:
-        values: one a domain.
+        values: one per domain.
         batch: which domains do.
     """
     weights = batch.present.astype(values.dtype)
@@ -127,7 +128,7 @@ def penalised_loss(
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, {"risk", "penalty"}))`, with `step` an
-        int32 scalar counted from 0; the key is not looked at.
+        int32 scalar counted from 0; the key is not used.
 
     Raises:
         ValueError: if there is no domain, or the weight is negative.
@@ -141,9 +142,9 @@ def penalised_loss(
         del key
         batch = read(model, params, examples, num_domains, label_likelihood)
         risk = mean_over_present(domain_risks(batch), batch)
-        penal = penalty(batch, examples)
-        loss = risk + jnp.asarray(at_step(weight, step), risk.dtype) * penal
-        return loss, (step + 1, {"risk": risk, "penalty": penal})
+        difference = penalty(batch, examples)
+        loss = risk + jnp.asarray(at_step(weight, step), risk.dtype) * difference
+        return loss, (step + 1, {"risk": risk, "penalty": difference})
 
     return loss_fn
 
@@ -162,7 +163,7 @@ def check_num_domains(num_domains: int) -> None:
     """Refuses fewer than one domain.
 
     Args:
-        num_domains: how many there are said to be.
+        num_domains: how many training domains there are.
 
     Raises:
         ValueError: if that is below 1.

@@ -12,10 +12,10 @@ from lacim_jax.baselines.domain_risks import (
     mean_over_present,
     read,
 )
-from lacim_jax.checks import check_weight
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def group_dro_loss(
@@ -39,7 +39,7 @@ def group_dro_loss(
 
     Returns:
         `(params, log_weights, examples, key) -> (loss, (log_weights, {"risk", "worst"}))`, with
-        `log_weights` from `jnp.zeros(num_domains)` on; the key is not looked at.
+        `log_weights` beginning as `jnp.zeros(num_domains)`; the key is not used.
 
     Raises:
         ValueError: if there is no domain, or the rate is negative.
@@ -58,6 +58,7 @@ def group_dro_loss(
         del key
         batch = read(model, params, examples, num_domains, label_likelihood)
         risks = domain_risks(batch)
+        # q_d ∝ q_d e^(η R_d), in logarithms; the weights are constants to the gradient.
         step = jnp.asarray(rate, risks.dtype) * jax.lax.stop_gradient(risks)
         # Only differences count; kept centred, so that they never grow out of range together.
         log_weights = jax.nn.log_softmax(log_weights + step)

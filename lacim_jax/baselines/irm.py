@@ -6,8 +6,8 @@ import optax
 
 from lacim_jax.baselines.domain_risks import Batch, mean_over_present, penalised_loss
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def irm_loss(
@@ -50,13 +50,14 @@ def irm_loss(
 
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
         slopes = _slopes(batch.logits, examples.labels, label_likelihood)
-        own = (batch.membership > 0).astype(slopes.dtype)
+        belongs = (batch.membership > 0).astype(slopes.dtype)  # [batch, num_domains]
         # Examples of a domain are dealt to the two halves in turn.
-        second = (jnp.cumsum(own, axis=0) % 2 == 0).astype(slopes.dtype) * own
-        first = own - second
+        second = (jnp.cumsum(belongs, axis=0) % 2 == 0).astype(slopes.dtype) * belongs
+        first = belongs - second
         means = [
             half.T @ slopes / jnp.maximum(half.sum(0), 1.0) for half in (first, second)
         ]  # [num_domains] each
+        # The halves are independent, so the mean of the product is the product of the means.
         return mean_over_present(means[0] * means[1], batch)
 
     return penalised_loss(
@@ -65,7 +66,7 @@ def irm_loss(
 
 
 def _slopes(logits: jax.Array, labels: jax.Array, label_likelihood: Likelihood) -> jax.Array:
-    """Of each example's loss, in a factor on its logits, at 1; [batch]."""
+    """The slope of each example's loss in a factor on its logits, at 1; [batch]."""
 
     def slope(one: jax.Array, label: jax.Array) -> jax.Array:
         return jax.jvp(lambda z: -label_likelihood.log_prob(z, label), (one,), (one,))[1]

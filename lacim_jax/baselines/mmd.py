@@ -8,8 +8,8 @@ import optax
 
 from lacim_jax.baselines.domain_risks import Batch, mean_over_pairs, penalised_loss
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def mmd_loss(
@@ -49,11 +49,12 @@ def mmd_loss(
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
         del examples
         values = batch.representation
+        # All pairs of examples at once; `membership` then averages over the pairs of two domains.
         squares = ((values[:, None] - values[None]) ** 2).sum(-1)
         kernel = sum((jnp.exp(-gamma * squares) for gamma in gammas), jnp.zeros_like(squares))
         means = batch.membership.T @ kernel @ batch.membership  # [num_domains, num_domains]
-        own = jnp.diagonal(means)
-        return mean_over_pairs(own[:, None] + own[None] - 2 * means, batch)
+        within = jnp.diagonal(means)  # E_{d,d} k
+        return mean_over_pairs(within[:, None] + within[None] - 2 * means, batch)
 
     return penalised_loss(
         model, penalty, num_domains=num_domains, weight=weight, label_likelihood=label_likelihood

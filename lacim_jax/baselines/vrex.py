@@ -10,8 +10,8 @@ from lacim_jax.baselines.domain_risks import (
     penalised_loss,
 )
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.likelihoods import CATEGORICAL, Likelihood
-from lacim_jax.model import Examples
+from lacim_jax.model.lacim import Examples
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 
 def vrex_loss(

@@ -1,6 +1,5 @@
 """What a latent variable model has identified: correlations, diversity of domains, collapse."""
 
-from lacim_jax.identifiability.collapse import Collapse, collapse
 from lacim_jax.identifiability.correlation import (
     LatentPairs,
     MeanCorrelation,
@@ -8,11 +7,12 @@ from lacim_jax.identifiability.correlation import (
     mean_correlation,
 )
 from lacim_jax.identifiability.diversity import Diversity, domain_diversity
-from lacim_jax.identifiability.identification import (
+from lacim_jax.identifiability.identification_scores import (
     Identification,
     Scores,
     identification,
 )
+from lacim_jax.identifiability.posterior_collapse import Collapse, collapse
 
 __all__ = [
     "LatentPairs",

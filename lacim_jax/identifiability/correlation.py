@@ -1,4 +1,4 @@
-"""Mean correlation coefficient (MCC): how well each true latent is told by one that was found."""
+"""Mean correlation coefficient (MCC): how well one estimate predicts each true latent."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 
 
 class LatentPairs(NamedTuple):
-    """True latents beside what was found for them, of examples of one or several domains."""
+    """True latents and their estimates, of examples of one or several domains."""
 
     truth: ArrayLike  # shape=[n, dim], floating: what made the examples
-    estimate: ArrayLike  # shape=[n, found], floating: posterior means, found >= dim
+    estimate: ArrayLike  # shape=[n, estimates], floating: posterior means, estimates >= dim
     domains: ArrayLike  # shape=[n], integer: d
 
 
@@ -23,7 +23,7 @@ class MeanCorrelation(NamedTuple):
     mcc: float
     """The mean of `by_dim`."""
     by_dim: np.ndarray  # shape=[dim], float64: on the examples that are scored
-    matching: np.ndarray  # shape=[dim], int64: which estimate each true latent was given
+    matching: np.ndarray  # shape=[dim], int64: which estimate is matched to each true latent
 
 
 def mean_correlation(
@@ -43,8 +43,8 @@ def mean_correlation(
     - A higher degree is for models that are identified up to a map of each latent by itself.
       Estimates beyond the range of those to fit are moved to its ends.
     - `within=True` centres $z_i$ and the powers of $\hat z_j$ within each domain before the fit,
-      takes the correlation in each domain, and averages over domains. Then what tells only the
-      domain scores 0; without it a model can be right about nothing but the domains' means.
+      takes the correlation in each domain, and averages over domains. An estimate that knows only
+      the domain then scores 0; without it, knowing the domains' means is enough to score.
 
     A quantity that is constant, in all or within a domain, is given correlation 0.
 
@@ -64,8 +64,8 @@ def mean_correlation(
     Example:
         >>> z = np.random.default_rng(0).normal(size=(200, 2))
         >>> pairs = LatentPairs(z, -3 * z[:, ::-1], np.zeros(200, int))
-        >>> found = mean_correlation(pairs, pairs)
-        >>> round(found.mcc, 6), found.matching.tolist()
+        >>> correlation = mean_correlation(pairs, pairs)
+        >>> round(correlation.mcc, 6), correlation.matching.tolist()
         (1.0, [1, 0])
 
     References:
@@ -73,14 +73,18 @@ def mean_correlation(
         nonlinear ICA*, NeurIPS 2016; Khemakhem et al., *Variational autoencoders and nonlinear ICA:
         a unifying framework*, 2020, who match and score on the same examples.
     """
-    own, other = _checked(fit, score, within=within, degree=degree)
-    dim, found = own.truth.shape[1], own.estimate.shape[1]
-    scale = _Scale.of(own.estimate, bounded=degree > 1)
-    fitted, scored = np.empty((dim, found)), np.empty((dim, found))
-    for j in range(found):
-        basis = [_powers(scale(part.estimate)[:, j : j + 1], degree) for part in (own, other)]
-        parts = _predictions(own, other, basis[0], basis[1], within=within)
-        fitted[:, j], scored[:, j] = parts
+    to_fit, to_score = _checked(fit, score, within=within, degree=degree)
+    dim, estimates = to_fit.truth.shape[1], to_fit.estimate.shape[1]
+    scale = _Scale.of(to_fit.estimate, bounded=degree > 1)
+    fitted, scored = np.empty((dim, estimates)), np.empty((dim, estimates))
+    for j in range(estimates):
+        basis, score_basis = (
+            _powers(scale(half.estimate)[:, j : j + 1], degree) for half in (to_fit, to_score)
+        )
+        fitted[:, j], scored[:, j] = _correlations(
+            to_fit, to_score, basis, score_basis, within=within
+        )
+    # The assignment with the least cost -r has the largest sum of correlations.
     rows, columns = (np.asarray(index, np.int64) for index in _assign(jnp.asarray(-fitted)))
     matching = columns[np.argsort(rows)]
     by_dim = scored[np.arange(dim), matching]
@@ -106,7 +110,8 @@ def block_correlation(
         float64, [dim], from -1 to 1.
 
     Raises:
-        ValueError: as `mean_correlation` does, or for another degree.
+        ValueError: if the degree is neither 1 nor 2, shapes do not fit, a value is not finite, or
+            there are too few examples (of one domain, for `within`).
 
     Example:
         >>> z = np.random.default_rng(0).normal(size=(200, 2))
@@ -117,14 +122,14 @@ def block_correlation(
     """
     if degree not in (1, 2):
         raise ValueError(f"degree of a map of the whole block must be 1 or 2, got {degree}.")
-    own, other = _checked(fit, score, within=within, degree=degree, block=True)
-    scale = _Scale.of(own.estimate, bounded=degree > 1)
-    basis = [_monomials(scale(part.estimate), degree) for part in (own, other)]
-    return _predictions(own, other, basis[0], basis[1], within=within)[1]
+    to_fit, to_score = _checked(fit, score, within=within, degree=degree, block=True)
+    scale = _Scale.of(to_fit.estimate, bounded=degree > 1)
+    basis, score_basis = (_monomials(scale(half.estimate), degree) for half in (to_fit, to_score))
+    return _correlations(to_fit, to_score, basis, score_basis, within=within)[1]
 
 
-# Its loops close over their arguments: taken operation by operation they would be compiled anew at
-# every call.
+# Jitted as a whole: its loops close over their arguments, and outside jit they would be compiled
+# anew at every call.
 _assign = jax.jit(optax.assignment.hungarian_algorithm)
 
 
@@ -137,7 +142,7 @@ class _Pairs(NamedTuple):
 
 
 class _Scale(NamedTuple):
-    """Brings estimates to mean 0 and variance 1, and those of a curve into the range fitted."""
+    """Brings estimates to mean 0 and variance 1, those of a curve into the range fitted."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -153,7 +158,7 @@ class _Scale(NamedTuple):
         return cls(values.mean(0), np.where(sd > 0, sd, 1.0), low, high)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        # A polynomial says nothing beyond the values it was fitted on, and says it loudly.
+        # Beyond the values it was fitted on a polynomial means nothing, and grows without bound.
         return (np.clip(values, self.low, self.high) - self.mean) / self.sd
 
 
@@ -170,11 +175,12 @@ def _monomials(values: np.ndarray, degree: int) -> np.ndarray:
     return np.concatenate([values, values[:, one] * values[:, other]], axis=1)
 
 
-def _predictions(
+def _correlations(
     fit: _Pairs, score: _Pairs, basis: np.ndarray, score_basis: np.ndarray, *, within: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Correlations of truth and regression on both halves, [dim] each."""
     groups = [part.domains if within else np.zeros_like(part.domains) for part in (fit, score)]
+    # Centring both sides by group stands in for an intercept of each group.
     centred = _centred(basis, groups[0])
     weights = np.linalg.lstsq(centred, _centred(fit.truth, groups[0]), rcond=None)[0]
     return (
@@ -184,6 +190,7 @@ def _predictions(
 
 
 def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Columns less their mean in each group."""
     count = np.bincount(groups)
     sums = np.stack([np.bincount(groups, column) for column in values.T], axis=1)
     return values - (sums / count[:, None])[groups]
@@ -191,7 +198,7 @@ def _centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _correlation(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Of matching columns, averaged over the groups; 0 where either is constant."""
-    every = []
+    of_groups = []
     for d in range(groups.max() + 1):
         a, b = one[groups == d], other[groups == d]
         # Relative to its size a constant column has nothing left but rounding.
@@ -199,8 +206,8 @@ def _correlation(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> np.n
         a, b = a - a.mean(0), b - b.mean(0)
         norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
         constant = flat[0] | flat[1] | (norm == 0)
-        every.append(np.where(constant, 0.0, (a * b).sum(0) / np.where(constant, 1.0, norm)))
-    return np.mean(every, axis=0)
+        of_groups.append(np.where(constant, 0.0, (a * b).sum(0) / np.where(constant, 1.0, norm)))
+    return np.mean(of_groups, axis=0)
 
 
 def _checked(
@@ -215,12 +222,12 @@ def _checked(
         domains = np.asarray(part.domains)
         if truth.ndim != 2 or estimate.ndim != 2 or truth.shape[:1] != estimate.shape[:1]:
             raise ValueError(
-                "truth and estimate must have shapes [n, dim] and [n, found], got "
+                "truth and estimate must have shapes [n, dim] and [n, estimates], got "
                 f"{list(truth.shape)} and {list(estimate.shape)} to {name}."
             )
         if domains.shape != truth.shape[:1]:
             raise ValueError(
-                f"there must be one domain an example, [{len(truth)}], got {list(domains.shape)}."
+                f"there must be one domain per example, [{len(truth)}], got {list(domains.shape)}."
             )
         if not (np.isfinite(truth).all() and np.isfinite(estimate).all()):
             raise ValueError(

@@ -20,7 +20,7 @@ class Diversity(NamedTuple):
     rank: int
     """How many singular values are above the tolerance times the largest."""
     needed: int
-    """Domains below which the condition cannot hold: k + 1."""
+    """The fewest domains with which the condition can hold: k + 1."""
 
     @property
     def sufficient(self) -> bool:
@@ -54,18 +54,18 @@ def domain_diversity(
     $\eta_d = (\Sigma_d^{-1} \mu_d, -\tfrac12 \Sigma_d^{-1})$: k = 2 dim of them if covariances are
     given as variances, dim + dim (dim + 1) / 2 if as matrices, diagonal or not. A sufficient
     condition for the block to be identified is that the m - 1 differences
-    $\eta_{d_j} - \eta_{d_1}$ span all k dimensions, for which m >= k + 1 domains are needed. How
-    far from failing it is, the condition number tells.
+    $\eta_{d_j} - \eta_{d_1}$ span all k dimensions, for which m >= k + 1 domains are needed. The
+    condition number measures how far the condition is from failing.
 
-    Latents have no unit, so each is first brought to mean 0 and variance 1 over all domains alike;
-    a covariance between two, to $\sqrt 2$ times its natural parameter, which makes the Frobenius
-    norm of matrices that of vectors.
+    Latents have no unit, so each is first brought to mean 0 and variance 1 over all domains. The
+    parameter of a covariance between two latents is multiplied by $\sqrt 2$, so that the norm of
+    the vector of parameters is the Frobenius norm of the matrix.
 
     Args:
         mean: $\mu_d$, [domains, dim].
         covariance: $\Sigma_d$; variances [domains, dim] for a diagonal family, or matrices
             [domains, dim, dim].
-        tolerance: relative to the largest singular value, what counts as 0.
+        tolerance: singular values below this share of the largest count as 0.
 
     Returns:
         The report; print it.
@@ -96,16 +96,19 @@ def domain_diversity(
     if diagonal:
         covariances = covariances[:, :, None] * np.eye(dim)
     centre = means.mean(0)
+    # Total variance of each latent: the mean within domains plus that of the domains' means.
     scale = np.sqrt(np.einsum("dii->di", covariances).mean(0) + ((means - centre) ** 2).mean(0))
     means = (means - centre) / scale
     precision = np.linalg.inv(covariances / scale[:, None] / scale)
     linear = np.einsum("dij,dj->di", precision, means)
+    # eta = (P mu, -P / 2), P the precision: its diagonal, or its upper triangle with sqrt(2) on
+    # what stands for two equal entries.
     one, other = np.diag_indices(dim) if diagonal else np.triu_indices(dim)
     weight = np.where(one == other, 1.0, math.sqrt(2))
     eta = np.concatenate([linear, -0.5 * weight * precision[:, one, other]], axis=1)
     k = eta.shape[1]
     values = np.linalg.svd(eta[1:] - eta[0], compute_uv=False) if m > 1 else np.zeros(0)
-    # Against what natural parameters are of themselves: differences of rounding are no diversity.
+    # Relative to the parameters themselves too, or mere rounding would count as diversity.
     floor = tolerance * max(values.max(initial=0.0), float(np.abs(eta).max()))
     rank = int((values > floor).sum())
     return Diversity(
@@ -119,15 +122,8 @@ def domain_diversity(
 
 
 def _check(means: np.ndarray, covariances: np.ndarray) -> None:
-    if (
-        means.ndim != 2
-        or 0 in means.shape
-        or covariances.shape
-        not in (
-            means.shape,
-            (*means.shape, means.shape[-1]),
-        )
-    ):
+    matrices = (*means.shape, means.shape[-1]) if means.ndim else ()
+    if means.ndim != 2 or 0 in means.shape or covariances.shape not in (means.shape, matrices):
         raise ValueError(
             "mean must have shape [domains, dim], and covariance the same or [domains, dim, dim], "
             f"got {list(means.shape)} and {list(covariances.shape)}."

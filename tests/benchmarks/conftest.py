@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import registry
-from common.plots import figure
-from common.records import Record
-from common.tables import markdown, metric, number
+from common.results.plots import figure
+from common.results.records import Record
+from common.results.tables import markdown, metric, number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.judgement import evidence
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import cli
 from benchmarks.cli import main
 from benchmarks.harness import registry
-from common.records import read_records
+from common.results.records import read_records
 
 
 def test_without_a_name_it_lists_every_experiment_with_its_claim(capsys):

@@ -23,10 +23,10 @@ from benchmarks.path_space import control as gsgd_control
 from benchmarks.path_space import mlp as gsgd_mlp
 from benchmarks.path_space import sequence as gsgd_sequence
 from common.data import PixelStatistics
-from common.memory import kept_for_gradient, size_of
 from common.networks import resnet
 from common.progress import Silent
 from lacim_jax import Examples
+from tests.memory import kept_for_gradient, size_of
 
 MEMORY = 80e9
 """Bytes of the accelerator that full presets are sized for."""

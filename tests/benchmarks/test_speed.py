@@ -12,7 +12,7 @@ from benchmarks.latent import speed as lacim_speed
 from benchmarks.latent.reports import speed as report
 from benchmarks.path_space import speed as gsgd_speed
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 SIMULATOR = dataclasses.replace(

@@ -2,7 +2,7 @@
 
 import logging
 
-from common.absl_log import without_messages
+from common._absl_log import without_messages
 
 
 def test_messages_are_kept_out_within_the_block(caplog):

@@ -18,7 +18,7 @@ from gsgd_jax import (
     mlp_gauge,
     path_values,
 )
-from gsgd_jax.coordinates.change import change_skeleton, skeleton_margin
+from gsgd_jax.change import change_skeleton, skeleton_margin
 from gsgd_jax.coordinates.skeleton import edge_ends
 from gsgd_jax.structure import basis_paths
 from tests.gsgd_jax.networks import (

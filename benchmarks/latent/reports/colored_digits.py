@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.latent.image_grids import plot_picture
-from common.plots import figure, plot_bars, plot_spread
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, markdown, metric, number, percent, summarise
+from common.results.plots import figure, plot_bars, plot_spread
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, metric, number, percent, summarise
 
 ERM_, POOLED, LACIM, COLORLESS = METHODS = ("ERM", "Pool-LaCIM", "LaCIM", "ERM without colour")
 DIAGNOSIS = "diagnosis"

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.plots import figure, plot_bars
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, markdown, metric, number, percent
+from common.results.plots import figure, plot_bars
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, metric, number, percent
 
 RULES = {
     "training domains": "validation_accuracy",

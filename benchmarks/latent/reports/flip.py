@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.plots import figure, plot_curve
-from common.records import Record
-from common.tables import group, markdown, metric, number, summarise
+from common.results.plots import figure, plot_curve
+from common.results.records import Record
+from common.results.tables import group, markdown, metric, number, summarise
 
 ERM_, LIKELIHOOD, POOLED, LACIM = "erm", "likelihood", "pool-lacim", "lacim"
 CHOSEN = "lacim, chosen on validation"

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.colored_digits import as_rgb
-from common.plots import figure
-from common.records import Record
-from common.tables import group, markdown, metric, number, percent
+from common.data.generated.colored_digits import as_rgb
+from common.results.plots import figure
+from common.results.records import Record
+from common.results.tables import group, markdown, metric, number, percent
 
 TRAVERSALS, EXCHANGES, SALIENCY = "traversals", "exchanges", "saliency"
 ROWS = {

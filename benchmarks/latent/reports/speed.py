@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.plots import figure, plot_bars
-from common.records import Record
-from common.tables import group, markdown, metric, number, summarise
+from common.results.plots import figure, plot_bars
+from common.results.records import Record
+from common.results.tables import group, markdown, metric, number, summarise
 
 TARGET = 5.0
 """The ratio that the search is meant to reach on CPU."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.latent.reports.domains import RULES, plot_rules
-from common.records import Record
-from common.selection import best_setting
-from common.tables import group, markdown, metric, percent, summarise
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import group, markdown, metric, percent, summarise
 
 Chosen = Mapping[str, Mapping[str, Sequence[Record]]]
 """Of every method and test domain, the records of the setting that was chosen, one a seed."""

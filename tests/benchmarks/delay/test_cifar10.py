@@ -14,7 +14,7 @@ from benchmarks.delay.report import ALL_SYNCHRONOUS, ASGD, METHODS, SGD, SYNCHRO
 from benchmarks.delay.training import Run, Trainer
 from benchmarks.harness.registry import Context
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 
 SETTINGS = dataclasses.replace(
     dcasgd_cifar10.PRESETS["smoke"], data="digits8x8", methods=(SYNCHRONOUS, ASGD),

@@ -13,7 +13,7 @@ from benchmarks.harness.registry import Context
 from common.data import epoch_order
 from common.networks import MLP
 from common.progress import Silent
-from common.records import read_records
+from common.results.records import read_records
 from common.seeds import streams
 
 TINY = experiment.Settings(
@@ -110,7 +110,7 @@ def test_too_many_evaluations_are_refused():
 
 def test_records_survive_the_file(records, tmp_path):
     """Tables are made from what is read back: JSON has no tuples, no NumPy, no NaN."""
-    from common.records import RecordWriter
+    from common.results.records import RecordWriter
 
     writer = RecordWriter(tmp_path / "records.jsonl", origin={"benchmark": "dcasgd_digits"})
     gone = dataclasses.replace(

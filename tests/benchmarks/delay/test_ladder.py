@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from benchmarks.delay import ladder as experiment
 from benchmarks.harness.registry import Context
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
 
 TINY = experiment.Settings(

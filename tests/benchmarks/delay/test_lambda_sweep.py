@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.delay import digits as dcasgd_digits
 from benchmarks.delay import lambda_sweep as experiment
-from common.records import Record
+from common.results.records import Record
 
 
 def run_of(method, step, accuracies, **setting):

@@ -1,7 +1,7 @@
 """Published errors beside the records': errors of the tuned step, and nothing that was not run."""
 
 from benchmarks.delay.published_errors import published_table
-from common.records import Record
+from common.results.records import Record
 
 
 def record(method, rate, seed, accuracy):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from benchmarks.delay.report import intolerable_step, plot_training, protocol_tables
-from common.records import Record
+from common.results.records import Record
 
 
 def asgd(step, accuracies, method="ASGD", **setting):

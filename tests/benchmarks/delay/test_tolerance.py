@@ -15,7 +15,7 @@ from benchmarks.delay import tolerance as experiment
 from benchmarks.harness.registry import Context
 from common.networks import MLP
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
 from dcasgd_jax import gamma_times, stable_step
 

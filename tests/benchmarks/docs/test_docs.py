@@ -43,6 +43,9 @@ WITHIN = {
     "dcasgd_jax.rules": "dcasgd_jax",
     "dcasgd_jax.schedules": "dcasgd_jax",
     "dcasgd_jax.simulator": "dcasgd_jax",
+    "lacim_jax.model": "lacim_jax",
+    "lacim_jax.inference": "lacim_jax",
+    "lacim_jax.looking": "lacim_jax",
     "lacim_jax.identifiability": "lacim_jax",
 }
 """Sub-packages whose names are documented with the package that exports them too."""

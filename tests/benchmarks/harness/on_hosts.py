@@ -14,11 +14,11 @@ from benchmarks.cli import main as command_line
 from benchmarks.harness import hosts
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import mlp as gsgd_mlp
-from common.checkpoints import Checkpoints
-from common.classification import cross_entropy_loss
 from common.progress import Silent
-from common.records import last_run, read_records
-from common.training import fit, init_state, train_step
+from common.results.records import last_run, read_records
+from common.training import Execution, Keys, fit, init_state, train_step
+from common.training.checkpoints import Checkpoints
+from common.training.classification import cross_entropy_loss
 from gsgd_jax import choose_skeleton, in_path_space, mlp_gauge
 
 SMALL = dataclasses.replace(
@@ -63,9 +63,9 @@ def in_path_space_on(mesh, data, *, checkpoints=None, epochs=2):
         params = jax.device_put(params, NamedSharding(mesh, PartitionSpec(None, "model")))
     loss = cross_entropy_loss(lambda params, x: jax.nn.relu(x @ params[0]) @ params[1])
     return fit(
-        train_step(loss, tx), init_state(params, tx), data, mesh=mesh,
-        order=jax.random.key(1), noise=jax.random.key(2), batch_size=8, epochs=epochs,
-        checkpoints=checkpoints,
+        train_step(loss, tx), init_state(params, tx), data,
+        keys=Keys(jax.random.key(1), jax.random.key(2)), batch_size=8, epochs=epochs,
+        checkpoints=checkpoints, execution=Execution(mesh=mesh),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
-from common.records import Record, last_run, read_records
+from common.results.records import Record, last_run, read_records
 
 
 def records(*seeds):

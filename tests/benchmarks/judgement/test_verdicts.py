@@ -9,7 +9,7 @@ from benchmarks.judgement import verdicts
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
 from benchmarks.judgement.page import BEGIN, END, claim_sections, claim_table, with_claims
 from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY
-from common.records import Record
+from common.results.records import Record
 
 ORIGIN = {
     "command": "python -m benchmarks line",

@@ -15,7 +15,7 @@ from benchmarks.latent.methods import METHODS, Sizes
 from benchmarks.latent.reports.domains import RULES
 from benchmarks.latent.runs import Column, trials
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from lacim_jax import Examples
 
 SETTINGS = dataclasses.replace(

@@ -12,8 +12,8 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent import colored_digits as lacim_colored_digits
 from benchmarks.latent import diagnosis as latent_diagnosis
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
-from common.tables import group
+from common.results.records import Record, RecordWriter, read_records
+from common.results.tables import group
 
 SETTINGS = dataclasses.replace(
     lacim_colored_digits.PRESETS["smoke"],

@@ -11,7 +11,7 @@ from benchmarks.latent import flip as lacim_flip
 from benchmarks.latent.flip import Column, load_parts
 from benchmarks.latent.reports.flip import CHOSEN, ERM_, LACIM, LIKELIHOOD, POOLED
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 SETTINGS = lacim_flip.Settings(
     taus=(0.5,), size=200, held_out=60, test_size=80, batch_size=50, epochs=1, num_samples=2,

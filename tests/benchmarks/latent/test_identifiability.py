@@ -12,7 +12,7 @@ from benchmarks.latent import identifiability as lacim_identifiability
 from benchmarks.latent.identifiability import Setting, load_parts
 from benchmarks.latent.reports.identifiability import INVERSE, LACIM, MEAN, POOLED, S_AS_V, TURNED
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 SETTINGS = lacim_identifiability.Settings(
     num_domains=(1, 2), size=120, held_out=80, widths=(6,), batch_size=40, epochs=1, starts=2

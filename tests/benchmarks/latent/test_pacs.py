@@ -13,7 +13,7 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent import pacs as lacim_pacs
 from benchmarks.latent.runs import Column
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 CONTEXT = Context(seeds=(0, 3), data_dir=None, progress=Silent())
 SETTINGS = dataclasses.replace(

@@ -12,7 +12,7 @@ from benchmarks.latent import pacs as lacim_pacs
 from benchmarks.latent import pictures as lacim_pictures
 from benchmarks.latent.reports.pictures import EXCHANGES, SALIENCY, TRAVERSALS, picture_record
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder, gaussian_likelihood
 
 SETTINGS = lacim_pictures.Settings(

@@ -19,7 +19,7 @@ from benchmarks.path_space.methods import (
     transformation,
 )
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from common.seeds import streams
 from common.training import Fit
 from gsgd_jax.family import path_norm

@@ -12,10 +12,10 @@ import pytest
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import control as gsgd_control
 from benchmarks.path_space.actor_critic import ActorCritic, actor_critic_loss, targets
-from common.environments import Experience, Moved
+from common.data.generated.environments import Experience, Moved
 from common.networks import MLP
 from common.progress import Silent
-from common.records import RecordWriter, read_records
+from common.results.records import RecordWriter, read_records
 from tests.compiled import compiled_quickly
 
 TINY = gsgd_control.Settings(

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import mlp as gsgd_mlp
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 
 SETTINGS = dataclasses.replace(
     gsgd_mlp.PRESETS["smoke"],

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from benchmarks.path_space.rates import choose, pair_table, rate_figure, rate_of, rate_table
-from common.plots import COLOURS
-from common.records import Record
-from common.tables import number
+from common.results.plots import COLOURS
+from common.results.records import Record
+from common.results.tables import number
 
 NAN = math.nan
 

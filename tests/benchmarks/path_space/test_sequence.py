@@ -12,12 +12,12 @@ import pytest
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import sequence as gsgd_sequence
 from benchmarks.path_space.jobs import METHODS, PAIRS, jobs, named, traced_problem
+from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Silent
-from common.records import Record, RecordWriter, read_records
+from common.results.records import Record, RecordWriter, read_records
 from common.seeds import streams
 from common.training import TrainState
-from common.translation import PAD, Lexicon, translations
 from gsgd_jax import PathSpaceState
 from tests.compiled import compiled_quickly
 

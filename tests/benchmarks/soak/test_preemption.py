@@ -10,10 +10,10 @@ import pytest
 from benchmarks.soak import preemption
 from benchmarks.soak.preempted_run import RUNS
 from benchmarks.soak.preemption import differing_bits, largest_difference, until_it_ends
-from common.checkpoints import Checkpoints
 from common.progress import Silent
-from common.records import Record
+from common.results.records import Record
 from common.seeds import streams
+from common.training.checkpoints import Checkpoints
 
 BAR = SimpleNamespace(advance=lambda amount: None)
 

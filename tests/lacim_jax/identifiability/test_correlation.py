@@ -151,7 +151,7 @@ def test_what_cannot_be_scored_is_refused():
     cases = [
         (good._replace(estimate=z[:, :1]), {}, "other numbers of columns"),
         (good._replace(estimate=z[:-1]), {}, r"\[n, dim\]"),
-        (good._replace(domains=d[:-1]), {}, "one domain an example"),
+        (good._replace(domains=d[:-1]), {}, "one domain per example"),
         (good._replace(estimate=z * np.nan), {}, "must be finite"),
         (good._replace(domains=d + 1), {}, "same domains"),
         (good, {"degree": 0}, "at least 1"),

@@ -1,0 +1,60 @@
+"""Data and control tasks made by a program, so that their true structure is known."""
+
+from common.data.generated.colored_digits import (
+    ColoredDigits,
+    ColoredDomains,
+    as_rgb,
+    color_digits,
+    colored_domains,
+    without_color,
+)
+from common.data.generated.environments import (
+    CartPoleState,
+    Environment,
+    Experience,
+    Moved,
+    Policy,
+    cart_pole,
+    episode_returns,
+    rollout,
+)
+from common.data.generated.rotated_domains import rotated_digits
+from common.data.generated.structural_design import (
+    StructuralSizes,
+    StructuralSpread,
+    natural_parameters,
+)
+from common.data.generated.structural_models import (
+    StructuralData,
+    StructuralModel,
+    structural_model,
+)
+from common.data.generated.translation import Lexicon, Sentences, Translations, translations
+
+__all__ = [
+    "colored_domains",
+    "ColoredDomains",
+    "color_digits",
+    "ColoredDigits",
+    "without_color",
+    "as_rgb",
+    "rotated_digits",
+    "structural_model",
+    "StructuralSizes",
+    "StructuralSpread",
+    "StructuralModel",
+    "StructuralData",
+    "natural_parameters",
+    "translations",
+    "Translations",
+    "Sentences",
+    "Lexicon",
+    "cart_pole",
+    "CartPoleState",
+    "Environment",
+    "Moved",
+    "Policy",
+    "rollout",
+    "Experience",
+    "episode_returns",
+]

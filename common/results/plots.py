@@ -1,0 +1,148 @@
+"""Figures drawn from records, in one style, with the spread over seeds always shown."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
+
+from common.results.records import Record
+
+# Okabe and Ito's palette: distinct to colour-blind readers, and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+
+
+@contextlib.contextmanager
+def figure(
+    path: Path, *, rows: int = 1, columns: int = 1, panel: tuple[float, float] = (5.2, 3.6)
+) -> Iterator[np.ndarray]:
+    """A figure that is saved to `path` when the block ends, and never shown.
+
+    Args:
+        path: the PNG file to write.
+        rows: panels down.
+        columns: panels across.
+        panel: width and height of one panel, inches.
+
+    Yields:
+        The panels, an object array of `matplotlib.axes.Axes`, shape [rows, columns].
+    """
+    with mpl.rc_context(_STYLE):
+        # No pyplot: it would keep global state and look for a display.
+        fig = Figure(figsize=(panel[0] * columns, panel[1] * rows))
+        yield fig.subplots(rows, columns, squeeze=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(path)
+
+
+def plot_curve(
+    axes: Axes,
+    records: Sequence[Record],
+    *,
+    x: str,
+    y: str,
+    label: str,
+    style: int = 0,
+    scale: float = 1.0,
+) -> None:
+    """One line: the mean over records of curve column `y` against `x`, the band one sd either side.
+
+    Args:
+        axes: where to draw.
+        records: the seeds of one method in one setting; their columns `x` must agree.
+        x: name of the abscissa's column.
+        y: name of the ordinate's column; non-finite entries are left out of mean and band.
+        label: the legend's entry.
+        style: index into the palette.
+        scale: factor on `y`, 100 for percent.
+
+    Raises:
+        ValueError: if the records' abscissae differ.
+    """
+    abscissa = np.asarray(records[0].curve[x], dtype=float)
+    for record in records:
+        if not np.array_equal(abscissa, np.asarray(record.curve[x], dtype=float)):
+            raise ValueError(f"the records of one curve must share their {x!r} column.")
+    values = scale * np.asarray([record.curve[y] for record in records], dtype=float)
+    plot_spread(axes, abscissa, values, label=label, style=style)
+
+
+def plot_spread(
+    axes: Axes,
+    x: Sequence[float] | np.ndarray,
+    values: np.ndarray,
+    *,
+    label: str,
+    style: int = 0,
+    marker: bool = False,
+) -> None:
+    """Mean line and one-sd band of `values` over their first axis.
+
+    Args:
+        axes: where to draw.
+        x: abscissa, shape [points].
+        values: shape [seeds, points]; non-finite entries are left out.
+        label: the legend's entry.
+        style: index into the palette.
+        marker: whether to mark the points.
+    """
+    # Masked, so that a seed's NaN drops out of mean and band at that point alone.
+    masked = np.ma.masked_invalid(values)
+    mean = masked.mean(axis=0).filled(np.nan)
+    colour = COLOURS[style % len(COLOURS)]
+    axes.plot(
+        x,
+        mean,
+        label=label,
+        color=colour,
+        linewidth=1.6,
+        marker=MARKERS[style % len(MARKERS)] if marker else None,
+        markersize=4,
+    )
+    if len(values) > 1:
+        sd = masked.std(axis=0, ddof=1).filled(np.nan)
+        axes.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.18, linewidth=0)
+
+
+def plot_bars(
+    axes: Axes, labels: Sequence[str], values: Sequence[Sequence[float]], *, scale: float = 1.0
+) -> None:
+    """Horizontal bars of means, with one-sd whiskers and every seed as a dot.
+
+    Args:
+        axes: where to draw.
+        labels: one per bar, top to bottom.
+        values: the seeds of each bar; non-finite ones are left out.
+        scale: factor on the values, 100 for percent.
+    """
+    for i, seeds in enumerate(values):
+        finite = scale * np.asarray([v for v in seeds if np.isfinite(v)], dtype=float)
+        if not finite.size:
+            axes.annotate("diverged", (0.02, i), xycoords=("axes fraction", "data"), va="center")
+            continue
+        sd = finite.std(ddof=1) if finite.size > 1 else 0.0
+        axes.barh(
+            i, finite.mean(), xerr=sd, color=COLOURS[i % len(COLOURS)], alpha=0.75, height=0.6
+        )
+        axes.plot(finite, np.full(finite.size, i), ".", color="black", markersize=4)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")

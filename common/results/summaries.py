@@ -1,0 +1,136 @@
+"""Records in a form short enough to be committed: all final figures, thinned curves.
+
+A summary is a file of JSON lines too. Its first line is what all records of a run share (benchmark,
+preset, command, configuration, provenance); each further line is one record without that. Final
+figures are kept to the last bit, so tables made from a summary are those made from the records;
+curves are thinned and rounded to what a figure can show. Of pictures, records whose setting has the
+key "picture", every pixel is kept: bytes, compressed (zlib, base64), {"zlib": "..."}. A column that
+an earlier record has too (the number of gradients, say, which is the same for all methods) is given
+by the number of that record, counted from 0.
+"""
+
+import base64
+import binascii
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files import write_whole
+from common.results.records import Record, json_ready, parse_record
+
+POINTS = 32
+"""The most points a kept curve has; its first and last are always among them."""
+
+DIGITS = 4
+"""Significant digits of a kept curve, enough for a figure a thousand pixels high."""
+
+
+def write_summary(records: Sequence[Record], path: Path) -> None:
+    """Writes the summary of one run, replacing the file in one go.
+
+    Args:
+        records: of one run, in the order in which they were written.
+        path: the file; its folder is made where it is missing.
+
+    Raises:
+        ValueError: if there are no records, or they are of several runs.
+    """
+    origins = {json.dumps(json_ready(r.origin), sort_keys=True) for r in records}
+    if len(origins) != 1:
+        raise ValueError(
+            f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
+        )
+    lines = [{"origin": json_ready(records[0].origin)}]
+    first: dict[tuple[str, str], int] = {}  # (name, content) of a column: the record it is first in
+    for i, record in enumerate(records):
+        # The columns of a picture are its pixels, which must not be thinned.
+        curve = record.curve if "picture" in record.setting else _thinned(record.curve)
+        fields = dataclasses.asdict(dataclasses.replace(record, curve=curve))
+        del fields["origin"]
+        line = json_ready(fields)
+        for name, column in line["curve"].items():
+            number = first.setdefault((name, json.dumps(column)), i)
+            new = _packed(column) if "picture" in record.setting else column
+            line["curve"][name] = new if number == i else number
+        lines.append(line)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(
+        json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines
+    )
+    write_whole(path, text)
+
+
+def read_summary(path: Path) -> list[Record]:
+    """The records of a summary, oldest first, each with its origin.
+
+    Args:
+        path: a file that `write_summary` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not a record; the message names the line.
+    """
+    first, *lines = path.read_bytes().splitlines() or [b""]
+    try:
+        origin = json.loads(first)["origin"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}:1 does not say where its records come from; write it with write_summary."
+        ) from error
+    records: list[Record] = []
+    for i, line in enumerate(lines, start=2):
+        where = f"{path}:{i}"
+        records.append(parse_record(_written_out(line, records, where), where))
+    return [dataclasses.replace(record, origin=origin) for record in records]
+
+
+def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | bytes:
+    """A line with its columns in full, those of earlier records included."""
+    try:
+        fields = json.loads(line)
+        fields["curve"] = {
+            name: json_ready(earlier[column].curve[name])
+            if isinstance(column, int)
+            else _unpacked(column)
+            for name, column in fields["curve"].items()
+        }
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(
+            f"{where} is not a record (its pixels are damaged: {error}); take the run anew."
+        ) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return line  # not a record: `parse_record` raises the error
+    return json.dumps(fields)
+
+
+def _packed(column: list[float]) -> list[float] | dict[str, str]:
+    """A column of bytes, compressed; any other as it is."""
+    values = np.asarray(column)
+    if values.dtype.kind != "i" or values.size == 0 or values.min() < 0 or values.max() > 255:
+        return column
+    packed = zlib.compress(values.astype(np.uint8).tobytes(), 9)
+    return {"zlib": base64.b64encode(packed).decode()}
+
+
+def _unpacked(column: Any) -> Any:
+    """What `_packed` was given."""
+    if not isinstance(column, dict):
+        return column
+    return list(zlib.decompress(base64.b64decode(column["zlib"], validate=True)))
+
+
+def _thinned(curve: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """At most `POINTS` entries of each column, the same ones of all, rounded to `DIGITS`."""
+    length = max((len(column) for column in curve.values()), default=0)
+    kept = np.unique(np.linspace(0, length - 1, min(length, POINTS)).round().astype(int))
+    return {name: [_rounded(column[i]) for i in kept] for name, column in curve.items()}
+
+
+def _rounded(value: float) -> float:
+    """To `DIGITS` significant digits."""
+    return float(f"{value:.{DIGITS}g}")

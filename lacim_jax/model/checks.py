@@ -1,0 +1,125 @@
+"""Checks of a model's input, on the host and before anything is compiled."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from lacim_jax.model.lacim import Examples, LaCIM, Variables, apply
+
+
+def check_examples(model: LaCIM, variables: Variables, examples: Examples) -> None:
+    """Refuses a training set that the model cannot be trained on; call it once, before training.
+
+    Args:
+        model: the model to be trained.
+        variables: its initial variables.
+        examples: the whole training set.
+
+    Raises:
+        ValueError: if shapes do not fit, there is no example, a pixel, a label or a domain is out
+            of range, or a domain of a model with several has no example.
+
+    Example:
+        >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
+        >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((2, 2)), MLP((2,)), num_domains=2)
+        >>> images, labels = jnp.zeros((3, 2, 2)), jnp.asarray([0, 1, 1])
+        >>> examples = Examples(images, labels, domains=jnp.asarray([0, 0, 0]))
+        >>> variables = jax.jit(model.init)(jax.random.key(0), images, examples.domains)
+        >>> check_examples(model, variables, examples)
+        Traceback (most recent call last):
+            ...
+        ValueError: every one of the model's 2 domains needs examples, got some of domains [0] only;
+        add the others' data, or use num_domains=1 (Pool-LaCIM), one prior for all.
+    """
+    check_batch(model, variables, examples)
+    present = np.unique(np.asarray(examples.domains))
+    if len(present) < model.num_domains:
+        raise ValueError(
+            f"every one of the model's {model.num_domains} domains needs examples, got some of "
+            f"domains {present.tolist()} only; add the others' data, or use num_domains=1 "
+            "(Pool-LaCIM), one prior for all."
+        )
+
+
+def check_batch(model: LaCIM, variables: Variables, examples: Examples) -> None:
+    """Refuses a batch that the model would misread; a traced batch, of unknown values, passes.
+
+    Args:
+        model: the model.
+        variables: its variables.
+        examples: a batch, in which a domain may be missing.
+
+    Raises:
+        ValueError: if shapes do not fit, there is no example, or a pixel, a label or a domain is
+            out of range.
+    """
+    # Under jit there are no values to look at: whoever traces has checked before.
+    if any(isinstance(leaf, Tracer) for leaf in examples):
+        return
+    images, labels, domains = map(np.asarray, examples)
+    if not len(images) == len(labels) == len(domains):
+        raise ValueError(
+            "images, labels and domains must have one entry per example, got "
+            f"{len(images)}, {len(labels)} and {len(domains)}."
+        )
+    check_images(model, variables, images)
+    model.label_likelihood.check(_logits_shape(model, variables), labels)
+    _check_domains(model, domains)
+
+
+def check_images(model: LaCIM, variables: Variables, images: np.ndarray) -> None:
+    """Refuses images that the model has no density for.
+
+    Args:
+        model: the model.
+        variables: its variables.
+        images: [batch, ...].
+
+    Raises:
+        ValueError: if there is no image, their shape is not that of the decoder's output, or a
+            pixel is out of the likelihood's range.
+    """
+    if len(images) == 0:
+        raise ValueError("there must be at least one example, got none.")
+    latents = jnp.zeros((1, model.s_dim + model.v_dim))
+    # The decoder is asked for its output's shape alone: nothing is computed.
+    pixels = jax.eval_shape(lambda: apply(model, variables, "decode", latents))
+    model.likelihood.check(pixels.shape[1:], images)
+
+
+def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
+    """Refuses a weight that is a number and negative or not finite.
+
+    Args:
+        name: of the argument, for the message.
+        value: the weight; schedules and arrays, traced or not, pass unchecked.
+
+    Raises:
+        ValueError: if it is a number below 0, infinite or NaN.
+    """
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be at least 0, a finite number or a schedule, got {value}.")
+
+
+def _check_domains(model: LaCIM, domains: np.ndarray) -> None:
+    if domains.ndim != 1 or not np.issubdtype(domains.dtype, np.integer):
+        raise ValueError(
+            f"domains must be integers of shape [batch], got {domains.dtype}{list(domains.shape)}."
+        )
+    low, high = int(domains.min()), int(domains.max())
+    if low < 0 or high >= model.num_domains:
+        raise ValueError(
+            f"domains must lie between 0 and num_domains - 1 = {model.num_domains - 1}, got {low} "
+            f"to {high}; a domain that was not trained has no encoder head: use infer or predict, "
+            "which need no domain."
+        )
+
+
+def _logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:
+    s = jnp.zeros((1, model.s_dim))
+    return jax.eval_shape(lambda: apply(model, variables, "classify", s)).shape[1:]

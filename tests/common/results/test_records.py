@@ -1,0 +1,123 @@
+"""Records: what is written comes back, and an interrupted writer loses nothing that was whole."""
+
+import errno
+import json
+import math
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.results.origin import provenance
+from common.results.records import Record, RecordWriter, last_run, read_records
+
+ORIGIN = {"benchmark": "b", "preset": "smoke", "run": "1"}
+
+
+def record(**changes):
+    fields = {
+        "method": "sgd",
+        "setting": {"learning_rate": 0.1, "workers": 4, "note": None},
+        "seed": 0,
+        "metrics": {"accuracy": 0.5},
+        "curve": {"epoch": [1, 2], "loss": [1.0, 0.5]},
+        "wall_time": 1.5,
+    }
+    return Record(**(fields | changes))
+
+
+def test_round_trip(tmp_path):
+    writer = RecordWriter(tmp_path / "new" / "records.jsonl", origin=ORIGIN)
+    written = [writer.write(record(seed=seed)) for seed in range(3)]
+    assert read_records(tmp_path / "new" / "records.jsonl") == written
+    assert written[0].origin == ORIGIN
+
+
+def test_a_line_holds_the_agreed_keys(tmp_path):
+    origin = {**ORIGIN, "command": "c", "configuration": {}, "provenance": provenance()}
+    RecordWriter(tmp_path / "r.jsonl", origin=origin).write(record())
+    line = json.loads((tmp_path / "r.jsonl").read_text())
+    wanted = {"benchmark", "method", "setting", "seed", "metrics", "curve", "wall_time"}
+    assert wanted <= line.keys()
+    assert {"git_commit", "versions", "device", "dtype", "time"} <= line["provenance"].keys()
+    assert isinstance(line["setting"], dict)
+
+
+def test_arrays_become_numbers_and_what_is_not_finite_becomes_null(tmp_path):
+    writer = RecordWriter(tmp_path / "r.jsonl", origin=ORIGIN)
+    curve = {"loss": np.asarray([1.0, np.inf]), "step": jnp.arange(2)}
+    writer.write(record(metrics={"loss": jnp.nan, "n": np.int32(3)}, curve=curve))
+    line = json.loads((tmp_path / "r.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line["metrics"] == {"loss": None, "n": 3}
+    assert line["curve"] == {"loss": [1.0, None], "step": [0, 1]}
+    (found,) = read_records(tmp_path / "r.jsonl")
+    assert math.isnan(found.metrics["loss"])
+    assert math.isnan(found.curve["loss"][1])
+
+
+def test_appending_keeps_what_was_there(tmp_path):
+    path = tmp_path / "r.jsonl"
+    RecordWriter(path, origin=ORIGIN).write(record())
+    before = path.read_bytes()
+    RecordWriter(path, origin={**ORIGIN, "run": "2"}).write(record(seed=1))
+    assert path.read_bytes().startswith(before)
+    found = read_records(path)
+    assert [r.seed for r in found] == [0, 1]
+    assert [r.seed for r in last_run(found)] == [1]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 200])
+def test_an_unfinished_last_line_is_dropped_and_nothing_else(tmp_path, cut):
+    path = tmp_path / "r.jsonl"
+    writer = RecordWriter(path, origin=ORIGIN)
+    writer.write(record())
+    whole = path.read_bytes()
+    writer.write(record(seed=1))
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.warns(UserWarning, match=r"r\.jsonl:2 is cut off and left out; what stands"):
+        assert [r.seed for r in read_records(path)] == [0]
+    RecordWriter(path, origin=ORIGIN).write(record(seed=2))
+    assert path.read_bytes().startswith(whole)
+    assert [r.seed for r in read_records(path)] == [0, 2]
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"{}", b"[1]", b'{"method": 1}', b"\xff", b""])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    path = tmp_path / "r.jsonl"
+    RecordWriter(path, origin=ORIGIN).write(record())
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(ValueError, match=r"r\.jsonl:2 is not a record"):
+        read_records(path)
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    writer = RecordWriter(path, origin=ORIGIN)
+    writer.write(record())
+    write, taken = os.write, []
+
+    def room_for_ten_bytes(descriptor, content):
+        if taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken.append(write(descriptor, content[:10]))
+        return taken[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", room_for_ten_bytes)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(record(seed=1))
+    assert [r.seed for r in read_records(path)] == [0]
+    writer.write(record(seed=2))
+    assert [r.seed for r in read_records(path)] == [0, 2]
+
+
+def test_no_file_no_records(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_records(tmp_path / "none.jsonl")
+    assert last_run([]) == []
+
+
+def test_a_curve_has_columns_of_one_length():
+    with pytest.raises(ValueError, match="equally long"):
+        record(curve={"epoch": [1, 2], "loss": [1.0]})

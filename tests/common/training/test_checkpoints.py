@@ -1,0 +1,183 @@
+"""Checkpoints: what is damaged, cut short or not a number is never gone on with."""
+
+import os
+import pickle
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.training import checkpoints
+from common.training.checkpoints import (
+    Checkpoints,
+    DamagedCheckpointError,
+    NotANumberError,
+    UnwrittenCheckpointError,
+)
+
+STATE = {"w": jnp.arange(6.0).reshape(2, 3), "step": jnp.zeros([], jnp.int32)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with checkpoints of steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "run"
+    with Checkpoints(folder) as opened:
+        for step in (1, 2):
+            opened.save(step, STATE | {"step": jnp.asarray(step)}, {"seen": step})
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(saved, tmp_path / "run")
+
+
+def restore(folder, template=STATE, **options):
+    with Checkpoints(folder) as opened:
+        return opened.restore(template, **options)
+
+
+def test_what_is_saved_comes_back(folder):
+    found = restore(folder)
+    assert (found.step, found.notes) == (2, {"seen": 2})
+    jax.tree.map(np.testing.assert_array_equal, found.state, STATE | {"step": jnp.asarray(2)})
+    assert restore(folder.parent / "empty") is None
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def alter(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("notes/metadata", cut, "notes/metadata is not what was written"),
+        ("state/manifest.ocdbt", alter, "manifest.ocdbt is not what was written"),
+        ("state/_METADATA", lambda path: path.unlink(), "is missing"),
+        ("seal.json", lambda path: path.unlink(), "its writing was cut short"),
+        ("seal.json", cut, "seal.json is not what was written"),
+    ],
+)
+def test_a_damaged_one_is_set_aside_and_the_one_before_it_taken(folder, name, damage, message):
+    damage(folder / "2" / name)
+    with pytest.warns(UserWarning, match=rf"/2 is damaged .*{message}.* set aside .* from .*/1"):
+        assert restore(folder).step == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
+    with Checkpoints(folder) as opened:
+        opened.save(2, STATE, {"seen": "anew"})
+        assert opened.restore(STATE).notes == {"seen": "anew"}
+
+
+def test_where_all_are_damaged_each_is_named(folder):
+    for step in (1, 2):
+        (folder / str(step) / "state" / "_METADATA").unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"/2 \(state/_METADATA is missing\); .*/1 \("):
+        restore(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+def test_a_pickle_in_place_of_a_file_is_not_loaded(folder):
+    for path in (folder / "2").rglob("*"):
+        if path.is_file():
+            path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.warns(UserWarning, match="seal.json is not what was written"):
+        assert restore(folder).step == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ({"w": STATE["w"]}, r"has int32\[\] at \['step'\], and this state no such leaf"),
+        (STATE | {"v": STATE["w"]}, r"has no such leaf at \['v'\], and this state float32"),
+        (STATE | {"w": jnp.zeros(6)}, r"float32\[2, 3\] at \['w'\], and this state float32\[6\]"),
+        (STATE | {"w": jnp.zeros((2, 3), jnp.bfloat16)}, r"and this state bfloat16\[2, 3\]"),
+    ],
+)
+def test_a_state_of_another_form_is_refused(folder, template, message):
+    with pytest.raises(ValueError, match=message):
+        restore(folder, template)
+    assert restore(folder).step == 2
+
+
+def test_nan_is_neither_saved_nor_loaded_unless_asked_for(folder):
+    bad = STATE | {"w": jnp.full((2, 3), jnp.nan)}
+    with Checkpoints(folder) as opened:
+        with pytest.raises(NotANumberError, match=r"no NaN, but \['w'\] of step 3 does"):
+            opened.save(3, bad, {})
+        assert opened.restore(STATE).step == 2
+        opened.save(3, bad, {}, allow_nan=True)
+        with pytest.raises(NotANumberError, match=r"\['w'\] of the checkpoint .*/3 does; remove"):
+            opened.restore(STATE)
+        assert opened.restore(STATE, allow_nan=True).step == 3
+    shutil.rmtree(folder / "3")
+    assert restore(folder).step == 2
+
+
+def test_infinity_is_let_through(folder):
+    with Checkpoints(folder) as opened:
+        opened.save(3, STATE | {"w": jnp.full((2, 3), jnp.inf)}, {})
+        assert opened.restore(STATE).step == 3
+
+
+def test_steps_ascend(folder):
+    with (
+        Checkpoints(folder) as opened,
+        pytest.raises(ValueError, match="has one of step 2, got 2; give"),
+    ):
+        opened.save(2, STATE, {})
+
+
+def test_a_full_disk_leaves_what_was_saved(folder, capfd):
+    large = STATE | {"w": np.random.default_rng(0).normal(size=20_000).astype(np.float32)}
+    with Checkpoints(folder) as opened:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            with pytest.raises(UnwrittenCheckpointError, match=r"/3 could not .* by step: 1, 2\."):
+                opened.save(3, large, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+        assert opened.restore(STATE).step == 2
+        opened.save(3, large, {})
+    assert restore(folder, large).step == 3
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_ctrl_c_before_the_seal_leaves_the_one_before(folder, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with Checkpoints(folder) as opened, monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_seal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            opened.save(3, STATE, {})
+    assert restore(folder).step == 2
+
+
+def test_ctrl_c_before_the_name_leaves_no_trace(folder, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with Checkpoints(folder) as opened, monkeypatch.context() as patch:
+        patch.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            opened.save(3, STATE, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert restore(folder).step == 2

@@ -1,0 +1,153 @@
+"""Bounds on steps along directed paths: on the values whose signs are coordinates, on weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gsgd_jax import choose_skeleton, gsgd, in_path_space, mlp_gauge, weight_updates
+from tests.gsgd_jax.networks import (
+    apply,
+    batch,
+    furthest,
+    one_step,
+    perceptron,
+    ravel,
+    train,
+    values_of,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+WIDTHS = [4, 7, 3, 2]
+
+
+def problem(widths=WIDTHS, bias=True):
+    params = perceptron(widths, bias)
+    skeleton = choose_skeleton(mlp_gauge(params), params, rule="largest", basis="paths")
+    return params, skeleton, batch(widths)
+
+
+def descent_through_zero():
+    """One hidden unit, out of which a path of value 1 leads; its best value is -1."""
+    params = [jnp.array([[1.0]]), jnp.array([[1.0, 2.0]])]
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
+    return params, skeleton, [jnp.zeros((1, 1)), jnp.array([[2.0, 0.3]])]
+
+
+def test_guard_bounds_the_step_of_free_skeleton_values_and_of_nothing_else():
+    params, skeleton, grads = descent_through_zero()
+    values = values_of(params, skeleton)
+    for max_ratio, reached, bounded in [(None, -1.0, 0), (4.0, 0.25, 1), (10.0, 0.1, 1)]:
+        tx = gsgd(1.0, skeleton, max_ratio=max_ratio)
+        after, _, state = one_step(tx, grads, params)
+        found = values_of(after, skeleton)
+        np.testing.assert_allclose(found[1], [[reached, values[1][0, 1] - 0.3]], rtol=1e-12)
+        assert float(state.least_ratio) == -1.0
+        assert int(state.bounded) == bounded
+
+
+def test_guard_bounds_growth_too():
+    params, skeleton, grads = descent_through_zero()
+    tx = in_path_space(optax.scale(1.0), skeleton, max_ratio=1.5)
+    _, updates, state = one_step(tx, grads, params)
+    np.testing.assert_allclose(updates[1], [[0.5, 0.3]], rtol=1e-12)
+    assert (float(state.least_ratio), int(state.bounded)) == (3.0, 1)
+
+
+def test_guard_moves_the_other_weights_of_the_node_along():
+    """With three paths into and out of the unit, every value but the bounded one arrives."""
+    params, _, _ = problem([2, 3, 3, 2])
+    gauge = mlp_gauge(params)
+    skeleton = choose_skeleton(gauge, params, rule="largest", basis="paths")
+    values = values_of(params, skeleton)
+    steps = jax.tree.map(lambda v: 0.1 * jnp.ones_like(v), values)
+    first = int(skeleton.out_edges[skeleton.free_nodes[0]])
+    flat = ravel(steps)
+    flat[first] = -3 * ravel(values)[first]
+    unravel = jax.flatten_util.ravel_pytree(params)[1]
+    fixed = optax.stateless(lambda updates, params: unravel(jnp.asarray(flat)))
+    tx = in_path_space(fixed, skeleton, max_ratio=2.0)
+    reached, _, state = one_step(tx, params, params)
+    assert int(state.bounded) >= 1
+    reached = ravel(values_of(reached, skeleton))
+    asked = ravel(values) + flat
+    free = np.setdiff1d(np.arange(gauge.num_entries), [*skeleton.in_edges, *skeleton.out_edges])
+    np.testing.assert_allclose(reached[free], asked[free], rtol=1e-11)
+    np.testing.assert_allclose(reached[first], ravel(values)[first] / 2, rtol=1e-11)
+
+
+def test_inside_the_bound_the_guard_changes_nothing():
+    params, skeleton, data = problem()
+    on, state = train(gsgd(0.02, skeleton, max_ratio=10.0), params, data, 20)
+    off, _ = train(gsgd(0.02, skeleton, max_ratio=None), params, data, 20)
+    assert int(state.bounded) == 0
+    assert 0.1 < float(state.least_ratio) < 1.1
+    assert furthest(on, off) < 1e-14
+    # Operation by operation, where no compiler fuses differently, not a bit.
+    params, skeleton, _ = problem([2, 3, 2])
+    steps = jax.tree.map(lambda w: -0.1 * w, params)
+    on, info = weight_updates(steps, params, skeleton, max_ratio=10.0)
+    off, _ = weight_updates(steps, params, skeleton)
+    assert int(info.bounded) == 0
+    assert furthest(on, off) == 0
+
+
+def test_guard_loses_nothing_on_the_way():
+    """A value a hundred times too large comes down as far as it should, only in more steps."""
+    params = [jnp.array([[1.0]]), jnp.array([[100.0]])]
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
+    data = jnp.array([[1.0]]), jnp.array([[2.0]])
+
+    def squared(params, data):
+        return 0.5 * jnp.sum((apply([(w,) for w in params], data[0]) - data[1]) ** 2)
+
+    tx = gsgd(1.0, skeleton, max_ratio=3.0)  # the full step is Newton's, and ends at 2 at once
+    reached, state = train(tx, params, data, 10, loss=squared)
+    assert int(state.bounded) == 3  # 100, 33.3, 11.1, 3.7
+    np.testing.assert_allclose(apply([(w,) for w in reached], data[0]), 2.0, rtol=1e-12)
+
+
+def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
+    """The fault that the bound is for: tenfold a step, they once grew until they overflowed."""
+    params = [(jnp.array([[1.0], [1.0]]),), (jnp.array([[1.0, 2.0]]),)]
+    skeleton = choose_skeleton(mlp_gauge(params), params, basis="paths")
+
+    def through_zero(steps, values):
+        steps = jax.tree.map(jnp.zeros_like, steps)
+        return [steps[0], (steps[1][0].at[0, 0].set(-2 * values[1][0][0, 0]),)]
+
+    inner, largest = optax.stateless(through_zero), {}
+    for growth in (1024.0, None):
+        tx = in_path_space(inner, skeleton, max_growth=growth)
+        weights, state = params, tx.init(params)
+        for _ in range(20):
+            updates, state = tx.update(params, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        assert int(state.bounded) == 20
+        scaled = skeleton.gauge.act(weights, state.frame.scales)
+        largest[growth] = np.abs(ravel(scaled)).max() / float(state.frame.largest)
+    assert 100 < largest[1024.0] <= 1024 * (1 + 1e-12)
+    assert largest[None] > 1e19  # the control
+
+
+def test_without_the_guard_a_crossing_breaks_the_function():
+    """Why there is one: all weights into the node change sign, all path values but one do not."""
+    params, skeleton, _ = problem([2, 3, 2], bias=False)
+    node = skeleton.free_nodes[0]
+    crossed = ravel(values_of(params, skeleton))
+    crossed[skeleton.out_edges[node]] *= -1
+    unravel = jax.flatten_util.ravel_pytree(params)[1]
+    moved = weights_of(unravel(jnp.asarray(crossed)), params, skeleton)
+    into = np.setdiff1d(np.ravel_multi_index((np.arange(2), [node] * 2), (2, 3)), skeleton.in_edges)
+    np.testing.assert_allclose(ravel(moved)[into], -ravel(params)[into], rtol=1e-12)
+
+
+def test_not_a_number_is_not_hidden_by_the_guard():
+    params, skeleton, grads = descent_through_zero()
+    tx = gsgd(1.0, skeleton)
+    _, updates, state = one_step(tx, jax.tree.map(lambda g: g * jnp.nan, grads), params)
+    assert np.isnan(np.asarray(updates[1])).all()
+    assert np.isnan(state.least_ratio)

@@ -1,0 +1,251 @@
+"""Latent search: known optima, never worse than its start, and blind to the company."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+from lacim_jax import (
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    Search,
+    infer,
+    infer_along,
+    squared_norm,
+)
+from lacim_jax.inference import latent_inference
+from tests.lacim_jax.exact import exact_model
+from tests.lacim_jax.inference.small_model import (
+    IMAGES,
+    KEY,
+    MODEL,
+    VARIABLES,
+    model_with,
+    variables_of,
+)
+from tests.oracles import linear_gaussian as oracle
+
+INSTANCE = oracle.instance(np.random.default_rng(0))
+# optax.adam corrects its bias by decay ** count, float32 by int32.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def objective(model, variables, images, latents, regulariser, weight):
+    """The objective, written out in NumPy from the networks' outputs."""
+    pixels = model.apply(variables, jnp.asarray(latents), method="decode")
+    pixels = np.asarray(pixels, np.float64)
+    log_x = (images * pixels - np.logaddexp(0, pixels)).sum((1, 2, 3))
+    return log_x + weight * regulariser(latents)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_a_gaussian_models_latents_are_found(weight):
+    # One domain of the linear-Gaussian model: the objective is a quadratic with a known summit.
+    pooled = INSTANCE._replace(mean=INSTANCE.mean[:1], sd=INSTANCE.sd[:1])
+    model, variables = exact_model(pooled, shift=1.0)  # starts are off
+    x, _ = oracle.draw(pooled, 0, np.random.default_rng(1), 20)
+    precision = pooled.A.T @ pooled.A / pooled.sx**2 + weight * np.diag(pooled.sd[0] ** -2.0)
+    target = x @ pooled.A / pooled.sx**2 + weight * pooled.mean[0] / pooled.sd[0] ** 2
+    wanted = np.linalg.solve(precision, target.T).T
+    optimiser = optax.adam(optax.exponential_decay(0.1, 100, 0.3))
+    search = Search(optimiser=optimiser, weight=weight, draws=1, chunk_size=20)
+    found = infer(model, variables, x.astype(np.float32), KEY, steps=500, search=search)
+    np.testing.assert_allclose(np.hstack(found.latents), wanted, atol=2e-3)
+
+
+def test_the_squared_norm_makes_it_ridge_regression():
+    model, variables = exact_model(INSTANCE)
+    x, _ = oracle.draw(INSTANCE, 1, np.random.default_rng(2), 10)
+    weight = 0.7
+    ridge = INSTANCE.A.T @ INSTANCE.A / INSTANCE.sx**2 + 2 * weight * np.eye(4)
+    wanted = np.linalg.solve(ridge, (x @ INSTANCE.A / INSTANCE.sx**2).T).T
+    search = Search(
+        optimiser=optax.adam(optax.exponential_decay(0.1, 100, 0.3)),
+        regulariser=squared_norm, weight=weight, chunk_size=10,
+    )  # fmt: skip
+    found = infer(model, variables, x.astype(np.float32), KEY, steps=500, search=search)
+    np.testing.assert_allclose(np.hstack(found.latents), wanted, atol=2e-3)
+
+
+def test_the_objective_is_the_stated_one():
+    search = Search(weight=0.8)
+    found = infer(MODEL, VARIABLES, IMAGES[:30], KEY, steps=7, search=search)
+    priors = MODEL.apply(VARIABLES, method="priors")
+    mean, log_var = (np.asarray(p, np.float64) for p in priors)
+
+    def mixture(z):
+        quadratic = (z[:, None] - mean) ** 2 / np.exp(log_var) + log_var + np.log(2 * np.pi)
+        return scipy.special.logsumexp(-0.5 * quadratic.sum(-1), axis=1) - np.log(2)
+
+    latents = np.hstack(found.latents)
+    wanted = objective(MODEL, VARIABLES, IMAGES[:30], latents, mixture, 0.8)
+    np.testing.assert_allclose(found.objective_after, wanted, rtol=1e-5)
+
+
+def test_starts_are_the_encoders_means_and_draws_in_every_domain():
+    found = infer(MODEL, VARIABLES, IMAGES[:9], KEY, steps=0, search=Search(draws=3))
+    every = MODEL.apply(VARIABLES, jnp.asarray(IMAGES[:9]), method="encode_in_every_domain")
+    candidates = np.concatenate(found.candidates, axis=-1)
+    assert candidates.shape == (9, 8, 5)
+    np.testing.assert_allclose(candidates[:, :2], every.mean, rtol=1e-5, atol=1e-6)
+    shift = candidates[:, 2:].reshape(9, 3, 2, 5) - every.mean[:, None]
+    noise = np.asarray(shift / np.exp(np.asarray(every.log_var)[:, None] / 2))
+    np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-3)
+    assert np.abs(noise[0]).min() > 0
+    best = found.candidate_objectives.argmax(axis=1)
+    np.testing.assert_array_equal(found.latents.s, found.candidates.s[np.arange(9), best])
+    np.testing.assert_array_equal(found.objective_before, found.objective_after)
+
+
+@pytest.mark.parametrize("optimiser", [optax.adam(0.1), optax.adam(30.0), optax.sgd(1e3)])
+def test_it_is_never_worse_than_its_start(optimiser):
+    search = Search(optimiser=optimiser, draws=1)
+    start, end = infer_along(MODEL, VARIABLES, IMAGES, KEY, steps=(0, 15), search=search)
+    assert np.all(end.objective_after >= end.objective_before)
+    assert np.all(end.candidate_objectives >= start.candidate_objectives)
+    np.testing.assert_array_equal(start.objective_after, end.objective_before)
+    np.testing.assert_array_equal(end.objective_after, end.candidate_objectives.max(axis=1))
+
+
+@pytest.mark.parametrize("size", [1, 16, 256])
+def test_the_number_of_images_changes_nothing(size):
+    # A norm clipped over more than one image would show here.
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
+    search = Search(optimiser=_SHARED.setdefault("clipped", optimiser), draws=1)
+    whole = infer(MODEL, VARIABLES, IMAGES, KEY, search=search)
+    part = infer(MODEL, VARIABLES, IMAGES[:size], KEY, search=search)
+    np.testing.assert_allclose(part.latents.s, whole.latents.s[:size], atol=1e-5)
+    np.testing.assert_allclose(part.latents.v, whole.latents.v[:size], atol=1e-5)
+
+
+_SHARED: dict[str, optax.GradientTransformation] = {}
+
+
+def test_their_order_changes_nothing():
+    order = np.random.default_rng(0).permutation(256)
+    whole = infer(MODEL, VARIABLES, IMAGES, KEY)
+    shuffled = infer(MODEL, VARIABLES, IMAGES[order], KEY)
+    assert np.ptp(whole.latents.s, axis=0).min() > 0.1
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(shuffled), strict=True):
+        np.testing.assert_allclose(one[order], other, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_size_of_the_chunks_changes_nothing():
+    variables = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), VARIABLES)
+    images = IMAGES[:40].astype(np.float64)
+    results = [
+        infer(MODEL, variables, images, KEY, search=Search(chunk_size=size, draws=1))
+        for size in (1, 16, 256)
+    ]
+    assert results[0].latents.s.dtype == np.float64
+    for other in results[1:]:
+        for one, two in zip(results[0].latents, other.latents, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-5)
+        np.testing.assert_allclose(results[0].objective_after, other.objective_after, atol=1e-8)
+
+
+def test_a_search_on_the_way_is_the_search_of_so_many_steps():
+    along = infer_along(MODEL, VARIABLES, IMAGES[:10], KEY, steps=(0, 3, 3, 20))
+    for steps, found in zip((0, 3, 3, 20), along, strict=True):
+        alone = infer(MODEL, VARIABLES, IMAGES[:10], KEY, steps=steps)
+        jax.tree.map(np.testing.assert_array_equal, alone, found)
+    assert np.all(along[3].objective_after > along[0].objective_after)
+
+
+def test_driven_and_scanned_steps_are_the_same():
+    model = model_with(ConvDecoder((8, 8, 1), (8,)), ConvEncoder((8,), 16))
+    variables = variables_of(model)
+    results = [
+        infer(model, variables, IMAGES[:5], KEY, steps=4, search=Search(loop=loop, chunk_size=5))
+        for loop in ("scan", "driven")
+    ]
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_auto_drives_convolutions_on_cpu_and_scans_the_rest(monkeypatch):
+    called = []
+    for name in ("_step", "_steps"):
+        function = getattr(latent_inference, name)
+        monkeypatch.setattr(
+            latent_inference,
+            name,
+            lambda *a, f=function, n=name, **k: called.append(n) or f(*a, **k),
+        )
+    search = Search(chunk_size=5)
+    infer(MODEL, VARIABLES, IMAGES[:5], KEY, steps=2, search=search)
+    assert called == ["_steps"]
+    model = model_with(ConvDecoder((8, 8, 1), (8,)), ConvEncoder((8,), 16))
+    infer(model, variables_of(model), IMAGES[:5], KEY, steps=2, search=search)
+    assert called == ["_steps", "_step", "_step"]
+
+
+def test_one_compilation_serves_every_evaluation():
+    compiled = (latent_inference._begin, latent_inference._steps)
+    before = [function._cache_size() for function in compiled]
+    optimiser = optax.sgd(0.01)
+    for weight, size, steps in ((1.0, 256, 2), (0.5, 3, 5), (0.0, 200, 1)):
+        model = model_with(MLPDecoder((8, 8, 1), (16,)))  # equal, not the same object
+        search = Search(optimiser=optimiser, weight=weight)
+        infer(model, VARIABLES, IMAGES[:size], jax.random.key(size), steps=steps, search=search)
+    assert [function._cache_size() for function in compiled] == [n + 1 for n in before]
+
+
+def test_the_same_key_gives_the_same_latents():
+    one, two, other = (
+        infer(MODEL, VARIABLES, IMAGES[:5], jax.random.key(i), steps=3) for i in (1, 1, 2)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert not np.array_equal(one.candidates.s, other.candidates.s)
+
+
+def test_an_objective_that_is_no_number_is_never_kept():
+    def broken(latents, priors):
+        del priors
+        return jnp.where(latents[0] > 0, jnp.nan, -(latents**2).sum())
+
+    search = Search(regulariser=broken, draws=20)
+    start, end = infer_along(MODEL, VARIABLES, IMAGES[:20], KEY, steps=(0, 10), search=search)
+    for found in (start, end):
+        assert np.isfinite(found.objective_after).all()
+        assert np.all(found.latents.s[:, 0] <= 0)
+    assert np.all(end.objective_after >= start.objective_after)
+    assert np.isneginf(start.candidate_objectives).any()
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (255 * IMAGES[:2], {}, "pixels must lie between 0 and 1, got .* divide stored pixels"),
+        (IMAGES[:0], {}, "at least one example"),
+        (IMAGES[:2, :4], {}, r"\[batch, 8, 8, 1\], .* got float32\[2, 4, 8, 1\]"),
+        (IMAGES[:2], {"steps": -1}, "steps must be at least 0"),
+    ],
+)
+def test_bad_input_is_one_clear_error(images, options, message):
+    with pytest.raises(ValueError, match=message):
+        infer(MODEL, VARIABLES, images, KEY, **options)
+
+
+def test_steps_on_the_way_ascend():
+    with pytest.raises(ValueError, match=r"ascend, got \(5, 3\)"):
+        infer_along(MODEL, VARIABLES, IMAGES[:2], KEY, steps=(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": -1}, "draws and weight must be at least 0, got -1"),
+        ({"weight": float("nan")}, "draws and weight must be at least 0"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"loop": "fast"}, "(?s)loop.*'fast'"),
+    ],
+)
+def test_impossible_searches_are_refused(options, message):
+    # A TypeError where annotations are checked, as here: they refuse an unknown loop first.
+    with pytest.raises((ValueError, TypeError), match=message):
+        Search(**options)
