@@ -25,11 +25,11 @@ MAY_IMPORT = {
 FLOORS = {
     "dcasgd_jax/_precision": set(),
     "dcasgd_jax/_arguments": {"_precision"},
-    "dcasgd_jax/_leaves": {"_precision"},
+    "dcasgd_jax/_masked_trees": {"_precision"},
     "dcasgd_jax/diagnostics": {"_precision"},
     "dcasgd_jax/schedules": set(),
-    "dcasgd_jax/rules": {"_precision", "_arguments", "_leaves"},
-    "dcasgd_jax/peers": {"_precision", "_arguments", "_leaves", "rules"},
+    "dcasgd_jax/rules": {"_precision", "_arguments", "_masked_trees"},
+    "dcasgd_jax/peers": {"_precision", "_arguments", "_masked_trees", "rules"},
     "dcasgd_jax/simulator": {"_precision", "rules", "schedules"},
     "dcasgd_jax/actors": {"_precision", "_arguments", "rules", "schedules", "simulator"},
 }

@@ -19,6 +19,8 @@ from dcasgd_jax import (
     write_trace,
 )
 from dcasgd_jax.actors import (
+    Checkpoint,
+    Cluster,
     read_batch_order,
     read_recording,
     reorder_batches,
@@ -53,7 +55,8 @@ def run(seed, *, death=None, job=JOB, **options):
         # What is set in an actor's process must not be set in this one.
         patch.setattr("dcasgd_jax.actors.process._SETTINGS", ())
         patch.setenv("NPROC", "1")
-        options = {"num_workers": WORKERS, "num_steps": STEPS, "batches": BATCHES, **options}
+        options = {"num_steps": STEPS, "batches": BATCHES, **options}
+        options.setdefault("cluster", Cluster(WORKERS))
         try:
             return *run_asynchronously(*job, **options), engine
         finally:
@@ -113,9 +116,8 @@ def test_deaths_and_stops_leave_a_run_that_the_simulator_repeats(shared, tmp_pat
     """Workers and servers die, the program is stopped; each call goes on from the checkpoint."""
     path = tmp_path_factory.mktemp("run") / "run.npz"
     options = {
-        "num_servers": data.draw(st.sampled_from([1, 2])),
-        "checkpoint": path,
-        "checkpoint_every": data.draw(st.integers(1, 9)),
+        "cluster": Cluster(WORKERS, num_servers=data.draw(st.sampled_from([1, 2]))),
+        "checkpoint": Checkpoint(path, every=data.draw(st.integers(1, 9))),
     }
     stops = data.draw(st.lists(st.integers(0, STEPS - 1), max_size=3))
     seeds = iter(range(data.draw(st.integers(0, 99)), 10**6))
@@ -165,7 +167,7 @@ def test_a_stop_keeps_the_steps_until_then(tmp_path):
 
     path = tmp_path / "run.npz"
     with pytest.raises(KeyboardInterrupt):
-        run(2, checkpoint=path, checkpoint_every=10, on_step=stop)
+        run(2, checkpoint=Checkpoint(path, every=10), on_step=stop)
     recorded = read_recording(path)
     assert recorded.batch.size == 18
     params, info, _ = run(3, checkpoint=path)
@@ -196,7 +198,7 @@ def test_a_gradient_that_is_not_finite_names_worker_step_and_batch(tmp_path):
     spoilt = BATCHES.at[25, 0].set(jnp.nan)
     message = r"worker \d sent .* NaN .* server step 2\d, taken on batch 25 .* first 20 steps"
     with pytest.raises(FloatingPointError, match=message):
-        run(5, batches=spoilt, checkpoint=path, checkpoint_every=10)
+        run(5, batches=spoilt, checkpoint=Checkpoint(path, every=10))
     assert read_recording(path).batch.size == 20
     params, info, _ = run(6, checkpoint=path)  # the batch mended, it goes on
     assert_repeated(params, info)
@@ -216,7 +218,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dcasgd_jax.actors.recording.np.savez", savez)
     with pytest.raises(OSError, match="No space left"):
-        run(7, checkpoint=path, checkpoint_every=10)
+        run(7, checkpoint=Checkpoint(path, every=10))
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
     assert read_recording(path).batch.size == 10
 
@@ -238,7 +240,9 @@ def test_running_averages_and_small_snapshots_on_several_servers(x64):
 
     rule = optax.chain(dcasgd(0.1, 0.5), optax.trace(0.5))
     job = jax.grad(loss, has_aux=True), params, rule
-    got, info, engine = run(0, job=job, batches=batches, num_servers=3, **options)
+    got, info, engine = run(
+        0, job=job, batches=batches, cluster=Cluster(WORKERS, num_servers=3), **options
+    )
     assert len(engine.actors) == WORKERS + 3
     due, simulated = simulate(*job, info.schedule, reorder_batches(batches, info.batch), **options)
     assert_close((got, info.state), (due, simulated.state), rtol=1e-12)
