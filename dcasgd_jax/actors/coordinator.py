@@ -259,9 +259,9 @@ class Coordinator:
         )
         raise FloatingPointError(
             f"worker {done.worker} sent a gradient with NaN or infinity for server step {step}, "
-            f"taken on batch {done.batch_number} at the weights of step {done.version}. It was not "
-            f"applied; {kept}. Look at that batch, take smaller steps, or pass check_finite=False "
-            "to leave it to the rule (optax.apply_if_finite)."
+            f"computed on batch {done.batch_number} at the weights of step {done.version}. It was "
+            f"not applied; {kept}. Look at that batch, take smaller steps, or pass "
+            "check_finite=False to leave it to the rule (optax.apply_if_finite)."
         )
 
     def _mend(self, error: Exception, done: Assignment | None = None) -> None:
@@ -273,8 +273,8 @@ class Coordinator:
             if self._restarts > _MAX_RETRIES:
                 raise RuntimeError(
                     f"the servers died {self._restarts} times after the checkpoint of step {kept}, "
-                    "each time before the next one; the cause is above. Make checkpoint_every "
-                    "smaller if it is the servers that cannot be relied on."
+                    "each time before the next one; the cause is above. Where servers cannot be "
+                    "relied on, keep their state more often: Checkpoint(path, every=...)."
                 ) from error
             self.restored += 1
             self._restore()

@@ -138,7 +138,7 @@ def restore(path: str | Path, template: ServerState) -> tuple[ServerState, Trace
     if int(state.step) != len(columns):
         raise ValueError(
             f"{path} is damaged: {len(columns)} arrivals, but {int(state.step)} server steps; "
-            "delete it to start anew."
+            "delete it to start again."
         )
     return state, columns
 
@@ -180,8 +180,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], TraceColumns]:
             raise ValueError("a batch was used twice")
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path} is no whole checkpoint of run_asynchronously ({error}); delete it to start "
-            "anew."
+            f"{path} is not a complete checkpoint of run_asynchronously ({error}); delete it to "
+            "start again."
         ) from error
     return arrays, columns
 

@@ -183,7 +183,7 @@ def _check_length(path: Path, declared: dict[str, int], lines: list[int]) -> Non
     if num_steps != len(lines):
         raise ValueError(
             f"{path} says that there are {num_steps} steps, and has {len(lines)}: it was cut short "
-            "or lengthened; copy or record it again, or mend its line num_steps."
+            "or lengthened; copy or record it again, or correct its line num_steps."
         )
 
 

@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused_and_left(path):
     for damaged in (b"", whole[: len(whole) // 2], whole[:-10], bytes(flipped), b"no archive"):
         path.write_bytes(damaged)
         for reading in (lambda: run(checkpoint=path), lambda: read_recording(path)):
-            with pytest.raises(ValueError, match=r"run\.npz is no whole checkpoint .* delete it"):
+            with pytest.raises(ValueError, match=r"run\.npz is not a complete .* delete it"):
                 reading()
         assert path.read_bytes() == damaged
 
@@ -180,7 +180,7 @@ def test_nothing_is_unpickled(path):
     with np.load(path, allow_pickle=False) as archive:
         arrays = dict(archive)
     np.savez(path, **{**arrays, "worker": np.array([print] * STEPS, object)})
-    with pytest.raises(ValueError, match=r"no whole checkpoint .*allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"not a complete checkpoint .*allow_pickle=False"):
         read_recording(path)
 
 

@@ -28,7 +28,7 @@ from dcasgd_jax.actors import (
     server,
     worker,
 )
-from tests.dcasgd_jax.actors.engine import Engine, RayActorError
+from tests.dcasgd_jax.actors.fake_ray import FakeRay, RayActorError
 
 WORKERS, STEPS = 3, 30
 PARAMS = {"w": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(0.25)}
@@ -48,19 +48,19 @@ repeat = jax.jit(simulator.run)
 
 
 def run(seed, *, death=None, job=JOB, **options):
-    """A run on the engine of this process, and the engine."""
-    engine = Engine(np.random.default_rng(seed), death or {})
+    """A run on a Ray within this process, and that Ray."""
+    ray = FakeRay(np.random.default_rng(seed), death or {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "ray", engine)
+        patch.setitem(sys.modules, "ray", ray)
         # What is set in an actor's process must not be set in this one.
         patch.setattr("dcasgd_jax.actors.process._SETTINGS", ())
         patch.setenv("NPROC", "1")
         options = {"num_steps": STEPS, "batches": BATCHES, **options}
         options.setdefault("cluster", Cluster(WORKERS))
         try:
-            return *run_asynchronously(*job, **options), engine
+            return *run_asynchronously(*job, **options), ray
         finally:
-            assert all(actor.dead for actor in engine.actors)
+            assert all(actor.dead for actor in ray.actors)
 
 
 def assert_close(got, due, *, rtol):
@@ -140,8 +140,8 @@ def test_deaths_and_stops_leave_a_run_that_the_simulator_repeats(shared, tmp_pat
 
 
 def test_a_trace_in_a_file_is_enough_to_repeat_a_run(tmp_path):
-    params, info, engine = run(1)
-    assert (info.replaced, info.restored, engine.deaths) == (0, 0, [])
+    params, info, ray = run(1)
+    assert (info.replaced, info.restored, ray.deaths) == (0, 0, [])
     write_trace(info.schedule, tmp_path / "trace.csv", batch=info.batch)
     read = info._replace(
         schedule=read_trace(tmp_path / "trace.csv"),
@@ -152,8 +152,8 @@ def test_a_trace_in_a_file_is_enough_to_repeat_a_run(tmp_path):
 
 
 def test_a_lost_gradient_gives_its_batch_back_and_the_new_worker_pulls_anew():
-    params, info, engine = run(0, death=DEATH)
-    assert info.replaced == engine.deaths.count("gradient") > 0
+    params, info, ray = run(0, death=DEATH)
+    assert info.replaced == ray.deaths.count("gradient") > 0
     assert info.restored > 0
     assert_repeated(params, info)
     # Without a checkpoint the servers begin again where the call began.
@@ -175,8 +175,8 @@ def test_a_stop_keeps_the_steps_until_then(tmp_path):
     np.testing.assert_array_equal(info.schedule.clock[:18], recorded.schedule.clock)
     np.testing.assert_array_equal(info.distance[:18], recorded.distance)
     assert_repeated(params, info)
-    again, _, engine = run(4, checkpoint=path)  # a run that is over is not run again
-    assert engine.actors == []
+    again, _, ray = run(4, checkpoint=path)  # a run that is over is not run again
+    assert ray.actors == []
     np.testing.assert_array_equal(again["w"], params["w"])
 
 
@@ -196,7 +196,7 @@ def test_dying_again_and_again_ends_the_run(method, message):
 def test_a_gradient_that_is_not_finite_names_worker_step_and_batch(tmp_path):
     path = tmp_path / "run.npz"
     spoilt = BATCHES.at[25, 0].set(jnp.nan)
-    message = r"worker \d sent .* NaN .* server step 2\d, taken on batch 25 .* first 20 steps"
+    message = r"worker \d sent .* NaN .* server step 2\d, computed on batch 25 .* first 20 steps"
     with pytest.raises(FloatingPointError, match=message):
         run(5, batches=spoilt, checkpoint=Checkpoint(path, every=10))
     assert read_recording(path).batch.size == 20
@@ -240,10 +240,10 @@ def test_running_averages_and_small_snapshots_on_several_servers(x64):
 
     rule = optax.chain(dcasgd(0.1, 0.5), optax.trace(0.5))
     job = jax.grad(loss, has_aux=True), params, rule
-    got, info, engine = run(
+    got, info, ray = run(
         0, job=job, batches=batches, cluster=Cluster(WORKERS, num_servers=3), **options
     )
-    assert len(engine.actors) == WORKERS + 3
+    assert len(ray.actors) == WORKERS + 3
     due, simulated = simulate(*job, info.schedule, reorder_batches(batches, info.batch), **options)
     assert_close((got, info.state), (due, simulated.state), rtol=1e-12)
     np.testing.assert_allclose(simulated.distance, info.distance, rtol=1e-12)
