@@ -86,25 +86,29 @@ def choose_plan(options: Options, circumstances: Circumstances, schedule: Schedu
     if options.engine == "slots":
         loop = _choose_loop(options.loop, circumstances, faster_driven=circumstances.convolves)
         return Plan(loop, "one by one", separate_snapshots=False, chunks=())
-    together, chunks, faster_driven = options.together, None, circumstances.convolves
-    if together == "auto":
-        together, widest = "vmap", None
-        if circumstances.convolves:
-            together = "unrolled"
-            widest = None if options.mesh else WIDEST_UNROLLED_CONVOLUTIONS
-        elif _fills_caches(options, circumstances):
-            wide = _cut(options, circumstances, schedule, "unrolled", widest=WIDEST_UNROLLED)
-            if _worth_driving(options, circumstances, schedule.worker.shape[0], len(wide)):
-                together, widest, faster_driven = "unrolled", WIDEST_UNROLLED, True
-            else:
-                widest = 1  # one worker after another in a compiled loop
-        chunks = _cut(options, circumstances, schedule, together, widest=widest)
-    else:
-        chunks = _cut(options, circumstances, schedule, together, widest=None)
+    together, widest, faster_driven = _choose_together(options, circumstances, schedule)
+    chunks = _cut(options, circumstances, schedule, together, widest=widest)
     loop = _choose_loop(options.loop, circumstances, faster_driven=faster_driven)
     chosen_unrolled = options.together == "auto" and together == "unrolled"
     separate = loop == "driven" and chosen_unrolled and options.mesh is None
     return Plan(loop, together, separate, chunks)
+
+
+def _choose_together(
+    options: Options, circumstances: Circumstances, schedule: Schedule
+) -> tuple[str, int | None, bool]:
+    """How gradients are computed, the widest chunk of them, and whether driving is faster."""
+    convolves = circumstances.convolves
+    if options.together != "auto":
+        return options.together, None, convolves
+    if convolves:
+        return "unrolled", None if options.mesh else WIDEST_UNROLLED_CONVOLUTIONS, True
+    if _fills_caches(options, circumstances):
+        wide = _cut(options, circumstances, schedule, "unrolled", widest=WIDEST_UNROLLED)
+        if _worth_driving(options, circumstances, schedule.worker.shape[0], len(wide)):
+            return "unrolled", WIDEST_UNROLLED, True
+        return "vmap", 1, False  # one worker after another in a compiled loop
+    return "vmap", None, False
 
 
 def _fills_caches(options: Options, circumstances: Circumstances) -> bool:
