@@ -1,6 +1,7 @@
 """Delayed gradients: compensation rules, arrival schedules, and an exact simulator.
 
-In an optax pipeline, compensation is one more transformation, told where the gradient was taken::
+In an optax pipeline, compensation is one more transformation. Pass the weights at which the
+gradient was computed as `stale_params`::
 
     import optax
     from dcasgd_jax import delay_compensation

@@ -1,4 +1,4 @@
-"""What a rule demands of its arguments, refused at the border in the user's own words."""
+"""What rules require of their arguments, checked before anything is traced."""
 
 import math
 from typing import Any
@@ -13,32 +13,24 @@ from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does 
 from dcasgd_jax._precision import cast
 
 _MEANINGS = {
-    "stale_params": "the weights at which the gradient was taken",
+    "stale_params": "the weights at which the gradient was computed",
     "staleness": "how many server steps ago the gradient's weights were the server's",
-    "worker": "whose gradient it is, in [0, num_workers)",
-    "batch": "the batch that the gradient was taken on",
+    "worker": "the number of the worker that sent the gradient, in [0, num_workers)",
+    "batch": "the batch on which the gradient was computed",
 }
 _REMEDIES = {
     "stale_params": "where a training loop cannot pass it on, wrap the optimiser in "
     "constant_delay, which keeps its own snapshots",
-    "worker": "simulate does so, and constant_delay",
-    "batch": "simulate does so",
+    "worker": "simulate and constant_delay pass it",
+    "batch": "simulate passes it",
 }
 
 
-def required(rule: str, **arguments: Any) -> None:
-    """Refuses arguments of `update` that are None.
-
-    Args:
-        rule: the name of the rule that needs them.
-        **arguments: what came, by name: `params`, or an extra argument that a simulated or a real
-            server hands on.
-
-    Raises:
-        ValueError: naming the first that is missing, what it is, and how to pass it.
+def require(rule: str, **arguments: Any) -> None:
+    """Refuses arguments of `update` that are None: `params`, or what a server hands on by name.
 
     Example:
-        >>> required("staleness_aware", staleness=None)
+        >>> require("staleness_aware", staleness=None)
         Traceback (most recent call last):
             ...
         ValueError: staleness_aware needs how many server steps ago the gradient's weights were the
@@ -64,18 +56,9 @@ def check_number(
     positive: bool = False,
     schedule: bool = False,
 ) -> None:
-    """Refuses a hyperparameter that can be read and is out of its range.
+    """Refuses a hyperparameter outside [least, bound), or of 0 where it must be positive.
 
-    Args:
-        name: of the hyperparameter.
-        value: a traced scalar is let through, and a schedule where one is allowed.
-        least: the smallest value allowed.
-        bound: what it must be below.
-        positive: whether zero is refused too.
-        schedule: whether it may be a function of the server step.
-
-    Raises:
-        ValueError: naming the hyperparameter, its range and what came.
+    A traced scalar is let through, and a schedule where one is allowed.
     """
     if isinstance(value, Tracer) or (schedule and callable(value)):
         return
@@ -92,15 +75,7 @@ def check_number(
 
 
 def check_count(name: str, value: Any) -> None:
-    """Refuses a number of things that is not a whole number of at least one.
-
-    Args:
-        name: of the argument.
-        value: must be known when the rule is made: it fixes the shapes of the state.
-
-    Raises:
-        ValueError: naming what came.
-    """
+    """Refuses a number of things that is not an int >= 1: it fixes the shapes of the state."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
             f"{name} must be an int >= 1, got {value!r}; under inject_hyperparams name it static: "
@@ -109,15 +84,7 @@ def check_count(name: str, value: Any) -> None:
 
 
 def check_worker(worker: ArrayLike, num_workers: int) -> None:
-    """Refuses a worker that can be read and does not exist.
-
-    Args:
-        worker: a whole number; a traced one is let through.
-        num_workers: M.
-
-    Raises:
-        ValueError: naming what came.
-    """
+    """Refuses a worker that does not exist; a traced one is let through."""
     if isinstance(worker, Tracer):
         return
     whole = jnp.issubdtype(jnp.result_type(worker), jnp.integer) and jnp.ndim(worker) == 0
@@ -129,20 +96,10 @@ def check_worker(worker: ArrayLike, num_workers: int) -> None:
 
 
 def scalar(value: ArrayLike, dtype: jnp.dtype) -> ArrayLike:
-    """A hyperparameter for arithmetic in `dtype`; a plain number adapts by itself.
-
-    Args:
-        value: a scalar.
-        dtype: of the arithmetic.
-    """
+    """A hyperparameter for arithmetic in `dtype`; a plain number adapts by itself."""
     return value if type(value) in (int, float) else cast(value, dtype)
 
 
 def at_step(value: optax.ScalarOrSchedule, step: ArrayLike) -> ArrayLike:
-    """The value of a hyperparameter at a server step.
-
-    Args:
-        value: a scalar or a schedule.
-        step: updates so far, shape=(), dtype=int32.
-    """
+    """The value of a hyperparameter, a scalar or a schedule, at a server step."""
     return value(jnp.asarray(step)) if callable(value) else value

@@ -14,15 +14,6 @@ from jax.typing import ArrayLike, DTypeLike
 def working_dtype(*arrays: ArrayLike) -> jnp.dtype:
     """The dtype in which products of these arrays are formed: their common one, float32 at least.
 
-    Args:
-        *arrays: floating-point arrays or scalars, of any shapes.
-
-    Returns:
-        float32 for half precisions and float32, float64 where one of the arrays has it.
-
-    Raises:
-        TypeError: if an array is not of a real floating-point dtype.
-
     Example:
         >>> import jax.numpy as jnp
         >>> working_dtype(jnp.ones(3, jnp.bfloat16), jnp.ones(3, jnp.float16))
@@ -42,23 +33,13 @@ def working_dtype(*arrays: ArrayLike) -> jnp.dtype:
 
 
 def cast(array: ArrayLike, dtype: DTypeLike) -> jax.Array:
-    """`array` in `dtype`; one that has it already keeps its weak type.
-
-    Args:
-        array: any shape.
-        dtype: of the result.
-    """
+    """`array` in `dtype`; one that has it already keeps its weak type."""
     array = jnp.asarray(array)
     return array if array.dtype == dtype else array.astype(dtype)
 
 
 def cast_like(array: ArrayLike, reference: ArrayLike) -> jax.Array:
-    """`array` in the dtype and the weak type of `reference`.
-
-    Args:
-        array: shape [*s].
-        reference: shape [*s].
-    """
+    """`array` in the dtype and the weak type of `reference`, which has its shape."""
     reference = jnp.asarray(reference)
     array = cast(array, reference.dtype)
     if reference.weak_type and not array.weak_type:

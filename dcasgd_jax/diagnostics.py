@@ -18,8 +18,8 @@ class StalenessError(NamedTuple):
     """Sums over gradients, from which shares of the staleness error follow for any strength."""
 
     stale: jax.Array  # shape=(), float32 or wider: Σ |g - f|², what staleness costs
-    along: jax.Array  # shape=(), likewise: Σ c·(g - f)
-    correction: jax.Array  # shape=(), likewise: Σ |c|²
+    along: jax.Array  # shape=(), float32 or wider: Σ c·(g - f)
+    correction: jax.Array  # shape=(), float32 or wider: Σ |c|², what was added to the gradients
 
 
 def staleness_histogram(staleness: HostArrayLike) -> np.ndarray:
@@ -92,8 +92,8 @@ def staleness_error(
 
     Args:
         stale: g.
-        compensated: u, structured alike.
-        fresh: f, likewise.
+        compensated: u, of the structure of g.
+        fresh: f, of the structure of g.
 
     Returns:
         The three sums for this one gradient; add them up with `jax.tree.map`.
@@ -104,12 +104,12 @@ def staleness_error(
         0.5
     """
 
-    def wide(a: Any, b: Any) -> Any:
+    def difference(a: Any, b: Any) -> Any:
         return jax.tree.map(
             lambda x, y: cast(x, working_dtype(x, y)) - cast(y, working_dtype(x, y)), a, b
         )
 
-    error, correction = wide(stale, fresh), wide(compensated, stale)
+    error, correction = difference(stale, fresh), difference(compensated, stale)
     return StalenessError(
         stale=jnp.asarray(tree.vdot(error, error)),
         along=jnp.asarray(tree.vdot(correction, error)),
@@ -127,6 +127,7 @@ def error_left(sums: StalenessError, strength: ArrayLike = 1.0) -> jax.Array:
     Returns:
         At least 0; above 1 where compensation does harm; NaN where nothing was stale.
     """
+    # Σ |(g - f) + κ c|², multiplied out.
     k = jnp.asarray(strength).astype(sums.stale.dtype)
     left = sums.stale + 2 * k * sums.along + k**2 * sums.correction
     return jnp.sqrt(jnp.maximum(left, 0.0) / sums.stale)

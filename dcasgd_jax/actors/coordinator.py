@@ -9,81 +9,89 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from dcasgd_jax.actors.process import described, engine
-from dcasgd_jax.actors.recording import Columns, save
+from dcasgd_jax.actors.host_arrays import from_host
+from dcasgd_jax.actors.process import load_ray, process_for
+from dcasgd_jax.actors.recording import TraceColumns, save
 from dcasgd_jax.actors.server import Duty, ParameterServer, first_snapshots
+from dcasgd_jax.actors.settings import Checkpoint, Cluster
 from dcasgd_jax.actors.shards import join, split
-from dcasgd_jax.actors.wire import from_host
 from dcasgd_jax.actors.worker import GradientWorker, Report, Task
-from dcasgd_jax.simulator.state import Server, ServerState
+from dcasgd_jax.simulator.server import Server
+from dcasgd_jax.simulator.state import ServerState
 
-_TRIES = 3
+_MAX_RETRIES = 3
 """How often a worker may die without a gradient in between, the servers without a checkpoint."""
 
 
-class Plan(NamedTuple):
+class Job(NamedTuple):
     """What is to be done, settled before any actor is started."""
 
     server: Server
     task: Task
     batches: Any
     num_steps: int
-    checkpoint: Path | None
-    checkpoint_every: int
-    worker_options: dict[str, Any]
-    server_options: dict[str, Any]
-    start_timeout: float
+    cluster: Cluster
+    checkpoint: Checkpoint | None
     on_step: Callable[[int], object] | None
+
+    @property
+    def worker_options(self) -> dict[str, Any]:
+        """Of each worker, as for `options` of Ray."""
+        return {"num_cpus": 1, **(self.cluster.worker_options or {})}
+
+    @property
+    def server_options(self) -> dict[str, Any]:
+        """Of each server, as for `options` of Ray."""
+        return {"num_cpus": 0, **(self.cluster.server_options or {})}
 
 
 class Assignment(NamedTuple):
     """What a worker is at, or has done."""
 
     worker: int
-    number: int  # of the batch
+    batch_number: int
     version: int  # server steps that made the weights it is taken at
     snapshot: list[Any]  # references, one a server
-    parts: list[Any]  # likewise, of the gradient
+    parts: list[Any]  # references of the gradient's parts, one a server
 
 
 class Coordinator:
     """One run, from its state when it was started to the last step."""
 
-    def __init__(self, plan: Plan, state: ServerState, columns: Columns):
+    def __init__(self, job: Job, state: ServerState, columns: TraceColumns):
         """Starts nothing yet.
 
         Args:
-            plan: of the run.
+            job: what is to be done.
             state: of the servers, on the host.
             columns: of the trace up to that state.
         """
-        self.plan, self.columns = plan, columns
-        self.kept = state  # what servers that die are restored to
+        self.job, self.columns = job, columns
+        self.kept_state = state  # what servers that die are restored to
         self.replaced = self.restored = 0
-        self._ray = engine()
+        self._ray = load_ray()
         self._actors: list[Any] = []
         self._servers: list[Any] = []
         self._workers: list[Any] = [None] * columns.num_workers
-        self._failures = [0] * columns.num_workers
+        self._deaths_in_a_row = [0] * columns.num_workers
         self._restored_to, self._restarts = -1, 0
         self._pending: dict[Any, Assignment] = {}
         self._logs: dict[int, list[Any]] = {}
-        self._latest: tuple[list[Any], int] = ([], 0)
-        batches = columns.columns["batch"]
-        self._unused = max(batches, default=-1) + 1  # the first batch that was never handed out
-        self._again = self._missing()
+        self._latest: tuple[list[Any], int] = ([], 0)  # snapshot and version for whoever pulls
+        numbers = columns.columns["batch"]
+        self._next_batch = max(numbers, default=-1) + 1  # the first that was never handed out
+        self._lost_batches = self._missing_batches()
 
     def run(self) -> None:
         """Goes on until all steps are taken, and keeps the state after the last."""
         self._start()
         while True:
             try:
-                while len(self.columns) < self.plan.num_steps:
+                while len(self.columns) < self.job.num_steps:
                     self._next()
                 self.keep()
             except self._ray.exceptions.RayError as error:
@@ -93,13 +101,13 @@ class Coordinator:
 
     def keep(self) -> None:
         """Brings the servers' state home, and into the file where there is one."""
-        held = self._ray.get([server.state.remote() for server in self._servers])
-        if {int(part.step) for part in held} != {len(self.columns)}:
+        parts = self._ray.get([server.state.remote() for server in self._servers])
+        if {int(part.step) for part in parts} != {len(self.columns)}:
             raise self._ray.exceptions.RayError("not all servers have taken all steps")
-        self._log(len(self.columns))
-        self.kept = join(self.plan.task.shards, held, self.plan.task.template)
-        if self.plan.checkpoint is not None:
-            save(self.plan.checkpoint, self.kept, self.columns)
+        self._fetch_logs(before=len(self.columns))
+        self.kept_state = join(self.job.task.shards, parts, self.job.task.template)
+        if self.job.checkpoint is not None:
+            save(self.job.checkpoint.path, self.kept_state, self.columns)
 
     def stop(self) -> None:
         """Ends all actors."""
@@ -108,175 +116,197 @@ class Coordinator:
         self._actors.clear()
 
     def _start(self) -> None:
+        """Hires all actors, waits for them, and hands out the first work."""
         # Data and functions are put where actors of any machine can fetch them, once.
         put = self._ray.put
-        batches = put(self.plan.batches)
-        self._task = [put(self.plan.task), batches]
+        batches = put(self.job.batches)
+        self._task = [put(self.job.task), batches]
         self._duties = [
-            [put(Duty(self.plan.server, self.plan.task.template, shard)), batches]
-            for shard in self.plan.task.shards
+            [put(Duty(self.job.server, self.job.task.template, shard)), batches]
+            for shard in self.job.task.shards
         ]
-        clock = self.columns.columns["clock"]
         ready = [self._hire(m) for m in range(len(self._workers))] + self._serve()
         waiting = self._ray.wait(
-            ready, num_returns=len(ready), timeout=self.plan.start_timeout, fetch_local=False
+            ready,
+            num_returns=len(ready),
+            timeout=self.job.cluster.start_timeout,
+            fetch_local=False,
         )[1]
         if waiting:
-            raise TimeoutError(
-                f"{len(waiting)} of {len(ready)} actors did not start in "
-                f"{self.plan.start_timeout:g} s: the cluster has "
-                f"{_resources(self._ray.cluster_resources())}, of which "
-                f"{_resources(self._ray.available_resources())} were free, each worker asks for "
-                f"{_resources({'num_cpus': 1, **self.plan.worker_options})} and each server for "
-                f"{_resources({'num_cpus': 0, **self.plan.server_options})}; ask for less "
-                "(worker_options={'num_cpus': 0.5}), for fewer workers, or for a longer "
-                "start_timeout."
-            )
+            raise TimeoutError(self._not_started(len(waiting), len(ready)))
         self._ray.get(ready)
+        clock = self.columns.columns["clock"]
         self._began = time.monotonic() - (clock[-1] if clock else 0.0)
         self._assign_all()
 
+    def _not_started(self, num_waiting: int, num_actors: int) -> str:
+        """The error, with what the cluster has and what was asked of it."""
+        return (
+            f"{num_waiting} of {num_actors} actors did not start in "
+            f"{self.job.cluster.start_timeout:g} s: the cluster has "
+            f"{_resources(self._ray.cluster_resources())}, of which "
+            f"{_resources(self._ray.available_resources())} were free, each worker asks for "
+            f"{_resources(self.job.worker_options)} and each server for "
+            f"{_resources(self.job.server_options)}; ask for less "
+            "(worker_options={'num_cpus': 0.5}), for fewer workers, or for a longer "
+            "start_timeout."
+        )
+
     def _hire(self, worker: int) -> Any:
-        options = {"num_cpus": 1, **self.plan.worker_options}
-        kind = self._ray.remote(GradientWorker).options(**options)
-        self._workers[worker] = kind.remote(described(options), self._task)
+        """Starts a worker; the reference is there when it is ready."""
+        options = self.job.worker_options
+        actor = self._ray.remote(GradientWorker).options(**options)
+        self._workers[worker] = actor.remote(process_for(options), self._task)
         self._actors.append(self._workers[worker])
         return self._workers[worker].ready.remote()
 
     def _serve(self) -> list[Any]:
-        options = {"num_cpus": 0, **self.plan.server_options}
-        kind = self._ray.remote(ParameterServer).options(**options)
-        self._servers = [kind.remote(described(options), duty) for duty in self._duties]
+        """Starts the servers from the kept state; the references are there when they are ready."""
+        options = self.job.server_options
+        actor = self._ray.remote(ParameterServer).options(**options)
+        self._servers = [actor.remote(process_for(options), duty) for duty in self._duties]
         self._actors.extend(self._servers)
-        state = from_host(self.plan.task.template, self.kept)
-        shards = self.plan.task.shards
-        snapshots = first_snapshots(self.plan.server, shards, state)
+        state = from_host(self.job.task.template, self.kept_state)
+        shards = self.job.task.shards
+        snapshots = first_snapshots(self.job.server, shards, state)
         self._latest = [self._ray.put(part) for part in snapshots], len(self.columns)
         return [
-            server.start.remote(split(shard, self.kept))
+            server.start.remote(split(shard, self.kept_state))
             for server, shard in zip(self._servers, shards, strict=True)
         ]
 
-    def _missing(self) -> deque[int]:
+    def _missing_batches(self) -> deque[int]:
         """Batches that were handed out, and of which no gradient is left."""
         used = np.array(self.columns.columns["batch"], np.int64)
-        return deque(np.setdiff1d(np.arange(self._unused), used).tolist())
+        return deque(np.setdiff1d(np.arange(self._next_batch), used).tolist())
 
     def _assign_all(self) -> None:
+        """Hands out the first work after the start, or after a restoration."""
         for worker in range(len(self._workers)):
             self._assign(worker)
 
     def _assign(self, worker: int) -> None:
-        if self._again:
-            number = self._again.popleft()
-        elif self._unused < self.plan.num_steps:
-            number, self._unused = self._unused, self._unused + 1
+        """Hands a worker the latest weights and a batch, if any is left."""
+        if self._lost_batches:
+            batch_number = self._lost_batches.popleft()
+        elif self._next_batch < self.job.num_steps:
+            batch_number, self._next_batch = self._next_batch, self._next_batch + 1
         else:
             return  # the last batches are being worked on
         snapshot, version = self._latest
         method = self._workers[worker].gradient.options(num_returns=1 + len(self._servers))
-        report, *parts = method.remote(number, *snapshot)
-        self._pending[report] = Assignment(worker, number, version, snapshot, parts)
+        report, *parts = method.remote(batch_number, *snapshot)
+        self._pending[report] = Assignment(worker, batch_number, version, snapshot, parts)
 
     def _next(self) -> None:
         """Waits for a gradient, whosever it is, and has it applied."""
         # The longest at work are looked at first, so that nobody is passed over.
-        report = self._ray.wait(list(self._pending), num_returns=1, fetch_local=False)[0][0]
-        done = self._pending.pop(report)
+        ready = self._ray.wait(list(self._pending), num_returns=1, fetch_local=False)[0][0]
+        done = self._pending.pop(ready)
         try:
-            found: Report = self._ray.get(report)
+            report: Report = self._ray.get(ready)
         except self._ray.exceptions.RayError as error:
             self._mend(error, done)
             return
         step = len(self.columns)
-        if not found.finite:
+        if not report.finite:
             self._refuse(done, step)
-        self._failures[done.worker] = 0
+        self._deaths_in_a_row[done.worker] = 0
+        self._apply(done, step)
+        self._assign(done.worker)
+        # A worker had the weights of this version: the steps that made them are done.
+        self._fetch_logs(before=done.version)
+        if self.job.on_step is not None:
+            self.job.on_step(step)
+        checkpoint = self.job.checkpoint
+        if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+            self.keep()
+
+    def _apply(self, done: Assignment, step: int) -> None:
+        """Records a gradient, and has each server apply its part of it."""
         staleness = step - done.version
         self.columns.append(
             worker=done.worker,
             staleness=staleness,
-            batch=done.number,
+            batch=done.batch_number,
             clock=time.monotonic() - self._began,
             distance=math.nan,
         )
         logs, snapshot = [], []
         for server, part, pulled in zip(self._servers, done.parts, done.snapshot, strict=True):
             log, sent = server.step.options(num_returns=2).remote(
-                step, done.worker, staleness, done.number, part, pulled
+                step, done.worker, staleness, done.batch_number, part, pulled
             )
             logs.append(log)
             snapshot.append(sent)
         self._logs[step], self._latest = logs, (snapshot, step + 1)
-        self._assign(done.worker)
-        self._log(done.version)  # a worker had those weights: the steps that made them are done
-        if self.plan.on_step is not None:
-            self.plan.on_step(step)
-        if self.plan.checkpoint is not None and (step + 1) % self.plan.checkpoint_every == 0:
-            self.keep()
 
-    def _log(self, before: int) -> None:
+    def _fetch_logs(self, *, before: int) -> None:
         """Fetches what the servers logged of the steps before one."""
         for step in [step for step in self._logs if step < before]:
-            found = self._ray.get(self._logs[step])
-            if found[0] is not None:
-                self.columns.columns["distance"][step] = math.hypot(*found)
+            distances = self._ray.get(self._logs[step])
+            if distances[0] is not None:
+                # Of leaves on different servers: √(Σ d²).
+                self.columns.columns["distance"][step] = math.hypot(*distances)
             del self._logs[step]
 
     def _refuse(self, done: Assignment, step: int) -> NoReturn:
+        """Ends the run for a gradient that is not finite."""
         kept = (
-            f"{self.plan.checkpoint} holds the first {int(self.kept.step)} steps"
-            if self.plan.checkpoint is not None
+            f"{self.job.checkpoint.path} holds the first {int(self.kept_state.step)} steps"
+            if self.job.checkpoint is not None
             else "no checkpoint was asked for"
         )
         raise FloatingPointError(
             f"worker {done.worker} sent a gradient with NaN or infinity for server step {step}, "
-            f"taken on batch {done.number} at the weights of step {done.version}. It was not "
-            f"applied; {kept}. Look at that batch, take smaller steps, or pass check_finite=False "
-            "to leave it to the rule (optax.apply_if_finite)."
+            f"computed on batch {done.batch_number} at the weights of step {done.version}. It was "
+            f"not applied; {kept}. Look at that batch, take smaller steps, or pass "
+            "check_finite=False to leave it to the rule (optax.apply_if_finite)."
         )
 
     def _mend(self, error: Exception, done: Assignment | None = None) -> None:
         """Replaces what died, or raises the error where nothing did."""
-        if not self._served():
-            kept = int(self.kept.step)
+        if not self._servers_live():
+            kept = int(self.kept_state.step)
             self._restarts = self._restarts + 1 if kept == self._restored_to else 1
             self._restored_to = kept
-            if self._restarts > _TRIES:
+            if self._restarts > _MAX_RETRIES:
                 raise RuntimeError(
                     f"the servers died {self._restarts} times after the checkpoint of step {kept}, "
-                    "each time before the next one; the cause is above. Make checkpoint_every "
-                    "smaller if it is the servers that cannot be relied on."
+                    "each time before the next one; the cause is above. Where servers cannot be "
+                    "relied on, keep their state more often: Checkpoint(path, every=...)."
                 ) from error
             self.restored += 1
             self._restore()
         elif done is not None and not self._alive(done.worker):
-            self._failures[done.worker] += 1
-            if self._failures[done.worker] > _TRIES:
+            self._deaths_in_a_row[done.worker] += 1
+            if self._deaths_in_a_row[done.worker] > _MAX_RETRIES:
                 raise RuntimeError(
-                    f"worker {done.worker} died {self._failures[done.worker]} times in a row, the "
-                    f"last time on batch {done.number}; the cause is above."
+                    f"worker {done.worker} died {self._deaths_in_a_row[done.worker]} times in a "
+                    f"row, the last time on batch {done.batch_number}; the cause is above."
                 ) from error
             self.replaced += 1
-            self._again.append(done.number)
+            self._lost_batches.append(done.batch_number)
             self._hire(done.worker)
             self._assign(done.worker)
         else:
             if done is not None:
                 error.add_note(
-                    f"Raised by worker {done.worker} on batch {done.number}, at the weights of "
-                    f"server step {done.version}."
+                    f"Raised by worker {done.worker} on batch {done.batch_number}, at the weights "
+                    f"of server step {done.version}."
                 )
             raise error
 
-    def _served(self) -> bool:
+    def _servers_live(self) -> bool:
+        """Whether all servers answer, and have taken all steps."""
         try:
-            taken = self._ray.get([server.taken.remote() for server in self._servers])
+            steps = self._ray.get([server.steps_taken.remote() for server in self._servers])
         except self._ray.exceptions.RayError:
             return False
-        return set(taken) == {len(self.columns)}
+        return set(steps) == {len(self.columns)}
 
     def _alive(self, worker: int) -> bool:
+        """Whether a worker answers."""
         try:
             return self._ray.get(self._workers[worker].ready.remote())
         except self._ray.exceptions.RayError:
@@ -286,15 +316,16 @@ class Coordinator:
         """New servers, from the last state that was kept; what came after is taken anew."""
         for server in self._servers:
             self._ray.kill(server)
-        self.columns.cut(int(self.kept.step))
+        self.columns.cut(int(self.kept_state.step))
         self._pending.clear()
         self._logs.clear()
-        self._again = self._missing()
+        self._lost_batches = self._missing_batches()
         self._ray.get(self._serve())
         self._assign_all()
 
 
 def _resources(resources: dict[str, Any]) -> str:
+    """Ray's resources in words, without those that say nothing."""
     shown = {
         name: amount
         for name, amount in sorted(resources.items())

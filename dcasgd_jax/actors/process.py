@@ -23,12 +23,8 @@ class Process(NamedTuple):
     threads: int  # of one computation on CPU
 
 
-def engine() -> Any:
-    """Ray.
-
-    Raises:
-        ImportError: naming the extra, where it is not installed.
-    """
+def load_ray() -> Any:
+    """The module `ray`, or an error that names the extra."""
     try:
         return importlib.import_module("ray")
     except ImportError as error:
@@ -38,28 +34,20 @@ def engine() -> Any:
         ) from error
 
 
-def described(options: Mapping[str, Any]) -> Process:
-    """What the caller's process and the options of an actor say.
-
-    Args:
-        options: of the actor, as for Ray.
-    """
-    asked = ("num_gpus", "resources", "accelerator_type")
+def process_for(options: Mapping[str, Any]) -> Process:
+    """What an actor with these options of Ray needs, set up as the caller's process is."""
+    accelerators = ("num_gpus", "resources", "accelerator_type")
     return Process(
         settings={name: getattr(jax.config, name) for name in _SETTINGS},
-        accelerated=any(options.get(name) for name in asked),
+        accelerated=any(options.get(name) for name in accelerators),
         threads=max(1, int(options.get("num_cpus") or 1)),
     )
 
 
 def prepare(process: Process, program: Sequence[Any]) -> list[Any]:
-    """Sets JAX up in the process of an actor, and then unpacks the actor's program.
-
-    Args:
-        process: how.
-        program: references. Unpacking what they refer to may create arrays, and with the first
-            array JAX takes hold of its devices.
-    """
+    """Sets JAX up in the process of an actor, and then unpacks the references of its program."""
+    # In this order: unpacking may create arrays, and with the first array JAX takes hold of its
+    # devices.
     for name, value in process.settings.items():
         jax.config.update(name, value)
     if not process.accelerated:
@@ -67,4 +55,4 @@ def prepare(process: Process, program: Sequence[Any]) -> list[Any]:
         # XLA's way to be told the size of its pool: as many as the machine has cores, times the
         # number of workers on it, would only get in each other's way.
         os.environ.setdefault("NPROC", str(process.threads))
-    return engine().get(list(program))
+    return load_ray().get(list(program))

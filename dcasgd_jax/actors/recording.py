@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dcasgd_jax.actors.wire import host_shapes
+from dcasgd_jax.actors.host_arrays import host_shapes
 from dcasgd_jax.schedules.schedule import Schedule, from_arrivals
 from dcasgd_jax.simulator.state import ServerState
 
@@ -37,7 +37,7 @@ class Recording(NamedTuple):
     distance: np.ndarray | None  # shape=(num_steps,), float64: |w - snapshot|, where it was logged
 
 
-class Columns:
+class TraceColumns:
     """The columns of a trace, as they grow."""
 
     def __init__(self, num_workers: int, **columns: np.ndarray):
@@ -55,20 +55,12 @@ class Columns:
         return len(self.columns["worker"])
 
     def append(self, **entries: int | float) -> None:
-        """One more server step.
-
-        Args:
-            **entries: of every column.
-        """
+        """Adds a server step, with an entry for every column."""
         for name, entry in entries.items():
             self.columns[name].append(entry)
 
     def cut(self, num_steps: int) -> None:
-        """Forgets what came after.
-
-        Args:
-            num_steps: how many steps are kept.
-        """
+        """Keeps the first steps and forgets what came after."""
         for column in self.columns.values():
             del column[num_steps:]
 
@@ -77,11 +69,7 @@ class Columns:
         return {name: np.array(self.columns[name], dtype) for name, dtype in _COLUMNS.items()}
 
     def recording(self) -> Recording:
-        """The trace as a schedule, and what is beside it.
-
-        Raises:
-            StepError: if these cannot be the arrivals of a run.
-        """
+        """The trace as a schedule, and what is beside it; refuses what cannot have been."""
         arrays = self.arrays()
         logged = not np.isnan(arrays["distance"]).any()
         return Recording(
@@ -96,14 +84,9 @@ class Columns:
         )
 
 
-def save(path: Path, state: ServerState, columns: Columns) -> None:
-    """Writes a checkpoint, whole or not at all.
-
-    Args:
-        path: of the file.
-        state: of the servers, on the host.
-        columns: of the trace, as many steps as the state has taken.
-    """
+def save(path: str | Path, state: ServerState, columns: TraceColumns) -> None:
+    """Writes a checkpoint, whole or not at all: the state on the host, the trace up to it."""
+    path = Path(path)
     leaves = {f"state/{name}": _plain(leaf) for name, leaf in _named(state)}
     arrays = {**leaves, **columns.arrays()}
     numbers = {"format": _FORMAT, "num_workers": columns.num_workers}
@@ -128,45 +111,34 @@ def save(path: Path, state: ServerState, columns: Columns) -> None:
         os.close(folder)
 
 
-def restore(path: Path, template: ServerState) -> tuple[ServerState, Columns]:
-    """Reads a checkpoint.
-
-    Args:
-        path: of the file.
-        template: shapes and dtypes of the servers' state.
-
-    Returns:
-        The state, on the host, and the trace so far.
-
-    Raises:
-        ValueError: if the file is damaged, or of another run.
-    """
-    arrays, columns = _read(path)
-    due = dict(_named(host_shapes(template)))
-    found = {n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")}
-    if due.keys() != found.keys():
-        first = sorted(due.keys() ^ found.keys())[0]
-        where = "it lacks" if first in due else "it alone has"
+def restore(path: str | Path, template: ServerState) -> tuple[ServerState, TraceColumns]:
+    """The state on the host, and the trace so far; refuses a file that is damaged or another's."""
+    arrays, columns = _read(Path(path))
+    expected = dict(_named(host_shapes(template)))
+    saved = {n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")}
+    if expected.keys() != saved.keys():
+        first = sorted(expected.keys() ^ saved.keys())[0]
+        difference = "it lacks" if first in expected else "it alone has"
         raise ValueError(
-            f"{path} is the checkpoint of another run: {where} `{first}`; name another file, or "
-            "restore the parameters, the rule and the model state that it was made with."
+            f"{path} is the checkpoint of another run: {difference} `{first}`; name another file, "
+            "or restore the parameters, the rule and the model state that it was made with."
         )
-    for name, leaf in due.items():
-        array = found[name]
+    for name, leaf in expected.items():
+        array = saved[name]
         # NumPy writes bfloat16 and its like as so many bytes each.
-        same = array.dtype == leaf.dtype or array.dtype == np.dtype((np.void, leaf.dtype.itemsize))
-        if array.shape != leaf.shape or not same:
+        as_bytes = np.dtype((np.void, leaf.dtype.itemsize))
+        if array.shape != leaf.shape or array.dtype not in (leaf.dtype, as_bytes):
             raise ValueError(
                 f"{path} is the checkpoint of another run: `{name}` is {array.dtype} of shape "
                 f"{array.shape} in it, {leaf.dtype} of shape {leaf.shape} here; name another file."
             )
-        found[name] = array.view(leaf.dtype)
+        saved[name] = array.view(leaf.dtype)
     structure = jax.tree.structure(template)
-    state = jax.tree.unflatten(structure, [found[name] for name in due])
+    state = jax.tree.unflatten(structure, [saved[name] for name in expected])
     if int(state.step) != len(columns):
         raise ValueError(
             f"{path} is damaged: {len(columns)} arrivals, but {int(state.step)} server steps; "
-            "delete it to start anew."
+            "delete it to start again."
         )
     return state, columns
 
@@ -190,34 +162,37 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
     return _read(Path(path))[1].recording()
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], Columns]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], TraceColumns]:
+    """All arrays of a checkpoint, and its trace; refuses what `save` did not write."""
     try:
         # Opened here, since NumPy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if arrays["format"] != _FORMAT:
             raise ValueError(f"format {arrays['format']}, not {_FORMAT}")
-        kept = {name: arrays[name] for name in _COLUMNS}
-        if any(a.dtype != _COLUMNS[n] or a.shape != kept["worker"].shape for n, a in kept.items()):
+        trace = {name: arrays[name] for name in _COLUMNS}
+        length = trace["worker"].shape
+        if any(a.dtype != _COLUMNS[name] or a.shape != length for name, a in trace.items()):
             raise ValueError("the columns of the trace do not fit each other")
-        columns = Columns(int(arrays["num_workers"]), **kept)
+        columns = TraceColumns(int(arrays["num_workers"]), **trace)
         order = columns.recording().batch
         if (order < 0).any() or np.unique(order).size < order.size:
             raise ValueError("a batch was used twice")
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path} is no whole checkpoint of run_asynchronously ({error}); delete it to start "
-            "anew."
+            f"{path} is not a complete checkpoint of run_asynchronously ({error}); delete it to "
+            "start again."
         ) from error
     return arrays, columns
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths, as they are called in a checkpoint."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
 def _plain(leaf: np.ndarray) -> np.ndarray:
-    """NumPy knows no name for extension dtypes; their bytes it can write."""
+    """A leaf as NumPy can write it: the bytes of an extension dtype, which it has no name for."""
     leaf = np.asarray(leaf)
     return leaf.view(np.dtype((np.void, leaf.dtype.itemsize))) if leaf.dtype.kind == "V" else leaf

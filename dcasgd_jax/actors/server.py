@@ -6,13 +6,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dcasgd_jax.actors.host_arrays import to_host
 from dcasgd_jax.actors.process import Process, prepare
-from dcasgd_jax.actors.shards import Held, Pushed, Shard, advance_shard, pick, restored
-from dcasgd_jax.actors.wire import to_host
+from dcasgd_jax.actors.shards import (
+    Shard,
+    ShardPush,
+    ShardState,
+    advance_shard,
+    leaves_of,
+    to_device,
+)
 from dcasgd_jax.simulator.batches import one_batch
-from dcasgd_jax.simulator.state import Server, ServerState, sending
+from dcasgd_jax.simulator.server import Server, sent_weights
+from dcasgd_jax.simulator.state import ServerState
 
-Snapshot = tuple[list[Any], Any]
+ShardSnapshot = tuple[list[Any], Any]
 """The leaves of one server, as they are kept, and the model state from the first server."""
 
 
@@ -38,75 +46,68 @@ class ParameterServer:
         self._duty: Duty
         self._duty, self._batches = prepare(process, program)
         self._advance = jax.jit(self._step, donate_argnums=0)
-        self._held: Held | None = None
+        self._state: ShardState | None = None
 
-    def start(self, held: Held) -> int:
-        """Takes a state over, and answers with the number of steps it has taken.
+    def start(self, state: ShardState) -> int:
+        """Takes over a state from the host, and answers with the number of steps it has taken."""
+        self._state = to_device(self._duty.shard, self._duty.template, state)
+        return self.steps_taken()
 
-        Args:
-            held: the shard's part of it, on the host.
-        """
-        self._held = restored(self._duty.shard, self._duty.template, held)
-        return self.taken()
-
-    def taken(self) -> int:
+    def steps_taken(self) -> int:
         """How many server steps were taken."""
-        assert self._held is not None
-        return int(self._held.step)
+        assert self._state is not None
+        return int(self._state.step)
 
-    def state(self) -> Held:
+    def state(self) -> ShardState:
         """What the shard holds, on the host."""
-        assert self._held is not None
-        return to_host(self._held)
+        assert self._state is not None
+        return to_host(self._state)
 
     def step(
         self,
         step: int,
         worker: int,
         staleness: int,
-        number: int,
-        part: tuple[list[Any], Any],
-        snapshot: Snapshot,
-    ) -> tuple[float | None, Snapshot]:
+        batch_number: int,
+        gradient_part: tuple[list[Any], Any],
+        snapshot: ShardSnapshot,
+    ) -> tuple[float | None, ShardSnapshot]:
         """One server step.
 
         Args:
             step: which; all servers take the same steps in the same order.
             worker: whose gradient it is.
             staleness: server steps since the snapshot was the server's.
-            number: of the batch.
-            part: of the gradient: the shard's leaves, and what was pushed of the model state.
-            snapshot: that it was taken at, the shard's part.
+            batch_number: of the batch that the gradient was taken on.
+            gradient_part: the shard's leaves of it, and what was pushed of the model state.
+            snapshot: the shard's part of the snapshot that it was taken at.
 
         Returns:
             The shard's part of |w - snapshot|, or None, and what a worker that pulls now holds.
         """
-        if step != self.taken():
-            raise RuntimeError(f"step {step} reached a server that has taken {self.taken()}.")
-        pushed = Pushed(part[0], part[1], snapshot[0], np.int32(staleness), np.int32(worker))
+        if step != self.steps_taken():
+            raise RuntimeError(
+                f"step {step} reached a server that has taken {self.steps_taken()} steps."
+            )
+        push = ShardPush(*gradient_part, snapshot[0], np.int32(staleness), np.int32(worker))
         arrays = () if callable(self._batches) else self._batches
-        held, sent, distance = self._advance(self._held, pushed, np.int32(number), arrays)
-        self._held = held
+        state, sent, distance = self._advance(self._state, push, np.int32(batch_number), arrays)
+        self._state = state
         log = None if distance is None else float(distance)
-        return log, to_host((sent, held.model_state))
+        return log, to_host((sent, state.model_state))
 
-    def _step(self, held: Held, pushed: Pushed, number: Any, arrays: Any) -> Any:
+    def _step(self, state: ShardState, push: ShardPush, batch_number: Any, arrays: Any) -> Any:
+        """What is compiled: `arrays` are the batches, unless these are a function."""
         duty = self._duty
         batches = self._batches if callable(self._batches) else arrays
-        batch = one_batch(batches, number, number)
-        return advance_shard(duty.server, duty.shard, duty.template, held, pushed, batch)
+        batch = one_batch(batches, batch_number, batch_number)
+        return advance_shard(duty.server, duty.shard, duty.template, state, push, batch)
 
 
 def first_snapshots(
     server: Server, shards: tuple[Shard, ...], state: ServerState
-) -> list[Snapshot]:
-    """What workers that pull hold, for each server its part, on the host.
-
-    Args:
-        server: the rule.
-        shards: of the servers.
-        state: of the whole, arrays of JAX.
-    """
-    sent = to_host(sending(server, state.params, state.opt_state))
+) -> list[ShardSnapshot]:
+    """What workers that pull from a whole state hold, for each server its part, on the host."""
+    sent = to_host(sent_weights(server, state.params, state.opt_state))
     model_state = to_host(state.model_state)
-    return [(pick(shard, sent), model_state if shard.first else ()) for shard in shards]
+    return [(leaves_of(shard, sent), model_state if shard.first else ()) for shard in shards]

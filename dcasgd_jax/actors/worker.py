@@ -1,4 +1,4 @@
-"""A worker: takes gradients at the weights it is handed, on the batches it is told."""
+"""A worker: takes gradients at the weights and on the batches that it is handed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dcasgd_jax.actors.host_arrays import to_host
 from dcasgd_jax.actors.process import Process, prepare
-from dcasgd_jax.actors.shards import Shard, pick
-from dcasgd_jax.actors.wire import to_host
+from dcasgd_jax.actors.shards import Shard, leaves_of
 from dcasgd_jax.simulator.batches import one_batch
-from dcasgd_jax.simulator.state import ServerState, evaluate
+from dcasgd_jax.simulator.server import compute_gradient
+from dcasgd_jax.simulator.state import ServerState
 
 
 class Task(NamedTuple):
@@ -24,7 +25,7 @@ class Task(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the coordinator is told of a gradient, which itself goes to the servers."""
+    """What the coordinator hears of a gradient, which itself goes to the servers."""
 
     finite: bool
 
@@ -42,17 +43,17 @@ class GradientWorker:
         """
         self._task: Task
         self._task, self._batches = prepare(process, program)
-        self._gradient = jax.jit(self._take)
+        self._compute = jax.jit(self._gradient)
 
     def ready(self) -> bool:
         """Answers when the process is there."""
         return True
 
-    def gradient(self, number: int, *snapshot: tuple[list[Any], Any]) -> list[Any]:
+    def gradient(self, batch_number: int, *snapshot: tuple[list[Any], Any]) -> list[Any]:
         """One gradient.
 
         Args:
-            number: of the batch.
+            batch_number: of the batch to take it on.
             *snapshot: from each server, its leaves of the weights as they are kept, and the model
                 state from the first.
 
@@ -61,24 +62,24 @@ class GradientWorker:
         """
         structure = jax.tree.structure(self._task.template.params)
         leaves: list[Any] = [None] * structure.num_leaves
-        for shard, (own, _) in zip(self._task.shards, snapshot, strict=True):
-            for i, leaf in zip(shard.params, own, strict=True):
+        for shard, (shard_leaves, _) in zip(self._task.shards, snapshot, strict=True):
+            for i, leaf in zip(shard.params, shard_leaves, strict=True):
                 leaves[i] = leaf
         arrays = () if callable(self._batches) else self._batches
-        weights = jax.tree.unflatten(structure, leaves)
-        gradients, pushed, finite = self._gradient(
-            weights, snapshot[0][1], np.int32(number), arrays
+        weights, model_state = jax.tree.unflatten(structure, leaves), snapshot[0][1]
+        gradients, pushed, finite = self._compute(
+            weights, model_state, np.int32(batch_number), arrays
         )
         report = Report(finite=bool(finite) or not self._task.check_finite)
-        return [report, *parts(self._task.shards, *to_host((gradients, pushed)))]
+        return [report, *_parts(self._task.shards, *to_host((gradients, pushed)))]
 
-    def _take(self, snapshot: Any, model_state: Any, number: Any, arrays: Any) -> Any:
+    def _gradient(self, snapshot: Any, model_state: Any, batch_number: Any, arrays: Any) -> Any:
+        """The gradients, what is pushed of the model state, and whether all of it is finite."""
         batches = self._batches if callable(self._batches) else arrays
         state = self._task.template
         weights = jax.tree.map(lambda s, w: s.astype(w.dtype), snapshot, state.params)
-        gradients, pushed = evaluate(
-            self._task.grad_fn, state, weights, model_state, one_batch(batches, number, number)
-        )
+        batch = one_batch(batches, batch_number, batch_number)
+        gradients, pushed = compute_gradient(self._task.grad_fn, state, weights, model_state, batch)
         finite = [
             jnp.isfinite(leaf).all()
             for leaf in jax.tree.leaves((gradients, pushed))
@@ -87,12 +88,6 @@ class GradientWorker:
         return gradients, pushed, jnp.stack(finite).all()
 
 
-def parts(shards: tuple[Shard, ...], gradients: Any, pushed: Any) -> list[tuple[list[Any], Any]]:
-    """What each server gets of a gradient.
-
-    Args:
-        shards: of the servers.
-        gradients: like the parameters.
-        pushed: of the model state, for the first.
-    """
-    return [(pick(shard, gradients), pushed if shard.first else ()) for shard in shards]
+def _parts(shards: tuple[Shard, ...], gradients: Any, pushed: Any) -> list[tuple[list[Any], Any]]:
+    """What each server gets of a gradient; the first also gets what is pushed."""
+    return [(leaves_of(shard, gradients), pushed if shard.first else ()) for shard in shards]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax._arguments import at_step, check_count, check_number, check_worker, required, scalar
-from dcasgd_jax._leaves import map_present, zeros
+from dcasgd_jax._arguments import at_step, check_count, check_number, check_worker, require, scalar
+from dcasgd_jax._masked_trees import map_present, working_zeros
 from dcasgd_jax._precision import cast, cast_like, working_dtype
 from dcasgd_jax.rules.sending import SendingRule, state_of
 
@@ -77,8 +77,8 @@ def dana_zero(
     def init_fn(params: optax.Params) -> Any:
         return DanaZeroState(
             step=jnp.zeros([], jnp.int32),
-            momenta=zeros(params, leading=(num_workers,)),
-            total=zeros(params),
+            momenta=working_zeros(params, leading=(num_workers,)),
+            total=working_zeros(params),
         )
 
     def update_fn(
@@ -92,16 +92,19 @@ def dana_zero(
         del params, extra_args
         _check("dana_zero", worker, num_workers)
         rate = at_step(learning_rate, state.step)
-        own = map_present(lambda g, v: _pushed(g, v[worker], momentum), updates, state.momenta)
+        new = map_present(
+            lambda g, v: _with_momentum(g, v[worker], momentum), updates, state.momenta
+        )
+        # Σ_j v_j changes by what v_m does.
         total = map_present(
-            lambda g, t, v, n: t + n - v[worker], updates, state.total, state.momenta, own
+            lambda g, t, v, n: t + n - v[worker], updates, state.total, state.momenta, new
         )
         moved = map_present(
-            lambda g, n: cast_like(n * jnp.negative(scalar(rate, n.dtype)), g), updates, own
+            lambda g, n: cast_like(n * jnp.negative(scalar(rate, n.dtype)), g), updates, new
         )
         return moved, DanaZeroState(
             step=jnp.asarray(optax.safe_increment(state.step)),
-            momenta=map_present(lambda g, v, n: v.at[worker].set(n), updates, state.momenta, own),
+            momenta=map_present(lambda g, v, n: v.at[worker].set(n), updates, state.momenta, new),
             total=total,
         )
 
@@ -140,7 +143,8 @@ def dana_slim(
         A transformation whose `update` needs the keyword `worker`.
 
     Raises:
-        ValueError: as `dana_zero`.
+        ValueError: here, if an argument is out of its range; from `update`, if `worker` is missing
+            or there is no such worker.
 
     Example:
         >>> import jax.numpy as jnp
@@ -157,7 +161,7 @@ def dana_slim(
     check_number("momentum", momentum, bound=1.0)
 
     def init_fn(params: optax.Params) -> Any:
-        return DanaSlimState(momenta=zeros(params, leading=(num_workers,)))
+        return DanaSlimState(momenta=working_zeros(params, leading=(num_workers,)))
 
     def update_fn(
         updates: optax.Updates,
@@ -169,20 +173,24 @@ def dana_slim(
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
         _check("dana_slim", worker, num_workers)
-        own = map_present(lambda g, v: _pushed(g, v[worker], momentum), updates, state.momenta)
-        moved = map_present(lambda g, n: cast_like(_pushed(g, n, momentum), g), updates, own)
-        momenta = map_present(lambda g, v, n: v.at[worker].set(n), updates, state.momenta, own)
+        new = map_present(
+            lambda g, v: _with_momentum(g, v[worker], momentum), updates, state.momenta
+        )
+        # u = γ v_m + g is the same step once more, from the new v_m.
+        moved = map_present(lambda g, n: cast_like(_with_momentum(g, n, momentum), g), updates, new)
+        momenta = map_present(lambda g, v, n: v.at[worker].set(n), updates, state.momenta, new)
         return moved, DanaSlimState(momenta=momenta)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _check(rule: str, worker: Any, num_workers: int) -> None:
-    required(rule, worker=worker)
+    """Refuses a worker that is missing or does not exist."""
+    require(rule, worker=worker)
     check_worker(worker, num_workers)
 
 
-def _pushed(g: ArrayLike, v: jax.Array, momentum: ArrayLike) -> jax.Array:
+def _with_momentum(g: ArrayLike, v: jax.Array, momentum: ArrayLike) -> jax.Array:
     """γ v + g, float32 or wider."""
     dtype = working_dtype(g, v)
     return jnp.asarray(scalar(momentum, dtype) * cast(v, dtype) + cast(g, dtype))

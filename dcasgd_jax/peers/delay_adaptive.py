@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax._arguments import check_number, required
-from dcasgd_jax._leaves import scale
+from dcasgd_jax._arguments import check_number, require
+from dcasgd_jax._masked_trees import scale_updates
 
 
 def delay_adaptive(num_workers: ArrayLike) -> optax.GradientTransformationExtraArgs:
@@ -54,9 +54,9 @@ def delay_adaptive(num_workers: ArrayLike) -> optax.GradientTransformationExtraA
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        required("delay_adaptive", staleness=staleness)
+        require("delay_adaptive", staleness=staleness)
         workers = jnp.asarray(num_workers).astype(jnp.result_type(float))
         age = jnp.asarray(staleness).astype(jnp.result_type(float))
-        return scale(updates, workers / jnp.maximum(workers, age)), state
+        return scale_updates(updates, workers / jnp.maximum(workers, age)), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_count, check_number, scalar
-from dcasgd_jax._leaves import map_present, zeros
+from dcasgd_jax._masked_trees import map_present, working_zeros
 from dcasgd_jax._precision import cast, cast_like
 
 
@@ -17,7 +17,8 @@ class DelayedNesterovState(NamedTuple):
 
     gathered: jax.Array  # shape=(), dtype=int32: gradients in the buffer, below the period
     momentum: optax.Params  # like the parameters, float32 or wider
-    buffer: optax.Params  # likewise: the sum of the gradients since the momentum moved
+    buffer: optax.Params  # like the parameters, float32 or wider: the sum of the gradients since
+    # the momentum moved
 
 
 def delayed_nesterov(
@@ -68,7 +69,9 @@ def delayed_nesterov(
 
     def init_fn(params: optax.Params) -> Any:
         return DelayedNesterovState(
-            gathered=jnp.zeros([], jnp.int32), momentum=zeros(params), buffer=zeros(params)
+            gathered=jnp.zeros([], jnp.int32),
+            momentum=working_zeros(params),
+            buffer=working_zeros(params),
         )
 
     def update_fn(
@@ -79,10 +82,12 @@ def delayed_nesterov(
         buffer = map_present(lambda g, d: d + cast(g, d.dtype), updates, state.buffer)
 
         def refreshed(g: Any, m: jax.Array, d: jax.Array) -> jax.Array:
+            # m ← β m + Δ / N at every N-th arrival.
             return jnp.where(full, scalar(momentum, m.dtype) * m + d / period, m)
 
         def direction(g: Any, m: jax.Array) -> jax.Array:
             c = jnp.asarray(scalar(spread, m.dtype), m.dtype)
+            # Shares of m that add up to one step over N arrivals: N - 1 times c, then the rest.
             share = jnp.where(full, 1 - c * period + c, c)
             return cast_like(share * scalar(momentum, m.dtype) * m + cast(g, m.dtype) / period, g)
 

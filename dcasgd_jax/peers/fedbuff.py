@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, required
-from dcasgd_jax._leaves import zeros
-from dcasgd_jax.peers.gathering import added, emptied, mean, when
+from dcasgd_jax._arguments import check_count, require
+from dcasgd_jax._masked_trees import working_zeros
+from dcasgd_jax.peers.gathering import add_gradient, buffer_mean, empty_where, step_where
 
 
 class FedBuffState(NamedTuple):
@@ -65,7 +65,7 @@ def fedbuff(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> Any:
-        return FedBuffState(jnp.zeros([], jnp.int32), zeros(params), inner.init(params))
+        return FedBuffState(jnp.zeros([], jnp.int32), working_zeros(params), inner.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -76,16 +76,16 @@ def fedbuff(
         weight = jnp.ones([])
         if discount:
             staleness = extra_args.get("staleness")
-            required("fedbuff", staleness=staleness)
+            require("fedbuff", staleness=staleness)
             before = jnp.maximum(jnp.asarray(staleness) - state.gathered, 0)
-            versions = -(-before // buffer_size)
+            versions = -(-before // buffer_size)  # δ, rounded up
             weight = 1 / jnp.sqrt(1 + versions.astype(jnp.result_type(float)))
-        total = added(updates, state.buffer, weight)
+        total = add_gradient(updates, state.buffer, weight)
         full = state.gathered + 1 == buffer_size
-        step = mean(updates, total, buffer_size)
-        moved, after = when(full, inner, step, state.inner, params, **extra_args)
+        step = buffer_mean(updates, total, buffer_size)
+        moved, after = step_where(full, inner, step, state.inner, params, **extra_args)
         return moved, FedBuffState(
-            jnp.where(full, 0, state.gathered + 1), emptied(total, full), after
+            jnp.where(full, 0, state.gathered + 1), empty_where(full, total), after
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax._arguments import check_number, required, scalar
-from dcasgd_jax._leaves import check_trees, map_present, movement, zeros
+from dcasgd_jax._arguments import check_number, require, scalar
+from dcasgd_jax._masked_trees import check_same_structure, map_present, movement, working_zeros
 from dcasgd_jax._precision import cast, cast_like, working_dtype
 
 
@@ -17,7 +17,9 @@ class GapAwareState(NamedTuple):
 
     step: jax.Array  # shape=(), dtype=int32: updates so far
     params: optax.Params  # the server's weights at the last update, float32 or wider
-    mean_square: optax.Params  # of the server's steps, likewise, not corrected for its start
+    mean_square: (
+        optax.Params
+    )  # of the server's steps, float32 or wider, not corrected for its start
 
 
 def gap_aware(
@@ -76,7 +78,9 @@ def gap_aware(
 
     def init_fn(params: optax.Params) -> Any:
         return GapAwareState(
-            step=jnp.zeros([], jnp.int32), params=zeros(params), mean_square=zeros(params)
+            step=jnp.zeros([], jnp.int32),
+            params=working_zeros(params),
+            mean_square=working_zeros(params),
         )
 
     def update_fn(
@@ -88,17 +92,18 @@ def gap_aware(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        required("gap_aware", params=params, stale_params=stale_params)
-        check_trees(updates, params=params, stale_params=stale_params)
+        require("gap_aware", params=params, stale_params=stale_params)
+        check_same_structure(updates, params=params, stale_params=stale_params)
         started = state.step > 0  # before that, there is no step to measure
 
         def mean_square(w: Any, v: jax.Array, last: jax.Array) -> jax.Array:
-            keep = scalar(decay, v.dtype)
+            keep = scalar(decay, v.dtype)  # v ← ρ v + (1 - ρ) (w_t - w_{t-1})²
             now = keep * v + (1 - keep) * jnp.square(cast(w, v.dtype) - last)
             return jnp.where(started, now, v)
 
         def penalised(g: Any, w: Any, s: Any, v: jax.Array) -> jax.Array:
             gap = jnp.abs(movement(g, w, s))
+            # C = √(v / (1 - ρ^t)): v began at zero, and has this share of its final weight.
             weight = 1 - cast(decay, v.dtype) ** cast(state.step, v.dtype)
             typical = jnp.sqrt(v / jnp.where(started, weight, 1))
             # A weight that moved by less than can be squared has no typical step: no penalty.

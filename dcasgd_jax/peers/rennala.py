@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, required
-from dcasgd_jax._leaves import zeros
-from dcasgd_jax.peers.gathering import added, emptied, mean, when
+from dcasgd_jax._arguments import check_count, require
+from dcasgd_jax._masked_trees import working_zeros
+from dcasgd_jax.peers.gathering import add_gradient, buffer_mean, empty_where, step_where
 
 
 class RennalaState(NamedTuple):
@@ -66,7 +66,7 @@ def rennala(
 
     def init_fn(params: optax.Params) -> Any:
         zero = jnp.zeros([], jnp.int32)
-        return RennalaState(zero, zero, zeros(params), inner.init(params))
+        return RennalaState(zero, zero, working_zeros(params), inner.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -75,17 +75,18 @@ def rennala(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         staleness = extra_args.get("staleness")
-        required("rennala", staleness=staleness)
+        require("rennala", staleness=staleness)
+        # Taken at the present weights, if they have not moved since the pull, τ events ago.
         present = jnp.asarray(staleness) <= state.events
-        total = added(updates, state.buffer, present.astype(jnp.float32))
+        total = add_gradient(updates, state.buffer, present.astype(jnp.float32))
         count = state.gathered + present.astype(jnp.int32)
         full = count == batch_size
-        step = mean(updates, total, batch_size)
-        moved, after = when(full, inner, step, state.inner, params, **extra_args)
+        step = buffer_mean(updates, total, batch_size)
+        moved, after = step_where(full, inner, step, state.inner, params, **extra_args)
         return moved, RennalaState(
             gathered=jnp.where(full, 0, count),
             events=jnp.where(full, 0, state.events + 1),
-            buffer=emptied(total, full),
+            buffer=empty_where(full, total),
             inner=after,
         )
 

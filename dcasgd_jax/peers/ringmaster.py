@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, required
-from dcasgd_jax.peers.gathering import when
+from dcasgd_jax._arguments import check_count, require
+from dcasgd_jax.peers.gathering import step_where
 
 _NEVER = jnp.iinfo(jnp.int32).min
 
@@ -81,12 +81,12 @@ def ringmaster(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         staleness = extra_args.get("staleness")
-        required("ringmaster", staleness=staleness)
+        require("ringmaster", staleness=staleness)
         pulled = state.event - jnp.asarray(staleness).astype(jnp.int32)
         # The oldest of the last R steps is where the next one will be written.
         place = state.version % threshold
-        in_time = state.applied[place] < pulled
-        moved, after = when(in_time, inner, updates, state.inner, params, **extra_args)
+        in_time = state.applied[place] < pulled  # fewer than R were applied since the pull: δ < R
+        moved, after = step_where(in_time, inner, updates, state.inner, params, **extra_args)
         written = jnp.where(in_time, state.event, state.applied[place])
         return moved, RingmasterState(
             event=jnp.asarray(optax.safe_increment(state.event)),

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import required
-from dcasgd_jax._leaves import scale
+from dcasgd_jax._arguments import require
+from dcasgd_jax._masked_trees import scale_updates
 
 
 def staleness_aware() -> optax.GradientTransformationExtraArgs:
@@ -44,8 +44,8 @@ def staleness_aware() -> optax.GradientTransformationExtraArgs:
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        required("staleness_aware", staleness=staleness)
+        require("staleness_aware", staleness=staleness)
         age = jnp.maximum(jnp.asarray(staleness), 1).astype(jnp.result_type(float))
-        return scale(updates, 1 / age), state
+        return scale_updates(updates, 1 / age), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

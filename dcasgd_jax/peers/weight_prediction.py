@@ -7,7 +7,7 @@ import optax
 from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_number, scalar
-from dcasgd_jax._leaves import map_present, zeros
+from dcasgd_jax._masked_trees import map_present, working_zeros
 from dcasgd_jax._precision import cast, cast_like
 from dcasgd_jax.rules.sending import SendingRule, state_of
 
@@ -60,7 +60,7 @@ def weight_prediction(inner: optax.GradientTransformation, horizon: ArrayLike) -
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> Any:
-        return WeightPredictionState(last=zeros(params), inner=inner.init(params))
+        return WeightPredictionState(last=working_zeros(params), inner=inner.init(params))
 
     def update_fn(
         updates: optax.Updates,
@@ -76,6 +76,7 @@ def weight_prediction(inner: optax.GradientTransformation, horizon: ArrayLike) -
         state = state_of(opt_state, WeightPredictionState)
 
         def ahead(w: jax.Array, last: jax.Array) -> jax.Array:
+            # ŵ = w + s Δw
             return cast_like(cast(w, last.dtype) + scalar(horizon, last.dtype) * last, w)
 
         return map_present(ahead, params, state.last)

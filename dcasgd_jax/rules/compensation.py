@@ -12,10 +12,16 @@ from dcasgd_jax._arguments import (
     check_count,
     check_number,
     check_worker,
-    required,
+    require,
     scalar,
 )
-from dcasgd_jax._leaves import check_trees, hidden, map_present, movement, zeros
+from dcasgd_jax._masked_trees import (
+    check_same_structure,
+    is_hidden,
+    map_present,
+    movement,
+    working_zeros,
+)
 from dcasgd_jax._precision import cast, cast_like
 
 
@@ -34,9 +40,9 @@ def delay_compensation(
     num_workers: int | None = None,
     eps: ArrayLike = 1e-7,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adds to a stale gradient the first-order effect of the weights' movement since it was taken.
+    r"""Corrects a stale gradient, to first order, for how far the weights have moved since.
 
-    A worker takes its gradient g = ∇f(w_stale) at a snapshot w_stale; when the gradient arrives,
+    A worker computes its gradient g = ∇f(w_stale) at a snapshot w_stale; when the gradient arrives,
     the server holds w. The expansion ∇f(w) = g + H (w - w_stale) + O(|w - w_stale|²) asks for the
     Hessian H, which is replaced by the scaled diagonal of the gradient's outer product:
 
@@ -97,22 +103,14 @@ def delay_compensation(
         Zheng et al., Asynchronous Stochastic Gradient Descent with Delay Compensation, ICML 2017
         (https://arxiv.org/abs/1609.08326).
     """
-    check_number("lambda_", lambda_, schedule=True)
-    if mean_square_decay is not None:
-        check_number("mean_square_decay", mean_square_decay, bound=1.0)
-        check_number("eps", eps, positive=True)
-    if num_workers is not None:
-        check_count("num_workers", num_workers)
-        if mean_square_decay is None:
-            raise ValueError(
-                "num_workers asks for a mean square for each worker, which only DC-ASGD-a has; "
-                "give mean_square_decay too, or leave num_workers out."
-            )
+    _check_arguments(lambda_, mean_square_decay, num_workers, eps)
 
     def init_fn(params: optax.Params) -> Any:
         mean_square = None
         if mean_square_decay is not None:
-            mean_square = zeros(params, leading=() if num_workers is None else (num_workers,))
+            mean_square = working_zeros(
+                params, leading=() if num_workers is None else (num_workers,)
+            )
         return DelayCompensationState(step=jnp.zeros([], jnp.int32), mean_square=mean_square)
 
     def update_fn(
@@ -125,10 +123,10 @@ def delay_compensation(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        required("delay_compensation", params=params, stale_params=stale_params)
-        check_trees(updates, params=params, stale_params=stale_params)
+        require("delay_compensation", params=params, stale_params=stale_params)
+        check_same_structure(updates, params=params, stale_params=stale_params)
         if num_workers is not None:
-            required("delay_compensation with num_workers", worker=worker)
+            require("delay_compensation with num_workers", worker=worker)
             check_worker(worker, num_workers)
         strength = at_step(lambda_, state.step)
         step = jnp.asarray(optax.safe_increment(state.step))
@@ -137,10 +135,9 @@ def delay_compensation(
                 lambda g, w, s: _compensate(g, w, s, strength), updates, params, stale_params
             )
             return compensated, DelayCompensationState(step=step, mean_square=None)
-
         row, decay = None if num_workers is None else worker, mean_square_decay
-        own = map_present(
-            lambda g, v: _mean_square(g, v if row is None else jnp.asarray(v)[row], decay),
+        new = map_present(
+            lambda g, v: _mean_square(g, _of_worker(v, row), decay),
             updates,
             state.mean_square,
         )
@@ -149,23 +146,49 @@ def delay_compensation(
             updates,
             params,
             stale_params,
-            own,
+            new,
         )
-        mean_square = jax.tree.map(
-            lambda g, v, new: (
-                v if hidden(g) else new if row is None else jnp.asarray(v).at[row].set(new)
-            ),
-            updates,
-            state.mean_square,
-            own,
-            is_leaf=hidden,
-        )
+        mean_square = _with_worker(state.mean_square, new, row, updates)
         return compensated, DelayCompensationState(step=step, mean_square=mean_square)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _check_arguments(
+    lambda_: Any, mean_square_decay: Any, num_workers: int | None, eps: ArrayLike
+) -> None:
+    """Refuses hyperparameters out of their ranges."""
+    check_number("lambda_", lambda_, schedule=True)
+    if mean_square_decay is not None:
+        check_number("mean_square_decay", mean_square_decay, bound=1.0)
+        check_number("eps", eps, positive=True)
+    if num_workers is not None:
+        check_count("num_workers", num_workers)
+        if mean_square_decay is None:
+            raise ValueError(
+                "num_workers asks for a mean square for each worker, which only DC-ASGD-a has; "
+                "give mean_square_decay too, or leave num_workers out."
+            )
+
+
+def _of_worker(mean_square: Any, worker: Any) -> ArrayLike:
+    """A worker's row of one leaf; the leaf itself where one mean square serves all (None)."""
+    return mean_square if worker is None else jnp.asarray(mean_square)[worker]
+
+
+def _with_worker(mean_square: Any, new: Any, worker: Any, updates: optax.Updates) -> Any:
+    """The state's tree with the new values in, leaves without a gradient left as they are."""
+
+    def replaced(g: Any, v: Any, value: Any) -> Any:
+        if is_hidden(g):
+            return v
+        return value if worker is None else jnp.asarray(v).at[worker].set(value)
+
+    return jax.tree.map(replaced, updates, mean_square, new, is_leaf=is_hidden)
+
+
 def _mean_square(g: ArrayLike, v: ArrayLike, decay: ArrayLike) -> jax.Array:
+    """One leaf of m v + (1 - m) g ⊙ g, in the dtype of v."""
     v = jnp.asarray(v)  # a restored state may be of numpy
     g, decay = cast(g, v.dtype), scalar(decay, v.dtype)
     return jnp.asarray(decay * v + (1 - decay) * g * g)
@@ -179,10 +202,10 @@ def _compensate(
     mean_square: jax.Array | None = None,
     eps: ArrayLike = 0.0,
 ) -> jax.Array:
-    """One leaf of the rule; every array has the leaf's shape, the scalars have none."""
+    """One leaf of u = g + λ g ⊙ g ⊙ (w - w_stale); arrays of the leaf's shape, and scalars."""
     moved = movement(g, w, stale)
-    dtype = moved.dtype
+    dtype = moved.dtype  # float32 or wider: g ⊙ g underflows in half precision
     wide, strength = cast(g, dtype), scalar(strength, dtype)
-    if mean_square is not None:
+    if mean_square is not None:  # λ_t = λ₀ / √(v + ε)
         strength = strength / jnp.sqrt(cast(mean_square, dtype) + scalar(eps, dtype))
     return cast_like(wide + strength * wide * wide * moved, g)

@@ -102,20 +102,11 @@ def constant_delay(
     ) -> tuple[optax.Updates, Any]:
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
-        made_here = {"stale_params": stale_params, "staleness": staleness, "worker": worker}
-        given = [
-            name for name, value in (made_here | {"batch": batch}).items() if value is not None
-        ]
-        if given:
-            raise ValueError(
-                "constant_delay makes the delay itself and keeps the snapshots, but not the "
-                f"batches, and was given {', '.join(f'`{name}`' for name in given)}; leave it out, "
-                "or, where gradients come stale already (as in simulate), use the wrapped "
-                "transformation by itself."
-            )
+        _refuse_delayed(stale_params=stale_params, staleness=staleness, worker=worker, batch=batch)
+        # The pipeline: what is received now waits behind what was received before.
         gradients = (*state.gradients, _stored(updates, params))
         snapshots = (*state.snapshots, _stored(params, params))
-        arrived, inner_state = inner.update(
+        arriving, inner_state = inner.update(
             jax.tree.map(cast_like, gradients[0], updates),
             state.inner_state,
             params,
@@ -125,8 +116,8 @@ def constant_delay(
             worker=jnp.maximum(state.step - delay, 0) % (delay + 1),
             **extra_args,
         )
-        filled = state.step >= delay
-        applied = jax.tree.map(lambda u: jnp.where(filled, u, jnp.zeros_like(u)), arrived)
+        filled = state.step >= delay  # before that, what arrives is the zeros of the beginning
+        applied = jax.tree.map(lambda u: jnp.where(filled, u, jnp.zeros_like(u)), arriving)
         return applied, ConstantDelayState(
             step=jnp.asarray(optax.safe_increment(state.step)),
             gradients=gradients[1:],
@@ -139,7 +130,20 @@ def constant_delay(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _refuse_delayed(**arguments: Any) -> None:
+    """Refuses arguments that say that the gradient is stale already, or whose it is."""
+    names = [f"`{name}`" for name, value in arguments.items() if value is not None]
+    if names:
+        raise ValueError(
+            "constant_delay makes the delay itself and keeps the snapshots, but not the batches; "
+            f"it got {', '.join(names)}. Leave {'it' if len(names) == 1 else 'them'} out; or, "
+            "where gradients come stale already (as in simulate), use the wrapped transformation "
+            "by itself."
+        )
+
+
 def _zeros(w: Any) -> jax.Array:
+    """Zeros like w, never weakly typed."""
     return jnp.zeros_like(w, jnp.result_type(w))
 
 

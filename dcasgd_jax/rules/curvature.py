@@ -7,8 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import at_step, check_number, required, scalar
-from dcasgd_jax._leaves import check_trees, dot, hidden, map_present, movement, zeros
+from dcasgd_jax._arguments import at_step, check_number, require, scalar
+from dcasgd_jax._masked_trees import (
+    check_same_structure,
+    dot,
+    is_hidden,
+    map_present,
+    movement,
+    working_zeros,
+)
 from dcasgd_jax._precision import cast, cast_like, working_dtype
 
 
@@ -22,7 +29,7 @@ class Arrival(NamedTuple):
     gradients: optax.Updates  # g, taken at the snapshot; float32 or wider
     moved: optax.Params  # w - w_stale; float32 or wider
     stale_params: optax.Params  # w_stale, in its own dtype
-    batch: Any  # what g was taken on, as the server handed it on; None if it did not
+    batch: Any  # that g was taken on, as the server passed it to `update`; None if it did not
     step: jax.Array  # shape=(), dtype=int32: server steps before this one
 
 
@@ -56,8 +63,8 @@ def curvature_compensation(
     stable for η h < 2 at every delay if 1/2 <= κ <= 1, and for η h < 2 / (2 κ - 1) if κ > 1;
     below 1/2 the limit falls with the delay. Heavy-ball momentum removes that guarantee.
 
-    Put it first in a chain, as `delay_compensation`. Under `optax.masked` and `optax.partition` it
-    compensates the leaves it is given for the movement of those leaves alone.
+    Put it first in a chain, before weight decay and the optimiser. Under `optax.masked` and
+    `optax.partition` it compensates the leaves it is given for the movement of those leaves alone.
 
     Args:
         curvature: one of the above, or any function of an `Arrival` that gives C (w - w_stale).
@@ -106,14 +113,14 @@ def curvature_compensation(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        required("curvature_compensation", params=params, stale_params=stale_params)
-        check_trees(updates, params=params, stale_params=stale_params)
+        require("curvature_compensation", params=params, stale_params=stale_params)
+        check_same_structure(updates, params=params, stale_params=stale_params)
         arrival = _arrival(updates, params, stale_params, batch, jnp.asarray(state.step))
         product = curvature(arrival)
-        due = jax.tree.structure(arrival.moved)
-        if jax.tree.structure(product) != due:
+        wanted = jax.tree.structure(arrival.moved)
+        if jax.tree.structure(product) != wanted:
             raise ValueError(
-                f"a curvature must return a tree like the parameters, {due}, got "
+                f"a curvature must return a tree like the parameters, {wanted}, got "
                 f"{jax.tree.structure(product)}."
             )
         strength_now = at_step(strength, state.step)
@@ -153,12 +160,14 @@ def outer_product(arrival: Arrival) -> optax.Updates:
 
 
 def _arrival(updates: Any, params: Any, stale_params: Any, batch: Any, step: jax.Array) -> Arrival:
+    """What a curvature may look at, zeros in place of what is hidden."""
+
     def filled(function: Callable[..., jax.Array], *trees: Any) -> Any:
         return jax.tree.map(
-            lambda g, *rest: zeros(rest[-1]) if hidden(g) else function(g, *rest),
+            lambda g, *rest: working_zeros(rest[-1]) if is_hidden(g) else function(g, *rest),
             updates,
             *trees,
-            is_leaf=hidden,
+            is_leaf=is_hidden,
         )
 
     return Arrival(
@@ -171,5 +180,6 @@ def _arrival(updates: Any, params: Any, stale_params: Any, batch: Any, step: jax
 
 
 def _add(g: Any, c: Any, strength: Any) -> jax.Array:
+    """One leaf of g + κ K (w - w_stale), with c the product."""
     dtype = working_dtype(g, c)
     return cast_like(cast(g, dtype) + scalar(strength, dtype) * cast(c, dtype), g)

@@ -42,8 +42,9 @@ def dcasgd(
         `num_workers` the keyword `worker`.
 
     Raises:
-        ValueError: as `delay_compensation`, and if the learning rate, the momentum or the weight
-            decay can be read and is out of its range; schedules and traced numbers are let through.
+        ValueError: here, if an argument is out of its range, where schedules and traced numbers are
+            let through; from `update`, if an argument that it needs is missing, a worker does not
+            exist, or a snapshot's shape is not its parameter's.
 
     Example:
         >>> import jax.numpy as jnp, optax

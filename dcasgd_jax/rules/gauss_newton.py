@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import required
+from dcasgd_jax._arguments import require
 from dcasgd_jax._precision import cast
 from dcasgd_jax.rules.curvature import Arrival, Curvature
 from dcasgd_jax.rules.hessian import check_whole
@@ -60,8 +60,8 @@ def gauss_newton(
         batch = arrival.batch
         outputs, forward, backward = _derivatives(lambda s: model_fn(s, batch), arrival)
         gradient = jax.grad(lambda o: loss_fn(o, batch))
-        _, curved = jax.jvp(gradient, (outputs,), (forward,))
-        return backward(curved)
+        _, curved = jax.jvp(gradient, (outputs,), (forward,))  # H_loss J (w - w_stale)
+        return backward(curved)  # Jᵀ of that
 
     return curvature
 
@@ -107,13 +107,14 @@ def empirical_fisher(losses_fn: Callable[[optax.Params, Any], jax.Array]) -> Cur
                 "empirical_fisher needs the loss of each example, shape [B], got shape "
                 f"{jnp.shape(losses)}; return them before their mean is taken."
             )
-        return backward(along / losses.size)
+        return backward(along / losses.size)  # (1/B) J_lᵀ J_l (w - w_stale)
 
     return curvature
 
 
 def _check(rule: str, arrival: Arrival) -> None:
-    required(rule, batch=arrival.batch)
+    """Refuses an arrival that a model cannot be evaluated at."""
+    require(rule, batch=arrival.batch)
     check_whole(rule, arrival.stale_params)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, required
+from dcasgd_jax._arguments import check_count, require
 from dcasgd_jax._precision import cast
 from dcasgd_jax.rules.curvature import Arrival, Curvature
 
@@ -65,7 +65,7 @@ def hessian_diagonal(
     diagonal or because it is diagonal.
 
     Args:
-        grad_fn: as in `hessian`.
+        grad_fn: (params, batch) -> gradients, the same as was used for the stale gradient.
         key: of the signs. Each server step folds its number into it, so that steps are
             independent and a resumed run draws what an uninterrupted one would have.
         num_probes: products a step, >= 1, each the price of a gradient; they are taken one
@@ -75,7 +75,8 @@ def hessian_diagonal(
         A curvature for `curvature_compensation`, whose `update` then needs the keyword `batch`.
 
     Raises:
-        ValueError: here, if `num_probes` is not a whole number >= 1; from `update`, as `hessian`.
+        ValueError: here, if `num_probes` is not a whole number >= 1; from `update`, if
+            `batch` is missing, or part of the snapshot is.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -97,6 +98,7 @@ def hessian_diagonal(
         product = _product(grad_fn, "hessian_diagonal", arrival)
         leaves, structure = jax.tree.flatten(arrival.moved)
 
+        # E[z ⊙ H z] = diag(H): off the diagonal, products of independent signs average out.
         def probe(total: list[jax.Array], probe_key: jax.Array) -> tuple[list[jax.Array], None]:
             keys = jax.random.split(probe_key, len(leaves))
             signs = [
@@ -120,22 +122,14 @@ def _product(
     grad_fn: Callable[[optax.Params, Any], optax.Updates], rule: str, arrival: Arrival
 ) -> Callable[[optax.Params], optax.Updates]:
     """The function v -> H v at the snapshot, on the arrival's batch."""
-    required(rule, batch=arrival.batch)
+    require(rule, batch=arrival.batch)
     check_whole(rule, arrival.stale_params)
     _, product = jax.linearize(lambda s: grad_fn(s, arrival.batch), arrival.stale_params)
     return lambda v: product(jax.tree.map(_like, v, arrival.stale_params))
 
 
 def check_whole(rule: str, stale_params: optax.Params) -> None:
-    """Refuses a snapshot that a model cannot be evaluated at, since parts of it are hidden.
-
-    Args:
-        rule: the name of the curvature.
-        stale_params: the snapshot.
-
-    Raises:
-        ValueError: if `optax.masked` hid leaves of it.
-    """
+    """Refuses a snapshot that a model cannot be evaluated at, as `optax.masked` hid parts of it."""
     nodes = jax.tree.leaves(stale_params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
     if any(isinstance(node, optax.MaskedNode) for node in nodes):
         raise ValueError(
@@ -145,4 +139,5 @@ def check_whole(rule: str, stale_params: optax.Params) -> None:
 
 
 def _like(x: Any, reference: Any) -> jax.Array:
+    """An array in the dtype of another."""
     return cast(x, jnp.result_type(reference))

@@ -8,10 +8,24 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from dcasgd_jax._arguments import at_step, check_count, check_number, required
-from dcasgd_jax._leaves import check_trees, dot, hidden, map_present, movement, pick, put, zeros
+from dcasgd_jax._arguments import at_step, check_count, check_number, require
+from dcasgd_jax._masked_trees import (
+    check_same_structure,
+    dot,
+    is_hidden,
+    map_present,
+    movement,
+    present_leaves,
+    with_present_leaves,
+    working_zeros,
+)
 from dcasgd_jax._precision import cast, cast_like, working_dtype
-from dcasgd_jax.rules.directions import inner_products, lengths, over, take_in
+from dcasgd_jax.rules.directions import (
+    direction_lengths,
+    divide_or_zero,
+    inner_products,
+    update_directions,
+)
 
 
 class PairSums(NamedTuple):
@@ -38,7 +52,7 @@ class LowRankCompensationState(NamedTuple):
     # first; the squared length of one is the mean square of the gradients along it
     pairs: PairSums
     gradients: optax.Updates  # of the last arrival learnt from, float32 or wider
-    stale_params: optax.Params  # where they were taken, likewise
+    stale_params: optax.Params  # where they were taken, float32 or wider
 
 
 def low_rank_compensation(
@@ -103,7 +117,7 @@ def low_rank_compensation(
 
     Returns:
         A transformation whose `update` needs `params` (w) and the keyword `stale_params` (w_stale).
-        Put it first in a chain, as `delay_compensation`.
+        Put it first in a chain, before weight decay and the optimiser.
 
     Raises:
         ValueError: here, if an argument is out of its range; from `update`, if `params` or
@@ -140,10 +154,10 @@ def low_rank_compensation(
         square = jnp.zeros((rank, rank), working_dtype(*jax.tree.leaves(params)))
         return LowRankCompensationState(
             step=jnp.zeros([], jnp.int32),
-            directions=tuple(zeros(params) for _ in range(rank)),
+            directions=tuple(working_zeros(params) for _ in range(rank)),
             pairs=PairSums(square, square, square, jnp.zeros_like(square[0])),
-            gradients=zeros(params),
-            stale_params=zeros(params),
+            gradients=working_zeros(params),
+            stale_params=working_zeros(params),
         )
 
     def update_fn(
@@ -155,32 +169,35 @@ def low_rank_compensation(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        required("low_rank_compensation", params=params, stale_params=stale_params)
-        check_trees(updates, params=params, stale_params=stale_params)
-        arrived = _arrived(updates, params, stale_params)
+        require("low_rank_compensation", params=params, stale_params=stale_params)
+        check_same_structure(updates, params=params, stale_params=stale_params)
+        arrival = _leaves_of_arrival(updates, params, stale_params)
         # In float32 throughout: accelerators would multiply matrices in fewer digits.
         with jax.default_matmul_precision("highest"):
-            known = _learn(_known(state, params), arrived, decay)
-            factor = cast(at_step(strength, state.step), known.pairs.number.dtype)
-            weights = factor * _curvatures(known.pairs, confidence)
-            compensated = _compensated(arrived, known.directions, weights)
+            learnt = _learn(_leaves_of_state(state, params), arrival, decay)
+            factor = cast(at_step(strength, state.step), learnt.pairs.number.dtype)
+            weights = factor * _curvatures(learnt.pairs, confidence)
+            compensated = _compensated(arrival, learnt.directions, weights)
         return (
-            map_present(lambda g, u: cast_like(u, g), updates, put(compensated, params)),
+            map_present(
+                lambda g, u: cast_like(u, g), updates, with_present_leaves(compensated, params)
+            ),
             LowRankCompensationState(
                 step=jnp.asarray(optax.safe_increment(state.step)),
                 directions=tuple(
-                    put([leaf[i] for leaf in known.directions], params) for i in range(rank)
+                    with_present_leaves([leaf[i] for leaf in learnt.directions], params)
+                    for i in range(rank)
                 ),
-                pairs=known.pairs,
-                gradients=put(known.gradients, params),
-                stale_params=put(known.snapshot, params),
+                pairs=learnt.pairs,
+                gradients=with_present_leaves(learnt.gradients, params),
+                stale_params=with_present_leaves(learnt.snapshot, params),
             ),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-class _Arrived(NamedTuple):
+class _ArrivalLeaves(NamedTuple):
     """What arrived, leaf by leaf, float32 or wider."""
 
     gradients: list[jax.Array]
@@ -188,22 +205,25 @@ class _Arrived(NamedTuple):
     snapshot: list[jax.Array]
 
 
-def _arrived(updates: Any, params: Any, stale_params: Any) -> _Arrived:
-    """A leaf without a gradient is taken for one that stands still."""
-    arrived = _Arrived([], [], [])
+def _leaves_of_arrival(updates: Any, params: Any, stale_params: Any) -> _ArrivalLeaves:
+    """What arrived, leaf by leaf; a leaf without a gradient counts as one that stands still."""
+    arrival = _ArrivalLeaves([], [], [])
     for g, w, s in zip(
-        pick(updates, params), pick(params, params), pick(stale_params, params), strict=True
+        present_leaves(updates, params),
+        present_leaves(params, params),
+        present_leaves(stale_params, params),
+        strict=True,
     ):
         dtype = working_dtype(w)  # of the state, whatever the gradient's
-        moved = cast(movement(w if hidden(g) else g, w, s), dtype)
-        arrived.gradients.append(jnp.zeros_like(moved) if hidden(g) else cast(g, dtype))
-        arrived.moved.append(jnp.zeros_like(moved) if hidden(g) else moved)
-        arrived.snapshot.append(cast(s, dtype))
-    return arrived
+        moved = cast(movement(w if is_hidden(g) else g, w, s), dtype)
+        arrival.gradients.append(jnp.zeros_like(moved) if is_hidden(g) else cast(g, dtype))
+        arrival.moved.append(jnp.zeros_like(moved) if is_hidden(g) else moved)
+        arrival.snapshot.append(cast(s, dtype))
+    return arrival
 
 
-class _Known(NamedTuple):
-    """What the state holds, leaf by leaf."""
+class _Learnt(NamedTuple):
+    """What has been learnt from arrivals, leaf by leaf."""
 
     directions: list[jax.Array]  # leaves [k, *s]
     pairs: PairSums
@@ -211,45 +231,47 @@ class _Known(NamedTuple):
     snapshot: list[jax.Array]
 
 
-def _known(state: LowRankCompensationState, params: Any) -> _Known:
+def _leaves_of_state(state: LowRankCompensationState, params: Any) -> _Learnt:
+    """What the state holds, leaf by leaf."""
     state = jax.tree.map(jnp.asarray, state)  # a restored one may be of numpy
-    leaves = zip(*(pick(d, params) for d in state.directions), strict=True)
-    return _Known(
+    leaves = zip(*(present_leaves(d, params) for d in state.directions), strict=True)
+    return _Learnt(
         directions=[jnp.stack(leaf) for leaf in leaves],
         pairs=state.pairs,
-        gradients=pick(state.gradients, params),
-        snapshot=pick(state.stale_params, params),
+        gradients=present_leaves(state.gradients, params),
+        snapshot=present_leaves(state.stale_params, params),
     )
 
 
-def _learn(old: _Known, arrived: _Arrived, decay: ArrayLike) -> _Known:
-    """What is known after this arrival."""
+def _learn(old: _Learnt, arrival: _ArrivalLeaves, decay: ArrayLike) -> _Learnt:
+    """What is known after one more arrival."""
     sums, (rank,) = old.pairs, old.pairs.number.shape
     keep = jnp.asarray(decay, sums.number.dtype)  # never weakly typed
     # Below this the discounted sums of squared differences stay finite; NaN is not below.
     most = jnp.finfo(keep.dtype).max * (1 - keep) / 8
-    steps = _minus(arrived.snapshot, old.snapshot)
-    size = jnp.maximum(*(cast(_square(x), most.dtype) for x in (arrived.gradients, steps)))
+    steps = _minus(arrival.snapshot, old.snapshot)
+    size = jnp.maximum(*(cast(_square(x), most.dtype) for x in (arrival.gradients, steps)))
     sound = size < most
-    gradients = _where(sound, arrived.gradients, old.gradients)
-    snapshot = _where(sound, arrived.snapshot, old.snapshot)
+    gradients = _where(sound, arrival.gradients, old.gradients)
+    snapshot = _where(sound, arrival.snapshot, old.snapshot)
     travelled, change = _minus(snapshot, old.snapshot), _minus(gradients, old.gradients)
     # In the directions that were known before: the new gradient's noise is not in them.
     a = _coordinates(old.directions, travelled, like=sums.number)
     b = _coordinates(old.directions, change, like=sums.number)
     # Where w has moved since w_stale was pulled, the last gradient is not part of w_stale.
-    usable = (_square(old.gradients) > 0) & (_square(arrived.moved) > 0) & (_square(travelled) > 0)
-    seen = PairSums(jnp.outer(a, a), jnp.outer(b, a), jnp.outer(b, b), jnp.ones_like(a))
-    sums = jax.tree.map(lambda s, x: jnp.where(usable, keep * s + x, s), sums, seen)
+    usable = (_square(old.gradients) > 0) & (_square(arrival.moved) > 0) & (_square(travelled) > 0)
+    pair = PairSums(jnp.outer(a, a), jnp.outer(b, a), jnp.outer(b, b), jnp.ones_like(a))
+    sums = jax.tree.map(lambda s, x: jnp.where(usable, keep * s + x, s), sums, pair)
 
+    # An arrival that is not learnt from is added with weight 1 - ρ = 0.
     keep = jnp.where(sound, keep, jnp.ones_like(keep))
-    directions, cosines = take_in(old.directions, gradients, keep, rank=rank)
+    directions, cosines = update_directions(old.directions, gradients, keep, rank=rank)
     # Of what was known of a direction, as much is left as there is of it in the new ones.
     turned = PairSums(
         *(cosines @ total @ cosines.T for total in (sums.moved, sums.changed, sums.spread)),
         number=jnp.square(cosines) @ sums.number,
     )
-    return _Known(directions, turned, gradients, snapshot)
+    return _Learnt(directions, turned, gradients, snapshot)
 
 
 def _curvatures(pairs: PairSums, confidence: ArrayLike) -> jax.Array:
@@ -257,24 +279,26 @@ def _curvatures(pairs: PairSums, confidence: ArrayLike) -> jax.Array:
     moved, changed, spread = (
         jnp.diagonal(total) for total in (pairs.moved, pairs.changed, pairs.spread)
     )
-    slope = over(changed, moved)
+    slope = divide_or_zero(changed, moved)
+    # Σ (b - θ a)² = Σ b² - θ Σ b a for θ = Σ b a / Σ a²; its standard error is the root of that
+    # over Σ a² and the degrees of freedom.
     residual = jnp.maximum(spread - slope * changed, 0.0)
     # One pair has gone into the slope, and one into the direction, itself fitted to gradients.
     freedom = jnp.maximum(pairs.number - 2, 0.0)
-    error = jnp.sqrt(over(residual, moved * freedom))
+    error = jnp.sqrt(divide_or_zero(residual, moved * freedom))
     known = (moved > 0) & (freedom > 0)
     return jnp.where(known, jnp.maximum(slope - cast(confidence, slope.dtype) * error, 0.0), 0.0)
 
 
 def _compensated(
-    arrived: _Arrived, directions: Sequence[jax.Array], weights: jax.Array
+    arrival: _ArrivalLeaves, directions: Sequence[jax.Array], weights: jax.Array
 ) -> list[jax.Array]:
     """Every g + Σ_i weight_i (v_i·moved) v_i, leaf by leaf, for unit vectors v_i."""
-    length = lengths(directions, rank=weights.size, dtype=weights.dtype)
-    along = over(weights * _coordinates(directions, arrived.moved, like=weights), length)
+    length = direction_lengths(directions, rank=weights.size, dtype=weights.dtype)
+    along = divide_or_zero(weights * _coordinates(directions, arrival.moved, like=weights), length)
     return [
         g + jnp.tensordot(cast(along, g.dtype), leaf, 1)
-        for g, leaf in zip(arrived.gradients, directions, strict=True)
+        for g, leaf in zip(arrival.gradients, directions, strict=True)
     ]
 
 
@@ -284,16 +308,19 @@ def _coordinates(
     """Of x along the unit vectors of the directions, shape [k], in the dtype of `like`."""
     rank, dtype = like.size, like.dtype
     along = inner_products(directions, [y[None] for y in x], shape=(rank, 1), dtype=dtype)[:, 0]
-    return over(along, lengths(directions, rank=rank, dtype=dtype))
+    return divide_or_zero(along, direction_lengths(directions, rank=rank, dtype=dtype))
 
 
 def _minus(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
+    """The difference x - y, leaf by leaf."""
     return [a - b for a, b in zip(x, y, strict=True)]
 
 
 def _square(x: Sequence[jax.Array]) -> jax.Array:
+    """|x|² over all leaves."""
     return dot(x, x)
 
 
 def _where(condition: jax.Array, x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
+    """Leaves of x where the condition, a scalar, holds; else those of y."""
     return [jnp.where(condition, a, b) for a, b in zip(x, y, strict=True)]

@@ -36,8 +36,8 @@ def running_average(decay: ArrayLike) -> Callable[[Any, Any], Any]:
     """
     check_number("decay", decay, bound=1.0)
 
-    def fold(average: jax.Array, new: jax.Array) -> jax.Array:
-        keep = cast(decay, average.dtype)
-        return keep * average + (1 - keep) * cast(new, average.dtype)
+    def fold(average: jax.Array, statistic: jax.Array) -> jax.Array:
+        keep = cast(decay, average.dtype)  # r ← ρ r + (1 - ρ) s
+        return keep * average + (1 - keep) * cast(statistic, average.dtype)
 
-    return lambda own, pushed: jax.tree.map(fold, own, pushed)
+    return lambda averages, pushed: jax.tree.map(fold, averages, pushed)

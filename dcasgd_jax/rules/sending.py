@@ -1,4 +1,4 @@
-"""Rules whose workers are sent something else than the server's weights.
+"""Rules whose workers are sent something other than the server's weights.
 
 Most rules act when a gradient arrives, and workers pull the weights as they are. Some peers of
 delay compensation act when weights are pulled instead: they send where the weights will be. Such a
@@ -28,17 +28,7 @@ class SendingRule(NamedTuple):
 
 
 def state_of(opt_state: optax.OptState, kind: type) -> Any:
-    """The one state of a kind within the state of a chain or wrapper.
-
-    Args:
-        opt_state: any tree of states.
-        kind: the NamedTuple to look for.
-
-    Returns:
-        The state.
-
-    Raises:
-        ValueError: if there is none or more than one.
+    """The one state of a kind within the state of a chain or wrapper; refuses none or several.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -47,10 +37,10 @@ def state_of(opt_state: optax.OptState, kind: type) -> Any:
         TraceState(trace=Array([0., 0.], dtype=float32))
     """
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
-    found = [node for node in nodes if isinstance(node, kind)]
-    if len(found) != 1:
+    states = [node for node in nodes if isinstance(node, kind)]
+    if len(states) != 1:
         raise ValueError(
-            f"send looks for the one {kind.__name__} in the optimiser's state, found "
-            f"{len(found)}; use the rule once, and hand on the state that its `tx` returned."
+            f"`send` needs exactly one {kind.__name__} in the optimiser's state, and there are "
+            f"{len(states)}; use the rule once, and pass on the state that its `tx` returned."
         )
-    return found[0]
+    return states[0]

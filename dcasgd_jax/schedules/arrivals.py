@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcasgd_jax.schedules.slots import allocate, neighbours
+from dcasgd_jax.schedules.snapshot_slots import allocate, neighbours
 
 
 class Attempts(NamedTuple):
@@ -49,13 +49,8 @@ class Pulls(NamedTuple):
     writes: np.ndarray  # shape [num_steps], whole numbers in [0, num_workers)
 
 
-def portions(time: np.ndarray, lost: np.ndarray | None) -> Stream:
-    """A stream that hands out given attempts and then ends.
-
-    Args:
-        time: seconds, shape [count].
-        lost: bool of the same shape, or None.
-    """
+def stream_of_attempts(time: np.ndarray, lost: np.ndarray | None) -> Stream:
+    """A stream that hands out these attempts, as long as there are any, and then ends."""
     place = 0
 
     def stream(count: int) -> Attempts:
@@ -67,46 +62,36 @@ def portions(time: np.ndarray, lost: np.ndarray | None) -> Stream:
     return stream
 
 
-def timelines(streams: Sequence[Stream], num_steps: int) -> list[Timeline]:
-    """Draws for each worker as far as the first arrivals need, and little further.
-
-    Args:
-        streams: one endless stream for each worker.
-        num_steps: T.
-
-    Returns:
-        All that happens up to some time, with T arrivals at least.
-    """
-    lines = [_further(Timeline(np.zeros(0), None), stream, 32) for stream in streams]
+def draw_timelines(streams: Sequence[Stream], num_steps: int) -> list[Timeline]:
+    """All that happens up to some time, with at least `num_steps` arrivals, and little more."""
+    lines = [_extended(Timeline(np.zeros(0), None), stream, 32) for stream in streams]
     until = min(float(line.end[-1]) for line in lines)
-    while (count := sum(_arrivals(line, until) for line in lines)) < num_steps:
+    while (count := sum(_count_arrivals(line, until) for line in lines)) < num_steps:
         # At most twice as far, and towards the goal: early draws are no measure of heavy tails.
         until *= min(2.0, 1.01 * num_steps / max(count, 1))
-        lines = [_beyond(line, stream, until) for line, stream in zip(lines, streams, strict=True)]
+        lines = [
+            _extended_past(line, stream, until) for line, stream in zip(lines, streams, strict=True)
+        ]
         until = min(float(line.end[-1]) for line in lines)
-    return [cut(line, until) for line in lines]
+    return [timeline_until(line, until) for line in lines]
 
 
-def cut(line: Timeline, until: float) -> Timeline:
+def timeline_until(line: Timeline, until: float) -> Timeline:
     """The part of a timeline that ends at `until` or before."""
     count = int(np.searchsorted(line.end, until, side="right"))
     return Timeline(line.end[:count], None if line.lost is None else line.lost[:count])
 
 
-def in_order(lines: Sequence[Timeline], num_steps: int) -> tuple[Events, Pulls | None]:
-    """The first arrivals of workers that wait for nobody.
+def arrivals_without_waiting(
+    lines: Sequence[Timeline], num_steps: int
+) -> tuple[Events, Pulls | None]:
+    """The first arrivals of workers that wait for nobody, and who pulled what.
 
     A worker pulls the weights at the end of each attempt: after an arrival the ones its gradient
     made, after a loss the ones of that time. What ends at one time is taken in the order of the
-    workers.
-
-    Args:
-        lines: what each worker does, all up to the same time.
-        num_steps: T, or more than there are: then all of them are returned.
-
-    Returns:
-        The arrivals; and who pulled what, or None where nothing can be lost, so that everyone
-        pulls upon arrival.
+    workers. All timelines go up to the same time; where they hold fewer than `num_steps` arrivals,
+    all of them are returned. The pulls are None where nothing can be lost, so that everyone pulls
+    upon arrival.
     """
     end = np.concatenate([line.end for line in lines])
     worker = np.repeat(np.arange(len(lines)), [line.end.size for line in lines])
@@ -126,29 +111,23 @@ def in_order(lines: Sequence[Timeline], num_steps: int) -> tuple[Events, Pulls |
     )
 
 
-def in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: int) -> Events:
-    """The first arrivals in rounds that end with the `wait_for`-th gradient.
+def arrivals_in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: int) -> Events:
+    """The first arrivals in rounds that end with the `wait_for`-th gradient: m in each round.
 
     At the start of a round everyone within reach begins a computation; at its end those still at
     it give it up. A worker whose attempt is to be lost is out of reach for all of its time, over
-    the ends of rounds if need be, and begins anew when it is back.
-
-    Args:
-        streams: one for each worker.
-        num_steps: T; fewer arrivals are returned where a stream ends.
-        wait_for: m in [1, num_workers].
-
-    Returns:
-        Those of the arrivals that count: m in each round.
+    the ends of rounds if need be, and begins anew when it is back. Fewer arrivals are returned
+    where a stream ends.
     """
     num_rounds = -(-num_steps // wait_for)
     first = [stream(num_rounds) for stream in streams]
     if any(attempts.lost is not None for attempts in first):
-        each = [_one_by_one(*drawn) for drawn in zip(first, streams, strict=True)]
-        worker, clock = _rounds_with_losses(each, num_rounds, wait_for)
+        attempts = [_each_attempt(*pair) for pair in zip(first, streams, strict=True)]
+        worker, clock = _rounds_with_losses(attempts, num_rounds, wait_for)
     else:
         num_rounds = min(attempts.time.size for attempts in first)
         time = np.stack([attempts.time[:num_rounds] for attempts in first], axis=1)
+        # Without losses, rounds follow each other: each lasts as long as its m-th gradient takes.
         longest = np.partition(time, wait_for - 1, axis=1)[:, wait_for - 1]
         start = np.concatenate([np.zeros(1), np.cumsum(longest)])[:num_rounds]
         end = start[:, None] + time
@@ -158,7 +137,8 @@ def in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: int) -> Ev
     return Events(worker[:num_steps], clock[:num_steps])
 
 
-def _further(line: Timeline, stream: Stream, count: int) -> Timeline:
+def _extended(line: Timeline, stream: Stream, count: int) -> Timeline:
+    """A timeline with at most `count` attempts more."""
     time, lost = stream(count)
     # Sums run on from the last end, as in one long sum: portions leave no trace in the last bit.
     end = np.cumsum(np.concatenate([line.end[-1:], time]))[line.end[-1:].size :]
@@ -167,16 +147,19 @@ def _further(line: Timeline, stream: Stream, count: int) -> Timeline:
     return Timeline(np.concatenate([line.end, end]), lost)
 
 
-def _beyond(line: Timeline, stream: Stream, until: float) -> Timeline:
+def _extended_past(line: Timeline, stream: Stream, until: float) -> Timeline:
+    """A timeline drawn further until it ends after a time."""
     while line.end[-1] <= until:
+        # As many as the mean time so far suggests, but at most as many again as there are.
         size, last = line.end.size, float(line.end[-1])
         missing = (until - last) * size / last if last > 0 else size
-        line = _further(line, stream, int(min(1.01 * missing + 16, size)))
+        line = _extended(line, stream, int(min(1.01 * missing + 16, size)))
     return line
 
 
-def _arrivals(line: Timeline, until: float) -> int:
-    line = cut(line, until)
+def _count_arrivals(line: Timeline, until: float) -> int:
+    """How many attempts end with a gradient at `until` or before."""
+    line = timeline_until(line, until)
     return line.end.size - (0 if line.lost is None else int(np.count_nonzero(line.lost)))
 
 
@@ -189,14 +172,15 @@ def _pulls(worker: np.ndarray, arrives: np.ndarray, num_workers: int) -> Pulls:
     arrived = np.zeros(worker.size, np.int64)
     arrived[arrives] = 1
     version = np.cumsum(arrived)  # what is pulled at each entry
-    taken_at = version[before[arrives]]
+    computed_at = version[before[arrives]]  # what the worker pulled last before
     # A version is pulled from the arrival that makes it to just before the next one.
     freed = np.maximum.reduceat(after, np.concatenate([np.zeros(1, np.int64), arrives]))
     slot = allocate(freed, num_workers, never=worker.size)
-    return Pulls(np.arange(arrives.size) - taken_at, slot[taken_at], slot[1:])
+    return Pulls(np.arange(arrives.size) - computed_at, slot[computed_at], slot[1:])
 
 
-def _one_by_one(first: Attempts, stream: Stream) -> Iterator[tuple[float, bool]]:
+def _each_attempt(first: Attempts, stream: Stream) -> Iterator[tuple[float, bool]]:
+    """(seconds, whether lost) of one attempt after another, as long as there are any."""
     attempts = first
     while attempts.time.size:
         lost = np.zeros(attempts.time.size, bool) if attempts.lost is None else attempts.lost

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dcasgd_jax.schedules.slots import neighbours
+from dcasgd_jax.schedules.snapshot_slots import neighbours
 
 
 class StepError(ValueError):
@@ -14,19 +14,10 @@ class StepError(ValueError):
 
 
 def check_protocol(num_workers: int, num_steps: int, wait_for: int | None) -> None:
-    """Refuses numbers of workers, steps and gradients a round that make no schedule.
-
-    Args:
-        num_workers: M >= 1.
-        num_steps: T >= 0.
-        wait_for: None, or in [1, M].
-
-    Raises:
-        ValueError: naming what came.
-    """
+    """Refuses numbers of workers, steps and gradients a round that make no schedule."""
     if num_workers < 1 or num_steps < 0:
         raise ValueError(
-            "there must be a worker at least and no negative number of steps, got "
+            "there must be at least one worker, and no negative number of steps; got "
             f"num_workers={num_workers} and num_steps={num_steps}."
         )
     if wait_for is not None and not 1 <= wait_for <= num_workers:
@@ -37,58 +28,35 @@ def check_protocol(num_workers: int, num_steps: int, wait_for: int | None) -> No
 
 
 def check_workers(worker: np.ndarray, num_workers: int) -> None:
-    """Refuses workers that do not exist.
-
-    Args:
-        worker: whole numbers, shape [num_steps].
-        num_workers: M; workers are 0, ..., M - 1.
-
-    Raises:
-        StepError: naming the first stranger and its step.
-    """
+    """Refuses workers that do not exist, naming the first of them and its step."""
     strangers = np.flatnonzero((worker < 0) | (worker >= num_workers))
     if strangers.size:
         step = int(strangers[0])
         raise StepError(
             step,
             f"workers must be in [0, {num_workers}), got worker {worker[step]} at step {step}; "
-            f"pass num_workers={int(np.max(worker)) + 1} or mend the trace.",
+            f"pass num_workers={int(np.max(worker)) + 1} or correct the trace.",
         )
 
 
 def check_clock(clock: np.ndarray) -> None:
-    """Refuses clocks that are no record of the order of events.
-
-    Args:
-        clock: seconds, shape [num_steps].
-
-    Raises:
-        StepError: naming the first step at fault.
-    """
+    """Refuses clocks that go back or are not finite, naming the first step at fault."""
     faults = ~np.isfinite(clock) | ~(np.diff(clock, prepend=0.0) >= 0)
     if faults.any():
         step = int(np.argmax(faults))
         raise StepError(
             step,
             "clock must be finite, start at 0 or later, and never go back, got "
-            f"{clock[step]} at step {step}; sort the arrivals by time, or mend the trace.",
+            f"{clock[step]} at step {step}; sort the arrivals by time, or correct the trace.",
         )
 
 
 def check_staleness(worker: np.ndarray, staleness: np.ndarray) -> None:
-    """Refuses staleness that workers holding one version at a time cannot have.
-
-    Args:
-        worker: whole numbers, shape [num_steps].
-        staleness: of the gradients of the same steps, whole numbers, shape [num_steps].
-
-    Raises:
-        StepError: naming the first step at fault.
-    """
-    taken_at = np.arange(worker.size) - staleness
+    """Refuses staleness that workers holding one version at a time cannot have."""
+    version = np.arange(worker.size) - staleness  # of the weights that each gradient is taken at
     last, _ = neighbours(worker)
-    again = (last >= 0) & (taken_at == taken_at[last])  # a further gradient at the same weights
-    faults = (staleness < 0) | (taken_at < 0) | ((taken_at <= last) & ~again)
+    again = (last >= 0) & (version == version[last])  # a further gradient at the same weights
+    faults = (staleness < 0) | (version < 0) | ((version <= last) & ~again)
     if faults.any():
         step = int(np.argmax(faults))
         raise StepError(

@@ -282,14 +282,15 @@ def failure_times(
 
 
 def _generator(seed: Seed, worker: int, purpose: int) -> np.random.Generator:
+    """A worker's generator for one purpose, independent of all others."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(worker, purpose)))
 
 
 def _gamma(generator: np.random.Generator, variation: float) -> Callable[[int], np.ndarray]:
-    """Draws of mean 1 and the given coefficient of variation; portions leave no trace in them."""
+    """Draws of mean 1 and this coefficient of variation, the same in portions of any sizes."""
     if variation == 0:
         return np.ones
-    shape = 1 / variation**2
+    shape = 1 / variation**2  # of Gamma(1 / v², v²), whose mean is 1
     return lambda count: generator.standard_gamma(shape, count) / shape
 
 
@@ -314,6 +315,7 @@ def _machines(
 
 
 def _check_at_least(name: str, value: float, least: float, *, most: float = math.inf) -> None:
+    """Refuses a number outside [least, most]."""
     if not (least <= value <= most and math.isfinite(value)):
         bound = "finite and" if most == math.inf else f"at most {most:g} and"
         raise ValueError(f"{name} must be {bound} at least {least:g}, got {value}.")

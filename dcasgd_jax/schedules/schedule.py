@@ -15,14 +15,14 @@ from dcasgd_jax.schedules.arrivals import (
     Events,
     Stream,
     Timeline,
-    cut,
-    in_order,
-    in_rounds,
-    portions,
-    timelines,
+    arrivals_in_rounds,
+    arrivals_without_waiting,
+    draw_timelines,
+    stream_of_attempts,
+    timeline_until,
 )
 from dcasgd_jax.schedules.checks import check_clock, check_protocol, check_staleness, check_workers
-from dcasgd_jax.schedules.slots import neighbours, slots_of_trace
+from dcasgd_jax.schedules.snapshot_slots import neighbours, slots_of_trace
 
 Column = Any
 """An array with one entry a step; inside jax's transformations, what stands for one there."""
@@ -86,8 +86,8 @@ def round_robin(
         num_workers: M >= 1.
         num_steps: server steps T >= 0.
         compute_time: seconds for one gradient, > 0.
-        wait_for: None, or m for rounds of m gradients, as in `from_compute_times`; it is always
-            workers 0, ..., m - 1 that are waited for.
+        wait_for: None for asynchrony; m in [1, num_workers] for rounds that end with the m-th
+            gradient, which are those of workers 0, ..., m - 1 then.
 
     Returns:
         Worker t mod M at step t, staleness min(t, M - 1), clock (1 + t div M) compute_time; in
@@ -112,7 +112,7 @@ def round_robin(
     events = Events(step % round_size, (1.0 + step // round_size) * compute_time)
     if wait_for is None:
         return from_arrivals(*events, num_workers=num_workers)
-    return _rounds(events, num_workers, wait_for)
+    return _schedule_of_rounds(events, num_workers, wait_for)
 
 
 def from_compute_times(
@@ -192,11 +192,13 @@ def from_compute_times(
         lines = [Timeline(np.cumsum(time), loss) for time, loss in zip(times, losses, strict=True)]
         # After the first worker has used up its draws, the true order of events is unknown.
         known = min(float(line.end[-1]) for line in lines)
-        schedule = _asynchronous([cut(line, known) for line in lines], num_steps)
+        schedule = _schedule_of_timelines(
+            [timeline_until(line, known) for line in lines], num_steps
+        )
     else:
-        streams = [portions(time, loss) for time, loss in zip(times, losses, strict=True)]
-        events = in_rounds(streams, num_steps, wait_for=wait_for)
-        schedule = _rounds(events, len(times), wait_for)
+        streams = [stream_of_attempts(time, loss) for time, loss in zip(times, losses, strict=True)]
+        events = arrivals_in_rounds(streams, num_steps, wait_for=wait_for)
+        schedule = _schedule_of_rounds(events, len(times), wait_for)
     if num_steps > schedule.worker.size:
         raise ValueError(
             f"these compute_times settle the first {schedule.worker.size} arrivals, not "
@@ -206,16 +208,12 @@ def from_compute_times(
 
 
 def from_streams(streams: Sequence[Stream], num_steps: int, *, wait_for: int | None) -> Schedule:
-    """The arrivals that endless streams of computations lead to, drawn as far as is needed.
-
-    Args:
-        streams: one for each worker.
-        num_steps: T >= 0.
-        wait_for: as in `from_compute_times`.
-    """
+    """The arrivals that endless streams of computations lead to, drawn as far as is needed."""
     if wait_for is None:
-        return _asynchronous(timelines(streams, num_steps), num_steps)
-    return _rounds(in_rounds(streams, num_steps, wait_for=wait_for), len(streams), wait_for)
+        return _schedule_of_timelines(draw_timelines(streams, num_steps), num_steps)
+    return _schedule_of_rounds(
+        arrivals_in_rounds(streams, num_steps, wait_for=wait_for), len(streams), wait_for
+    )
 
 
 def from_arrivals(
@@ -249,9 +247,7 @@ def from_arrivals(
         >>> from_arrivals([0, 0, 1], [0.5, 1.0, 1.2], staleness=[0, 0, 1]).reads  # 1 came later
         array([0, 1, 1], dtype=int32)
     """
-    worker, clock = np.asarray(worker), np.asarray(clock, dtype=np.float64)
-    if worker.size == 0:
-        worker = worker.astype(np.int32)
+    worker, clock = _whole_numbers(worker), np.asarray(clock, dtype=np.float64)
     if worker.ndim != 1 or worker.shape != clock.shape:
         raise ValueError(
             "worker and clock must be of one shape [num_steps], got shapes "
@@ -265,7 +261,7 @@ def from_arrivals(
     check_workers(worker, num_workers)
     check_clock(clock)
     last, _ = neighbours(worker)
-    upon_arrival = np.arange(worker.size) - (last + 1)
+    upon_arrival = np.arange(worker.size) - (last + 1)  # pulled right after the last arrival
     schedule = Schedule(
         worker=worker.astype(np.int32),
         staleness=upon_arrival.astype(np.int32),
@@ -274,9 +270,7 @@ def from_arrivals(
     )
     if staleness is None:
         return schedule
-    staleness = np.asarray(staleness)
-    if staleness.size == 0:
-        staleness = staleness.astype(np.int32)
+    staleness = _whole_numbers(staleness)
     if staleness.shape != worker.shape or not np.issubdtype(staleness.dtype, np.integer):
         raise ValueError(
             f"staleness must hold whole numbers, shape {worker.shape}, got {staleness.dtype} of "
@@ -292,8 +286,15 @@ def from_arrivals(
     )
 
 
-def _asynchronous(lines: Sequence[Timeline], num_steps: int) -> Schedule:
-    events, pulls = in_order(lines, num_steps)
+def _whole_numbers(column: ArrayLike) -> np.ndarray:
+    """A column as an array; an empty one, which NumPy takes for float64, as whole numbers."""
+    array = np.asarray(column)
+    return array if array.size else array.astype(np.int32)
+
+
+def _schedule_of_timelines(lines: Sequence[Timeline], num_steps: int) -> Schedule:
+    """The first arrivals of workers that wait for nobody, as a schedule."""
+    events, pulls = arrivals_without_waiting(lines, num_steps)
     schedule = from_arrivals(*events, num_workers=len(lines))
     if pulls is None:
         return schedule
@@ -301,8 +302,8 @@ def _asynchronous(lines: Sequence[Timeline], num_steps: int) -> Schedule:
     return dataclasses.replace(schedule, staleness=staleness, reads=reads, writes=writes)
 
 
-def _rounds(events: Events, num_workers: int, wait_for: int) -> Schedule:
-    """Everyone takes the weights of the round's beginning: one version, one slot."""
+def _schedule_of_rounds(events: Events, num_workers: int, wait_for: int) -> Schedule:
+    """Arrivals in rounds, as a schedule: everyone pulls at the round's beginning, from one slot."""
     place = np.arange(events.worker.size, dtype=np.int32) % wait_for
     return Schedule(
         worker=events.worker.astype(np.int32),

@@ -57,19 +57,19 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
         (3, array([0, 1, 1], dtype=int32))
     """
     path = Path(path)
-    columns, lines, given = _parse(path, ("worker", "clock", "staleness"))
-    declared = given.get("num_workers")
-    _check_length(path, given, lines)
-    if num_workers is not None and declared is not None and num_workers != declared:
+    columns, lines, declared = _parse(path, ("worker", "clock", "staleness"))
+    _check_length(path, declared, lines)
+    declared_workers = declared.get("num_workers")
+    if None not in (num_workers, declared_workers) and num_workers != declared_workers:
         raise ValueError(
-            f"{path} says that there are {declared} workers, not {num_workers}; leave num_workers "
-            "out."
+            f"{path} says that there are {declared_workers} workers, not {num_workers}; leave "
+            "num_workers out."
         )
     try:
         return from_arrivals(
             np.array(columns["worker"], np.int64),
             np.array(columns["clock"], np.float64),
-            num_workers=declared if num_workers is None else num_workers,
+            num_workers=declared_workers if num_workers is None else num_workers,
             staleness=np.array(columns["staleness"], np.int64) if "staleness" in columns else None,
         )
     except StepError as fault:
@@ -96,8 +96,8 @@ def read_batch_order(path: str | os.PathLike[str]) -> np.ndarray:
         array([0, 2, 3], dtype=int32)
     """
     path = Path(path)
-    columns, lines, given = _parse(path, ("worker", "clock", "batch"))
-    _check_length(path, given, lines)
+    columns, lines, declared = _parse(path, ("worker", "clock", "batch"))
+    _check_length(path, declared, lines)
     if "batch" not in columns:
         raise ValueError(
             f"{path} has no column `batch`: it does not say which batches its gradients were "
@@ -164,6 +164,7 @@ def write_trace(
 
 
 def _write_whole(path: Path, text: str) -> None:
+    """Writes a file beside the old one, then puts it in its place: whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -176,12 +177,13 @@ def _write_whole(path: Path, text: str) -> None:
         raise
 
 
-def _check_length(path: Path, given: dict[str, int], lines: list[int]) -> None:
-    num_steps = given.get("num_steps", len(lines))
+def _check_length(path: Path, declared: dict[str, int], lines: list[int]) -> None:
+    """Refuses a file that has not as many steps as it says."""
+    num_steps = declared.get("num_steps", len(lines))
     if num_steps != len(lines):
         raise ValueError(
             f"{path} says that there are {num_steps} steps, and has {len(lines)}: it was cut short "
-            "or lengthened; copy or record it again, or mend its line num_steps."
+            "or lengthened; copy or record it again, or correct its line num_steps."
         )
 
 
@@ -224,6 +226,7 @@ def _parse(
 
 
 def _number(name: str, entry: str, path: Path, line: int) -> int | float:
+    """An entry of a column as a number; refuses what no schedule could have."""
     kind, bound = (float, math.inf) if name == "clock" else (int, 2**31)
     try:
         number = kind(entry)

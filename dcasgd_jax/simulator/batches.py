@@ -1,6 +1,5 @@
 """The forms in which batches come: arrays, a function of the step, or an iterable."""
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,64 +11,49 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 
-class Source(NamedTuple):
-    """Where batches come from, whichever form they were given in."""
+class BatchSource(NamedTuple):
+    """Where the batches of a stretch come from, in whichever form the user passed them."""
 
-    take: Callable[[Any, int, Any], Any]
-    """(first, count, step) -> the batches of that many steps, stacked: `first` is counted within
-    the stretch, `step` by the server from the beginning; either may be traced, where the batches
-    are not iterated over."""
+    stacked: Callable[[Any, int, Any], Any]
+    """(first, count, step) -> the batches of `count` steps, stacked: `first` is counted within the
+    stretch, `step` by the server from the beginning; both may be traced, unless the batches are
+    iterated over."""
     example: Callable[[Any], Any]
-    """(step) -> the first of the batches, which is not taken; may be called abstractly."""
-    on_host: bool
+    """(step) -> the first batch, which is not used up; may be called abstractly."""
+    iterated: bool
     """Whether batches have to be asked for one after another, in order, outside of any trace."""
 
 
-def source(batches: Any, num_steps: int) -> Source:
-    """The source of a stretch's batches.
-
-    Args:
-        batches: a pytree of arrays [num_steps, ...], or a function from the server step (int32
-            scalar, counted from 0) to a batch, or an iterable of batches.
-        num_steps: length of the stretch.
-
-    Raises:
-        ValueError: if arrays are not as long as the stretch, or there is none.
-    """
+def batch_source(batches: Any, num_steps: int) -> BatchSource:
+    """The source of a stretch's batches; refuses arrays that are not as long as the stretch."""
     if callable(batches):
-        return Source(
+        return BatchSource(
             lambda _, count, step: jax.vmap(batches)(step + jnp.arange(count, dtype=jnp.int32)),
             example=batches,
-            on_host=False,
+            iterated=False,
         )
-    if iterates(batches):
-        ahead, iterator = [], iter(batches)
-        if num_steps:
-            ahead = _taken(iterator, 0, 1)
-            iterator = itertools.chain(ahead, iterator)
-        return Source(
-            lambda first, count, _: _stacked(_taken(iterator, first, count)),
-            example=lambda _: jax.tree.map(jnp.asarray, ahead[0]),
-            on_host=True,
+    if is_iterated(batches):
+        first_batch, iterator = [], iter(batches)
+        if num_steps:  # looked at for its shapes, and put back in front
+            first_batch = _next_batches(iterator, 0, 1)
+            iterator = itertools.chain(first_batch, iterator)
+        return BatchSource(
+            lambda first, count, _: _stack(_next_batches(iterator, first, count)),
+            example=lambda _: jax.tree.map(jnp.asarray, first_batch[0]),
+            iterated=True,
         )
     _check_arrays(batches, num_steps)
-    return Source(
+    return BatchSource(
         lambda first, count, _: jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, count), batches
         ),
         example=lambda _: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], batches),
-        on_host=False,
+        iterated=False,
     )
 
 
 def one_batch(batches: Any, index: Any, step: Any) -> Any:
-    """The batch of one step, of arrays or of a function of the step.
-
-    Args:
-        batches: either.
-        index: of the step within the stretch; may be traced.
-        step: counted by the server from the beginning; likewise.
-    """
+    """The batch of one step, at `index` of arrays or drawn by a function of `step`."""
     if callable(batches):
         # Vectorised over one step, so that it is the same to the bit as one of many.
         drawn = jax.vmap(batches)(jnp.asarray(step, jnp.int32)[None])
@@ -104,12 +88,8 @@ def reorder_batches(batches: Any, order: ArrayLike) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[order], batches)
 
 
-def iterates(batches: Any) -> bool:
-    """Whether this is neither an array nor one of Python's containers: a generator, a loader.
-
-    Args:
-        batches: anything.
-    """
+def is_iterated(batches: Any) -> bool:
+    """Whether this is neither an array nor one of Python's containers: a generator, a loader."""
     container = isinstance(batches, tuple | list | Mapping)
     return hasattr(batches, "__iter__") and not hasattr(batches, "shape") and not container
 
@@ -130,40 +110,29 @@ class BatchesEndedError(ValueError):
         self.unused = unused
         super().__init__(
             f"the iterable of batches ended before step {step} of this stretch; give one batch a "
-            "server step. What was simulated until then is in the attribute `state` of this error, "
-            "and batches that were taken and not used in `unused`."
+            "server step. This error's attribute `state` holds what was simulated until then, and "
+            "`unused` the batches that were taken from the iterable and not used."
         )
 
 
-def _taken(iterator: Iterator[Any], first: int, count: int) -> list[Any]:
-    taken = []
+def _next_batches(iterator: Iterator[Any], first: int, count: int) -> list[Any]:
+    """The batches of steps first, ..., first + count - 1 of the stretch."""
+    batches = []
     for i in range(count):
         try:
-            taken.append(next(iterator))
+            batches.append(next(iterator))
         except StopIteration:
-            raise BatchesEndedError(first + i, taken) from None
-    return taken
+            raise BatchesEndedError(first + i, batches) from None
+    return batches
 
 
-@contextlib.contextmanager
-def keeping(state: Any) -> Iterator[None]:
-    """Hands the state on with the error, should the batches end here.
-
-    Args:
-        state: of the simulation, as it is.
-    """
-    try:
-        yield
-    except BatchesEndedError as error:
-        error.state = state
-        raise
-
-
-def _stacked(taken: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *taken)
+def _stack(batches: list[Any]) -> Any:
+    """One batch with a leading axis, in NumPy: it goes to the device as a whole."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)
 
 
 def _check_arrays(batches: Any, num_steps: int) -> None:
+    """Refuses arrays whose leading axis is not the server step."""
     leaves = jax.tree_util.tree_leaves_with_path(batches)
     if not leaves:
         raise ValueError(
@@ -178,10 +147,6 @@ def _check_arrays(batches: Any, num_steps: int) -> None:
             )
 
 
-def traced(*trees: Any) -> bool:
-    """Whether any leaf is being traced, so that nothing can be driven from the host.
-
-    Args:
-        *trees: pytrees, or anything else.
-    """
+def any_traced(*trees: Any) -> bool:
+    """Whether any leaf is being traced, so that nothing can be driven from the host."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))

@@ -1,4 +1,4 @@
-"""What a simulation must be given; each refusal says the rule, what came and the remedy."""
+"""What a schedule must be for a simulator to follow it."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +9,7 @@ from dcasgd_jax.schedules.schedule import Schedule
 
 
 def check_schedule(schedule: Schedule, num_workers: int) -> None:
-    """Refuses a schedule that a simulator for so many workers cannot follow.
-
-    Args:
-        schedule: its columns may be traced, and are let through then.
-        num_workers: M.
-
-    Raises:
-        ValueError: naming the column at fault.
-    """
+    """Refuses a schedule that a simulator of this many workers cannot follow, if it can be read."""
     worker = schedule.worker
     if schedule.num_workers != num_workers:
         raise ValueError(

@@ -1,88 +1,201 @@
-"""Waves cut into pieces of few widths, so that few programs are compiled and nothing is padded.
+"""How a stretch of a run is carried out: chosen in one place, by a pure function."""
 
-A wave can be cut anywhere: what a later part depends on is known even before the earlier part. With
-widths that are powers of two, a wave of 13 is 8 + 4 + 1.
-"""
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from typing import NamedTuple
-
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dcasgd_jax.schedules.schedule import Schedule
-from dcasgd_jax.schedules.waves import waves
+from dcasgd_jax.simulator.batches import BatchSource
+from dcasgd_jax.simulator.chunks import Chunk, cut_into_chunks
+from dcasgd_jax.simulator.options import Loop, Options
+from dcasgd_jax.simulator.state import SimulatorState, slot_columns
 
-WHOLE, SHARED, MIXED = "whole", "shared", "mixed"
-"""What a piece reads: every slot once; one slot for all of it; or any slots."""
+WIDEST_UNROLLED, WIDEST_UNROLLED_CONVOLUTIONS = 8, 4
+"""The widest chunk that "auto" unrolls: programs grow with it, and so does compiling."""
 
+STEPS_WORTH_A_CALL = 4
+"""Steps that a call from Python must take on average, where one compiled loop would do too."""
 
-class Kind(NamedTuple):
-    """What is compiled once for all pieces that are alike."""
-
-    width: int
-    reads: str
-    """`WHOLE`: gradients are computed slot by slot where the snapshots lie, which copies none.
-    `SHARED`: at one snapshot, as in a synchronous round. `MIXED`: at copies of the snapshots."""
-
-
-class Piece(NamedTuple):
-    """A run of server steps whose gradients are computed together."""
-
-    start: int
-    kind: Kind
+CACHED_PARAMETERS = 2**17
+"""Parameters up to which gradients are vectorised on CPU. On two cores, perceptrons at batch 32
+were faster by it up to some 120,000 parameters (1.2 times) and slower from 270,000 on (0.8)."""
 
 
-def pieces(
-    schedule: Schedule,
-    reads: np.ndarray,
-    *,
-    longest: int | None = None,
-    multiple: int = 1,
-) -> list[Piece]:
-    """Cuts a schedule.
+class Circumstances(NamedTuple):
+    """What the choice of a plan depends on beside what was asked for and the schedule."""
+
+    num_params: int
+    """Entries of all parameters together."""
+    iterated: bool
+    """Whether batches are iterated over, so that Python has to ask for each."""
+    in_trace: bool
+    """Whether the caller is inside jit, vmap or scan, so that Python cannot drive."""
+    on_cpu: bool
+    convolves: bool
+    """Whether gradients contain convolutions; looked for on CPU only, where it matters."""
+    local_devices: int
+
+
+class Plan(NamedTuple):
+    """How a stretch of a run is carried out; `print` shows it in words."""
+
+    loop: Loop
+    """Never "auto"."""
+    together: str
+    """How the gradients of a chunk are computed: "vmap", "pmap" or "unrolled", or "one by one"."""
+    separate_snapshots: bool
+    """Whether snapshots are in arrays of their own, none of which is copied, or all in one."""
+    chunks: tuple[Chunk, ...]
+    """In order; () for the slot engine, which takes every step by itself."""
+
+    def __str__(self) -> str:
+        """In one line."""
+        loop = {"scan": "one compiled loop", "driven": "driven from Python"}[self.loop]
+        snapshots = "separate" if self.separate_snapshots else "stacked"
+        widths = Counter(chunk.kind.width for chunk in self.chunks)
+        chunks = ", ".join(f"{number} of {width}" for width, number in sorted(widths.items()))
+        return f"{loop}; gradients {self.together}; snapshots {snapshots}; chunks: {chunks or '-'}"
+
+
+def choose_plan(options: Options, circumstances: Circumstances, schedule: Schedule) -> Plan:
+    """Chooses how a stretch is carried out; for "slots", the schedule is not looked at.
 
     Args:
-        schedule: any, also a stretch of a longer one.
-        reads: the slot that each step's gradient is taken at, [num_steps].
-        longest: no piece is wider than this; None for no bound.
-        multiple: widths above 1 are multiples of this, wherever a wave is that long, so that they
-            can be shared evenly by as many devices.
+        options: what was asked for.
+        circumstances: what the run meets.
+        schedule: of the stretch.
 
-    Returns:
-        The pieces in order.
+    Raises:
+        ValueError: if what was asked for, or what the batches need, cannot be done.
 
     Example:
+        A small network and a larger one on CPU:
+
         >>> from dcasgd_jax import round_robin
-        >>> schedule = round_robin(6, 9)
-        >>> [(p.start, *p.kind) for p in pieces(schedule, schedule.worker)]
-        [(0, 6, 'whole'), (6, 2, 'mixed'), (8, 1, 'mixed')]
+        >>> options, cluster = Options(engine="wavefront"), round_robin(8, 64)
+        >>> small = Circumstances(1000, False, False, True, False, 1)
+        >>> print(choose_plan(options, small, cluster))
+        one compiled loop; gradients vmap; snapshots stacked; chunks: 8 of 8
+        >>> print(choose_plan(options, small._replace(num_params=10**6), cluster))
+        driven from Python; gradients unrolled; snapshots separate; chunks: 8 of 8
     """
-    found = []
-    cut = waves(schedule, longest=longest)
-    for start, length in zip(cut.start.tolist(), cut.length.tolist(), strict=True):
-        at = start
-        for width in _widths(length, schedule.num_workers, multiple):
-            found.append(Piece(at, Kind(width, _reads(reads[at : at + width], schedule))))
-            at += width
-    return found
+    if options.engine == "slots":
+        loop = _choose_loop(options.loop, circumstances, faster_driven=circumstances.convolves)
+        return Plan(loop, "one by one", separate_snapshots=False, chunks=())
+    together, widest, faster_driven = _choose_together(options, circumstances, schedule)
+    chunks = _cut(options, circumstances, schedule, together, widest=widest)
+    loop = _choose_loop(options.loop, circumstances, faster_driven=faster_driven)
+    chosen_unrolled = options.together == "auto" and together == "unrolled"
+    separate = loop == "driven" and chosen_unrolled and options.mesh is None
+    return Plan(loop, together, separate, chunks)
 
 
-def _widths(length: int, num_workers: int, multiple: int) -> list[int]:
-    """Widths that sum to a wave's length: a whole wave of all workers, then powers of two."""
-    widths = []
-    while length:
-        if length == num_workers and length % multiple == 0:
-            width = length
-        elif length >= multiple:
-            width = multiple * 2 ** ((length // multiple).bit_length() - 1)
-        else:
-            width = 2 ** (length.bit_length() - 1)
-        widths.append(width)
-        length -= width
-    return widths
+def _choose_together(
+    options: Options, circumstances: Circumstances, schedule: Schedule
+) -> tuple[str, int | None, bool]:
+    """How gradients are computed, the widest chunk of them, and whether driving is faster."""
+    convolves = circumstances.convolves
+    if options.together != "auto":
+        return options.together, None, convolves
+    if convolves:
+        return "unrolled", None if options.mesh else WIDEST_UNROLLED_CONVOLUTIONS, True
+    if _fills_caches(options, circumstances):
+        wide = _cut(options, circumstances, schedule, "unrolled", widest=WIDEST_UNROLLED)
+        if _worth_driving(options, circumstances, schedule.worker.shape[0], len(wide)):
+            return "unrolled", WIDEST_UNROLLED, True
+        return "vmap", 1, False  # one worker after another in a compiled loop
+    return "vmap", None, False
 
 
-def _reads(slots: np.ndarray, schedule: Schedule) -> str:
-    if slots.size > 1 and (slots == slots[0]).all():
-        return SHARED
-    every = slots.size == schedule.num_workers and np.unique(slots).size == slots.size
-    return WHOLE if every and slots.size > 1 else MIXED
+def _fills_caches(options: Options, circumstances: Circumstances) -> bool:
+    """Whether the weights of several workers at once are more than a CPU's caches hold."""
+    large = circumstances.num_params > CACHED_PARAMETERS
+    return circumstances.on_cpu and large and options.mesh is None
+
+
+def _worth_driving(
+    options: Options, circumstances: Circumstances, num_steps: int, num_chunks: int
+) -> bool:
+    """Whether calls from Python are possible, and few enough for the steps that they take."""
+    possible = options.loop != "scan" and not circumstances.in_trace
+    return possible and num_steps >= STEPS_WORTH_A_CALL * num_chunks
+
+
+def _cut(
+    options: Options,
+    circumstances: Circumstances,
+    schedule: Schedule,
+    together: str,
+    *,
+    widest: int | None,
+) -> tuple[Chunk, ...]:
+    """The chunks of a schedule, in widths that the devices can share."""
+    if options.mesh is not None:
+        shares = options.mesh.size
+    else:
+        shares = circumstances.local_devices if together == "pmap" else 1
+    longest = options.longest if options.longest is not None else widest
+    reads = np.asarray(slot_columns(schedule).read, np.int32)
+    return cut_into_chunks(schedule, reads, longest=longest, multiple=shares)
+
+
+def _choose_loop(loop: Loop, circumstances: Circumstances, *, faster_driven: bool) -> Loop:
+    """The loop, "scan" or "driven"."""
+    iterated, in_trace = circumstances.iterated, circumstances.in_trace
+    if loop == "scan" and iterated:
+        raise ValueError(
+            "batches that are iterated over cannot be scanned: leave loop at 'auto', or pass "
+            "arrays or a function of the step."
+        )
+    if (loop == "driven" or iterated) and in_trace:
+        raise ValueError(
+            "a simulation inside jit, vmap or scan cannot be driven from Python, nor iterate over "
+            "batches: call it outside, or use loop='scan' with arrays or a function of the step."
+        )
+    if iterated:
+        return "driven"
+    if loop != "auto":
+        return loop
+    return "driven" if circumstances.on_cpu and faster_driven and not in_trace else "scan"
+
+
+def observe(
+    options: Options,
+    state: SimulatorState,
+    source: BatchSource,
+    convolves: Callable[[], bool],
+    *,
+    in_trace: bool,
+) -> Circumstances:
+    """What a run meets; whether it convolves is asked only where the plan depends on it."""
+    on_cpu = jax.default_backend() == "cpu"
+    loop_is_open = options.loop == "auto" and not (source.iterated or in_trace)
+    together_is_open = options.engine == "wavefront" and options.together == "auto"
+    return Circumstances(
+        num_params=sum(w.size for w in jax.tree.leaves(state.params)),
+        iterated=source.iterated,
+        in_trace=in_trace,
+        on_cpu=on_cpu,
+        convolves=on_cpu and (loop_is_open or together_is_open) and convolves(),
+        local_devices=jax.local_device_count(),
+    )
+
+
+def convolution_finder(function: Callable[..., Any]) -> Callable[..., bool]:
+    """(*args) -> whether the function convolves, anywhere within it; arrays or shapes will do."""
+    # It is asked before every stretch of a run, and tracing costs as much as many small steps:
+    # answers for arguments of the same shapes are remembered.
+    answers: dict[Any, bool] = {}
+
+    def convolves(*args: Any) -> bool:
+        leaves, structure = jax.tree.flatten(args)
+        key = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if key not in answers:
+            answers[key] = "conv_general_dilated" in str(jax.make_jaxpr(function)(*args))
+        return answers[key]
+
+    return convolves

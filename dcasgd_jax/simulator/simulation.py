@@ -11,10 +11,10 @@ from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Column, Schedule
-from dcasgd_jax.simulator.loops import Loop
-from dcasgd_jax.simulator.slot_engine import slot_simulator
+from dcasgd_jax.simulator.options import Loop, Options
+from dcasgd_jax.simulator.slot_engine import simulator_by_slots
 from dcasgd_jax.simulator.state import Batches, GradFn, Merge, Simulator, SimulatorState
-from dcasgd_jax.simulator.wavefront_engine import wavefront_simulator
+from dcasgd_jax.simulator.wavefront_engine import simulator_by_waves
 
 
 class SimulationInfo(NamedTuple):
@@ -62,8 +62,8 @@ def simulate(
 
     With networks that keep running averages, `model_state` is theirs at first and `grad_fn` takes
     it and returns what it became: `(params, model_state, batch) -> (gradients, pushed)`. Workers
-    pull it with the weights; on arrival the server keeps `merge(own, pushed)`, by default what
-    was pushed. `running_average(0.9)`, for a network that pushes the batch's own statistics,
+    pull it with the weights; on arrival the server keeps `merge(model_state, pushed)`, by default
+    what was pushed. `running_average(0.9)`, for a network that pushes the batch's own statistics,
     folds every batch in, whatever its delay.
 
     Pure where steps are scanned: it can then be jitted, and vmapped over weights, batches and the
@@ -72,7 +72,7 @@ def simulate(
     Args:
         grad_fn: gradients of one batch's loss, as from `jax.grad`.
         params: the first weights, a pytree of floating-point arrays.
-        tx: the server's rule. If it takes extra arguments it is given `stale_params`, and
+        tx: the server's rule. If it takes extra arguments, the simulator passes `stale_params`,
             `staleness` and `worker` (int32 scalars), and `batch`, which the gradient was taken on.
         schedule: who arrives when, from `round_robin` and its siblings.
         batches: pytree of arrays, each of shape [num_steps, ...], entry t the batch of the
@@ -120,22 +120,20 @@ def simulate(
         )
     if mesh is not None and engine != "wavefront":
         raise ValueError(f"engine={engine!r} computes on one device; use engine='wavefront'.")
-    options: dict[str, Any] = {} if mesh is None else {"mesh": mesh}
-    simulator = _ENGINES[engine](
-        grad_fn,
-        tx,
-        schedule.num_workers,
+    options = Options(
+        engine=engine,
         merge=merge,
         snapshot_dtype=snapshot_dtype,
         loop=loop,
         log_distance=log_distance,
-        **options,
+        mesh=mesh,
     )
+    simulator = _ENGINES[engine](grad_fn, tx, schedule.num_workers, options)
     state, log = simulator.run(simulator.init(params, model_state), schedule, batches)
     return state.params, SimulationInfo(*log, clock=schedule.clock, state=state)
 
 
 _ENGINES: dict[str, Callable[..., Simulator]] = {
-    "slots": slot_simulator,
-    "wavefront": wavefront_simulator,
+    "slots": simulator_by_slots,
+    "wavefront": simulator_by_waves,
 }

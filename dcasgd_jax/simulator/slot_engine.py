@@ -10,24 +10,23 @@ from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Schedule
-from dcasgd_jax.simulator.batches import Source, keeping, source, traced
+from dcasgd_jax.simulator.batches import BatchSource, any_traced, batch_source
 from dcasgd_jax.simulator.checks import check_schedule
-from dcasgd_jax.simulator.loops import Loop, check_loop, convolution_finder, is_driven
+from dcasgd_jax.simulator.chunks import single_steps
+from dcasgd_jax.simulator.drive import ChunkRunner, drive
+from dcasgd_jax.simulator.options import Loop, Options, check_options
+from dcasgd_jax.simulator.plan import choose_plan, convolution_finder, observe
+from dcasgd_jax.simulator.server import compute_gradient, empty_log, make_server
+from dcasgd_jax.simulator.stacked_snapshots import apply_gradient, initial_state, read_slots
 from dcasgd_jax.simulator.state import (
-    Arrival,
     Batches,
     GradFn,
     Merge,
     Simulator,
     SimulatorLog,
     SimulatorState,
-    arrive,
-    columns,
-    empty_log,
-    evaluate,
-    held,
-    initial_state,
-    make_server,
+    SlotColumns,
+    slot_columns,
 )
 
 
@@ -51,22 +50,26 @@ def slot_simulator(
     Memory: w, one snapshot a worker, the rule's own state, and one gradient.
 
     Args:
-        grad_fn: as in `simulate`.
-        tx: as in `simulate`.
+        grad_fn: (params, batch) -> gradients of one batch's loss, as from `jax.grad`; with a model
+            state, (params, model_state, batch) -> (gradients, pushed).
+        tx: the server's rule, an optax transformation or a `SendingRule`.
         num_workers: M, the number of snapshots.
-        merge: as in `simulate`.
-        snapshot_dtype: as in `simulate`.
-        loop: as in `simulate`.
-        log_distance: as in `simulate`.
+        merge: (the server's model state, what was pushed) -> the next; None for the latter.
+        snapshot_dtype: the dtype that snapshots are kept in and gradients are taken at; None for
+            the parameters' own.
+        loop: "scan", "driven" from Python, or "auto"; see `Loop`.
+        log_distance: whether |w - snapshot| is computed at every step.
 
     Returns:
-        `init(params)`, the state in which every worker holds `params`; and
+        `init(params, model_state=())`, the state in which every worker holds `params`; and
         `run(state, schedule, batches)`, the state and the log after a stretch. Where steps are
         scanned, the columns of the schedule may be traced: stretches can be scanned over, and
         delays vmapped over. `staleness` and `clock` are not read: the staleness is counted anew.
 
     Raises:
-        ValueError: from `run`, as `simulate`.
+        ValueError: here, if an option is out of its range; from `run`, if the schedule is for
+            another number of workers or names some that it does not have, the batches are not as
+            many as its steps, or `grad_fn` returns something that is not structured like `params`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -82,73 +85,82 @@ def slot_simulator(
         40 0.001
         60 0.000
     """
-    check_loop(loop)
-    server = make_server(
-        tx,
-        num_workers,
-        merge=merge,
-        snapshot_dtype=snapshot_dtype,
-        log_distance=log_distance,
+    options = Options(
+        merge=merge, snapshot_dtype=snapshot_dtype, loop=loop, log_distance=log_distance
     )
+    return simulator_by_slots(grad_fn, tx, num_workers, options)
+
+
+def simulator_by_slots(
+    grad_fn: GradFn,
+    tx: optax.GradientTransformation | SendingRule,
+    num_workers: int,
+    options: Options,
+) -> Simulator:
+    """`slot_simulator`, its options in one tuple."""
+    check_options(options, num_workers)
+    server = make_server(tx, num_workers, options)
 
     def init(params: optax.Params, model_state: Any = ()) -> SimulatorState:
         return initial_state(server, params, model_state)
 
-    def event(
-        state: SimulatorState, read: Any, write: Any, worker: Any, batch: Any
+    def take_event(
+        state: SimulatorState, event: SlotColumns, batch: Any
     ) -> tuple[SimulatorState, SimulatorLog]:
-        snapshot, pulled = held(server, state, read)
-        gradients, pushed = evaluate(grad_fn, state, snapshot, pulled, batch)
-        return arrive(server, state, Arrival(read, write, worker, gradients, pushed, batch))
+        pulled = read_slots(server, state, event.read)
+        computed = compute_gradient(grad_fn, state, *pulled, batch)
+        return apply_gradient(server, state, event, computed, batch)
 
-    driven_event = jax.jit(event, donate_argnums=0)
-    convolves_with = convolution_finder(event)
+    compiled_event = jax.jit(take_event, donate_argnums=0)
+    convolves_with = convolution_finder(take_event)
 
     def run(
         state: SimulatorState, schedule: Schedule, batches: Batches
     ) -> tuple[SimulatorState, SimulatorLog]:
         check_schedule(schedule, num_workers)
-        events = tuple(jnp.asarray(column) for column in columns(schedule))
+        columns = slot_columns(schedule)
         num_steps = schedule.worker.shape[0]
-        given = source(batches, num_steps)
+        source = batch_source(batches, num_steps)
         if num_steps == 0:
             return state, empty_log(server, state.params, 0)
 
         def convolves() -> bool:
-            one = jax.eval_shape(lambda s: given.example(s.step), state)
-            return convolves_with(state, *(column[0] for column in events), one)
+            batch = jax.eval_shape(lambda s: source.example(s.step), state)
+            return convolves_with(state, jax.tree.map(lambda c: jnp.asarray(c)[0], columns), batch)
 
-        if is_driven(
-            loop,
-            on_host=given.on_host,
-            in_trace=traced(state, schedule, () if given.on_host else batches),
-            better=convolves,
-        ):
-            return _drive(driven_event, state, columns(schedule), given)
+        in_trace = any_traced(state, schedule, () if source.iterated else batches)
+        plan = choose_plan(
+            options, observe(options, state, source, convolves, in_trace=in_trace), schedule
+        )
+        if plan.loop == "driven":
+            return drive(_runner(compiled_event, columns, source), state, single_steps(num_steps))
 
-        def step(carry: SimulatorState, xs: tuple[Any, ...]) -> tuple[SimulatorState, SimulatorLog]:
-            index, read, write, worker = xs
-            return event(carry, read, write, worker, _first(given, index, carry.step))
+        def step(
+            carry: SimulatorState, xs: tuple[jax.Array, SlotColumns]
+        ) -> tuple[SimulatorState, SimulatorLog]:
+            index, event = xs
+            return take_event(carry, event, _single(source.stacked(index, 1, carry.step)))
 
-        return jax.lax.scan(step, state, (jnp.arange(num_steps), *events))
+        return jax.lax.scan(
+            step, state, (jnp.arange(num_steps), jax.tree.map(jnp.asarray, columns))
+        )
 
     return Simulator(init=init, run=run)
 
 
-def _first(given: Source, index: Any, step: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], given.take(index, 1, step))
+def _single(stacked: Any) -> Any:
+    """The batch of a stack of one."""
+    return jax.tree.map(lambda leaf: leaf[0], stacked)
 
 
-def _drive(
-    event: Any, state: SimulatorState, events: tuple[Any, ...], given: Source
-) -> tuple[SimulatorState, SimulatorLog]:
-    """One compiled event after another, their logs fetched at the end."""
-    state = jax.tree.map(jnp.copy, state)  # each event donates its input; the caller keeps theirs
-    on_host = [np.asarray(column, np.int32) for column in events]
-    first, logs = int(state.step), []
-    for i in range(len(on_host[0])):
-        with keeping(state):
-            batch = _first(given, i, np.int32(first + i))
-        state, log = event(state, *(column[i] for column in on_host), batch)
-        logs.append(log)
-    return state, jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *jax.device_get(logs))
+def _runner(compiled_event: Any, columns: SlotColumns, source: BatchSource) -> ChunkRunner:
+    """Chunks of one step each."""
+    on_host = jax.tree.map(lambda column: np.asarray(column, np.int32), columns)
+    return ChunkRunner(
+        begin=lambda state: jax.tree.map(jnp.copy, state),  # each event donates its input
+        batches=lambda chunk, step: _single(source.stacked(chunk.start, 1, np.int32(step))),
+        run=lambda state, chunk, batch: compiled_event(
+            state, jax.tree.map(lambda column: column[chunk.start], on_host), batch
+        ),
+        end=lambda state: state,
+    )

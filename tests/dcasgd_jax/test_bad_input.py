@@ -68,7 +68,9 @@ def test_trees_that_do_not_belong_together_are_refused(rule, changes, message):
 
 def test_gradients_of_another_shape_are_not_broadcast():
     batches = jnp.ones((4, 2))
-    with pytest.raises(ValueError, match=r"that of params\['a'\], \(2,\), has \(\); take the"):
+    with pytest.raises(
+        ValueError, match=r"params\['a'\] has shape \(2,\) and its gradient \(\); take"
+    ):
         simulate(
             lambda w, batch: {"a": jnp.ones([]), "b": [jnp.ones(3)]},
             W, optax.sgd(0.1), round_robin(2, 4), batches,

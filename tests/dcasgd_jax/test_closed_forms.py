@@ -1,6 +1,6 @@
 """What is known in closed form about delayed gradients, numbered as in the theory they test.
 
-1 and 2 (exact limits, conservation of staleness) stand in test_simulator.py and test_schedule.py.
+1 and 2 (exact limits, conservation of staleness) stand in test_simulation.py and test_schedule.py.
 On a quadratic with curvature 1 the step size is x, and round-robin over M workers is a constant
 delay of tau = M - 1. A linear compensator of strength kappa replaces the gradient w_stale by
 w_stale + kappa (w - w_stale).

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from dcasgd_jax import delay_compensation
-from dcasgd_jax.actors import run_asynchronously
+from dcasgd_jax.actors import Checkpoint, Cluster, run_asynchronously
 from tests.dcasgd_jax.networks import gradient, weights_of
 
 STEPS, EVERY = 40, 10
@@ -59,11 +59,9 @@ def train(folder, **options):
     """Goes on with the run in this folder."""
     return run_asynchronously(
         *job(folder),
-        num_workers=2,
-        num_servers=2,
+        cluster=Cluster(num_workers=2, num_servers=2),
         num_steps=STEPS,
-        checkpoint=folder / "run.npz",
-        checkpoint_every=EVERY,
+        checkpoint=Checkpoint(folder / "run.npz", every=EVERY),
         **options,
     )
 
@@ -83,12 +81,10 @@ def is_killed(folder, address):
 def asks_for_too_much():
     """The error of a run for which the machine is too small."""
     wanted = {"num_cpus": 64}
-    options = {"worker_options": wanted, "server_options": wanted, "start_timeout": 1}
+    cluster = Cluster(2, worker_options=wanted, server_options=wanted, start_timeout=1)
     square, batches = jax.grad(lambda w, x: (w - x) ** 2), np.zeros(3, np.float32)
     try:
-        run_asynchronously(
-            square, 0.0, optax.sgd(0.1), batches, num_workers=2, num_steps=3, **options
-        )
+        run_asynchronously(square, 0.0, optax.sgd(0.1), batches, cluster=cluster, num_steps=3)
     except TimeoutError as error:
         return str(error)
     raise AssertionError("it was started")

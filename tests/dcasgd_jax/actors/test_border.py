@@ -9,10 +9,16 @@ import optax
 import pytest
 
 from dcasgd_jax import delay_compensation
-from dcasgd_jax.actors import read_batch_order, read_recording, run_asynchronously
-from dcasgd_jax.actors.process import described
-from dcasgd_jax.actors.recording import Columns, save
-from dcasgd_jax.actors.wire import to_host
+from dcasgd_jax.actors import (
+    Checkpoint,
+    Cluster,
+    read_batch_order,
+    read_recording,
+    run_asynchronously,
+)
+from dcasgd_jax.actors.host_arrays import to_host
+from dcasgd_jax.actors.process import process_for
+from dcasgd_jax.actors.recording import TraceColumns, save
 from dcasgd_jax.simulator.state import ServerState
 
 PARAMS = {"w": jnp.ones(3), "half": jnp.ones(2, jnp.bfloat16)}
@@ -35,7 +41,7 @@ def no_engine(monkeypatch):
 def run(grad_fn=gradient, tx=None, batches=None, params=PARAMS, **options):
     tx = optax.sgd(0.1) if tx is None else tx
     batches = jnp.ones((STEPS, 3)) if batches is None else batches
-    options = {"num_workers": 2, "num_steps": STEPS, **options}
+    options = {"cluster": Cluster(2), "num_steps": STEPS, **options}
     return run_asynchronously(grad_fn, params, tx, batches, **options)
 
 
@@ -48,13 +54,16 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_workers": 0}, "num_workers must be an int >= 1, got 0"),
-        ({"num_workers": True}, "num_workers must be an int >= 1, got True"),
+        ({"cluster": Cluster(0)}, "num_workers must be an int >= 1, got 0"),
+        ({"cluster": Cluster(True)}, "num_workers must be an int >= 1, got True"),
         ({"num_steps": -1}, "num_steps must be an int >= 0, got -1"),
-        ({"num_servers": 0}, "num_servers must be an int >= 1"),
-        ({"num_servers": 3}, "num_servers=3 servers cannot share these parameters"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be an int >= 1"),
-        ({"start_timeout": 0.0}, "start_timeout must be a finite scalar > 0"),
+        ({"cluster": Cluster(2, num_servers=0)}, "num_servers must be an int >= 1"),
+        (
+            {"cluster": Cluster(2, num_servers=3)},
+            "num_servers=3 servers cannot share these parameters",
+        ),
+        ({"checkpoint": Checkpoint("run.npz", every=0)}, "`every` must be an int >= 1, got 0"),
+        ({"cluster": Cluster(2, start_timeout=0.0)}, "start_timeout must be a finite scalar > 0"),
         ({"snapshot_dtype": jnp.int32}, "snapshot_dtype must be None or a floating-point dtype"),
         ({"batches": jnp.ones((5, 3))}, "the leading axis of batches is the server step, 6"),
         ({"batches": iter([1.0])}, "asked for again when a gradient is lost.* not an iterable"),
@@ -62,7 +71,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         ({"grad_fn": jax.value_and_grad(loss)}, "grad_fn must return gradients alone"),
         (
             {"grad_fn": lambda p, b: {**gradient(p, b), "w": b[:2]}},
-            r"shapes of the parameters, but that of params\['w'\], \(3,\), has \(2,\)",
+            r"params\['w'\] has shape \(3,\) and its gradient \(2,\)",
         ),
         (
             {"grad_fn": lambda p, b: {**gradient(p, b), "half": jnp.ones(2)}},
@@ -93,7 +102,7 @@ def test_what_cannot_be_run_is_refused(options, message):
 @pytest.fixture
 def path(tmp_path):
     """The checkpoint of a whole run."""
-    columns = Columns(2)
+    columns = TraceColumns(2)
     for step in range(STEPS):
         columns.append(
             worker=step % 2, staleness=min(step, 1), batch=step, clock=step, distance=1.0
@@ -115,7 +124,7 @@ def test_a_run_that_is_over_needs_no_worker(path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_workers": 3}, "is of a run with 2 workers, not 3"),
+        ({"cluster": Cluster(3)}, "is of a run with 2 workers, not 3"),
         ({"num_steps": 4, "batches": jnp.ones((4, 3))}, "has used 6 batches, .* num_steps >= 6"),
         ({"tx": delay_compensation(0.1)}, "checkpoint of another run: it lacks `.opt_state.step`"),
         (
@@ -143,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused_and_left(path):
     for damaged in (b"", whole[: len(whole) // 2], whole[:-10], bytes(flipped), b"no archive"):
         path.write_bytes(damaged)
         for reading in (lambda: run(checkpoint=path), lambda: read_recording(path)):
-            with pytest.raises(ValueError, match=r"run\.npz is no whole checkpoint .* delete it"):
+            with pytest.raises(ValueError, match=r"run\.npz is not a complete .* delete it"):
                 reading()
         assert path.read_bytes() == damaged
 
@@ -171,17 +180,17 @@ def test_nothing_is_unpickled(path):
     with np.load(path, allow_pickle=False) as archive:
         arrays = dict(archive)
     np.savez(path, **{**arrays, "worker": np.array([print] * STEPS, object)})
-    with pytest.raises(ValueError, match=r"no whole checkpoint .*allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"not a complete checkpoint .*allow_pickle=False"):
         read_recording(path)
 
 
 def test_actors_are_set_up_as_the_caller_is():
-    plain, asked = described({"num_cpus": 2}), described({"num_gpus": 1})
+    plain, asked = process_for({"num_cpus": 2}), process_for({"num_gpus": 1})
     assert (plain.accelerated, plain.threads) == (False, 2)
     assert (asked.accelerated, asked.threads) == (True, 1)
     assert plain.settings["jax_enable_x64"] is False
     with jax.enable_x64(True):
-        assert described({}).settings["jax_enable_x64"] is True
+        assert process_for({}).settings["jax_enable_x64"] is True
 
 
 def test_a_trace_without_batches_says_so(tmp_path):

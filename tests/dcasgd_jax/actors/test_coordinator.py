@@ -19,6 +19,8 @@ from dcasgd_jax import (
     write_trace,
 )
 from dcasgd_jax.actors import (
+    Checkpoint,
+    Cluster,
     read_batch_order,
     read_recording,
     reorder_batches,
@@ -26,7 +28,7 @@ from dcasgd_jax.actors import (
     server,
     worker,
 )
-from tests.dcasgd_jax.actors.engine import Engine, RayActorError
+from tests.dcasgd_jax.actors.fake_ray import FakeRay, RayActorError
 
 WORKERS, STEPS = 3, 30
 PARAMS = {"w": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(0.25)}
@@ -46,18 +48,19 @@ repeat = jax.jit(simulator.run)
 
 
 def run(seed, *, death=None, job=JOB, **options):
-    """A run on the engine of this process, and the engine."""
-    engine = Engine(np.random.default_rng(seed), death or {})
+    """A run on a Ray within this process, and that Ray."""
+    ray = FakeRay(np.random.default_rng(seed), death or {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "ray", engine)
+        patch.setitem(sys.modules, "ray", ray)
         # What is set in an actor's process must not be set in this one.
         patch.setattr("dcasgd_jax.actors.process._SETTINGS", ())
         patch.setenv("NPROC", "1")
-        options = {"num_workers": WORKERS, "num_steps": STEPS, "batches": BATCHES, **options}
+        options = {"num_steps": STEPS, "batches": BATCHES, **options}
+        options.setdefault("cluster", Cluster(WORKERS))
         try:
-            return *run_asynchronously(*job, **options), engine
+            return *run_asynchronously(*job, **options), ray
         finally:
-            assert all(actor.dead for actor in engine.actors)
+            assert all(actor.dead for actor in ray.actors)
 
 
 def assert_close(got, due, *, rtol):
@@ -113,9 +116,8 @@ def test_deaths_and_stops_leave_a_run_that_the_simulator_repeats(shared, tmp_pat
     """Workers and servers die, the program is stopped; each call goes on from the checkpoint."""
     path = tmp_path_factory.mktemp("run") / "run.npz"
     options = {
-        "num_servers": data.draw(st.sampled_from([1, 2])),
-        "checkpoint": path,
-        "checkpoint_every": data.draw(st.integers(1, 9)),
+        "cluster": Cluster(WORKERS, num_servers=data.draw(st.sampled_from([1, 2]))),
+        "checkpoint": Checkpoint(path, every=data.draw(st.integers(1, 9))),
     }
     stops = data.draw(st.lists(st.integers(0, STEPS - 1), max_size=3))
     seeds = iter(range(data.draw(st.integers(0, 99)), 10**6))
@@ -138,8 +140,8 @@ def test_deaths_and_stops_leave_a_run_that_the_simulator_repeats(shared, tmp_pat
 
 
 def test_a_trace_in_a_file_is_enough_to_repeat_a_run(tmp_path):
-    params, info, engine = run(1)
-    assert (info.replaced, info.restored, engine.deaths) == (0, 0, [])
+    params, info, ray = run(1)
+    assert (info.replaced, info.restored, ray.deaths) == (0, 0, [])
     write_trace(info.schedule, tmp_path / "trace.csv", batch=info.batch)
     read = info._replace(
         schedule=read_trace(tmp_path / "trace.csv"),
@@ -150,8 +152,8 @@ def test_a_trace_in_a_file_is_enough_to_repeat_a_run(tmp_path):
 
 
 def test_a_lost_gradient_gives_its_batch_back_and_the_new_worker_pulls_anew():
-    params, info, engine = run(0, death=DEATH)
-    assert info.replaced == engine.deaths.count("gradient") > 0
+    params, info, ray = run(0, death=DEATH)
+    assert info.replaced == ray.deaths.count("gradient") > 0
     assert info.restored > 0
     assert_repeated(params, info)
     # Without a checkpoint the servers begin again where the call began.
@@ -165,7 +167,7 @@ def test_a_stop_keeps_the_steps_until_then(tmp_path):
 
     path = tmp_path / "run.npz"
     with pytest.raises(KeyboardInterrupt):
-        run(2, checkpoint=path, checkpoint_every=10, on_step=stop)
+        run(2, checkpoint=Checkpoint(path, every=10), on_step=stop)
     recorded = read_recording(path)
     assert recorded.batch.size == 18
     params, info, _ = run(3, checkpoint=path)
@@ -173,8 +175,8 @@ def test_a_stop_keeps_the_steps_until_then(tmp_path):
     np.testing.assert_array_equal(info.schedule.clock[:18], recorded.schedule.clock)
     np.testing.assert_array_equal(info.distance[:18], recorded.distance)
     assert_repeated(params, info)
-    again, _, engine = run(4, checkpoint=path)  # a run that is over is not run again
-    assert engine.actors == []
+    again, _, ray = run(4, checkpoint=path)  # a run that is over is not run again
+    assert ray.actors == []
     np.testing.assert_array_equal(again["w"], params["w"])
 
 
@@ -194,9 +196,9 @@ def test_dying_again_and_again_ends_the_run(method, message):
 def test_a_gradient_that_is_not_finite_names_worker_step_and_batch(tmp_path):
     path = tmp_path / "run.npz"
     spoilt = BATCHES.at[25, 0].set(jnp.nan)
-    message = r"worker \d sent .* NaN .* server step 2\d, taken on batch 25 .* first 20 steps"
+    message = r"worker \d sent .* NaN .* server step 2\d, computed on batch 25 .* first 20 steps"
     with pytest.raises(FloatingPointError, match=message):
-        run(5, batches=spoilt, checkpoint=path, checkpoint_every=10)
+        run(5, batches=spoilt, checkpoint=Checkpoint(path, every=10))
     assert read_recording(path).batch.size == 20
     params, info, _ = run(6, checkpoint=path)  # the batch mended, it goes on
     assert_repeated(params, info)
@@ -216,7 +218,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dcasgd_jax.actors.recording.np.savez", savez)
     with pytest.raises(OSError, match="No space left"):
-        run(7, checkpoint=path, checkpoint_every=10)
+        run(7, checkpoint=Checkpoint(path, every=10))
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
     assert read_recording(path).batch.size == 10
 
@@ -238,8 +240,10 @@ def test_running_averages_and_small_snapshots_on_several_servers(x64):
 
     rule = optax.chain(dcasgd(0.1, 0.5), optax.trace(0.5))
     job = jax.grad(loss, has_aux=True), params, rule
-    got, info, engine = run(0, job=job, batches=batches, num_servers=3, **options)
-    assert len(engine.actors) == WORKERS + 3
+    got, info, ray = run(
+        0, job=job, batches=batches, cluster=Cluster(WORKERS, num_servers=3), **options
+    )
+    assert len(ray.actors) == WORKERS + 3
     due, simulated = simulate(*job, info.schedule, reorder_batches(batches, info.batch), **options)
     assert_close((got, info.state), (due, simulated.state), rtol=1e-12)
     np.testing.assert_allclose(simulated.distance, info.distance, rtol=1e-12)

@@ -7,10 +7,20 @@ import optax
 import pytest
 
 from dcasgd_jax import curvature_compensation, dcasgd, hessian
-from dcasgd_jax.actors.shards import Pushed, advance_shard, join, pick, plan, split
-from dcasgd_jax.actors.wire import from_host, host_shapes, shapes, to_host
+from dcasgd_jax.actors.host_arrays import from_host, host_shapes, shapes, to_host
+from dcasgd_jax.actors.shards import (
+    ShardPush,
+    advance_shard,
+    assign_leaves,
+    join,
+    leaves_of,
+    split,
+)
 from dcasgd_jax.peers import dana_zero, gap_aware, ringmaster
-from dcasgd_jax.simulator.state import ServerState, Step, advance, initial_state, make_server
+from dcasgd_jax.simulator.options import Options
+from dcasgd_jax.simulator.server import Push, advance, make_server
+from dcasgd_jax.simulator.stacked_snapshots import initial_state
+from dcasgd_jax.simulator.state import server_part
 
 PARAMS = {"a": jnp.ones((8, 4)), "b": jnp.ones(5), "c": jnp.ones((4, 3)), "d": jnp.ones(2)}
 BATCH = jax.ShapeDtypeStruct((3,), jnp.float32)
@@ -42,10 +52,9 @@ def remembered_norm():
 
 
 def planned(rule, num_servers, params=PARAMS):
-    server = make_server(rule, 3)
-    first = initial_state(server, params)
-    state = ServerState(first.params, first.opt_state, first.step, ())
-    return plan(server, shapes(state), BATCH, num_servers), state
+    server = make_server(rule, 3, Options())
+    state = server_part(initial_state(server, params))
+    return assign_leaves(server, shapes(state), BATCH, num_servers), state
 
 
 APART = {
@@ -79,7 +88,7 @@ def test_together_servers_do_what_the_rule_does():
     """Also where the rule looks at how many leaves there are: noise draws a key for each."""
     rule = optax.chain(optax.adam(0.1), optax.add_noise(0.1, 0.5, key=3))
     shards, state = planned(rule, 2)
-    server, template, batch = make_server(rule, 3), shapes(state), jnp.zeros(3)
+    server, template, batch = make_server(rule, 3, Options()), shapes(state), jnp.zeros(3)
     number = jnp.zeros([], jnp.int32)
     stale = jax.tree.map(lambda w: w - 0.5, PARAMS)
     gradients = jax.tree.map(jnp.sin, PARAMS)
@@ -87,12 +96,14 @@ def test_together_servers_do_what_the_rule_does():
     @jax.jit
     def both(state):
         whole, sent, distance = advance(
-            server, state, Step(stale, number, number, gradients, (), batch)
+            server, state, Push(stale, number, number, gradients, (), batch)
         )
         parts = []
         for shard in shards:
-            told = Pushed(pick(shard, gradients), (), pick(shard, stale), number, number)
-            parts.append(advance_shard(server, shard, template, split(shard, state), told, batch))
+            push = ShardPush(
+                leaves_of(shard, gradients), (), leaves_of(shard, stale), number, number
+            )
+            parts.append(advance_shard(server, shard, template, split(shard, state), push, batch))
         return (whole, sent, distance), parts
 
     (whole, sent, distance), parts = both(state)
@@ -102,7 +113,7 @@ def test_together_servers_do_what_the_rule_does():
             np.testing.assert_allclose(a, b, rtol=1e-6)
     assert together.step == 1
     for shard, (_, own, _) in zip(shards, parts, strict=True):
-        for a, b in zip(own, pick(shard, sent), strict=True):
+        for a, b in zip(own, leaves_of(shard, sent), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
     assert sum(d**2 for _, _, d in parts) == pytest.approx(distance**2)
 

@@ -85,7 +85,7 @@ def test_the_state_is_float32_hides_with_the_leaves_and_keeps_what_has_no_gradie
 def test_what_is_missing_or_wrong_is_named():
     w = jnp.ones(2)
     tx = delay_compensation(2.0, **OPTIONS)
-    with pytest.raises(ValueError, match=r"needs whose gradient it is.* got no `worker`"):
+    with pytest.raises(ValueError, match=r"needs the number of the worker .* got no `worker`"):
         tx.update(w, tx.init(w), w, stale_params=w)
     for worker in (-1, WORKERS, 0.5, jnp.arange(2)):
         with pytest.raises(ValueError, match=r"worker must be one whole number in \[0, 3\)"):
@@ -100,5 +100,5 @@ def test_what_is_missing_or_wrong_is_named():
     assert injected(learning_rate=0.1, lambda_=2.0, **OPTIONS).init(w).hyperparams["lambda_"] == 2.0
     delayed = constant_delay(tx, 2)
     for name in ("stale_params", "staleness", "worker", "batch"):
-        with pytest.raises(ValueError, match=f"was given `{name}`"):
+        with pytest.raises(ValueError, match=f"it got `{name}`"):
             delayed.update(w, delayed.init(w), w, **{name: w})

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcasgd_jax import Schedule, from_compute_times, round_robin
-from dcasgd_jax.schedules.arrivals import Attempts, portions, timelines
+from dcasgd_jax.schedules.arrivals import Attempts, draw_timelines, stream_of_attempts
 from tests.oracles import event_queue
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=80)
@@ -194,7 +194,7 @@ def test_a_schedule_in_rounds_is_a_pytree_of_its_columns():
 def test_timelines_do_not_depend_on_portions(sizes):
     """Sums run on from portion to portion, to the last bit."""
     times = np.random.default_rng(3).gamma(4.0, 0.25, 40)
-    whole, parts = portions(times, None), portions(times, None)
+    whole, parts = stream_of_attempts(times, None), stream_of_attempts(times, None)
     drawn = np.concatenate([parts(size).time for size in sizes])
     np.testing.assert_array_equal(drawn, whole(40).time)
     assert whole(1).time.size == 0
@@ -211,7 +211,7 @@ def test_timelines_do_not_depend_on_portions(sizes):
 
         return stream
 
-    (line,) = timelines([endless(3)], 5000)
+    (line,) = draw_timelines([endless(3)], 5000)
     assert line.end.size >= 5000
     reference = np.cumsum(np.random.default_rng(4).standard_exponential(3 * 3000))
     np.testing.assert_array_equal(line.end, reference[: line.end.size])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dcasgd_jax import from_arrivals, round_robin
 from dcasgd_jax.schedules.compute_times import failure_times, gamma_times
 from dcasgd_jax.schedules.trace import read_trace, write_trace
-from tests.dcasgd_jax.schedules.test_slots import histories
+from tests.dcasgd_jax.schedules.test_snapshot_slots import histories
 from tests.oracles.event_queue import versions_read
 
 

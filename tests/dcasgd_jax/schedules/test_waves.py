@@ -14,7 +14,7 @@ from dcasgd_jax.schedules.compute_times import (
     straggler_times,
 )
 from dcasgd_jax.schedules.waves import waves
-from tests.dcasgd_jax.schedules.test_slots import histories
+from tests.dcasgd_jax.schedules.test_snapshot_slots import histories
 from tests.oracles.event_queue import greedy_waves
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=100)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dcasgd_jax import gamma_times, round_robin, running_average, simulate
-from dcasgd_jax.simulator.loops import convolution_finder
+from dcasgd_jax.simulator.plan import convolution_finder
 from tests.dcasgd_jax.networks import assert_same_bits
 
 pytestmark = pytest.mark.usefixtures("optimised")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from dcasgd_jax import dcasgd, from_arrivals, simulate
 from dcasgd_jax.schedules.compute_times import failure_times, gamma_times
 from tests.dcasgd_jax.networks import batches_of, gradient, weights_of
-from tests.dcasgd_jax.schedules.test_slots import histories
+from tests.dcasgd_jax.schedules.test_snapshot_slots import histories
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcasgd_jax.schedules.slots import allocate, neighbours, slots_of_trace
+from dcasgd_jax.schedules.snapshot_slots import allocate, neighbours, slots_of_trace
 from tests.oracles.event_queue import versions_read
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=100)

@@ -23,7 +23,7 @@ from dcasgd_jax import (
     wavefront_simulator,
     waves,
 )
-from dcasgd_jax.simulator.plan import MIXED, SHARED, WHOLE, pieces
+from dcasgd_jax.simulator.chunks import ALL_SLOTS, ANY_SLOTS, ONE_SLOT, cut_into_chunks
 from tests.dcasgd_jax.networks import assert_same_bits, batches_of, gradient, weights_of
 from tests.oracles import parameter_server
 
@@ -81,7 +81,7 @@ def test_unrolled_gradients_make_the_same_run_to_the_bit():
 
 @functools.cache
 def simulators():
-    """One program a kind of piece, shared by all draws: hyperparameters are in the state."""
+    """One program a kind of chunk, shared by all draws: hyperparameters are in the state."""
     tx = optax.inject_hyperparams(dcasgd, static_args=("mean_square_decay",))(
         learning_rate=0.1, lambda_=1.0, mean_square_decay=0.95, momentum=0.5, weight_decay=0.01
     )
@@ -175,7 +175,7 @@ def test_hyperparameters_can_be_vmapped_over():
     multiple=st.integers(1, 4),
     wait_for=st.none() | st.integers(1, 7),
 )
-def test_pieces_cover_the_schedule_and_depend_on_nothing_within(
+def test_chunks_cover_the_schedule_and_depend_on_nothing_within(
     worker, longest, multiple, wait_for
 ):
     if wait_for is None:
@@ -184,21 +184,22 @@ def test_pieces_cover_the_schedule_and_depend_on_nothing_within(
         schedule = round_robin(7, len(worker), wait_for=wait_for)
     reads = schedule.worker if schedule.reads is None else schedule.reads
     at = 0
-    for start, (width, kind) in pieces(schedule, reads, longest=longest, multiple=multiple):
+    chunks = cut_into_chunks(schedule, reads, longest=longest, multiple=multiple)
+    for start, (width, reading) in chunks:
         assert start == at
         assert longest is None or width <= longest
         own = slice(start, start + width)
         assert (np.arange(start, start + width) - schedule.staleness[own] <= start).all()
-        assert kind in (MIXED, SHARED, WHOLE)
-        if kind == WHOLE:
+        assert reading in (ANY_SLOTS, ONE_SLOT, ALL_SLOTS)
+        if reading == ALL_SLOTS:
             assert sorted(reads[own]) == list(range(7))
-        if kind == SHARED:
+        if reading == ONE_SLOT:
             assert np.unique(reads[own]).size == 1
         at += width
     assert at == len(worker)
 
 
-def test_a_piece_holds_no_more_than_it_says():
+def test_a_chunk_holds_no_more_than_it_says():
     """Peak memory beyond arguments and results, in copies of the parameters."""
     params = jnp.zeros((256, 256))
     copy = params.nbytes

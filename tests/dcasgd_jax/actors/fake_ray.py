@@ -52,18 +52,18 @@ class Actor:
 
 
 class Kind:
-    def __init__(self, engine, kind):
-        self.engine, self.kind = engine, kind
+    def __init__(self, ray, kind):
+        self.ray, self.kind = ray, kind
 
     def options(self, **_):
         return self
 
     def remote(self, *args):
-        self.engine.actors.append(Actor(self.kind, args))
-        return self.engine.actors[-1]
+        self.ray.actors.append(Actor(self.kind, args))
+        return self.ray.actors[-1]
 
 
-class Engine:
+class FakeRay:
     """Stands where the module `ray` stands.
 
     `death` tells how probable it is that an actor dies of a method, by the method's name.

@@ -10,48 +10,33 @@ from dcasgd_jax._precision import cast_like
 
 
 def to_host(tree: Any) -> Any:
-    """The same tree with NumPy leaves; typed random keys become their numbers.
-
-    Args:
-        tree: a pytree of arrays.
-    """
-    return jax.tree.map(lambda leaf: np.asarray(_data(leaf)), tree)
+    """The same tree with NumPy leaves; typed random keys become their numbers."""
+    return jax.tree.map(lambda leaf: np.asarray(_numbers(leaf)), tree)
 
 
 def from_host(template: Any, tree: Any) -> Any:
-    """The arrays again, weakly typed where they were, and keys where they were keys.
-
-    Args:
-        template: what `shapes` says of the tree.
-        tree: of the same structure, with NumPy leaves as from `to_host`.
-    """
+    """The arrays that `shapes` described, weakly typed where they were, and keys as keys."""
     return jax.tree.map(_array, template, tree)
 
 
 def shapes(tree: Any) -> Any:
-    """Shapes, dtypes and weak types of a pytree of arrays, without the arrays.
-
-    Args:
-        tree: a pytree of arrays.
-    """
+    """Shapes, dtypes and weak types of a pytree of arrays, without the arrays."""
     return jax.eval_shape(lambda: tree)
 
 
 def host_shapes(template: Any) -> Any:
-    """Shapes and dtypes that the leaves have as NumPy's.
-
-    Args:
-        template: what `shapes` says of a tree.
-    """
-    return jax.eval_shape(lambda tree: jax.tree.map(_data, tree), template)
+    """Shapes and dtypes that the leaves `shapes` describes have as NumPy's."""
+    return jax.eval_shape(lambda tree: jax.tree.map(_numbers, tree), template)
 
 
-def _data(leaf: Any) -> Any:
+def _numbers(leaf: Any) -> Any:
+    """The numbers of a random key; anything else as it is."""
     is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 
 def _array(template: jax.ShapeDtypeStruct, leaf: np.ndarray) -> jax.Array:
+    """One leaf, of the type that its template says."""
     if jnp.issubdtype(template.dtype, jax.dtypes.prng_key):
         kinds = []  # of a key without its numbers, only a function that is traced can ask
         jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), template)

@@ -1,4 +1,4 @@
-"""What "auto" does with larger networks on CPU: slots apart, the run of the slot engine."""
+"""What "auto" does with larger networks on CPU: separate snapshots, the run of the slot engine."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from dcasgd_jax import (
     simulate,
     wavefront_simulator,
 )
-from dcasgd_jax.simulator import slots_apart, wavefront_engine
+from dcasgd_jax.simulator import plan, separate_snapshots
 from tests.dcasgd_jax.networks import assert_same_bits, batches_of, gradient, weights_of
 
 SIZES, STEPS, WORKERS = (4, 3), 24, 4
@@ -23,20 +23,20 @@ SIZES, STEPS, WORKERS = (4, 3), 24, 4
 
 @pytest.fixture(autouse=True)
 def every_network_is_large(monkeypatch):
-    monkeypatch.setattr(wavefront_engine, "CACHED", 0)
-    monkeypatch.setattr(wavefront_engine, "WORTHWHILE", 1)
+    monkeypatch.setattr(plan, "CACHED_PARAMETERS", 0)
+    monkeypatch.setattr(plan, "STEPS_WORTH_A_CALL", 1)
 
 
 @pytest.fixture
 def driven(monkeypatch):
-    """Counts the runs that were driven with slots apart."""
-    calls, drive = [], slots_apart.drive
+    """Counts the runs that were driven with separate snapshots."""
+    calls, runner = [], separate_snapshots.chunk_runner
 
     def counting(*args):
         calls.append(args)
-        return drive(*args)
+        return runner(*args)
 
-    monkeypatch.setattr(slots_apart, "drive", counting)
+    monkeypatch.setattr(separate_snapshots, "chunk_runner", counting)
     return calls
 
 
@@ -146,7 +146,7 @@ def test_narrow_waves_and_traced_runs_are_left_to_the_loop(driven, monkeypatch):
     simulator = wavefront_simulator(gradient, optax.sgd(0.1), WORKERS)
     state, schedule = simulator.init(params), round_robin(WORKERS, STEPS)
     traced, _ = jax.jit(lambda s: simulator.run(s, schedule, batches))(state)
-    monkeypatch.setattr(wavefront_engine, "WORTHWHILE", WORKERS + 1)
+    monkeypatch.setattr(plan, "STEPS_WORTH_A_CALL", WORKERS + 1)
     narrow, _ = simulator.run(state, schedule, batches)
     assert not driven
     for a, b in zip(jax.tree.leaves(traced.params), jax.tree.leaves(narrow.params), strict=True):

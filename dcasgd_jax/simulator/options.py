@@ -1,0 +1,75 @@
+"""What may be asked of a simulation, in one tuple that every engine takes."""
+
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from dcasgd_jax.simulator.state import Merge
+
+Loop = str
+"""How a run goes from one chunk of steps to the next: "auto", "scan" or "driven".
+
+"scan" is one compiled loop, a pure function that can be jitted and vmapped. "driven" calls one
+compiled chunk after another from Python. "auto" drives in three cases, and scans in all others:
+gradients with convolutions on CPU, which XLA runs 5 to 24 times slower inside a loop
+(https://github.com/jax-ml/jax/issues/12868); waves of a larger network on CPU, where a loop would
+copy a snapshot at every step; and batches that are iterated over."""
+
+Together = str
+"""How the wavefront engine computes gradients together: "vmap", vectorised; "pmap", vectorised and
+shared by the local devices; "unrolled", side by side in one program; or "auto".
+
+"auto" vectorises, with two exceptions on CPU. Convolutions with a kernel for each worker become
+grouped convolutions, which XLA runs many times slower there: they are unrolled. Gradients at
+weights that fill the caches are computed one worker after another. What "auto" unrolls and drives
+from Python also keeps every snapshot in arrays of its own and copies none."""
+
+
+class Options(NamedTuple):
+    """What may be asked of an engine beside its gradients, its rule and its number of workers."""
+
+    engine: str = "slots"
+    """One step at a time, "slots", or a wave of gradients at a time, "wavefront"."""
+    merge: Merge | None = None
+    """Of model states; None keeps what was pushed last."""
+    snapshot_dtype: DTypeLike | None = None
+    """Of the snapshots' floating-point leaves; None for the parameters' own."""
+    loop: Loop = "auto"
+    log_distance: bool = True
+    """Whether |w - snapshot| is computed at every step."""
+    together: Together = "auto"  # this one and all below: of "wavefront" only
+    longest: int | None = None
+    """At most this many gradients are computed together; None for no bound."""
+    mesh: Mesh | None = None
+    """Of one axis: the devices that share the gradients of a chunk."""
+    shard_snapshots: bool = False
+    """Whether each device of the mesh keeps its share of the snapshots alone."""
+
+
+def check_options(options: Options, num_workers: int) -> None:
+    """Refuses options that do not exist or do not go together."""
+    if options.loop not in ("auto", "scan", "driven"):
+        raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {options.loop!r}.")
+    if options.together not in ("auto", "vmap", "pmap", "unrolled"):
+        raise ValueError(
+            f"together must be 'auto', 'vmap', 'pmap' or 'unrolled', got {options.together!r}."
+        )
+    if options.together == "pmap" and options.mesh is not None:
+        raise ValueError("together='pmap' uses the local devices by itself; pass no mesh.")
+    _check_mesh(options.mesh, num_workers, shard_snapshots=options.shard_snapshots)
+
+
+def _check_mesh(mesh: Mesh | None, num_workers: int, *, shard_snapshots: bool) -> None:
+    """Refuses a mesh of several axes, and snapshots that it cannot share evenly."""
+    if mesh is None:
+        if shard_snapshots:
+            raise ValueError("shard_snapshots needs a mesh to share them out over; pass one.")
+        return
+    if len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh must have one axis, got {mesh.axis_names}; flatten its devices.")
+    if shard_snapshots and num_workers % mesh.size:
+        raise ValueError(
+            "to shard snapshots, the number of workers must be a multiple of the number of "
+            f"devices, got {num_workers} workers on {mesh.size} devices."
+        )
