@@ -49,6 +49,7 @@ from common.results.records import Record
 MODULES = {
     "gsgd_mlp": "path_space.mlp",
     "gsgd_invariance": "path_space.invariance",
+    "gsgd_rescaled_start": "path_space.rescaled_start",
     "gsgd_cifar10": "path_space.cifar10",
     "gsgd_sequence": "path_space.sequence",
     "gsgd_control": "path_space.control",

@@ -1,0 +1,171 @@
+"""What the records of rescaled starts say, in words that are computed."""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+
+from benchmarks.path_space.rescaled.board import PROTOCOLS, Board
+from benchmarks.path_space.rescaled.rows import BALANCED, NORMALISED, PATHS, WAYS, WEIGHTS, Way
+from common.comparison import Difference, interval
+
+FLAT = 0.1
+"""Points of accuracy within which a curve is called flat, or two rows the same."""
+
+LOSS = 2.0
+"""Points of accuracy that weights were expected to lose at least."""
+
+AT = 2.0
+"""The s at which losses are told: the spread nearest to it."""
+
+
+def verdict(board: Board) -> str:
+    """The questions of this experiment, each with its answer and the figures it rests on.
+
+    Args:
+        board: all records.
+    """
+    answers = [*_flat(board), *_lost(board), *_suffices(board), *_gain(board), *_edges(board)]
+    return "\n".join(["**Verdict**", "", *(f"- {answer}" for answer in answers)])
+
+
+def _panels(board: Board) -> list[tuple[str, str]]:
+    return list(product(board.problems, board.rules))
+
+
+def _mean(board: Board, problem: str, rule: str, way: Way, start: str, protocol: str) -> float:
+    """Percent."""
+    return 100 * float(board.values(problem, rule, way, start, protocol).mean())
+
+
+def _flat(board: Board) -> Iterator[str]:
+    """How much the mean accuracy changes over s in path space."""
+    for protocol in PROTOCOLS:
+        changes = {}
+        for problem, rule in _panels(board):
+            first, *others = (
+                _mean(board, problem, rule, PATHS, start, protocol)
+                for start in board.rescaled(problem)
+            )
+            changes[problem, rule] = max((abs(x - first) for x in others), default=0.0)
+        within = sum(change <= FLAT for change in changes.values())
+        where = max(changes, key=lambda key: changes[key])
+        answer = "yes" if within == len(changes) else "no" if not within else "mostly"
+        yield (
+            f"*Is path space flat in s, step size {protocol}?* {answer.capitalize()}: within "
+            f"{FLAT:g} point of s = 0 at every s in {within} of {len(changes)} pairs of network "
+            f"and rule; the largest change is {changes[where]:.2f} points ({where[1]}, {where[0]})."
+        )
+
+
+def _at(board: Board, problem: str) -> str:
+    starts = board.rescaled(problem)
+    return min(starts, key=lambda start: abs(board.spread(problem, start) - AT))
+
+
+def _lost(board: Board) -> Iterator[str]:
+    """How much accuracy rows lose between s = 0 and s = 2."""
+    for way in (WEIGHTS, NORMALISED):
+        for protocol in PROTOCOLS:
+            losses = {}
+            for problem, rule in _panels(board):
+                first, there = board.rescaled(problem)[0], _at(board, problem)
+                one, other = (
+                    _mean(board, problem, rule, way, start, protocol) for start in (first, there)
+                )
+                losses[problem, rule] = one - other
+            values = np.asarray(list(losses.values()))
+            least = min(losses, key=lambda key: losses[key])
+            most = max(losses, key=lambda key: losses[key])
+            much = int((values >= LOSS).sum())
+            name = "on weights" if way == WEIGHTS else "with weight norm"
+            yield (
+                f"*What is lost {name} at {_at(board, board.problems[0])}, step size {protocol}?* "
+                f"At least {LOSS:g} points in {much} of {len(values)} pairs; median "
+                f"{np.median(values):.1f}, from {losses[least]:.1f} ({least[1]}, {least[0]}) to "
+                f"{losses[most]:.1f} ({most[1]}, {most[0]})."
+            )
+    ratios = [
+        _rate(board, problem, rule, _at(board, problem))
+        / _rate(board, problem, rule, board.rescaled(problem)[0])
+        for problem, rule in _panels(board)
+    ]
+    yield (
+        f"*And the step size on weights?* The one tuned at {_at(board, board.problems[0])} is "
+        f"{np.median(ratios):.2g} times that tuned at s = 0 (median), from {min(ratios):.2g} to "
+        f"{max(ratios):.2g} times."
+    )
+
+
+def _rate(board: Board, problem: str, rule: str, start: str) -> float:
+    return board.records(problem, rule, WEIGHTS, start)[0].metrics["tuned_rate"]
+
+
+def _suffices(board: Board) -> Iterator[str]:
+    """Whether balancing once gives what path space gives, from every start, at every step size."""
+    apart, each = [], []
+    for problem, rule in _panels(board):
+        for start in [*board.rescaled(problem), *board.damages(problem)]:
+            one, other = (board.records(problem, rule, way, start) for way in (BALANCED, PATHS))
+            for a, b in zip(one, other, strict=True):
+                same = np.asarray(a.curve["learning_rate"]) == np.asarray(b.curve["learning_rate"])
+                gaps = np.abs(
+                    np.asarray(a.curve["test_accuracy"]) - np.asarray(b.curve["test_accuracy"])
+                )[same]
+                each += (100 * gaps[np.isfinite(gaps)]).tolist()
+            for protocol in PROTOCOLS:
+                gap = _mean(board, problem, rule, BALANCED, start, protocol)
+                apart.append(abs(gap - _mean(board, problem, rule, PATHS, start, protocol)))
+    runs, close = len(apart), sum(gap <= FLAT for gap in apart)
+    # Tuning may choose another step where two are as good: that is the choice's doing, not a run's.
+    answer = "Yes" if np.quantile(each, 0.99) <= FLAT and 2 * close > runs else "No"
+    yield (
+        f"*Does balancing once suffice?* {answer}, for the function that is learnt: run by run, at "
+        f"the same step size, it and path space differ by {np.mean(each):.3f} points on average "
+        f"({np.mean(np.asarray(each) == 0):.0%} of {len(each)} runs not at all, 99% by at most "
+        f"{np.quantile(each, 0.99):.2f}); the means over seeds agree within {FLAT:g} point in "
+        f"{close} of {runs} comparisons, and differ by at most {max(apart):.2f}. It takes the user "
+        "to another scaling of the weights; path space trains those that there are."
+    )
+
+
+def _gain(board: Board) -> Iterator[str]:
+    """The other ways against weights at s = 0, and from damaged networks, at tuned steps."""
+    places: list[tuple[str, Callable[[str], list[str]]]] = [
+        ("at s = 0, where the scale is the initialisation's own", lambda p: board.rescaled(p)[:1]),
+        ("from damaged networks", board.damages),
+    ]
+    for where, starts_of in places:
+        told = []
+        for way in WAYS[1:]:
+            found = [
+                interval(
+                    board.values(problem, rule, way, start, "tuned")
+                    - board.values(problem, rule, WEIGHTS, start, "tuned")
+                )
+                for problem, rule in _panels(board)
+                for start in starts_of(problem)
+            ]
+            if found:
+                told.append(f"{way.name} {_told(found)}")
+        if told:
+            yield f"*What is gained {where}, against weights at tuned steps?* {'; '.join(told)}."
+
+
+def _told(found: list[Difference]) -> str:
+    above, below = sum(d.above for d in found), sum(d.below for d in found)
+    mean = 100 * float(np.mean([d.mean for d in found]))
+    return f"{mean:+.2f} points on average, above in {above} of {len(found)}, below in {below}"
+
+
+def _edges(board: Board) -> Iterator[str]:
+    """Where a wider grid might have done better."""
+    lost = {way: [0, 0] for way in WAYS}
+    for (problem, rule), way in product(_panels(board), WAYS):
+        for start in board.rescaled(problem):
+            record = board.records(problem, rule, way, start)[0]
+            tried, rate = record.curve["learning_rate"], record.metrics["tuned_rate"]
+            lost[way][0] += rate in (tried[0], tried[-1])
+            lost[way][1] += 1
+    told = ", ".join(f"{way.name} {n} of {total}" for way, (n, total) in lost.items())
+    yield f"*Was the grid wide enough?* The step chosen is the last one tried at an end: {told}."
