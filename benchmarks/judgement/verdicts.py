@@ -78,7 +78,7 @@ def _pairs(measured: Measured) -> Iterator[_Pair]:
         (initial, (("G-SGD, skeleton at 1", "SGD, skeleton at 1"), ("G-SGD, largest tree", "SGD")),
          accuracy),
         (measured.get("gsgd_sequence", ()), path_space_jobs.PAIRS,
-         (gsgd_sequence.CRITERION, "test_accuracy", 0.0)),
+         (gsgd_sequence.SENTENCES.criterion, "test_accuracy", 0.0)),
         (measured.get("gsgd_control", ()), path_space_jobs.PAIRS,
          ("validation_return", "test_return", 0.0)),
     ]  # fmt: skip

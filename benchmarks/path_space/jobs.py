@@ -7,16 +7,23 @@ weights at 1, where it is that of directed paths. Runs that share a skeleton dif
 so all their seeds and learning rates are one vmapped program.
 """
 
+import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.harness.registry import Context
 from benchmarks.path_space.methods import Method, Problem, transformation
+from common.progress import Bar
 from common.records import Record
+from common.seeds import streams
 from gsgd_jax import Gauge, choose_skeleton, find_gauge, skeleton_init
 
 METHODS = (
@@ -38,23 +45,38 @@ PAIRS = tuple(
 """The same rule from the same weights, in path space and on weights."""
 
 
-_ADAPTIVE = {method.name for method in METHODS if method.rule != "sgd"}
+_RULES = {method.name: "SGD" if method.rule == "sgd" else "Adam" for method in METHODS}
+LINES = {
+    method.name: method.line._replace(panel=method.line.panel.partition(", ")[2])
+    for method in METHODS
+}
+"""Where each method is drawn: a row of panels for a rule, a column for a start."""
 
 
 def family(record: Record) -> str:
-    """Which rule a record's method is made from, "SGD" or "Adam": a panel of its figures.
+    """Which rule a record's method is made from, "SGD" or "Adam"."""
+    return _RULES[record.method]
 
-    Args:
-        record: of one of `METHODS`.
-    """
-    return "Adam" if record.method in _ADAPTIVE else "SGD"
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What an experiment on all of these methods tries, whatever its task."""
+
+    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
+    learning_rates: tuple[float, ...] = ()
+    """Of the methods made from SGD."""
+    adaptive_rates: tuple[float, ...] = ()
+    """Of those made from Adam."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
+
+    def rates(self, method: Method) -> tuple[float, ...]:
+        """The learning rates of a method."""
+        return self.learning_rates if method.rule == "sgd" else self.adaptive_rates
 
 
 def named(names: Sequence[str]) -> list[Method]:
     """Methods by name, in the order given.
-
-    Args:
-        names: of `METHODS`.
 
     Raises:
         ValueError: if there is none of that name.
@@ -104,11 +126,7 @@ class Job(NamedTuple):
 
 
 def stage_name(job: Job) -> str:
-    """What a job is called among the stages of a run.
-
-    Args:
-        job: one of `jobs`.
-    """
+    """What a job is called among the stages of a run."""
     seeds = sorted(set(job.seeds))
     return f"{job.method.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
@@ -144,3 +162,56 @@ def jobs(
                 np.asarray([rate for _, rate in runs], np.float32),
                 jax.tree.map(lambda *leaves: np.stack(leaves), *(starts[s] for s, _ in runs)),
             )
+
+
+Curves = tuple[dict[str, list[float]], Mapping[str, np.ndarray]]
+"""The abscissa of all runs by its name, and columns [points, runs] by theirs."""
+
+
+def run_all(
+    settings: Grid,
+    context: Context,
+    module: nn.Module,
+    example: jax.Array,
+    train: Callable[[Job, Bar], Curves],
+    *,
+    also: Callable[[Mapping[str, list[float]]], dict[str, float]] = lambda curve: {},
+    work: int = 1,
+) -> Iterator[Record]:
+    """Yields a record for each method, learning rate and seed.
+
+    Args:
+        settings: which methods and rates.
+        context: seeds, progress, stages.
+        module: the network; its group is found in float32.
+        example: an input, [1, ...].
+        train: trains the runs of a job, and advances the bar by `work`.
+        also: metrics made of a run's curve, beside the last entry of each of its columns.
+        work: of one job.
+    """
+    methods = named(settings.methods)
+    init = jax.jit(lambda key: module.init(key, example)["params"])
+    usual = {seed: init(streams(seed).init) for seed in context.seeds}
+    given = traced_problem(module.clone(dtype=jnp.float32), example, usual[context.seeds[0]])
+    todo = list(jobs(methods, settings.rates, given, usual))
+    with context.progress.task("SGD, Adam, path space", total=len(todo) * work) as bar:
+        for job in todo:
+            of_job = functools.partial(_records, job, train, also, bar)
+            yield from context.stages.of(stage_name(job), of_job)
+
+
+def _records(job: Job, train: Any, also: Any, bar: Bar) -> Iterator[Record]:
+    """One record a run."""
+    begun = time.perf_counter()
+    abscissa, columns = train(job, bar)
+    seconds = time.perf_counter() - begun
+    for i, (seed, rate) in enumerate(zip(job.seeds, job.rates, strict=True)):
+        curve = {name: column[:, i].tolist() for name, column in columns.items()}
+        yield Record(
+            method=job.method.name,
+            setting={"learning_rate": float(f"{rate:.6g}")},
+            seed=seed,
+            metrics={name: column[-1] for name, column in curve.items()} | also(curve),
+            curve=abscissa | curve,
+            wall_time=seconds,
+        )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from benchmarks.path_space.rates import Line
 from common.networks import plain, resnet
 from gsgd_jax import (
     Gauge,
@@ -41,6 +42,19 @@ class Method(NamedTuple):
         """Whether its skeleton is that of the first weights' largest, which differ by seed."""
         return self.on == "path space" and not self.reset
 
+    @property
+    def line(self) -> Line:
+        """Beside the same rule from the same weights, or with the other geometries."""
+        if self.on in _GEOMETRIES:
+            return Line("other geometries", self.name, 2 + _GEOMETRIES.index(self.on))
+        start = "skeleton at 1" if self.reset else "usual start"
+        name = {"sgd": "SGD", "adam": "Adam", "rmsprop": "RMSProp"}[self.rule]
+        in_paths = self.on == "path space"
+        return Line(f"{name}, {start}", "in path space" if in_paths else "on weights", not in_paths)
+
+
+_GEOMETRIES = ("path norm", "equal norms")
+
 
 METHODS = (
     Method("SGD", "sgd"),
@@ -62,6 +76,9 @@ PAIRS = (
     ("G-RMSProp", "RMSProp"),
 )
 """The same rule from the same weights, in path space and on weights."""
+
+LINES = {method.name: method.line for method in METHODS}
+"""Where each method is drawn."""
 
 WITHOUT_NORM = " without norm"
 

@@ -20,6 +20,7 @@ Command: python -m benchmarks gsgd_mlp --preset smoke --seeds 3
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,21 +33,23 @@ import optax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from benchmarks.harness.figures import plot_by, small_multiples
+from benchmarks.harness.images import Part, load_images
 from benchmarks.harness.registry import Context
+from benchmarks.harness.reports import best_by_method, by_setting, where
+from benchmarks.path_space.rates import Line
 from common.classification import (
     ApplyFn,
     classification_metrics,
     cross_entropy_loss,
     evaluator,
 )
-from common.data import load, pixel_statistics, standardise, train_validation_split
 from common.networks import MLP
-from common.plots import figure, plot_curve, plot_spread
+from common.plots import plot_curve
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
-from common.selection import best_setting
-from common.tables import group, markdown, metric, percent
+from common.tables import markdown, metric, percent
 from common.training import Fit, fit, init_state, train_step
 from gsgd_jax import (
     Gauge,
@@ -107,12 +110,22 @@ METHODS = (
     Method("G-SGD, largest tree", in_path_space=True, rule="largest", basis="cycles"),
 )
 
+LINES = {
+    "SGD": Line("usual start", "on weights", 1),
+    "G-SGD, largest tree": Line("usual start", "in path space", 0),
+    "SGD, skeleton at 1": Line("skeleton at 1", "on weights", 1),
+    "G-SGD, skeleton at 1": Line("skeleton at 1", "in path space", 0),
+}
+"""Where each method is drawn: beside the one from the same weights."""
+
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate, start and seed."""
     dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
     network = MLP(settings.widths, use_bias=False, dtype=dtype)
-    train, validation, test = _data(settings, context.data_dir)
+    train, validation, test, *_ = load_images(
+        settings.data, context.data_dir, validation=settings.validation
+    )
 
     def apply_fn(params: Any, images: jax.Array) -> Any:
         return network.apply({"params": params}, images)
@@ -126,11 +139,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
             def of_job(job: _Job = job) -> Iterator[Record]:
                 begun = time.perf_counter()
-                found = _train(
+                trained = _train(
                     job, apply_fn, (train, validation, test), settings, bar, context.mesh
                 )
                 seconds = time.perf_counter() - begun
-                return _records(job, found, apply_fn, test, settings, seconds)
+                return _records(job, trained, apply_fn, test, settings, seconds)
 
             seeds = ", ".join(map(str, job.starts))
             yield from context.stages.of(f"{job.method.name}, seeds {seeds}", of_job)
@@ -143,15 +156,6 @@ class _Job(NamedTuple):
     skeleton: Skeleton
     starts: dict[int, tuple[optax.Params, optax.Params]]
     """For every seed its initialisation, and a rescaled copy of it."""
-
-
-def _data(settings: Settings, data_dir: Path | None) -> list[tuple[jax.Array, jax.Array]]:
-    """Train, validation and test, standardised; the same split for all seeds and methods."""
-    whole = load(settings.data, "train", data_dir=data_dir)
-    parts = train_validation_split(whole, streams(0).data, fraction=settings.validation)
-    statistics = pixel_statistics(parts[0].images)
-    parts = (*parts, load(settings.data, "test", data_dir=data_dir))
-    return [(standardise(p.images, statistics), jnp.asarray(p.labels)) for p in parts]
 
 
 def _jobs(
@@ -188,7 +192,7 @@ def _fresh(seed: int) -> jax.Array:
 def _train(
     job: _Job,
     apply_fn: ApplyFn,
-    parts: Sequence[tuple[jax.Array, jax.Array]],
+    parts: Sequence[Part],
     settings: Settings,
     bar: Bar,
     mesh: Mesh | None,
@@ -236,19 +240,21 @@ def _train(
 
 def _records(
     job: _Job,
-    found: Fit,
+    trained: Fit,
     apply_fn: ApplyFn,
-    test: tuple[jax.Array, jax.Array],
+    test: Part,
     settings: Settings,
     wall_time: float,
 ) -> Iterator[Record]:
     """One record a run, with how far the two starts of a seed have come apart."""
     shape = (len(job.starts), len(STARTS), len(settings.learning_rates))
     answers = jax.jit(jax.vmap(lambda params: apply_fn(params, test[0]).argmax(-1)))
-    classes = np.asarray(answers(found.state.params)).reshape(*shape, -1)
+    classes = np.asarray(answers(trained.state.params)).reshape(*shape, -1)
     apart = (classes[:, 0] != classes[:, 1]).mean(-1)  # [seeds, learning rates]
     curves = {
-        name: values.reshape(-1, *shape) for name, values in found.curve.items() if name != "epoch"
+        name: values.reshape(-1, *shape)
+        for name, values in trained.curve.items()
+        if name != "epoch"
     }
     for i, seed in enumerate(job.starts):
         for j, start in enumerate(STARTS):
@@ -262,9 +268,24 @@ def _records(
                     setting={"learning_rate": rate, "start": start},
                     seed=seed,
                     metrics=metrics,
-                    curve={"epoch": found.curve["epoch"].tolist(), **curve},
+                    curve={"epoch": trained.curve["epoch"].tolist(), **curve},
                     wall_time=wall_time,
                 )
+
+
+CAPTIONS = {
+    "curves.png": "Test accuracy during training, mean and one standard deviation over seeds. "
+    "Below, from a rescaled copy of the same function: on weights the curves fall, in path "
+    "space they stay.",
+    "learning_rates.png": "Final test accuracy against the learning rate; where every seed "
+    "diverged there is no point. Rescaling the start costs SGD accuracy and takes large steps "
+    "away from it.",
+}
+
+
+def _chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Each method's runs from the initialisation, at its best learning rate on validation data."""
+    return best_by_method(where(records, start="initial"))
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -272,7 +293,7 @@ def tables(records: Sequence[Record]) -> str:
     rows = []
     for method, chosen in _chosen(records).items():
         rate = chosen[0].setting["learning_rate"]
-        rescaled = _of(records, method, "rescaled", rate)
+        rescaled = where(records, method, start="rescaled", learning_rate=rate)
         rows.append(
             [
                 method,
@@ -288,55 +309,24 @@ def tables(records: Sequence[Record]) -> str:
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Training curves at the chosen learning rates, and accuracy against the learning rate."""
-    chosen = _chosen(records)
-    curves, rates = out / "curves.png", out / "learning_rates.png"
-    with figure(curves, columns=2) as panels:
-        for i, (method, best) in enumerate(chosen.items()):
-            rescaled = _of(records, method, "rescaled", best[0].setting["learning_rate"])
-            for axes, runs in zip(panels[0], (best, rescaled), strict=True):
-                plot_curve(
-                    axes, runs, x="epoch", y="test_accuracy", label=method, style=i, scale=100
-                )
-        _share_view(panels[0], "epoch", ("from the initialisation", "from a rescaled copy of it"))
-    with figure(rates, columns=2) as panels:
-        for i, method in enumerate(chosen):
-            for axes, start in zip(panels[0], STARTS, strict=True):
-                by_rate = group(
-                    [r for r in records if (r.method, r.setting["start"]) == (method, start)],
-                    lambda record: record.setting["learning_rate"],
-                )
-                values = [
-                    [100 * r.metrics["test_accuracy"] for r in runs] for runs in by_rate.values()
-                ]
-                x = np.asarray(list(by_rate), dtype=float)
-                plot_spread(axes, x, np.asarray(values).T, label=method, style=i, marker=True)
-                axes.set_xscale("log")
-        _share_view(
-            panels[0],
-            "learning rate (no point: every seed diverged)",
-            ("from the initialisation", "from a rescaled copy of it"),
-        )
-    return [curves, rates]
-
-
-def _share_view(panels: np.ndarray, label: str, titles: Sequence[str]) -> None:
-    """The same axes and one legend for panels that stand side by side."""
-    low = min(axes.get_ylim()[0] for axes in panels)
-    for axes, title in zip(panels, titles, strict=True):
-        axes.set(xlabel=label, title=title, ylim=(max(low, 0), 100))
-    panels[0].set_ylabel("test accuracy, %")
-    panels[0].legend(loc="lower left")
-
-
-def _chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Each method's runs from the initialisation, at its best learning rate on validation data."""
-    initial = [r for r in records if r.setting["start"] == "initial"]
-    return {
-        method: best_setting(runs)
-        for method, runs in group(initial, lambda record: record.method).items()
-    }
-
-
-def _of(records: Sequence[Record], method: str, start: str, rate: object) -> list[Record]:
-    wanted = {"learning_rate": rate, "start": start}
-    return [r for r in records if r.method == method and r.setting == wanted]
+    rates = {m: runs[0].setting["learning_rate"] for m, runs in _chosen(records).items()}
+    columns = list(dict.fromkeys(line.panel for line in LINES.values()))
+    paths = out / "curves.png", out / "learning_rates.png"
+    abscissae = "epoch", "learning rate"
+    for path, abscissa in zip(paths, abscissae, strict=True):
+        with small_multiples(
+            path, STARTS, columns, labels=(abscissa, "test accuracy, %"), share="all",
+            title=lambda start, panel: panel + ", rescaled" * (start == "rescaled"),
+        ) as panels:  # fmt: skip
+            for start, method in itertools.product(STARTS, rates):
+                line, runs = LINES[method], where(records, method, start=start)
+                axes = panels[start, line.panel]
+                look: dict[str, Any] = {"label": line.label, "style": line.style}
+                if path == paths[0]:
+                    best = where(runs, learning_rate=rates[method])
+                    plot_curve(axes, best, x="epoch", y="test_accuracy", scale=100, **look)
+                else:
+                    groups = by_setting(runs, "learning_rate")
+                    plot_by(axes, groups, "test_accuracy", scale=100, **look)
+                    axes.set_xscale("log")
+    return list(paths)

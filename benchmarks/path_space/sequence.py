@@ -23,8 +23,6 @@ Command: python -m benchmarks gsgd_sequence --preset cpu --seeds 3
 """
 
 import dataclasses
-import functools
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,38 +35,29 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from benchmarks.harness.registry import Context
-from benchmarks.path_space.jobs import (
-    METHODS,
-    PAIRS,
-    Job,
-    family,
-    jobs,
-    named,
-    stage_name,
-    traced_problem,
-)
-from benchmarks.path_space.methods import Method
-from benchmarks.path_space.rates import pair_table, rate_figure, rate_table, training_figure
+from benchmarks.harness.reports import joined
+from benchmarks.path_space.jobs import LINES, PAIRS, Curves, Grid, Job, family, run_all
+from benchmarks.path_space.rates import Score, rate_figure, rate_tables, training_figure
 from common.classification import MetricsFn, evaluator
 from common.networks import Transformer
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
-from common.training import Fit, LossFn, TrainState, fit, init_state, train_step
+from common.training import LossFn, TrainState, fit, init_state, train_step
 from common.translation import PAD, Lexicon, translations
 
-CRITERION = "validation_token_accuracy"
-"""What rates are chosen by: unlike the share of whole sentences, it is never zero for many."""
+SENTENCES = Score("test_accuracy", "validation_token_accuracy", name="sentences right", unit=", %")
+"""Rates are chosen by tokens: unlike the share of whole sentences, it is never zero for many."""
+TOKENS = SENTENCES._replace(metric="test_token_accuracy", name="tokens right")
 
 Part = tuple[jax.Array, jax.Array]
 """Tokens [n, S + T] and labels [n, T], on the device."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Grid):
     """What the experiment depends on."""
 
-    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
     lexicon: Lexicon = dataclasses.field(default_factory=Lexicon)
     train_size: int = 6000
     validation_size: int = 500
@@ -80,11 +69,7 @@ class Settings:
     batch_size: int = 32
     epochs: int = 4
     learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    """Of the methods made from SGD."""
     adaptive_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Of those made from Adam."""
-    bfloat16: bool = False
-    """Whether networks compute in bfloat16; parameters stay float32."""
 
 
 PRESETS = {
@@ -105,14 +90,9 @@ PRESETS = {
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate and seed.
 
-    Args:
-        settings: the experiment's.
-        context: seeds, progress.
-
     Raises:
         ValueError: if a method is unknown, or a size does not fit.
     """
-    methods = named(settings.methods)
     sizes = (settings.train_size, settings.validation_size, settings.test_size)
     # The same languages and sentences for all seeds.
     data = translations(streams(0).data, sizes, lexicon=settings.lexicon)
@@ -121,32 +101,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         len(data.words), settings.width, settings.hidden, settings.heads, settings.layers,
         length=parts[0][0].shape[1], dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
     )  # fmt: skip
-    example = parts[0][0][:1]
-    init = jax.jit(lambda key: network.init(key, example)["params"])
-    usual = {seed: init(streams(seed).init) for seed in context.seeds}
-    given = traced_problem(network.clone(dtype=jnp.float32), example, usual[context.seeds[0]])
 
-    def rates(method: Method) -> tuple[float, ...]:
-        return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates
+    def train(job: Job, bar: Bar) -> Curves:
+        return _train(job, network, parts, settings, bar, context.mesh)
 
-    todo = list(jobs(methods, rates, given, usual))
-    with context.progress.task("SGD, Adam, path space", total=len(todo) * settings.epochs) as bar:
-        for job in todo:
-            of_job = functools.partial(_of_job, job, network, parts, settings, bar, context.mesh)
-            yield from context.stages.of(stage_name(job), of_job)
-
-
-def _of_job(
-    job: Job,
-    network: Transformer,
-    parts: Sequence[Part],
-    settings: Settings,
-    bar: Bar,
-    mesh: Mesh | None,
-) -> Iterator[Record]:
-    begun = time.perf_counter()
-    found = _train(job, network, parts, settings, bar, mesh)
-    yield from _records(job, found, time.perf_counter() - begun)
+    yield from run_all(settings, context, network, parts[0][0][:1], train, work=settings.epochs)
 
 
 def translation_loss(network: nn.Module) -> LossFn:
@@ -209,7 +168,7 @@ def _train(
     settings: Settings,
     bar: Bar,
     mesh: Mesh | None,
-) -> Fit:
+) -> Curves:
     """Trains all runs of a job at once."""
     train, validation, test = parts
     steps = len(train[0]) // settings.batch_size * settings.epochs
@@ -231,7 +190,7 @@ def _train(
         evaluator(metrics, part, batch_size=250, prefix=prefix, many_runs=True)
         for part, prefix in ((validation, "validation_"), (test, "test_"))
     )
-    return fit(
+    curve = fit(
         train_step(translation_loss(network), tunable(learning_rate=0.0)),
         state,
         train,
@@ -242,58 +201,32 @@ def _train(
         evaluate=lambda state: {**validate(state), **score(state)},
         bar=bar,
         mesh=mesh,
-    )
-
-
-def _records(job: Job, found: Fit, wall_time: float) -> Iterator[Record]:
-    """One record a run."""
-    epochs = found.curve["epoch"].tolist()
-    columns = {name: values for name, values in found.curve.items() if name != "epoch"}
-    for i, (seed, rate) in enumerate(zip(job.seeds, job.rates, strict=True)):
-        curve = {name: values[:, i].tolist() for name, values in columns.items()}
-        yield Record(
-            method=job.method.name,
-            setting={"learning_rate": float(f"{rate:.6g}")},
-            seed=seed,
-            metrics={name: values[-1] for name, values in curve.items()},
-            curve={"epoch": epochs, **curve},
-            wall_time=wall_time,
-        )
+    ).curve
+    columns = {name: values for name, values in curve.items() if name != "epoch"}
+    return {"epoch": curve["epoch"].tolist()}, columns
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Whole sentences and tokens translated, at the chosen step sizes; then what path space adds.
+    """Sentences and tokens translated at the chosen step sizes, and what path space adds."""
+    return joined(*(rate_tables(records, PAIRS, score) for score in (SENTENCES, TOKENS)))
 
-    Args:
-        records: of this experiment.
-    """
-    return "\n\n".join(
-        section
-        for score, name in (("test_accuracy", "sentences"), ("test_token_accuracy", "tokens"))
-        for section in (
-            rate_table(records, score=score, criterion=CRITERION, name=f"{name} right, %"),
-            pair_table(records, PAIRS, score=score, criterion=CRITERION, name=f"{name} right"),
-        )
-        if section
-    )
+
+CAPTIONS = {
+    "learning_rates.png": "Unseen sentences translated without a mistake against the step size, "
+    "mean and one standard deviation over seeds; the chosen step is ringed, a cross marks "
+    "divergence.",
+    "curves.png": "Tokens right during training at the chosen steps (on weights / in path space).",
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Sentences translated against step size, and training curves at the chosen step sizes.
-
-    Args:
-        records: of this experiment.
-        out: the folder.
-
-    Returns:
-        The files written.
-    """
+    """Sentences translated against step size, and training curves at the chosen step sizes."""
     rates = rate_figure(
-        records, out / "learning_rates.png", criterion=CRITERION, panel=family,
-        name="unseen sentences translated right, %",
+        records, out / "learning_rates.png", LINES, SENTENCES, row=family,
+        label="unseen sentences right, %",
     )  # fmt: skip
     curves = training_figure(
-        records, out / "curves.png", x="epoch", y="test_token_accuracy", criterion=CRITERION,
-        panel=family, labels=("epoch", "tokens of unseen sentences right, %"), scale=100,
+        records, out / "curves.png", LINES, TOKENS, row=family,
+        curve=("epoch", "test_token_accuracy"), labels=("epoch", "tokens of unseen sentences, %"),
     )  # fmt: skip
     return [rates, curves]

@@ -37,10 +37,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
+from benchmarks.harness.reports import by_setting, joined, met, values, where
 from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
 from common.networks import MLP, plain, resnet
-from common.plots import figure, plot_bars
 from common.records import Record
 from common.seeds import streams
 from common.tables import group, markdown
@@ -280,56 +281,51 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
 
 def tables(records: Sequence[Record]) -> str:
     """The ratio of every network and batch size, with its verdict; then what is done once."""
-    rows = []
-    ways = [r for r in records if r.method == GSGD]
-    for (network, batch_size), own in group(ways, _where).items():
-        base = [r for r in records if r.method == SGD and _where(r) == (network, batch_size)]
-        found = _median(own, "ratio")
-        target = TARGETS[network]
-        rows.append(
-            [
-                network,
-                f"{batch_size}",
-                f"{1000 * _median(base, 'step_seconds'):,.1f}",
-                f"{1000 * _median(own, 'step_seconds'):,.1f}",
-                f"{found:.3f}",
-                f"{target:.2f}: {'met' if found <= target else 'missed'}",
-                _verdict(_median(own, "compile_ratio"), COMPILE_TARGET),
-                _verdict(_median(own, "extra_copies"), COPIES_TARGET),
-            ]
-        )
     header = [
         "network", "batch", "ms a step, SGD", "G-SGD", "ratio", "target",
         f"compilation, ratio (target {COMPILE_TARGET:g})",
         f"memory, extra copies (target {COPIES_TARGET:g})",
     ]  # fmt: skip
+    rows = []
+    for (network, batch), runs in group(where(records, GSGD), _place).items():
+        base = where(records, SGD, network=network, batch_size=batch)
+        ratio, target = _median(runs, "ratio"), TARGETS[network]
+        rows.append(
+            [
+                network,
+                f"{batch}",
+                *(f"{1000 * _median(side, 'step_seconds'):,.1f}" for side in (base, runs)),
+                f"{ratio:.3f}",
+                f"{target:.2f}: {met(ratio, target, at_most=True)}",
+                _verdict(_median(runs, "compile_ratio"), COMPILE_TARGET),
+                _verdict(_median(runs, "extra_copies"), COPIES_TARGET),
+            ]
+        )
     once = []
-    for network, own in group(records, lambda r: str(r.setting["network"])).items():
-        seconds = [_median([r for r in own if r.method == m], "seconds") for m in (FIND, CHOOSE)]
+    for network, runs in by_setting(records, "network").items():
+        seconds = [_median(where(runs, method), "seconds") for method in (FIND, CHOOSE)]
         target = f"{FIND_TARGET:g} s" if network == TRACED else "-"
-        cells = ["-" if np.isnan(s) else f"{s:.2f}" for s in seconds]
-        once.append([network, *cells, target])
-    parts = [
+        once.append([network, *("-" if np.isnan(s) else f"{s:.2f}" for s in seconds), target])
+    return joined(
         markdown(header, rows),
         _compilation(records),
         "Once, before training:",
         markdown(["seconds", FIND, CHOOSE, f"target of {FIND}"], once),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    )
 
 
 def _compilation(records: Sequence[Record]) -> str:
-    """Where compilation spends its time, and what path space adds, if the records tell."""
-    told = [r for r in records if f"{STAGES[0]}_seconds" in r.metrics]
+    """Where compilation spends its time, and what path space adds, if the records say it."""
+    by_stage = [r for r in records if f"{STAGES[0]}_seconds" in r.metrics]
     rows, added = [], np.zeros(len(STAGES))
-    for (network, batch_size), own in group(told, _where).items():
-        sides = [
-            np.array([_median([r for r in own if r.method == m], f"{s}_seconds") for s in STAGES])
-            for m in (SGD, GSGD)
-        ]
-        added += sides[1] - sides[0]
-        cells = [f"{one:.2f} -> {other:.2f}" for one, other in zip(*sides, strict=True)]
-        rows.append([network, f"{batch_size}", *cells])
+    for (network, batch), runs in group(by_stage, _place).items():
+        weights, paths = (
+            np.array([_median(where(runs, method), f"{stage}_seconds") for stage in STAGES])
+            for method in (SGD, GSGD)
+        )
+        added += paths - weights
+        cells = [f"{one:.2f} -> {other:.2f}" for one, other in zip(weights, paths, strict=True)]
+        rows.append([network, f"{batch}", *cells])
     if not rows:
         return ""
     shares = [f"{share:.0%} {s}" for s, share in zip(STAGES, added / added.sum(), strict=True)]
@@ -337,26 +333,29 @@ def _compilation(records: Sequence[Record]) -> str:
     return f"Compilation, {SGD} -> {GSGD}; of the seconds added {', '.join(shares)}:\n\n{table}"
 
 
-def _where(record: Record) -> tuple[str, int]:
+def _place(record: Record) -> tuple[str, int]:
     return str(record.setting["network"]), int(record.setting["batch_size"] or 0)
 
 
 def _median(records: Sequence[Record], name: str) -> float:
-    return float(np.median([r.metrics[name] for r in records])) if records else float("nan")
+    return float(np.median(values(records, name))) if records else float("nan")
 
 
-def _verdict(found: float, target: float) -> str:
-    return f"{found:.2f}: {'met' if found <= target else 'missed'}"
+def _verdict(value: float, target: float) -> str:
+    return f"{value:.2f}: {met(value, target, at_most=True)}"
+
+
+CAPTIONS = {
+    "ratio.png": "Time of a training step in path space over that of SGD, a dot for each network "
+    "and batch size; at the line both take equally long.",
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """The ratios, a dot a seed."""
-    own = group([r for r in records if r.method == GSGD], _where)
-    path = out / "ratio.png"
-    with figure(path, panel=(5.6, 0.8 + 0.4 * len(own))) as panels:
-        axes = panels[0, 0]
-        labels = [f"{network}, batch {batch}" for network, batch in own]
-        plot_bars(axes, labels, [[r.metrics["ratio"] for r in runs] for runs in own.values()])
-        axes.axvline(1.0, color="black", linewidth=1)
-        axes.set(xlabel="seconds a step, G-SGD / SGD")
-    return [path]
+    rows = {
+        f"{network}, batch {batch}": values(runs, "ratio")
+        for (network, batch), runs in group(where(records, GSGD), _place).items()
+    }
+    label = "seconds a step, G-SGD / SGD"
+    return [dots_figure(out / "ratio.png", {"": rows}, label=label, reference=1.0)]

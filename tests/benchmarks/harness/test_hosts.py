@@ -15,7 +15,10 @@ PAGE = hooks.ROOT / "benchmarks" / "docs" / "pages" / "many_devices.md"
 
 def test_two_processes_train_as_one_and_the_first_writes(tmp_path):
     address, out = free_address(), str(tmp_path / "run")
-    both = [start("tests.benchmarks.harness.on_hosts", address, str(i), out, devices=2) for i in range(2)]
+    both = [
+        start("tests.benchmarks.harness.on_hosts", address, str(i), out, devices=2)
+        for i in range(2)
+    ]
     for process in both:
         assert "agree" in finish(process).splitlines()
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import cifar10 as gsgd_cifar10
+from benchmarks.path_space import training
 from benchmarks.path_space.methods import (
     METHODS,
     PAIRS,
@@ -117,10 +118,10 @@ def test_all_methods_see_the_same_batches_and_steps_that_fall_by_ten(monkeypatch
     def idle(step, state, data, *, order, epochs, **options):
         del step, options
         seen.append((np.asarray(state.model_state.rates), jax.random.key_data(order).tolist()))
-        names = ("loss", "validation_accuracy", "test_accuracy", *gsgd_cifar10._CROSS_ENTROPIES)
+        names = ("loss", "validation_accuracy", "test_accuracy", *training.CROSS_ENTROPIES)
         return Fit(state, dict.fromkeys(names, np.zeros(epochs)), np.asarray(-1))
 
-    monkeypatch.setattr(gsgd_cifar10, "fit", idle)
+    monkeypatch.setattr(training, "fit", idle)
     methods = ("SGD", "SGD, skeleton init", "Path-SGD", "ENorm", "Adam")
     run(methods=methods, epochs=4, learning_rates=(1.0,), adaptive_rates=(0.5,))
     orders = [jax.random.key_data(streams(seed).order).tolist() for seed in CONTEXT.seeds]

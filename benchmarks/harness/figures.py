@@ -1,0 +1,115 @@
+"""What all figures are made of: panels side by side, legends outside, marks and rows of dots."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks.harness.reports import values
+from common.plots import figure, plot_dots, plot_spread
+from common.records import Record
+
+
+@contextlib.contextmanager
+def small_multiples(
+    path: Path,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    *,
+    labels: tuple[str, str],
+    title: Callable[[Any, Any], str] = lambda row, column: f"{row}, {column}",
+    panel: tuple[float, float] = (3.4, 2.7),
+    share: str = "row",
+) -> Iterator[dict[tuple[Any, Any], Axes]]:
+    """A grid of panels with one legend below, saved when the block ends.
+
+    Args:
+        path: the PNG file to write.
+        rows: what each row of panels shows.
+        columns: what each column shows.
+        labels: of abscissae, at the foot, and of ordinates, at the left.
+        title: of the panel of a row and a column.
+        panel: width and height of one, inches.
+        share: panels with one range of ordinates: those of a "row", "all", or "none".
+
+    Yields:
+        The axes of each (row, column).
+    """
+    with figure(path, rows=len(rows), columns=len(columns), panel=panel) as grid:
+        yield {(row, c): grid[i, j] for i, row in enumerate(rows) for j, c in enumerate(columns)}
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                grid[i, j].set_title(title(row, column), fontsize=10)
+        for axes in grid[-1]:
+            axes.set_xlabel(labels[0])
+        for axes in grid[:, 0]:
+            axes.set_ylabel(labels[1])
+        for together in {"row": list(grid), "all": [grid.ravel()], "none": []}[share]:
+            share_ordinate(together)
+        legend_outside(grid)
+
+
+def share_ordinate(panels: Iterable[Axes]) -> None:
+    """Gives panels that stand side by side one range of ordinates."""
+    limits = np.array([axes.get_ylim() for axes in panels])
+    for axes in panels:
+        axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+
+
+def legend_outside(grid: np.ndarray) -> None:
+    """One legend for all panels, below them, where it covers no curve."""
+    handles = {
+        label: handle
+        for axes in grid.ravel()
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        whole, most = grid.flat[0].figure, 2 if grid.shape[1] < 3 else 4
+        whole.legend(
+            handles.values(), handles, loc="outside lower center", fontsize=9,
+            ncols=min(most, len(handles)),
+        )  # fmt: skip
+
+
+def plot_by(
+    axes: Axes, groups: Mapping[float, Sequence[Record]], metric: str, *, scale: float = 1.0,
+    **look: Any,
+) -> None:  # fmt: skip
+    """A metric against what records are grouped by: a mark for each group, one sd as a band."""
+    columns = [values(runs, metric) for runs in groups.values()]
+    plot_spread(axes, list(groups), scale * np.asarray(columns).T, marker=True, **look)
+
+
+def doubling(axes: Axes, ticks: Sequence[float]) -> None:
+    """A logarithmic abscissa for values that double, each of them named."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def dots_figure(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], *, label: str,
+    scale: float = 1.0, reference: float | None = None, limits: tuple[float, float] | None = None,
+) -> Path:  # fmt: skip
+    """A panel for each title, in it a row of dots for each name (`common.plots.plot_dots`).
+
+    Args:
+        path: the PNG file to write.
+        panels: by title and name, the values of the seeds; the same names in every panel.
+        label: of the abscissa.
+        scale: factor on the values, 100 for percent.
+        reference: where a line is drawn to compare with; None for none.
+        limits: of the abscissa; None for those of the values.
+    """
+    most = max(map(len, panels.values()))
+    with figure(path, columns=len(panels), panel=(3.8, 0.9 + 0.27 * most)) as grid:
+        for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
+            plot_dots(axes, rows, scale=scale)
+            if reference is not None:
+                axes.axvline(reference, color="black", linewidth=1)
+            axes.set(title=title, xlabel=label, xlim=limits)
+        for axes in grid[0, 1:]:
+            axes.tick_params(labelleft=False)
+    return path
