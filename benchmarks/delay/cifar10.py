@@ -22,9 +22,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.delay import training as asynchronous_training
 from benchmarks.delay.images import Settings
-from benchmarks.delay.published_errors import published_table
 from benchmarks.delay.report import (
     ADAPTIVE,
     ALL_SYNCHRONOUS,
@@ -32,10 +30,13 @@ from benchmarks.delay.report import (
     CONSTANT,
     METHODS,
     SGD,
+    STEPS_CAPTION,
+    TRAINING_CAPTION,
     plot_tolerance,
     plot_training,
     protocol_tables,
 )
+from benchmarks.delay.training import run
 from common.records import Record
 
 PUBLISHED = {
@@ -77,14 +78,20 @@ PRESETS = {
     "full": _FULL,
 }  # fmt: skip
 
-run = asynchronous_training.run
+
+__all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
 
 def tables(records: Sequence[Record]) -> str:
     """Both protocols, and the published errors, as Markdown."""
     source = "Zheng et al., 2017: ResNet-20 at full width, 160 epochs on all of CIFAR-10"
-    sections = [protocol_tables(records), published_table(records, PUBLISHED, source=source)]
-    return "\n\n".join(section for section in sections if section)
+    return protocol_tables(records, PUBLISHED, source=source)
+
+
+CAPTIONS = {
+    "curves.png": TRAINING_CAPTION,
+    "steps.png": STEPS_CAPTION,
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -19,18 +19,18 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.delay import training as asynchronous_training
 from benchmarks.delay.images import Settings
-from benchmarks.delay.published_errors import published_table
 from benchmarks.delay.report import (
     ADAPTIVE,
     ALL_SYNCHRONOUS,
     ASGD,
     CONSTANT,
     SYNCHRONOUS,
+    TRAINING_CAPTION,
     plot_training,
     protocol_tables,
 )
+from benchmarks.delay.training import run
 from common.records import Record
 
 PUBLISHED = {(ASGD, 16): 25.64, (ALL_SYNCHRONOUS, 16): 25.30, (ADAPTIVE, 16): 25.18}
@@ -69,14 +69,19 @@ PRESETS = {
     "full": _FULL,
 }  # fmt: skip
 
-run = asynchronous_training.run
+
+__all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
 
 def tables(records: Sequence[Record]) -> str:
     """Both protocols, and the published errors, as Markdown."""
     source = "Zheng et al., 2017, as reported: ResNet-50 on ImageNet, batch 32"
-    sections = [protocol_tables(records), published_table(records, PUBLISHED, source=source)]
-    return "\n\n".join(section for section in sections if section)
+    return protocol_tables(records, PUBLISHED, source=source)
+
+
+CAPTIONS = {
+    "curves.png": TRAINING_CAPTION,
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What all figures are made of: panels side by side, legends outside, marks and rows of dots."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ def small_multiples(
     rows: Sequence[Any],
     columns: Sequence[Any],
     *,
-    labels: tuple[str, str],
+    labels: tuple[str | Callable[[Any], str], str | Callable[[Any], str]],
     title: Callable[[Any, Any], str] = lambda row, column: f"{row}, {column}",
     panel: tuple[float, float] = (3.4, 2.7),
     share: str = "row",
@@ -30,7 +30,8 @@ def small_multiples(
         path: the PNG file to write.
         rows: what each row of panels shows.
         columns: what each column shows.
-        labels: of abscissae, at the foot, and of ordinates, at the left.
+        labels: of abscissae, at the foot, for all columns or by column; and of ordinates, at the
+            left, for all rows or by row.
         title: of the panel of a row and a column.
         panel: width and height of one, inches.
         share: panels with one range of ordinates: those of a "row", "all", or "none".
@@ -43,20 +44,20 @@ def small_multiples(
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
                 grid[i, j].set_title(title(row, column), fontsize=10)
-        for axes in grid[-1]:
-            axes.set_xlabel(labels[0])
-        for axes in grid[:, 0]:
-            axes.set_ylabel(labels[1])
+        for axes, column in zip(grid[-1], columns, strict=True):
+            axes.set_xlabel(labels[0] if isinstance(labels[0], str) else labels[0](column))
+        for axes, row in zip(grid[:, 0], rows, strict=True):
+            axes.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1](row))
         for together in {"row": list(grid), "all": [grid.ravel()], "none": []}[share]:
-            share_ordinate(together)
+            share_range(together, "y")
         legend_outside(grid)
 
 
-def share_ordinate(panels: Iterable[Axes]) -> None:
-    """Gives panels that stand side by side one range of ordinates."""
-    limits = np.array([axes.get_ylim() for axes in panels])
+def share_range(panels: Sequence[Axes], of: str) -> None:
+    """Gives panels that are to be compared one range of abscissae, "x", or of ordinates, "y"."""
+    limits = np.array([getattr(axes, f"get_{of}lim")() for axes in panels])
     for axes in panels:
-        axes.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+        axes.set(**{f"{of}lim": (limits[:, 0].min(), limits[:, 1].max())})
 
 
 def legend_outside(grid: np.ndarray) -> None:
@@ -75,7 +76,7 @@ def legend_outside(grid: np.ndarray) -> None:
 
 
 def plot_by(
-    axes: Axes, groups: Mapping[float, Sequence[Record]], metric: str, *, scale: float = 1.0,
+    axes: Axes, groups: Mapping[Any, Sequence[Record]], metric: str, *, scale: float = 1.0,
     **look: Any,
 ) -> None:  # fmt: skip
     """A metric against what records are grouped by: a mark for each group, one sd as a band."""
@@ -91,7 +92,7 @@ def doubling(axes: Axes, ticks: Sequence[float]) -> None:
 
 def dots_figure(
     path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], *, label: str,
-    scale: float = 1.0, reference: float | None = None, limits: tuple[float, float] | None = None,
+    scale: float = 1.0, reference: float | None = None, log: bool = False,
 ) -> Path:  # fmt: skip
     """A panel for each title, in it a row of dots for each name (`common.plots.plot_dots`).
 
@@ -101,15 +102,17 @@ def dots_figure(
         label: of the abscissa.
         scale: factor on the values, 100 for percent.
         reference: where a line is drawn to compare with; None for none.
-        limits: of the abscissa; None for those of the values.
+        log: whether it is logarithmic.
     """
-    most = max(map(len, panels.values()))
-    with figure(path, columns=len(panels), panel=(3.8, 0.9 + 0.27 * most)) as grid:
+    names = list(next(iter(panels.values())))
+    width = 2.9 + 0.08 * max(map(len, names)) / len(panels)  # names stand at the left, once
+    with figure(path, columns=len(panels), panel=(width, 0.9 + 0.27 * len(names))) as grid:
         for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
             plot_dots(axes, rows, scale=scale)
             if reference is not None:
                 axes.axvline(reference, color="black", linewidth=1)
-            axes.set(title=title, xlabel=label, xlim=limits)
+            axes.set(title=title, xlabel=label, xscale="log" if log else "linear")
         for axes in grid[0, 1:]:
             axes.tick_params(labelleft=False)
+        share_range(list(grid[0]), "x")
     return path

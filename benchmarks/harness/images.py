@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from common.data import (
     Dataset,
     PixelStatistics,
+    epoch_order,
     load,
     pixel_statistics,
     pooled,
@@ -65,3 +67,9 @@ def load_images(
 
     parts = [prepared(part) for part in (train, held_out, test)]
     return Images(parts[0], parts[1], parts[2], whole.num_classes, statistics)
+
+
+def rows_in_order(key: jax.Array, num_images: int, count: int) -> np.ndarray:
+    """The first `count` rows that training reads, epoch after epoch, each in its own order."""
+    epochs = range(-(-count // num_images))
+    return np.concatenate([epoch_order(key, num_images, epoch=e) for e in epochs])[:count]

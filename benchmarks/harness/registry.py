@@ -27,6 +27,7 @@ opens with the claim, then cost, hardware and command. It reads like this::
 
     def tables(records: Sequence[Record]) -> str:   # Markdown, from records only
     def plots(records: Sequence[Record], out: Path) -> list[Path]:   # PNG files, likewise
+    CAPTIONS = {"curves.png": "What to see in this figure."}
 
 Each record is written the moment it is yielded, so an interrupted run keeps what it finished; its
 stages (`benchmarks.harness.stages`) are what a later run need not compute again.

@@ -4,7 +4,7 @@ A report reads records only. It picks runs (`where`), sets them side by side (`b
 `by_setting`), compares two methods seed by seed (`paired`), and says whether a target is met.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.records import Record
@@ -63,6 +63,20 @@ def paired(
 def met(value: float, target: float, *, at_most: bool = False) -> str:
     """Says whether a target, the least value wanted or the largest, is "met" or "missed"."""
     return "met" if (value <= target if at_most else value >= target) else "missed"
+
+
+def source(origin: Mapping[str, Any]) -> str:
+    """Command, commit and hardware that records came from, in one line."""
+    made = origin["provenance"]
+    return f"`{origin['command']}`, commit {made['git_commit'][:12]}, {hardware(made['device'])}"
+
+
+def hardware(device: Mapping[str, Any]) -> str:
+    """A device in words: "2 CPU cores", or "1 NVIDIA H100 beside 16 CPU cores"."""
+    cores = f"{device['cores']} CPU core{'s' * (device['cores'] != 1)}"
+    if device["kind"] == "cpu":
+        return cores if device["count"] == 1 else f"{device['count']} CPU devices on {cores}"
+    return f"{device['count']} {device['kind']} beside {cores}"
 
 
 def joined(*sections: str) -> str:

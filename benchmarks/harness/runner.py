@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import hosts
 from benchmarks.harness.registry import Context, Experiment
+from benchmarks.harness.reports import source
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
 from common.files import full_disk, links_outside, write_whole
 from common.provenance import now, provenance
@@ -201,7 +202,7 @@ def run_experiment(
             return Report("", [], written, time.perf_counter() - started)
         records = last_run(read_records(path))
         tables = experiment.tables(records)
-        write_whole(out / "tables.md", f"{tables}\n\n{caption(origin)}\n")
+        write_whole(out / "tables.md", f"{tables}\n\n{made_by(origin)}\n")
         plots = experiment.plots(records, out)
         manifest("finished", [path, out / "tables.md", *plots])
     except TimeBudgetSpentError as spent:
@@ -260,12 +261,10 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def caption(origin: Mapping[str, Any]) -> str:
+def made_by(origin: Mapping[str, Any]) -> str:
     """Where a table's figures came from, in one line."""
-    source = origin["provenance"]
-    device, versions = source["device"], source["versions"]
+    made = origin["provenance"]
     return (
-        f"`{origin['command']}`, commit {source['git_commit'][:12]}, "
-        f"{device['count']} x {device['kind']} ({device['cores']} cores), jax {versions['jax']}, "
-        f"{source['dtype']}, n = {len(origin['seeds'])} seeds, mean ± sample standard deviation."
+        f"{source(origin)}, jax {made['versions']['jax']}, {made['dtype']}, n = "
+        f"{len(origin['seeds'])} seeds, mean ± sample standard deviation."
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.harness import registry
-from benchmarks.harness.runner import caption
+from benchmarks.harness.runner import made_by
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.page import claim_sections, claim_table, with_claims
 from benchmarks.judgement.verdicts import Measured
@@ -156,11 +156,13 @@ def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, lis
             target = path.with_name(f"{path.stem}_{drawn.name}")
             shutil.copyfile(drawn, target)
             figures.append(target)
-    shown = [
-        f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})"
-        for figure in figures
-    ]
-    parts = [f"## Preset `{path.stem}`", experiment.tables(records), caption(records[0].origin)]
+    captions = getattr(experiment, "CAPTIONS", {})
+    shown = []
+    for figure in figures:
+        shown.append(f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})")
+        if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
+            shown.append(f"*{caption}*")
+    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(records[0].origin)]
     return "\n\n".join([*parts, *shown]), figures
 
 
@@ -179,8 +181,8 @@ def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
         "# Evidence\n\nThe claims, with what the records say of each; then one page for each "
         "experiment that has been\nmeasured. Tables, figures and verdicts are made from the "
         "summaries of records beside them by\n`python -m benchmarks report`; what was measured is "
-        "never typed. One method is called above another\nwhere the 95% Student t interval of "
-        "their differences, seed by seed, is above 0."
+        "never typed. One method is called better than\nanother where the 95% Student t interval "
+        "of their differences, seed by seed, is above 0."
     )
     by_name = {(figure.parent.name, figure.name): figure for figure in reversed(figures)}
     shown = {

@@ -24,7 +24,6 @@ Command: python -m benchmarks lacim_baselines --preset smoke --seeds 3
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,16 +32,15 @@ import jax.numpy as jnp
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent.methods import METHODS
-from benchmarks.latent.reports import domains as domain_report
+from benchmarks.latent.reports import domains as report
 from benchmarks.latent.runs import (
     Budget,
     Column,
     Parts,
-    Problem,
+    Task,
     assembled,
     columns_of,
-    run_method,
-    total_work,
+    run_methods,
 )
 from common.colored_digits import ColoredDigits, colored_domains
 from common.data import load, pooled, take
@@ -89,42 +87,25 @@ PRESETS = {
 }
 
 
-def tables(records: Sequence[Record]) -> str:
-    """Test accuracy as chosen by each rule, calibration and detection."""
-    return domain_report.tables(records)
-
-
-def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Test accuracy as chosen by each rule, side by side."""
-    return domain_report.plots(records, out)
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, trial and seed, and for each latent search that follows."""
     columns = columns_of(context.seeds, len(settings.correlations), left_out=settings.left_out)
     parts = load_parts(settings, columns, context.data_dir)
-    problem = Problem(
+    task = Task(
         parts,
         columns,
         num_domains=len(settings.correlations),
         num_classes=2,
         setting={"label_noise": settings.label_noise},
     )
-    for name in settings.methods:
-        with context.progress.task(name, total=total_work(name, settings)) as bar:
-            yield from context.stages.of(
-                name, functools.partial(run_method, name, problem, settings, bar)
-            )
+    yield from run_methods(settings.methods, task, settings, context)
 
 
 def load_parts(settings: Settings, columns: Sequence[Column], data_dir: Path | None) -> Parts:
-    """Every column's images, colours and flipped labels.
-
-    Args:
-        settings: the experiment's.
-        columns: which versions are wanted.
-        data_dir: where prepared data sets lie.
-    """
+    """Every column's images, colours and flipped labels."""
     digits, others = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
 
     def version(column: Column) -> Parts:

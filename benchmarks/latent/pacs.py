@@ -25,7 +25,6 @@ Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -34,16 +33,15 @@ import numpy as np
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent.methods import METHODS
-from benchmarks.latent.reports import styles as style_report
+from benchmarks.latent.reports import styles as report
 from benchmarks.latent.runs import (
     Budget,
     Column,
     Parts,
-    Problem,
+    Task,
     assembled,
     columns_of,
-    run_method,
-    total_work,
+    run_methods,
 )
 from common.data import (
     PACS,
@@ -116,7 +114,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-tables, plots = style_report.tables, style_report.plots
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -125,27 +123,18 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     num_domains = len(whole.domain_names) - 1
     columns = columns_of(context.seeds, num_domains, left_out=settings.left_out)
     for test_domain in settings.test_domains:
-        problem = Problem(
+        task = Task(
             load_parts(settings, whole, test_domain, columns),
             columns,
             num_domains=num_domains,
             num_classes=len(whole.class_names),
             setting={"test_domain": test_domain},
         )
-        for name in settings.methods:
-            title = f"{test_domain}, {name}"
-            with context.progress.task(title, total=total_work(name, settings)) as bar:
-                yield from context.stages.of(
-                    title, functools.partial(run_method, name, problem, settings, bar)
-                )
+        yield from run_methods(settings.methods, task, settings, context, prefix=f"{test_domain}, ")
 
 
 def read_images(data: str, context: Context) -> DomainDataset:
-    """All images of all domains.
-
-    Args:
-        data: "PACS", or `ROTATED`.
-        context: where data lie.
+    """All images of all domains, of "PACS" or `ROTATED`.
 
     Raises:
         FileNotFoundError: if PACS is not there; it says where it is looked for.
@@ -161,14 +150,7 @@ def read_images(data: str, context: Context) -> DomainDataset:
 def load_parts(
     settings: Settings, whole: DomainDataset, test_domain: str, columns: Sequence[Column]
 ) -> Parts:
-    """Every column's images: of all domains but one, and of that one.
-
-    Args:
-        settings: the experiment's.
-        whole: all images.
-        test_domain: the name of the one.
-        columns: which versions are wanted.
-    """
+    """Every column's images: of all domains but one, and of that one."""
 
     def version(column: Column) -> Parts:
         keys = streams(column.seed)

@@ -16,16 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.latent import training as domain_training
+from benchmarks.harness.registry import Context
 from benchmarks.latent.methods import METHODS, Hyper, Method, Sizes
 from benchmarks.latent.reports.domains import RULES
-from benchmarks.latent.training import num_steps, of_column, warm_up
+from benchmarks.latent.training import adam, fit, num_steps, of_column, variables_of, warm_up
 from common.calibration import detection_auroc, expected_calibration_error
 from common.classification import evaluator
 from common.progress import Bar
 from common.records import Record
 from common.seeds import host_generator, streams
 from common.selection import best_setting, latin_hypercube
+from common.training import Fit
 from lacim_jax import Examples, Search, infer_along, predict_from
 
 
@@ -52,6 +53,13 @@ class Budget:
     """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
     at_once: int | None = None
     """Runs trained side by side, as many as fit into memory; None for all there are."""
+
+    def sizes(self, image: tuple[int, ...], *, num_domains: int, num_classes: int) -> Sizes:
+        """What all models have in common, for images of a shape."""
+        return Sizes(
+            image, self.widths, self.s_dim, self.v_dim, num_domains, num_classes,
+            self.convolutions, self.bfloat16,
+        )  # fmt: skip
 
 
 class Column(NamedTuple):
@@ -83,7 +91,7 @@ class Parts(NamedTuple):
     """Other images of the test domain."""
 
 
-class Problem(NamedTuple):
+class Task(NamedTuple):
     """What methods are compared on."""
 
     parts: Parts
@@ -97,10 +105,7 @@ class Problem(NamedTuple):
 def columns_of(seeds: Sequence[int], num_domains: int, *, left_out: bool) -> list[Column]:
     """The versions of the data that an experiment needs: whole, and without each training domain.
 
-    Args:
-        seeds: of the experiment.
-        num_domains: training domains.
-        left_out: whether runs without one are made, for the rule of selection that needs them.
+    Those without one are made, if `left_out`, for the rule of selection that needs them.
     """
     domains = range(num_domains) if left_out else ()
     return [Column(seed, domain) for seed in seeds for domain in (-1, *domains)]
@@ -136,53 +141,37 @@ def assembled(train: Examples, choice: Examples, test: Examples, column: Column)
 
 
 def trials(settings: Budget, method: Method) -> list[dict[str, float]]:
-    """The settings tried for a method; all methods get the same learning rates.
-
-    Args:
-        settings: the experiment's.
-        method: whose ranges.
-    """
+    """The settings tried for a method; all methods get the same learning rates."""
     spans = {"learning_rate": settings.learning_rates, **method.ranges}
     return latin_hypercube(spans, settings.trials)
 
 
-def total_work(name: str, settings: Budget) -> int:
-    """How far `run_method` advances its bar.
+def run_methods(
+    methods: Sequence[str], task: Task, settings: Budget, context: Context, *, prefix: str = ""
+) -> Iterator[Record]:
+    """Every method on one task, each a stage; the prefix tells tasks of one run apart."""
+    for name in methods:
+        title = prefix + name
+        work = settings.epochs + (1 if METHODS[name].searches else 0)
+        with context.progress.task(title, total=work) as bar:
+            yield from context.stages.of(
+                title, functools.partial(run_method, name, task, settings, bar)
+            )
 
-    Args:
-        name: the method's.
-        settings: the experiment's.
-    """
-    return settings.epochs + (1 if METHODS[name].searches else 0)
 
-
-def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Iterator[Record]:
-    """Yields a record for each trial and seed, and for each latent search that follows.
-
-    Args:
-        name: the method's.
-        problem: data, and what records say of them.
-        settings: the experiment's.
-        bar: advanced by `total_work`.
-    """
+def run_method(name: str, task: Task, settings: Budget, bar: Bar) -> Iterator[Record]:
+    """Yields a record for each trial and seed, and for each latent search that follows."""
     begun = time.perf_counter()
-    method, (parts, columns) = METHODS[name], problem[:2]
-    sizes = Sizes(
-        image=parts.train.images.shape[2:],
-        widths=settings.widths,
-        s_dim=settings.s_dim,
-        v_dim=settings.v_dim,
-        num_domains=problem.num_domains,
-        num_classes=problem.num_classes,
-        convolutions=settings.convolutions,
-        bfloat16=settings.bfloat16,
-    )
+    method, (parts, columns) = METHODS[name], task[:2]
+    image, num_domains = parts.train.images.shape[2:], task.num_domains
+    sizes = settings.sizes(image, num_domains=num_domains, num_classes=task.num_classes)
     model = method.build(sizes)
     tried = trials(settings, method)
     cases = [(trial, c) for trial in tried for c in range(len(columns))]
-    found = _train(model, method, sizes, parts.train, cases, columns, settings, bar)
-    figures = _measure(model, method, found.state, parts, settings.at_once)
-    right = found.diverged_at < 0
+    seeds = [column.seed for column in columns]
+    trained = train(model, method, sizes, parts.train, cases, seeds, settings, bar)
+    figures = _measure(model, method, trained.state, parts, settings.at_once)
+    right = trained.diverged_at < 0
     figures = {key: np.where(right, value, math.nan) for key, value in figures.items()}
     wall_time = time.perf_counter() - begun
     answer = jax.jit(lambda v, images: method.probabilities(model, v, images))
@@ -200,13 +189,13 @@ def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Itera
             }
             if without:
                 metrics["left_out_accuracy"] = float(np.mean(figures["choice"][without]))
-            setting = {**problem.setting, **trial}
+            setting = {**task.setting, **trial}
             records.append(
                 Record(
                     method=name,
                     setting=setting | ({"search_steps": 0} if method.searches else {}),
                     seed=seed,
-                    metrics=_uncertainty(answer, found.state, full, cases, parts) | metrics,
+                    metrics=_uncertainty(answer, trained.state, full, cases, parts) | metrics,
                     wall_time=wall_time,
                 )
             )
@@ -220,22 +209,22 @@ def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Itera
             chosen += [r for r in best_setting(records, criterion=criterion) if r not in chosen]
     for record in chosen:
         of_seed = runs[records.index(record)]
-        yield from _search(model, found.state, record, of_seed, cases, parts, settings)
+        yield from _search(model, trained.state, record, of_seed, cases, parts, settings)
         bar.advance(1 / len(chosen), note="latent search")
 
 
-def _train(
+def train(
     model: Any,
     method: Method,
     sizes: Sizes,
-    train: Examples,
+    examples: Examples,
     cases: Sequence[tuple[dict[str, float], int]],
-    columns: Sequence[Column],
+    seeds: Sequence[int],
     settings: Budget,
     bar: Bar,
-) -> Any:
-    """Trains all cases of a method at once."""
-    steps = num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs)
+) -> Fit:
+    """Trains all cases of a method, each a trial and a column, at once; seeds are of columns."""
+    steps = num_steps(examples, batch_size=settings.batch_size, epochs=settings.epochs)
     ramp = warm_up(steps)
 
     def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
@@ -246,14 +235,14 @@ def _train(
     def setup(hyper: Hyper, column: jax.Array) -> Setup:
         return Setup(column, hyper, jnp.zeros([], jnp.int32), method.state(sizes))
 
-    first, runs = of_column(train, 0), len(cases)
+    first, runs = of_column(examples, 0), len(cases)
     hyper = {name: jnp.asarray([trial[name] for trial, _ in cases]) for name in cases[0][0]}
-    return domain_training.fit(
+    return fit(
         model,
         loss,
-        train,
+        examples,
         inputs=(first.images[:1], *((first.domains[:1],) if method.takes_domains else ())),
-        seeds=[columns[c].seed for _, c in cases],
+        seeds=[seeds[c] for _, c in cases],
         setups=jax.vmap(setup)(hyper, jnp.asarray([c for _, c in cases])),
         learning_rates=hyper["learning_rate"],
         weight_decays=hyper.get("weight_decay", jnp.zeros(runs)),
@@ -270,9 +259,9 @@ def _measure(
     """Accuracy of every run on every part but the training one."""
 
     def figures(state: Any, batch: Any) -> dict[str, jax.Array]:
-        own = of_column(batch, state.model_state.column)
-        found = method.probabilities(model, {"params": state.params}, own.images)
-        return {"accuracy": (found.argmax(-1) == own.labels).astype(jnp.float32)}
+        images, labels, _ = of_column(batch, state.model_state.column)
+        probabilities = method.probabilities(model, {"params": state.params}, images)
+        return {"accuracy": (probabilities.argmax(-1) == labels).astype(jnp.float32)}
 
     return {
         name: evaluator(figures, getattr(parts, name), many_runs=True, at_once=at_once)(state)[
@@ -290,16 +279,16 @@ def _uncertainty(
     parts: Parts,
 ) -> dict[str, float]:
     """Calibration on test images, and whether low confidence tells them from training ones."""
-    variables = {"params": jax.tree.map(lambda w: w[index], state.params)}
-    found = {}
+    answers = {}
     for name in ("choice", "test"):
-        own = of_column(getattr(parts, name), cases[index][1])
-        found[name] = np.asarray(answer(variables, own.images)), np.asarray(own.labels)
-    if not all(np.isfinite(probabilities).all() for probabilities, _ in found.values()):
+        part = of_column(getattr(parts, name), cases[index][1])
+        probabilities = np.asarray(answer(variables_of(state, index), part.images))
+        answers[name] = probabilities, np.asarray(part.labels)
+    if not all(np.isfinite(probabilities).all() for probabilities, _ in answers.values()):
         return {"test_calibration_error": math.nan, "confidence_auroc": math.nan}
-    doubt = [1 - found[name][0].max(-1) for name in ("choice", "test")]
+    doubt = [1 - probabilities.max(-1) for probabilities, _ in answers.values()]
     return {
-        "test_calibration_error": expected_calibration_error(*found["test"]),
+        "test_calibration_error": expected_calibration_error(*answers["test"]),
         "confidence_auroc": detection_auroc(*doubt),
     }
 
@@ -314,16 +303,15 @@ def _search(
     settings: Budget,
 ) -> Iterator[Record]:
     """The same trial with its latents searched further, for every number of steps."""
-    search = Search(optimiser=_optimiser(settings.search_rate), draws=1, chunk_size=250)
+    search = Search(optimiser=adam(settings.search_rate), draws=1, chunk_size=250)
     begun = time.perf_counter()
 
     def predictions(index: int, part: Examples) -> tuple[list[Any], np.ndarray]:
-        own = of_column(part, cases[index][1])
-        variables = {"params": jax.tree.map(lambda w: w[index], state.params)}
-        key = streams(record.seed).noise
+        images, labels, _ = of_column(part, cases[index][1])
+        variables, key = variables_of(state, index), streams(record.seed).noise
         steps = settings.search_steps
-        every = infer_along(model, variables, own.images, key, steps=steps, search=search)
-        return [predict_from(model, variables, each) for each in every], np.asarray(own.labels)
+        every = infer_along(model, variables, images, key, steps=steps, search=search)
+        return [predict_from(model, variables, each) for each in every], np.asarray(labels)
 
     full, *without = of_seed
     of_part = {
@@ -331,7 +319,7 @@ def _search(
     }
     folds = [predictions(index, parts.choice) for index in without]
     for i, steps in enumerate(settings.search_steps):
-        accuracy = {name: _accuracy(found[i], y) for name, (found, y) in of_part.items()}
+        accuracy = {name: _accuracy(answers[i], y) for name, (answers, y) in of_part.items()}
         metrics = {
             "validation_accuracy": accuracy["choice"],
             "oracle_accuracy": accuracy["oracle"],
@@ -360,9 +348,3 @@ def _search(
 
 def _accuracy(prediction: Any, labels: np.ndarray) -> float:
     return float(np.mean(prediction.probabilities.argmax(-1) == labels))
-
-
-@functools.cache
-def _optimiser(learning_rate: float) -> optax.GradientTransformation:
-    """One object a rate, so that searches share a compilation."""
-    return optax.adam(learning_rate)

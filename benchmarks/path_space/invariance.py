@@ -32,10 +32,11 @@ import numpy as np
 import optax
 
 from benchmarks.harness.figures import small_multiples
+from benchmarks.harness.images import rows_in_order
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_method, by_setting, numeric, where
 from common.classification import cross_entropy_loss
-from common.data import epoch_order, load, pixel_statistics, pooled, standardise, take
+from common.data import load, pixel_statistics, pooled, standardise, take
 from common.networks import MLP
 from common.plots import plot_curve
 from common.records import Record
@@ -146,10 +147,9 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
 
 def _batches(data: Data, settings: Settings, seed: int) -> np.ndarray:
     """Rows of the images in the order of training, [points, steps / points, batch]."""
-    wanted = settings.steps * settings.batch_size
-    epochs = -(-wanted // len(data.labels))
-    order = [epoch_order(streams(seed).order, len(data.labels), epoch=e) for e in range(epochs)]
-    return np.concatenate(order)[:wanted].reshape(settings.points, -1, settings.batch_size)
+    count = settings.steps * settings.batch_size
+    rows = rows_in_order(streams(seed).order, len(data.labels), count)
+    return rows.reshape(settings.points, -1, settings.batch_size)
 
 
 def _compare(

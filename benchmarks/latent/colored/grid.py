@@ -62,12 +62,7 @@ def picture(
 
 
 def plot_picture(record: Record, path: Path) -> None:
-    """Draws a record's picture.
-
-    Args:
-        record: its curve is a `picture` of square images.
-        path: the PNG file to write.
-    """
+    """Draws a record whose curve is a `picture` of square images."""
     pixels = np.stack([record.curve["red"], record.curve["green"]], axis=-1) / 255
     side = round((len(pixels) / (len(ROWS) * TILES)) ** 0.5)
     with figure(path, panel=(7.4, 5.1)) as panels:
