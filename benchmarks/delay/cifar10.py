@@ -19,6 +19,7 @@ Command: python -m benchmarks dcasgd_cifar10 --preset cpu --seeds 3
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,17 +54,9 @@ PUBLISHED = {
 """Test errors in percent (Zheng et al., 2017); m-synchronous SGD is not among them."""
 
 _FULL = Settings(
-    data="cifar10",
-    depth=20,
-    workers=(4, 8),
-    methods=METHODS,
-    batch_size=128,
-    epochs=160,
-    evaluations=32,
-    learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0),
-    augment=True,
-    at_once=15,
-)
+    data="cifar10", depth=20, workers=(4, 8), methods=METHODS, batch_size=128, epochs=160,
+    evaluations=32, learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0), augment=True, at_once=15,
+)  # fmt: skip
 _THIN = dataclasses.replace(_FULL, width=0.25, pool=2, augment=False)
 
 PRESETS = {
@@ -81,22 +74,14 @@ PRESETS = {
 
 __all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
-
-def tables(records: Sequence[Record]) -> str:
-    """Both protocols, and the published errors, as Markdown."""
-    source = "Zheng et al., 2017: ResNet-20 at full width, 160 epochs on all of CIFAR-10"
-    return protocol_tables(records, PUBLISHED, source=source)
-
-
-CAPTIONS = {
-    "curves.png": TRAINING_CAPTION,
-    "steps.png": STEPS_CAPTION,
-}
+CAPTIONS = {"curves.png": TRAINING_CAPTION, "steps.png": STEPS_CAPTION}
+tables = functools.partial(
+    protocol_tables,
+    published=PUBLISHED,
+    source="Zheng et al., 2017: ResNet-20 at full width, 160 epochs on all of CIFAR-10",
+)
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy during training, against data and against time; and the steps each rule bears."""
-    return [
-        plot_training(records, out / "curves.png"),
-        plot_tolerance(records, out / "steps.png"),
-    ]
+    return [plot_training(records, out / "curves.png"), plot_tolerance(records, out / "steps.png")]

@@ -209,12 +209,7 @@ Trainer = Callable[[optax.Params, jax.Array, Data], Measured]
 
 
 def trainer(
-    case: Case,
-    settings: Settings,
-    network: MLP,
-    num_train: int,
-    *,
-    rule: Rule | None = None,
+    case: Case, settings: Settings, network: MLP, num_train: int, *, rule: Rule | None = None
 ) -> Trainer:
     """A function that trains all step sizes and lambdas of a case at once, compiled once.
 
@@ -337,10 +332,7 @@ def records_of(
 
 tables = protocol_tables
 
-CAPTIONS = {
-    "dcasgd_digits_curves.png": TRAINING_CAPTION,
-    "dcasgd_digits_steps.png": STEPS_CAPTION,
-}
+CAPTIONS = {"dcasgd_digits_curves.png": TRAINING_CAPTION, "dcasgd_digits_steps.png": STEPS_CAPTION}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

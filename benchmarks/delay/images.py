@@ -19,17 +19,16 @@ import numpy as np
 import optax
 
 from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SYNCHRONOUS
-from benchmarks.harness.images import Part, load_images
+from benchmarks.harness.images import ImageSettings, Part
 from common.data import ImageStream, PixelStatistics, pixel_statistics, standardise, stream
 from common.seeds import host_generator, streams
 from dcasgd_jax import dcasgd
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
     """What an experiment depends on."""
 
-    data: str
     depth: int
     workers: tuple[int, ...]
     methods: tuple[str, ...]
@@ -41,14 +40,6 @@ class Settings:
     learning_rates: tuple[float, ...]
     width: float = 1.0
     """Factor on the network's channels."""
-    train_size: int | None = None
-    """Images trained on; None for all that are not held out."""
-    validation: float = 0.1
-    """Share of the images that learning rates are chosen on."""
-    test_size: int | None = None
-    """Images tested on; None for all."""
-    pool: int = 1
-    """Images are reduced by averaging over squares of this side."""
     augment: bool = False
     """Whether training images held on the device are padded, cropped and mirrored."""
     constant_lambda: float = 0.04
@@ -63,7 +54,6 @@ class Settings:
     image_size: int | None = None
     """Training images are streamed from disk, scaled to this height and width; None: all are held
     on the device as they are."""
-    test_split: str = "test"
     longest: int | None = None
     """No more gradients of one run than this are computed together, so that their activations fit.
     """
@@ -113,11 +103,7 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
     """Images on the device, or training images on disk; alike for all methods and seeds."""
     if settings.image_size is not None:
         return _streamed(settings, settings.image_size, data_dir)
-    images = load_images(
-        settings.data, data_dir, validation=settings.validation, train_size=settings.train_size,
-        test_size=settings.test_size, pool=settings.pool, test_split=settings.test_split,
-    )  # fmt: skip
-    return Data(*images)
+    return Data(*settings.load_images(data_dir))
 
 
 def _streamed(settings: Settings, size: int, data_dir: Path | None) -> Data:

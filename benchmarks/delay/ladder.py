@@ -42,7 +42,7 @@ PRESETS = {
     "full": Settings(
         data="mnist", pool=1, widths=(256, 256, 10), batch_size=128, steps=20_000, repetitions=50
     ),
-}
+}  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -140,8 +140,8 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
 
     def panels(metric: str) -> dict[str, dict[str, list[float]]]:
         return {
-            activation: {rung: values(runs, metric) for rung, runs in by_method(own).items()}
-            for activation, own in by_setting(records, "activation").items()
+            activation: {rung: values(runs, metric) for rung, runs in by_method(rungs).items()}
+            for activation, rungs in by_setting(records, "activation").items()
         }
 
     return [

@@ -49,36 +49,25 @@ PUBLISHED = {CONSTANT: 0.04, ADAPTIVE: 2.0}
 """The paper's lambdas, for CIFAR-10."""
 
 _SWEEP = Settings(
-    workers=(4, 8, 16),
-    epochs=4,
-    learning_rates=(0.05, 0.1, 0.2, 0.4, 0.8),
-    constant_lambdas=(0.04, 0.4, 4.0, 40.0),
-    adaptive_lambdas=(0.5, 2.0, 8.0, 32.0),
-)
+    workers=(4, 8, 16), epochs=4, learning_rates=(0.05, 0.1, 0.2, 0.4, 0.8),
+    constant_lambdas=(0.04, 0.4, 4.0, 40.0), adaptive_lambdas=(0.5, 2.0, 8.0, 32.0),
+)  # fmt: skip
 
 PRESETS = {
     "smoke": _SWEEP,
     "cpu": dataclasses.replace(
-        _SWEEP,
-        data="mnist",
-        epochs=3,
-        evaluations=2,
+        _SWEEP, data="mnist", epochs=3, evaluations=2,
         learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
         constant_lambdas=(0.04, 0.4, 2.0, 8.0, 32.0, 128.0),
         adaptive_lambdas=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
     ),
     "full": dataclasses.replace(
-        _SWEEP,
-        data="mnist",
-        pool=1,
-        widths=(256, 256, 10),
-        epochs=20,
-        train_sample=10_000,
+        _SWEEP, data="mnist", pool=1, widths=(256, 256, 10), epochs=20, train_sample=10_000,
         learning_rates=tuple(0.00625 * 2.0**k for k in range(9)),
         constant_lambdas=tuple(0.04 * 4.0**k for k in range(7)),
         adaptive_lambdas=tuple(0.25 * 2.0**k for k in range(8)),
     ),
-}
+}  # fmt: skip
 
 
 __all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]

@@ -59,17 +59,8 @@ def limits(
 
     Stable means: the loss stays, over the last quarter of the run, below that of the start. Near
     the limit deviations shrink or grow by a share of 1 / (tau + 1) a step, so `length` should be
-    some 50 times the largest tau.
-
-    Args:
-        rule: the server's.
-        delays: tau of each, >= 0.
-        valleys: the quadratics, of one dimension.
-        steps: ascending step sizes, shape [steps].
-        length: server steps of each run, a multiple of 4.
-
-    Returns:
-        Shape [delays, valleys]; 0 where no step is stable.
+    some 50 times the largest tau, and a multiple of 4. Steps ascend; 0 where none is stable,
+    [delays, valleys].
     """
     slots = max(delays) + 1
 

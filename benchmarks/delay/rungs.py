@@ -181,14 +181,9 @@ def _watched(
         return sgd.init(params), spy
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        stale_params: Any = None,
-        batch: Any = None,
-        **extra_args: Any,
-    ) -> Any:
+        updates: Any, state: Any, params: Any = None, *, stale_params: Any = None,
+        batch: Any = None, **extra_args: Any,
+    ) -> Any:  # fmt: skip
         del extra_args
         opt_state, spy = state
         fresh = network.gradient(params, batch)
@@ -266,11 +261,11 @@ def _stopwatch(
         tx = rules(key)[name]
 
         def one(carry: Any, batch: Batches) -> tuple[Any, None]:
-            params, stale, own = carry
+            params, stale, opt_state = carry
             g = network.gradient(stale, batch)
-            updates, own = tx.update(g, own, params, stale_params=stale, batch=batch)
+            updates, opt_state = tx.update(g, opt_state, params, stale_params=stale, batch=batch)
             # The next arrival was taken where the server stands: nothing can be hoisted.
-            return (optax.apply_updates(params, updates), params, own), None
+            return (optax.apply_updates(params, updates), params, opt_state), None
 
         return jax.lax.scan(one, (params, stale, tx.init(params)), data)[0]
 
@@ -293,6 +288,6 @@ def _stopwatch(
             name: sum(leaf.nbytes for leaf in jax.tree.leaves(tx.init(state.params))) / size
             for name, tx in every.items()
         }
-        return {name: Cost(float(np.median(own)), copies[name]) for name, own in seconds.items()}
+        return {name: Cost(float(np.median(s)), copies[name]) for name, s in seconds.items()}
 
     return measure

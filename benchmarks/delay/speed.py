@@ -34,7 +34,7 @@ import optax
 from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined, met, numeric, values, where
-from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
+from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
 from common.networks import MLP, resnet
 from common.plots import COLOURS
 from common.records import Record
@@ -136,7 +136,6 @@ def _compare(
 
 def build(settings: Settings, network: str, batch_size: int, steps: int, seed: int) -> Workload:
     """The network, its first weights, and random batches; what is in them does not matter."""
-    keys = streams(seed)
     convolves = network != "MLP"
     shape = (32, 32, 3) if convolves else (784,)
     module: Any = (
@@ -144,10 +143,9 @@ def build(settings: Settings, network: str, batch_size: int, steps: int, seed: i
         if convolves
         else MLP((settings.width, settings.width, 10))
     )
-    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
-    labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
-    options = {"train": False} if convolves else {}
-    params = jax.jit(lambda k, x: module.init(k, x, **options))(keys.init, images[0])["params"]
+    images, labels = random_images(shape, steps=steps, batch_size=batch_size, seed=seed)
+    options, key = {"train": False} if convolves else {}, streams(seed).init
+    params = jax.jit(lambda k, x: module.init(k, x, **options))(key, images[0])["params"]
 
     def loss(params: Any, batch: Any) -> jax.Array:
         inputs, targets = batch
@@ -178,12 +176,7 @@ def _ways(workload: Workload, settings: Settings, steps: int) -> Iterator[Way]:
 
 
 def _synchronous(workload: Workload, tx: optax.GradientTransformation) -> Callable[[], Any]:
-    def step(carry: Any, batch: Any) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = tx.update(workload.gradient(params, batch), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    start = workload.params, tx.init(workload.params)
+    step, start = descent(workload.gradient, tx), (workload.params, tx.init(workload.params))
     if not workload.driven:
         scanned = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches)[0])
         return lambda: scanned(start, workload.batches)
@@ -330,7 +323,7 @@ def _lost(records: Sequence[Record], wide: Sequence[Record]) -> Iterator[str]:
 CAPTIONS = {
     "throughput.png": "Gradients a second of the simulator over those of synchronous SGD (the "
     "line), against the number of workers, medians of turns. The nearer to the line, or above "
-    "it, the less a simulation costs.",
+    "it, the less a simulation costs."
 }
 
 

@@ -55,11 +55,10 @@ PRESETS = {
     ),
     "full": Settings(
         delays=(0, 1, 3, 7, 15, 31, 63), dim=32, quadratic_length=6400, data="mnist", pool=1,
-        quadratic_steps=tuple(np.geomspace(0.015, 2.5, 104).tolist()),
-        widths=(256, 256, 10), workers=(2, 4, 8, 16, 32, 64), gradients=20_480, points=20,
+        quadratic_steps=tuple(np.geomspace(0.015, 2.5, 104).tolist()), widths=(256, 256, 10),
+        workers=(2, 4, 8, 16, 32, 64), gradients=20_480, points=20,
         learning_rates=tuple(0.0125 * 2 ** (k / 2) for k in range(15)),
-        constant_lambdas=(0.04, 0.4, 4.0, 40.0), adaptive_lambdas=(0.5, 2.0, 8.0),
-        target_loss=0.1,
+        constant_lambdas=(0.04, 0.4, 4.0, 40.0), adaptive_lambdas=(0.5, 2.0, 8.0), target_loss=0.1,
     ),
 }  # fmt: skip
 
@@ -70,8 +69,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     with context.progress.task("delay tolerance", total=total) as bar:
         for rule in RULES:
             yield from context.stages.of(
-                f"{rule}, quadratic",
-                functools.partial(on_quadratic, rule, settings, context.seeds),
+                f"{rule}, quadratic", functools.partial(on_quadratic, rule, settings, context.seeds)
             )
             bar.advance(note=f"{rule}, quadratic")
         data = load_data(DigitSettings(data=settings.data, pool=settings.pool), context.data_dir)

@@ -216,7 +216,7 @@ def _plot_network(
             for seeds in chosen
         ]
     else:
-        rows = [[largest_stable_step(own) or math.nan] for own in runs.values()]
+        rows = [[largest_stable_step(tried) or math.nan] for tried in runs.values()]
     columns = np.array(rows).T
     plot_spread(axes, list(runs), columns, label=method, style=_STYLES[method], marker=True)
 

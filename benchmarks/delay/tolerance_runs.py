@@ -112,12 +112,9 @@ def on_quadratic(method: str, settings: Settings, seeds: Sequence[int]) -> Itera
             return optax.chain(compensator(method, settings, strength, gradient), optax.scale(rate))
 
         largest = quadratic_limits.limits(
-            rule,
-            settings.delays,
-            valleys,
-            steps=np.array(settings.quadratic_steps),
+            rule, settings.delays, valleys, steps=np.array(settings.quadratic_steps),
             length=settings.quadratic_length,
-        )
+        )  # fmt: skip
         seconds = time.perf_counter() - begun
         for delay, of_seeds in zip(settings.delays, largest, strict=True):
             for seed, limit in zip(seeds, of_seeds, strict=True):
@@ -162,12 +159,9 @@ def trainer(method: str, settings: Settings) -> Callable[[int, int, Data], Itera
     def train(workers: int, seed: int, data: Data) -> Iterator[Record]:
         begun, keys = time.perf_counter(), streams(seed)
         true = gamma_times(
-            workers,
-            settings.gradients,
-            seed=seed,
-            variation=settings.variation,
+            workers, settings.gradients, seed=seed, variation=settings.variation,
             wait_for=workers if method == SYNCHRONOUS else None,
-        )
+        )  # fmt: skip
         order = np.zeros_like(true.worker) if method == SYNCHRONOUS else true.worker
         schedule = Schedule(order, true.staleness, true.clock, num_workers=slots)
         params = start(keys.init, data.train.pixels[:1])
@@ -195,14 +189,9 @@ def _program(method: str, settings: Settings, network: MLP, slots: int) -> Calla
     loss, accuracy = classifier(network)
 
     def one_run(
-        rate: jax.Array,
-        strength: jax.Array,
-        params: Any,
-        workers: jax.Array,
-        schedule: Schedule,
-        rows: jax.Array,
-        data: Data,
-    ) -> Measured:
+        rate: jax.Array, strength: jax.Array, params: Any, workers: jax.Array, schedule: Schedule,
+        rows: jax.Array, data: Data,
+    ) -> Measured:  # fmt: skip
         def gradient(params: Any, rows: jax.Array) -> Any:
             return jax.grad(loss)(params, jax.tree.map(lambda leaf: leaf[rows], data.train))
 
@@ -235,15 +224,9 @@ def batches(settings: Settings, keys: Streams, num_train: int) -> jax.Array:
 
 
 def _record(
-    method: str,
-    setting: dict[str, Any],
-    seed: int,
-    settings: Settings,
-    measured: Measured,
-    schedule: Schedule,
-    first_loss: float,
-    seconds: float,
-) -> Record:
+    method: str, setting: dict[str, Any], seed: int, settings: Settings, measured: Measured,
+    schedule: Schedule, first_loss: float, seconds: float,
+) -> Record:  # fmt: skip
     every = settings.gradients // settings.points
     clock = schedule.clock[every - 1 :: every]
     # An accuracy of weights that are not numbers is no accuracy.

@@ -38,13 +38,7 @@ from common.networks import resnet
 from common.records import Record
 from common.seeds import streams
 from common.training import groups
-from dcasgd_jax import (
-    Schedule,
-    Simulator,
-    gamma_times,
-    slot_simulator,
-    wavefront_simulator,
-)
+from dcasgd_jax import Schedule, Simulator, gamma_times, slot_simulator, wavefront_simulator
 
 
 class Run(NamedTuple):
@@ -92,11 +86,8 @@ class Trainer:
     def __init__(self, settings: Settings, data: Data, *, side_by_side: bool | None = None):
         """Compiles nothing yet.
 
-        Args:
-            settings: the experiment's.
-            data: on the device, or streamed.
-            side_by_side: whether runs are trained together and scanned; None for where that is
-                faster, which is on every backend but CPU. Not with streamed images.
+        Side by side runs are trained together and scanned; None for where that is faster, which is
+        on every backend but CPU, and not with streamed images.
 
         Raises:
             ValueError: if training is too short for a round of every method.
@@ -125,11 +116,7 @@ class Trainer:
         sample = data.validation if isinstance(data.train, Streamed) else data.train
         self._of_training, self._of_validation, self._of_test = (
             evaluator(self._figures, part, batch_size=500, many_runs=side_by_side)
-            for part in (
-                jax.tree.map(lambda leaf: leaf[:1000], sample),
-                data.validation,
-                data.test,
-            )
+            for part in (jax.tree.map(lambda leaf: leaf[:1000], sample), data.validation, data.test)
         )
 
     def train(self, case: Case, runs: Sequence[Run]) -> list[Record]:
@@ -172,13 +159,9 @@ class Trainer:
         ]
 
     def _record(
-        self,
-        case: Case,
-        run: Run,
-        final: dict[str, float],
-        curve: dict[str, list[float]],
+        self, case: Case, run: Run, final: dict[str, float], curve: dict[str, list[float]],
         seconds: float,
-    ) -> Record:
+    ) -> Record:  # fmt: skip
         lambdas = {
             CONSTANT: {"lambda": self.settings.constant_lambda},
             ADAPTIVE: {"lambda": self.settings.adaptive_lambda},
@@ -186,12 +169,9 @@ class Trainer:
         last = {name: curve[name][-1] for name in ("test_accuracy", "simulated_seconds")}
         return Record(
             method=case.method,
-            setting={"workers": case.workers, "learning_rate": run.rate} | lambdas,
-            seed=run.seed,
-            metrics=final | last,
-            curve=curve,
-            wall_time=seconds,
-        )
+            setting={"workers": case.workers, "learning_rate": run.rate} | lambdas, seed=run.seed,
+            metrics=final | last, curve=curve, wall_time=seconds,
+        )  # fmt: skip
 
     def _figures(self, state: _Answering, part: Any) -> dict[str, jax.Array]:
         variables = {"params": state.params, "batch_stats": state.averages}
@@ -232,12 +212,9 @@ class Trainer:
     def _drawn(self, case: Case, seed: int) -> tuple[Schedule, np.ndarray]:
         """Who arrives when, and the images of each gradient, [gradients, batch]."""
         schedule = gamma_times(
-            case.workers,
-            self.gradients,
-            seed=seed,
-            variation=self.settings.variation,
+            case.workers, self.gradients, seed=seed, variation=self.settings.variation,
             wait_for=waited_for(case),
-        )
+        )  # fmt: skip
         size, order = self.settings.batch_size, streams(seed).order
         rows = np.concatenate(
             [

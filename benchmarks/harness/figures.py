@@ -15,29 +15,15 @@ from common.records import Record
 
 @contextlib.contextmanager
 def small_multiples(
-    path: Path,
-    rows: Sequence[Any],
-    columns: Sequence[Any],
-    *,
+    path: Path, rows: Sequence[Any], columns: Sequence[Any], *,
     labels: tuple[str | Callable[[Any], str], str | Callable[[Any], str]],
     title: Callable[[Any, Any], str] = lambda row, column: f"{row}, {column}",
-    panel: tuple[float, float] = (3.4, 2.7),
-    share: str = "row",
-) -> Iterator[dict[tuple[Any, Any], Axes]]:
-    """A grid of panels with one legend below, saved when the block ends.
+    panel: tuple[float, float] = (3.4, 2.7), share: str = "row",
+) -> Iterator[dict[tuple[Any, Any], Axes]]:  # fmt: skip
+    """A grid of panels with one legend below, saved when the block ends; axes by (row, column).
 
-    Args:
-        path: the PNG file to write.
-        rows: what each row of panels shows.
-        columns: what each column shows.
-        labels: of abscissae, at the foot, for all columns or by column; and of ordinates, at the
-            left, for all rows or by row.
-        title: of the panel of a row and a column.
-        panel: width and height of one, inches.
-        share: panels with one range of ordinates: those of a "row", "all", or "none".
-
-    Yields:
-        The axes of each (row, column).
+    Labels are of abscissae, at the foot, for all columns or by column, and of ordinates, at the
+    left, for all rows or by row. One range of ordinates is shared by a "row", by "all", or "none".
     """
     with figure(path, rows=len(rows), columns=len(columns), panel=panel) as grid:
         yield {(row, c): grid[i, j] for i, row in enumerate(rows) for j, c in enumerate(columns)}
@@ -96,13 +82,8 @@ def dots_figure(
 ) -> Path:  # fmt: skip
     """A panel for each title, in it a row of dots for each name (`common.plots.plot_dots`).
 
-    Args:
-        path: the PNG file to write.
-        panels: by title and name, the values of the seeds; the same names in every panel.
-        label: of the abscissa.
-        scale: factor on the values, 100 for percent.
-        reference: where a line is drawn to compare with; None for none.
-        log: whether it is logarithmic.
+    Values are those of the seeds, by title and name, the same names in every panel; a line at the
+    reference is drawn to compare with.
     """
     names = list(next(iter(panels.values())))
     width = 2.9 + 0.08 * max(map(len, names)) / len(panels)  # names stand at the left, once

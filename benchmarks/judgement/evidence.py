@@ -33,13 +33,6 @@ class StaleEvidenceError(RuntimeError):
 def take(run: Path, folder: Path = FOLDER) -> Path:
     """Keeps the latest run of a results folder as the evidence of its experiment and preset.
 
-    Args:
-        run: the folder that a finished run left, with its records.jsonl.
-        folder: where evidence is kept.
-
-    Returns:
-        The summary written.
-
     Raises:
         FileNotFoundError: if there are no records.
         ValueError: if they hold none, or are of an experiment or preset that is not known.
@@ -60,14 +53,7 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
-    """Makes every page and figure anew from the summaries.
-
-    Args:
-        folder: where evidence is kept.
-        readme: the page whose table of claims is replaced.
-
-    Returns:
-        The files written: pages, then figures.
+    """Makes every page and figure anew, and the readme's table of claims; the files written.
 
     Raises:
         ValueError: if the readme has no place for the table.
@@ -97,10 +83,6 @@ def check(folder: Path = FOLDER, readme: Path = README) -> None:
 
     Figures are drawn too, but only their presence is compared: their bytes depend on the version of
     the plotting library and the fonts at hand.
-
-    Args:
-        folder: where evidence is kept.
-        readme: the page with the table of claims.
 
     Raises:
         StaleEvidenceError: naming the files that differ.

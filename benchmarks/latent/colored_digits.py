@@ -53,9 +53,9 @@ from benchmarks.latent.methods import METHODS as METHODS_OF_DOMAINS
 from benchmarks.latent.methods import Method
 from benchmarks.latent.reports import colored_digits as report
 from benchmarks.latent.reports.colored_digits import COLORLESS, LACIM, METHODS, POOLED
-from benchmarks.latent.runs import train as train_all
-from benchmarks.latent.runs import trials
 from benchmarks.latent.training import of_column, variables_of
+from benchmarks.latent.trials import train as train_all
+from benchmarks.latent.trials import trials
 from common.classification import MetricsFn, evaluator
 from common.colored_digits import ColoredDigits, ColoredDomains, without_color
 from common.progress import Bar
@@ -113,15 +113,10 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, noise, trial and seed, and for each search that follows."""
     columns = [Column(noise, seed) for noise in settings.label_noises for seed in context.seeds]
     data = load_columns(
-        columns,
-        settings.data,
-        context.data_dir,
-        sizes=(settings.size, settings.test_size),
-        correlations=settings.correlations,
-        test_correlation=settings.test_correlation,
-        validation=settings.validation,
-        pool=settings.pool,
-    )
+        columns, settings.data, context.data_dir, sizes=(settings.size, settings.test_size),
+        correlations=settings.correlations, test_correlation=settings.test_correlation,
+        validation=settings.validation, pool=settings.pool,
+    )  # fmt: skip
     searches = len(columns) * (len(settings.search_weights) + 1)
     for method in settings.methods:
         total = settings.epochs + (searches if method in (POOLED, LACIM) else 0)

@@ -90,13 +90,9 @@ def _operations(compiled: Any, *inputs: Any) -> float:
 def _model(network: Network, settings: Settings) -> LaCIM:
     side = 28 // network.pool
     return LaCIM(
-        MLPEncoder(network.widths),
-        MLPDecoder((side, side, 2), tuple(reversed(network.widths))),
-        MLP((64, 2)),
-        num_domains=2,
-        s_dim=settings.s_dim,
-        v_dim=settings.v_dim,
-    )
+        MLPEncoder(network.widths), MLPDecoder((side, side, 2), tuple(reversed(network.widths))),
+        MLP((64, 2)), num_domains=2, s_dim=settings.s_dim, v_dim=settings.v_dim,
+    )  # fmt: skip
 
 
 def _examples(
@@ -105,12 +101,9 @@ def _examples(
     dataset = load(settings.data, "train", data_dir=context.data_dir)
     count = min(count, len(dataset.labels))
     colored = color_digits(
-        streams(seed).data,
-        dataset.images[:count],
-        dataset.labels[:count],
-        correlation=0.9,
+        streams(seed).data, dataset.images[:count], dataset.labels[:count], correlation=0.9,
         domains=np.arange(count) % 2,
-    )
+    )  # fmt: skip
     return Examples(pooled(colored.images, network.pool), colored.labels, colored.domains)
 
 
@@ -233,8 +226,8 @@ class Loops:
         for batch, starts in self._batches():
             best, best_value = self._climb(starts[:, 0], batch)
             for start in range(1, starts.shape[1]):
-                found = self._climb(starts[:, start], batch)
-                best, best_value = _better(*found, best, best_value)
+                climbed = self._climb(starts[:, start], batch)
+                best, best_value = _better(*climbed, best, best_value)
             latents.append(best)
         return latents
 

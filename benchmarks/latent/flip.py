@@ -42,14 +42,7 @@ import optax
 from benchmarks.harness.registry import Context
 from benchmarks.latent.reports import flip as report
 from benchmarks.latent.reports.flip import CHOSEN, ERM_, LACIM, LIKELIHOOD, POOLED
-from benchmarks.latent.training import (
-    Starting,
-    adam,
-    best_starts,
-    num_steps,
-    of_column,
-    warm_up,
-)
+from benchmarks.latent.training import Starting, adam, best_starts, num_steps, of_column, warm_up
 from common.progress import Bar
 from common.records import Record
 from common.seeds import host_generator, streams
@@ -110,7 +103,7 @@ PRESETS = {
     "full": Settings(
         taus=(0.3, 0.5, 1.0, 1.5), size=500_000, held_out=50_000, test_size=100_000, starts=8
     ),
-}
+}  # fmt: skip
 
 tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
@@ -181,16 +174,10 @@ def build(settings: Settings, method: str) -> ERM | LaCIM:
     if method == ERM_:
         return ERM(encoder, classifier, s_dim=1)
     return LaCIM(
-        encoder,
-        MLPDecoder((2,), widths=()),
-        classifier,
-        num_domains=len(settings.correlations) if method == LACIM else 1,
-        s_dim=1,
-        v_dim=1,
-        likelihood=gaussian_likelihood(1.0),
-        correlated_prior=True,
-        correlated_posterior=True,
-    )
+        encoder, MLPDecoder((2,), widths=()), classifier,
+        num_domains=len(settings.correlations) if method == LACIM else 1, s_dim=1, v_dim=1,
+        likelihood=gaussian_likelihood(1.0), correlated_prior=True, correlated_posterior=True,
+    )  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -210,20 +197,13 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 
 def _record(
-    method: str,
-    column: Column,
-    metrics: dict[str, float],
-    seconds: float,
+    method: str, column: Column, metrics: dict[str, float], seconds: float,
     curve: dict[str, list[float]] | None = None,
-) -> Record:
+) -> Record:  # fmt: skip
     return Record(
-        method=method,
-        setting={"tau": column.tau},
-        seed=column.seed,
-        metrics=metrics,
-        curve=curve or {},
-        wall_time=seconds,
-    )
+        method=method, setting={"tau": column.tau}, seed=column.seed, metrics=metrics,
+        curve=curve or {}, wall_time=seconds,
+    )  # fmt: skip
 
 
 def _run_method(

@@ -61,10 +61,7 @@ from lacim_jax import (
     gaussian_likelihood,
     lacim_loss,
 )
-from lacim_jax.identifiability import (
-    collapse,
-    identification,
-)
+from lacim_jax.identifiability import collapse, identification
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,14 +96,10 @@ PRESETS = {
     "smoke": Settings(num_domains=(3, 5), size=2000, held_out=1000, epochs=60),
     "cpu": Settings(),
     "full": Settings(
-        confounders=("continuous", "discrete"),
-        size=50_000,
-        held_out=10_000,
-        epochs=100,
-        starts=4,
+        confounders=("continuous", "discrete"), size=50_000, held_out=10_000, epochs=100, starts=4,
         widths=(128, 128),
     ),
-}
+}  # fmt: skip
 
 tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
@@ -135,12 +128,9 @@ def build(settings: Settings, method: str, causal: StructuralModel) -> LaCIM:
     return LaCIM(
         MLPEncoder(settings.widths, dtype=dtype),
         MLPDecoder((causal.rotations[-1].shape[-1],), widths=settings.widths, dtype=dtype),
-        MLP((classes,)),
-        num_domains=causal.num_domains if method == LACIM else 1,
-        s_dim=s_dim,
-        v_dim=causal.v_dim,
-        likelihood=gaussian_likelihood(settings.noise),
-    )
+        MLP((classes,)), num_domains=causal.num_domains if method == LACIM else 1, s_dim=s_dim,
+        v_dim=causal.v_dim, likelihood=gaussian_likelihood(settings.noise),
+    )  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -171,13 +161,9 @@ def _examples(data: StructuralData, method: str) -> Examples:
 
 
 def _run_method(
-    method: str,
-    setting: Setting,
-    loaded: Sequence[tuple[StructuralModel, Parts]],
-    seeds: Sequence[int],
-    settings: Settings,
-    bar: Bar,
-) -> Iterator[Record]:
+    method: str, setting: Setting, loaded: Sequence[tuple[StructuralModel, Parts]],
+    seeds: Sequence[int], settings: Settings, bar: Bar,
+) -> Iterator[Record]:  # fmt: skip
     begun = time.perf_counter()
     model = build(settings, method, loaded[0][0])
     train, held_out = (
@@ -202,12 +188,9 @@ def _run_method(
         # From one domain LaCIM is Pool-LaCIM, and its record stands for both.
         for name in (method, POOLED) if setting.num_domains == 1 else (method,):
             yield Record(
-                method=name,
-                setting=setting._asdict(),
-                seed=seed,
-                metrics=metrics,
+                method=name, setting=setting._asdict(), seed=seed, metrics=metrics,
                 wall_time=seconds,
-            )
+            )  # fmt: skip
 
 
 def _figures(model: LaCIM, variables: Any, method: str, parts: Parts) -> dict[str, float]:
@@ -215,8 +198,8 @@ def _figures(model: LaCIM, variables: Any, method: str, parts: Parts) -> dict[st
     scored = _examples(parts.score, method)
     both = []
     for part in (parts.fit, parts.score):
-        own = _examples(part, method)
-        posterior: Any = _encode(model, variables, own.images, own.domains)
+        images, _, domains = _examples(part, method)
+        posterior: Any = _encode(model, variables, images, domains)
         both.append(pairs(part, np.asarray(posterior.mean, np.float64)))
     state = collapse(model, variables, scored.images, scored.domains)
     logits: Any = model.apply(

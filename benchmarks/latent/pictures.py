@@ -37,12 +37,7 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent import pacs
 from benchmarks.latent.methods import METHODS, Sizes
 from benchmarks.latent.reports import pictures as report
-from benchmarks.latent.reports.pictures import (
-    EXCHANGES,
-    SALIENCY,
-    TRAVERSALS,
-    picture_record,
-)
+from benchmarks.latent.reports.pictures import EXCHANGES, SALIENCY, TRAVERSALS, picture_record
 from benchmarks.latent.training import adam, inputs_of, num_steps, warm_up
 from common.colored_digits import ColoredDigits, colored_domains
 from common.data import as_float, leave_one_out, load, pooled
@@ -217,18 +212,18 @@ def _show(
             wall_time=seconds,
         )  # fmt: skip
 
-    for name, own, seen in (("ERM", plain, test.images), ("judge", judge, _grey(test.images))):
-        accuracy = float(jnp.mean(answer(own, seen) == test.labels))
+    for name, fitted, seen in (("ERM", plain, test.images), ("judge", judge, _grey(test.images))):
+        accuracy = float(jnp.mean(answer(fitted, seen) == test.labels))
         yield record(name, {"test_accuracy": accuracy})
     rows = _mixed(test.labels, settings.judged)
     search = Search(optimiser=adam(settings.search_rate), draws=1, chunk_size=settings.judged)
-    found = infer(
+    searched = infer(
         model, variables, test.images[rows], keys.noise, steps=settings.search_steps, search=search
     )
-    latents = jnp.concatenate(found.latents, axis=-1)
+    latents = jnp.concatenate(searched.latents, axis=-1)
     some = jax.tree.map(lambda leaf: leaf[:500], images.validation)
     kl = elbo(model, variables, some, keys.noise).kl_per_dim
-    answers = predict_from(model, variables, found).probabilities.argmax(-1)
+    answers = predict_from(model, variables, searched).probabilities.argmax(-1)
     metrics = _follows(model, variables, latents, test.labels[rows], judge, answer) | {
         "test_accuracy": float(np.mean(answers == np.asarray(test.labels[rows]))),
         "kl_s": float(kl[:, : model.s_dim].sum(-1).mean()),
@@ -288,7 +283,7 @@ def _mixed(labels: jax.Array, count: int) -> np.ndarray:
     """The first images of each class, taken in turns."""
     every = np.asarray(labels)
     of_class = [np.flatnonzero(every == label) for label in np.unique(every)]
-    turns = [own[i] for i in range(count) for own in of_class if i < len(own)]
+    turns = [rows[i] for i in range(count) for rows in of_class if i < len(rows)]
     return np.asarray(turns[:count])
 
 

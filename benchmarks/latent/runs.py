@@ -8,58 +8,42 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.methods import METHODS, Hyper, Method, Sizes
+from benchmarks.latent.methods import METHODS, Method
 from benchmarks.latent.reports.domains import RULES
-from benchmarks.latent.training import adam, fit, num_steps, of_column, variables_of, warm_up
+from benchmarks.latent.training import adam, of_column, variables_of
+from benchmarks.latent.trials import Budget, train, trials
 from common.calibration import detection_auroc, expected_calibration_error
 from common.classification import evaluator
 from common.progress import Bar
 from common.records import Record
 from common.seeds import host_generator, streams
-from common.selection import best_setting, latin_hypercube
-from common.training import Fit
+from common.selection import best_setting
 from lacim_jax import Examples, Search, infer_along, predict_from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What every method gets alike."""
+class DomainSettings(Budget):
+    """Which methods, on which images."""
 
-    widths: tuple[int, ...] = (256, 128)
-    """Of the encoder: of its dense layers, or of its convolutions and then its features. The
-    decoder has them in the opposite order."""
-    convolutions: bool = False
-    """Convolutional encoder and decoder; else fully connected."""
-    s_dim: int = 16
-    v_dim: int = 16
-    batch_size: int = 256
-    epochs: int = 10
-    trials: int = 4
-    """Settings tried for each method."""
-    learning_rates: tuple[float, float] = (3e-4, 3e-3)
-    """The range of the trials, the same for all methods; logarithmic."""
-    search_rate: float = 0.03
-    search_steps: tuple[int, ...] = (10, 50)
-    bfloat16: bool = False
-    """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
-    at_once: int | None = None
-    """Runs trained side by side, as many as fit into memory; None for all there are."""
-
-    def sizes(self, image: tuple[int, ...], *, num_domains: int, num_classes: int) -> Sizes:
-        """What all models have in common, for images of a shape."""
-        return Sizes(
-            image, self.widths, self.s_dim, self.v_dim, num_domains, num_classes,
-            self.convolutions, self.bfloat16,
-        )  # fmt: skip
+    methods: tuple[str, ...] = tuple(METHODS)
+    data: str
+    size: int | None = None
+    """Training images, of all training domains together; None for all there are."""
+    test_size: int
+    """Test images, half of them for the oracle."""
+    pool: int
+    """Images are reduced by averaging over squares of this side."""
+    validation: float = 0.1
+    left_out: bool = True
+    """Whether runs without each training domain are made, for the rule that needs them."""
 
 
 class Column(NamedTuple):
@@ -68,15 +52,6 @@ class Column(NamedTuple):
     seed: int
     left_out: int
     """The training domain whose images were replaced; -1 for none."""
-
-
-class Setup(NamedTuple):
-    """What tells one run from another within a method: carried as the model's own state."""
-
-    column: jax.Array  # of the data; int32, scalar
-    hyper: Hyper
-    step: jax.Array  # steps taken; int32, scalar
-    inner: Any  # what the method's loss carries
 
 
 class Parts(NamedTuple):
@@ -140,12 +115,6 @@ def assembled(train: Examples, choice: Examples, test: Examples, column: Column)
     )
 
 
-def trials(settings: Budget, method: Method) -> list[dict[str, float]]:
-    """The settings tried for a method; all methods get the same learning rates."""
-    spans = {"learning_rate": settings.learning_rates, **method.ranges}
-    return latin_hypercube(spans, settings.trials)
-
-
 def run_methods(
     methods: Sequence[str], task: Task, settings: Budget, context: Context, *, prefix: str = ""
 ) -> Iterator[Record]:
@@ -177,26 +146,21 @@ def run_method(name: str, task: Task, settings: Budget, bar: Bar) -> Iterator[Re
     answer = jax.jit(lambda v, images: method.probabilities(model, v, images))
     records, runs = [], []
     for t, trial in enumerate(tried):
-        for seed in sorted({column.seed for column in columns}):
-            of_seed = [
-                t * len(columns) + c for c, column in enumerate(columns) if column.seed == seed
-            ]
+        for seed in sorted(set(seeds)):
+            of_seed = [t * len(columns) + c for c, each in enumerate(seeds) if each == seed]
             full, *without = of_seed
-            metrics = {
-                "validation_accuracy": figures["choice"][full],
-                "oracle_accuracy": figures["oracle"][full],
-                "test_accuracy": figures["test"][full],
-            }
-            if without:
-                metrics["left_out_accuracy"] = float(np.mean(figures["choice"][without]))
-            setting = {**task.setting, **trial}
+            inside, outside = (
+                np.asarray(answer(variables_of(trained.state, full), part.images))
+                for part in (of_column(part, cases[full][1]) for part in (parts.choice, parts.test))
+            )
+            labels = np.asarray(parts.test.labels[:, cases[full][1]])
+            choice, oracle, test = (figures[name][full] for name in ("choice", "oracle", "test"))
+            metrics = _uncertainty(inside, outside, labels)
+            metrics |= _accuracies(choice, oracle, test, figures["choice"][without])
+            setting = {**task.setting, **trial} | ({"search_steps": 0} if method.searches else {})
             records.append(
                 Record(
-                    method=name,
-                    setting=setting | ({"search_steps": 0} if method.searches else {}),
-                    seed=seed,
-                    metrics=_uncertainty(answer, trained.state, full, cases, parts) | metrics,
-                    wall_time=wall_time,
+                    method=name, setting=setting, seed=seed, metrics=metrics, wall_time=wall_time
                 )
             )
             runs.append(of_seed)
@@ -211,46 +175,6 @@ def run_method(name: str, task: Task, settings: Budget, bar: Bar) -> Iterator[Re
         of_seed = runs[records.index(record)]
         yield from _search(model, trained.state, record, of_seed, cases, parts, settings)
         bar.advance(1 / len(chosen), note="latent search")
-
-
-def train(
-    model: Any,
-    method: Method,
-    sizes: Sizes,
-    examples: Examples,
-    cases: Sequence[tuple[dict[str, float], int]],
-    seeds: Sequence[int],
-    settings: Budget,
-    bar: Bar,
-) -> Fit:
-    """Trains all cases of a method, each a trial and a column, at once; seeds are of columns."""
-    steps = num_steps(examples, batch_size=settings.batch_size, epochs=settings.epochs)
-    ramp = warm_up(steps)
-
-    def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
-        objective = method.loss(model, setup.hyper, cast("Any", ramp), sizes)
-        value, (inner, _) = objective(params, setup.inner, of_column(batch, setup.column), key)
-        return value, (setup._replace(step=setup.step + 1, inner=inner), {})
-
-    def setup(hyper: Hyper, column: jax.Array) -> Setup:
-        return Setup(column, hyper, jnp.zeros([], jnp.int32), method.state(sizes))
-
-    first, runs = of_column(examples, 0), len(cases)
-    hyper = {name: jnp.asarray([trial[name] for trial, _ in cases]) for name in cases[0][0]}
-    return fit(
-        model,
-        loss,
-        examples,
-        inputs=(first.images[:1], *((first.domains[:1],) if method.takes_domains else ())),
-        seeds=[seeds[c] for _, c in cases],
-        setups=jax.vmap(setup)(hyper, jnp.asarray([c for _, c in cases])),
-        learning_rates=hyper["learning_rate"],
-        weight_decays=hyper.get("weight_decay", jnp.zeros(runs)),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        at_once=settings.at_once,
-        bar=bar,
-    )
 
 
 def _measure(
@@ -271,37 +195,26 @@ def _measure(
     }
 
 
-def _uncertainty(
-    answer: Callable[[Any, jax.Array], jax.Array],
-    state: Any,
-    index: int,
-    cases: Sequence[tuple[dict[str, float], int]],
-    parts: Parts,
-) -> dict[str, float]:
+def _accuracies(choice: Any, oracle: Any, test: Any, left_out: Any) -> dict[str, float]:
+    """What settings are chosen by, and judged by; left out are runs without a training domain."""
+    metrics = {"validation_accuracy": choice, "oracle_accuracy": oracle, "test_accuracy": test}
+    return metrics | ({"left_out_accuracy": float(np.mean(left_out))} if len(left_out) else {})
+
+
+def _uncertainty(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Calibration on test images, and whether low confidence tells them from training ones."""
-    answers = {}
-    for name in ("choice", "test"):
-        part = of_column(getattr(parts, name), cases[index][1])
-        probabilities = np.asarray(answer(variables_of(state, index), part.images))
-        answers[name] = probabilities, np.asarray(part.labels)
-    if not all(np.isfinite(probabilities).all() for probabilities, _ in answers.values()):
+    if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
         return {"test_calibration_error": math.nan, "confidence_auroc": math.nan}
-    doubt = [1 - probabilities.max(-1) for probabilities, _ in answers.values()]
     return {
-        "test_calibration_error": expected_calibration_error(*answers["test"]),
-        "confidence_auroc": detection_auroc(*doubt),
+        "test_calibration_error": expected_calibration_error(outside, labels),
+        "confidence_auroc": detection_auroc(1 - inside.max(-1), 1 - outside.max(-1)),
     }
 
 
 def _search(
-    model: Any,
-    state: Any,
-    record: Record,
-    of_seed: Sequence[int],
-    cases: Sequence[tuple[dict[str, float], int]],
-    parts: Parts,
-    settings: Budget,
-) -> Iterator[Record]:
+    model: Any, state: Any, record: Record, of_seed: Sequence[int],
+    cases: Sequence[tuple[dict[str, float], int]], parts: Parts, settings: Budget,
+) -> Iterator[Record]:  # fmt: skip
     """The same trial with its latents searched further, for every number of steps."""
     search = Search(optimiser=adam(settings.search_rate), draws=1, chunk_size=250)
     begun = time.perf_counter()
@@ -319,22 +232,11 @@ def _search(
     }
     folds = [predictions(index, parts.choice) for index in without]
     for i, steps in enumerate(settings.search_steps):
-        accuracy = {name: _accuracy(answers[i], y) for name, (answers, y) in of_part.items()}
-        metrics = {
-            "validation_accuracy": accuracy["choice"],
-            "oracle_accuracy": accuracy["oracle"],
-            "test_accuracy": accuracy["test"],
-        }
-        if folds:
-            metrics["left_out_accuracy"] = float(np.mean([_accuracy(f[i], y) for f, y in folds]))
+        choice, oracle, test = (_accuracy(answers[i], y) for answers, y in of_part.values())
         inside, outside = of_part["choice"][0][i], of_part["test"][0][i]
-        metrics |= {
-            "test_calibration_error": expected_calibration_error(
-                outside.probabilities, of_part["test"][1]
-            ),
-            "confidence_auroc": detection_auroc(
-                1 - inside.probabilities.max(-1), 1 - outside.probabilities.max(-1)
-            ),
+        metrics = {
+            **_accuracies(choice, oracle, test, [_accuracy(fold[i], y) for fold, y in folds]),
+            **_uncertainty(inside.probabilities, outside.probabilities, of_part["test"][1]),
             "disagreement_auroc": detection_auroc(inside.disagreement, outside.disagreement),
             "bound_auroc": detection_auroc(-inside.objective_after, -outside.objective_after),
         }

@@ -55,7 +55,7 @@ PRESETS = {
     "full": Settings(
         data="mnist", train_images=59_904, search_images=10_000, chunk_size=2000, repetitions=7
     ),
-}
+}  # fmt: skip
 
 tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
@@ -72,12 +72,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 
 def _compare(
-    build: Callable[[Network, Settings, int, Context], Contest],
-    network: Network,
-    settings: Settings,
-    seed: int,
-    context: Context,
-) -> Iterator[Record]:
+    build: Callable[[Network, Settings, int, Context], Contest], network: Network,
+    settings: Settings, seed: int, context: Context,
+) -> Iterator[Record]:  # fmt: skip
     """All ways of one contest in turns, and the product of two matrices among them."""
     begun, contest = time.perf_counter(), build(network, settings, seed, context)
     operations, product = _product(settings.product)

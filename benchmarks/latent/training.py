@@ -49,35 +49,15 @@ def variables_of(state: Any, run: int) -> dict[str, Any]:
 
 
 def fit(
-    model: Any,
-    loss: Any,
-    train: Examples,
-    *,
-    inputs: tuple[Any, ...],
-    seeds: Sequence[int],
-    setups: Any,
-    learning_rates: jax.Array,
-    weight_decays: jax.Array,
-    batch_size: int,
-    epochs: int,
-    bar: Bar,
-    at_once: int | None = None,
-) -> Fit:
+    model: Any, loss: Any, train: Examples, *, inputs: tuple[Any, ...], seeds: Sequence[int],
+    setups: Any, learning_rates: jax.Array, weight_decays: jax.Array, batch_size: int, epochs: int,
+    bar: Bar, at_once: int | None = None,
+) -> Fit:  # fmt: skip
     """Trains all runs by AdamW, each learning rate falling along a cosine to zero.
 
-    Args:
-        model: a Flax module.
-        loss: as `common.training.train_step` takes it; its model state is one run's setup.
-        train: arrays [n, columns, ...].
-        inputs: what the model is initialised with, beside a key.
-        seeds: of each run: its first weights, its order and its noise.
-        setups: what tells runs apart within a method, leaves [runs, ...].
-        learning_rates: [runs].
-        weight_decays: [runs].
-        batch_size: examples a step.
-        epochs: passes over the data.
-        bar: advanced by 1 an epoch.
-        at_once: at most so many runs are trained side by side; None for all.
+    Examples are [n, columns, ...]; everything else that tells runs apart is [runs, ...]. A setup is
+    what tells runs apart within a method, and the loss's model state; a seed is of first weights,
+    order and noise. The bar is advanced by 1 an epoch.
     """
     steps = num_steps(train, batch_size=batch_size, epochs=epochs)
     schedule = optax.cosine_decay_schedule(1.0, steps)
@@ -101,15 +81,10 @@ def fit(
     keys = [streams(seed) for seed in seeds]
     return fit_epochs(
         train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
-        jax.vmap(start)(params, learning_rates, weight_decays, setups),
-        train,
-        order=jnp.stack([k.order for k in keys]),
-        noise=jnp.stack([k.noise for k in keys]),
-        batch_size=batch_size,
-        epochs=epochs,
-        at_once=at_once,
-        bar=bar,
-    )
+        jax.vmap(start)(params, learning_rates, weight_decays, setups), train,
+        order=jnp.stack([k.order for k in keys]), noise=jnp.stack([k.noise for k in keys]),
+        batch_size=batch_size, epochs=epochs, at_once=at_once, bar=bar,
+    )  # fmt: skip
 
 
 def inputs_of(model: Any, examples: Examples) -> tuple[jax.Array, ...]:
@@ -149,26 +124,13 @@ class Best(NamedTuple):
 
 
 def best_starts(
-    model: Any,
-    objective: Any,
-    merit: Callable[[Any, Examples], jax.Array],
-    train: Examples,
-    held_out: Examples,
-    seeds: Sequence[int],
-    settings: Starting,
-    bar: Bar,
-) -> list[Best]:
+    model: Any, objective: Any, merit: Callable[[Any, Examples], jax.Array], train: Examples,
+    held_out: Examples, seeds: Sequence[int], settings: Starting, bar: Bar,
+) -> list[Best]:  # fmt: skip
     """Trains a model on every column from several initialisations at once, and keeps the best.
 
-    Args:
-        model: a Flax module.
-        objective: (params, step, examples of one column, key) -> (loss, (state, terms)).
-        merit: (params, held-out examples of one column) -> [n], what a start is chosen by.
-        train: arrays [n, columns, ...].
-        held_out: likewise.
-        seeds: of the columns.
-        settings: how to train.
-        bar: advanced by 1 an epoch.
+    The objective is (params, step, examples of one column, key) -> (loss, (state, terms)); by
+    merit, (params, held-out examples of one column) -> [n], a start is chosen.
     """
     runs = [(c, start) for c in range(len(seeds)) for start in range(settings.starts)]
 

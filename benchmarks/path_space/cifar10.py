@@ -43,15 +43,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from benchmarks.harness.images import Images, load_images
+from benchmarks.harness.images import Images, ImageSettings
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined
 from benchmarks.path_space.methods import (
     LINES,
     METHODS,
     PAIRS,
+    Grid,
     Method,
     Problem,
+    named,
     path_sgd_unit,
     problem,
     transformation,
@@ -75,8 +77,8 @@ PUBLISHED_RATE = 1.0
 """The papers', at which all methods made from SGD are shown."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings, Grid):
     """What the experiment depends on."""
 
     data: str = "cifar10"
@@ -88,21 +90,9 @@ class Settings:
     batch_size: int = 128
     epochs: int = 100
     learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    """Of the methods made from SGD."""
     adaptive_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    """Of those made from Adam and RMSProp."""
-    train_size: int | None = None
-    """Images trained on; None for all that are not held out."""
-    validation: float = 0.1
-    """Share of the images that learning rates are chosen on."""
-    test_size: int | None = None
-    """Images tested on, and at most so many validated on; None for all."""
-    pool: int = 1
-    """Images are reduced by averaging over squares of this side."""
     augment: bool = True
     """Whether training images are padded, cropped and mirrored."""
-    bfloat16: bool = False
-    """Whether networks compute in bfloat16; parameters stay float32."""
     at_once: int = 15
     """Runs, of the seeds and step sizes of a method, that are trained side by side; on CPU one."""
 
@@ -129,23 +119,12 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     Raises:
         ValueError: if a network or a method is unknown.
     """
-    known = {method.name: method for method in METHODS}
-    unknown = [name for name in settings.methods if name not in known]
-    if unknown:
-        raise ValueError(f"methods are {', '.join(known)}, got {', '.join(unknown)}.")
-    methods = [known[name] for name in settings.methods]
-    data = load_images(
-        settings.data, context.data_dir, validation=settings.validation,
-        train_size=settings.train_size, test_size=settings.test_size, pool=settings.pool,
-    )  # fmt: skip
-    runs = sum(len(_rates(method, settings)) for method in methods) * len(context.seeds)
+    methods = named(settings.methods, METHODS)
+    data = settings.load_images(context.data_dir)
+    runs = sum(len(settings.rates(method)) for method in methods) * len(context.seeds)
     for network in settings.networks:
         with context.progress.task(network, total=runs) as bar:
             yield from _of_network(network, methods, data, settings, context, bar)
-
-
-def _rates(method: Method, settings: Settings) -> tuple[float, ...]:
-    return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates
 
 
 Program = tuple[Step, Callable[[Any], TrainState]]
@@ -169,13 +148,9 @@ class _Shared(NamedTuple):
 
 
 def _of_network(
-    name: str,
-    methods: Sequence[Method],
-    data: Images,
-    settings: Settings,
-    context: Context,
+    name: str, methods: Sequence[Method], data: Images, settings: Settings, context: Context,
     bar: Bar,
-) -> Iterator[Record]:
+) -> Iterator[Record]:  # fmt: skip
     """All runs of one network."""
     seeds = context.seeds
     given, init = problem(
@@ -191,7 +166,7 @@ def _of_network(
         for together in [[seed] for seed in seeds] if method.follows_seed else [list(seeds)]:
             # One program for all of these runs; none is built if there is nothing to run.
             program = functools.cache(functools.partial(_program, shared, method, together[0]))
-            every = list(itertools.product(together, _rates(method, settings)))
+            every = list(itertools.product(together, settings.rates(method)))
             for part in groups(len(every), at_once):
                 runs = every[part]
                 ends = [f"rate {rate}, seed {seed}" for seed, rate in (runs[0], runs[-1])]
@@ -248,13 +223,10 @@ def _trained(
     seconds = (time.perf_counter() - begun) / len(runs)
     for (seed, rate), curve in zip(runs, curves, strict=True):
         yield Record(
-            method=method.name,
-            setting={"network": shared.network, "learning_rate": rate},
-            seed=seed,
-            metrics={metric: column[-1] for metric, column in curve.items()},
-            curve={"epoch": list(range(1, settings.epochs + 1)), **curve},
-            wall_time=seconds,
-        )
+            method=method.name, setting={"network": shared.network, "learning_rate": rate},
+            seed=seed, metrics={metric: column[-1] for metric, column in curve.items()},
+            curve={"epoch": list(range(1, settings.epochs + 1)), **curve}, wall_time=seconds,
+        )  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:

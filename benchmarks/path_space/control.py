@@ -20,8 +20,7 @@ Command: python -m benchmarks gsgd_control --preset cpu --seeds 3
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,10 +31,10 @@ import optax
 from jax.typing import ArrayLike
 
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import joined
 from benchmarks.path_space.actor_critic import ActorCritic, Network, actor_critic_loss
-from benchmarks.path_space.jobs import LINES, PAIRS, Curves, Grid, Job, family, run_all
-from benchmarks.path_space.rates import Score, rate_figure, rate_tables, training_figure
+from benchmarks.path_space.jobs import METHODS, Curves, Job, Reports, run_all
+from benchmarks.path_space.methods import Grid
+from benchmarks.path_space.rates import Score
 from common.environments import Environment, cart_pole, episode_returns, rollout
 from common.networks import MLP
 from common.progress import Bar
@@ -54,6 +53,7 @@ IN_TRAINING = RETURN._replace(metric="mean_test_return", name="return in trainin
 class Settings(Grid):
     """What the experiment depends on."""
 
+    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
     max_steps: int = 500
     """After which an episode is broken off."""
     widths: tuple[int, ...] = (64, 64)
@@ -192,27 +192,8 @@ def _train(
     return jax.device_get(curves)
 
 
-def tables(records: Sequence[Record]) -> str:
-    """Returns after and in training, at the chosen step sizes; and what path space adds to them."""
-    return joined(*(rate_tables(records, PAIRS, score) for score in (RETURN, IN_TRAINING)))
-
-
-CAPTIONS = {
-    "learning_rates.png": "Return after training against the step size, mean and one standard "
-    "deviation over seeds; the chosen step is ringed, a cross marks steps at which a run "
-    "diverged.",
-    "returns.png": "Return during training at the chosen steps (on weights / in path space).",
-}
-
-
-def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Return against step size, and against environment steps at the chosen step sizes."""
-    rates = rate_figure(
-        records, out / "learning_rates.png", LINES, RETURN, row=family,
-        label="return after training",
-    )  # fmt: skip
-    curves = training_figure(
-        records, out / "returns.png", LINES, RETURN, row=family,
-        curve=("environment_steps", "test_return"), labels=("environment steps", "return"),
-    )  # fmt: skip
-    return [rates, curves]
+_REPORTS = Reports(
+    scores=(RETURN, IN_TRAINING), label="return after training", file="returns.png",
+    curve=("environment_steps", "test_return"), labels=("environment steps", "return"),
+)  # fmt: skip
+tables, plots, CAPTIONS = _REPORTS.tables, _REPORTS.plots, _REPORTS.captions

@@ -77,7 +77,7 @@ PRESETS = {
     "full": Settings(
         data="mnist", pool=1, widths=(512, 512, 512, 10), steps=8000, test_size=10_000
     ),
-}
+}  # fmt: skip
 
 
 class Method(NamedTuple):

@@ -31,18 +31,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from benchmarks.harness.figures import plot_by, small_multiples
-from benchmarks.harness.images import Part, load_images
+from benchmarks.harness.images import ImageSettings, Part
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import best_by_method, by_setting, where
 from benchmarks.path_space.rates import Line
+from benchmarks.path_space.training import train_at_rates
 from common.classification import (
     ApplyFn,
     classification_metrics,
     cross_entropy_loss,
-    evaluator,
 )
 from common.networks import MLP
 from common.plots import plot_curve
@@ -50,7 +49,7 @@ from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
 from common.tables import markdown, metric, percent
-from common.training import Fit, fit, init_state, train_step
+from common.training import Fit
 from gsgd_jax import (
     Gauge,
     Skeleton,
@@ -62,13 +61,11 @@ from gsgd_jax import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
     """What the experiment depends on."""
 
     data: str = "mnist5k"
-    validation: float = 0.1
-    """Share of the training images that learning rates are chosen on."""
     widths: tuple[int, ...] = (64, 64, 64, 64, 10)
     batch_size: int = 64
     epochs: int = 10
@@ -85,7 +82,7 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", epochs=3),
     "full": Settings(data="mnist", epochs=300, learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
-}
+}  # fmt: skip
 
 STARTS = ("initial", "rescaled")
 
@@ -123,9 +120,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate, start and seed."""
     dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
     network = MLP(settings.widths, use_bias=False, dtype=dtype)
-    train, validation, test, *_ = load_images(
-        settings.data, context.data_dir, validation=settings.validation
-    )
+    train, validation, test, *_ = settings.load_images(context.data_dir)
 
     def apply_fn(params: Any, images: jax.Array) -> Any:
         return network.apply({"params": params}, images)
@@ -169,12 +164,9 @@ def _jobs(
             params = {seed: balance(p, gauge) for seed, p in params.items()}
         first = params[seeds[0]]
         skeleton = choose_skeleton(
-            gauge,
-            first,
-            rule=method.rule,
-            basis=method.basis,
+            gauge, first, rule=method.rule, basis=method.basis,
             tree_values="balanced" if method.basis == "cycles" else "ones",
-        )
+        )  # fmt: skip
         if method.reset:
             params = {seed: skeleton_init(p, skeleton) for seed, p in params.items()}
         starts = {
@@ -190,62 +182,35 @@ def _fresh(seed: int) -> jax.Array:
 
 
 def _train(
-    job: _Job,
-    apply_fn: ApplyFn,
-    parts: Sequence[Part],
-    settings: Settings,
-    bar: Bar,
+    job: _Job, apply_fn: ApplyFn, parts: Sequence[Part], settings: Settings, bar: Bar,
     mesh: Mesh | None,
-) -> Fit:
+) -> Fit:  # fmt: skip
     """Trains every seed, start and learning rate of a job at once; runs in that order."""
-    train, validation, test = parts
-    steps = len(train[1]) // settings.batch_size
+    steps = len(parts[0][1]) // settings.batch_size
 
-    def rule(learning_rate: float) -> optax.GradientTransformation:
-        def schedule(count: ArrayLike) -> jax.Array:
-            epoch = (jnp.asarray(count) // steps).astype(jnp.float32)
-            return learning_rate * jnp.exp(-settings.decay * epoch)
-
+    def make(schedule: optax.Schedule) -> optax.GradientTransformation:
         return gsgd(schedule, job.skeleton) if job.method.in_path_space else optax.sgd(schedule)
 
-    tunable = optax.inject_hyperparams(rule)
+    def decay(count: jax.Array) -> jax.Array:
+        return jnp.exp(-settings.decay * (count // steps).astype(jnp.float32))
+
     cases = [
         (params, seed, rate)
         for seed, starts in job.starts.items()
         for params in starts
         for rate in settings.learning_rates
     ]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params for params, _, _ in cases))
-    rates = jnp.asarray([rate for _, _, rate in cases])
-    state = jax.vmap(lambda params, rate: init_state(params, tunable(learning_rate=rate)))(
-        stacked, rates
-    )
-    validate, score = (
-        evaluator(classification_metrics(apply_fn), data, prefix=prefix, many_runs=True)
-        for data, prefix in ((validation, "validation_"), (test, "test_"))
-    )
-    return fit(
-        train_step(cross_entropy_loss(apply_fn), tunable(learning_rate=0.0)),
-        state,
-        train,
-        order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
-        noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        evaluate=lambda state: {**validate(state), **score(state)},
-        bar=bar,
-        mesh=mesh,
-    )
+    params, seeds, rates = zip(*cases, strict=True)
+    return train_at_rates(
+        make, decay, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params), np.asarray(rates),
+        seeds, cross_entropy_loss(apply_fn), classification_metrics(apply_fn), parts,
+        batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=mesh,
+    )  # fmt: skip
 
 
 def _records(
-    job: _Job,
-    trained: Fit,
-    apply_fn: ApplyFn,
-    test: Part,
-    settings: Settings,
-    wall_time: float,
-) -> Iterator[Record]:
+    job: _Job, trained: Fit, apply_fn: ApplyFn, test: Part, settings: Settings, wall_time: float,
+) -> Iterator[Record]:  # fmt: skip
     """One record a run, with how far the two starts of a seed have come apart."""
     shape = (len(job.starts), len(STARTS), len(settings.learning_rates))
     answers = jax.jit(jax.vmap(lambda params: apply_fn(params, test[0]).argmax(-1)))
@@ -264,13 +229,10 @@ def _records(
                 # What a diverged network answers says nothing about scale.
                 metrics["changed_answers"] = float(apart[i, k] + 0 * metrics["loss"])
                 yield Record(
-                    method=job.method.name,
-                    setting={"learning_rate": rate, "start": start},
-                    seed=seed,
-                    metrics=metrics,
-                    curve={"epoch": trained.curve["epoch"].tolist(), **curve},
-                    wall_time=wall_time,
-                )
+                    method=job.method.name, setting={"learning_rate": rate, "start": start},
+                    seed=seed, metrics=metrics,
+                    curve={"epoch": trained.curve["epoch"].tolist(), **curve}, wall_time=wall_time,
+                )  # fmt: skip
 
 
 CAPTIONS = {

@@ -84,23 +84,12 @@ def rate_of(record: Record) -> float:
 
 
 def choose(records: Sequence[Record], score: Score = ACCURACY) -> Choice:
-    """The learning rate that is best on validation data, and how far one may stray from it.
+    """The learning rate of a method that is best on validation data, and how far one may stray.
 
-    Args:
-        records: of one method: every rate, every seed, and nothing else that varies.
-        score: whose criterion and tolerance count.
+    Nothing but rate and seed may vary among the records.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
-
-    Example:
-        >>> def record(rate, validation):
-        ...     return Record(method="SGD", setting={"learning_rate": rate}, seed=0, wall_time=0.0,
-        ...                   metrics={"validation_accuracy": validation})
-        >>> tried = [(0.01, 0.5), (0.1, 0.89), (1.0, 0.90), (10.0, float("nan"))]
-        >>> choice = choose([record(rate, validation) for rate, validation in tried])
-        >>> choice.rate, choice.at_edge, choice.span
-        (1.0, False, (0.1, 1.0))
     """
     runs = _by_rate(records)
     best = best_setting(records, criterion=score.criterion)
@@ -123,12 +112,9 @@ def choose(records: Sequence[Record], score: Score = ACCURACY) -> Choice:
 
 
 def rate_tables(
-    records: Sequence[Record],
-    pairs: Sequence[tuple[str, str]],
-    score: Score = ACCURACY,
-    *,
+    records: Sequence[Record], pairs: Sequence[tuple[str, str]], score: Score = ACCURACY, *,
     fixed_rate: float | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Every method by itself, then what one method of each pair adds to the other; Markdown."""
     return joined(
         rate_table(records, score, fixed_rate=fixed_rate), pair_table(records, pairs, score)
@@ -140,25 +126,10 @@ def rate_table(
 ) -> str:
     """A row a method: its score at a given rate, its chosen rate, its score there, its robustness.
 
-    Args:
-        records: of one panel: methods, rates and seeds vary. Other entries of `setting` may differ
-            between methods, not within one.
-        score: what is compared.
-        fixed_rate: a rate at which all methods are shown too; None for no such column.
+    Methods, rates and seeds vary; other settings may differ between methods, not within one.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
-
-    Example:
-        >>> def record(rate, validation, test):
-        ...     metrics = {"validation_accuracy": validation, "test_accuracy": test}
-        ...     return Record(method="SGD", setting={"learning_rate": rate}, seed=0,
-        ...                   metrics=metrics, wall_time=0.0)
-        >>> tried = [record(0.1, 0.9, 0.8), record(1.0, 0.7, 0.85), record(3.0, 0.8, 0.6)]
-        >>> print(rate_table(tried, Score(name="test", unit="")))
-        | method | chosen rate |    test there | rates within 0.02 of it | runs diverged |
-        | :----- | ----------: | ------------: | ----------------------: | ------------: |
-        | SGD    |  0.1 (edge) | 80.00 (n = 1) |                     0.1 |        0 of 3 |
     """
     if not records:
         raise ValueError("a table needs at least one record, got none.")
@@ -189,25 +160,7 @@ def pair_table(
 ) -> str:
     """By how much one method exceeds another, seed by seed, each at its own chosen rate.
 
-    Args:
-        records: of one panel.
-        pairs: two methods each; pairs one of which has no records are left out.
-        score: what is compared.
-
-    Returns:
-        Markdown; "" if no pair is there.
-
-    Example:
-        >>> def record(method, seed, test):
-        ...     metrics = {"validation_accuracy": 0.5, "test_accuracy": test}
-        ...     return Record(method=method, setting={"learning_rate": 0.1}, seed=seed,
-        ...                   metrics=metrics, wall_time=0.0)
-        >>> runs = [record("a", 0, 0.6), record("a", 1, 0.8), record("b", 0, 0.5),
-        ...         record("b", 1, 0.5)]
-        >>> print(pair_table(runs, [("a", "b")]))
-        | difference | test accuracy, seed by seed |
-        | :--------- | --------------------------: |
-        | a - b      |               20.00 ± 14.14 |
+    Pairs one of which has no records are left out; without any the table is empty.
     """
     methods = by_method(records)
     rows = []
@@ -223,26 +176,15 @@ def pair_table(
 
 
 def rate_figure(
-    records: Sequence[Record],
-    path: Path,
-    lines: Mapping[str, Line],
-    score: Score = ACCURACY,
-    *,
-    row: Callable[[Record], str],
-    label: str = "test accuracy, %",
-) -> Path:
+    records: Sequence[Record], path: Path, lines: Mapping[str, Line], score: Score = ACCURACY, *,
+    row: Callable[[Record], str], label: str = "test accuracy, %",
+) -> Path:  # fmt: skip
     """Final score against step size, a line a method: the mean over seeds, and one sd as a band.
 
     A rate at which any seed diverged is a cross at the foot of the panel, and no point of the line:
     the mean of the survivors would flatter. The rate that validation data chooses is ringed.
 
-    Args:
-        records: of any number of panels.
-        path: the PNG file to write.
-        lines: where each method is drawn.
-        score: what is drawn.
-        row: from a record to the row of panels that it belongs to.
-        label: of the ordinate.
+    `lines` tells where each method is drawn, `row` to which row of panels a record belongs.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
@@ -260,26 +202,10 @@ def rate_figure(
 
 
 def training_figure(
-    records: Sequence[Record],
-    path: Path,
-    lines: Mapping[str, Line],
-    score: Score,
-    *,
-    row: Callable[[Record], str],
-    curve: tuple[str, str],
-    labels: tuple[str, str],
-) -> Path:
-    """Training curves at the step sizes that validation data chooses, a line a method.
-
-    Args:
-        records: of any number of panels.
-        path: the PNG file to write.
-        lines: where each method is drawn.
-        score: whose criterion step sizes are chosen by.
-        row: which row of panels a record belongs to.
-        curve: names of the curve's abscissa and ordinate.
-        labels: of the two axes.
-    """
+    records: Sequence[Record], path: Path, lines: Mapping[str, Line], score: Score, *,
+    row: Callable[[Record], str], curve: tuple[str, str], labels: tuple[str, str],
+) -> Path:  # fmt: skip
+    """Training curves, abscissa and ordinate, at the step sizes that validation data chooses."""
     rows, columns = _places(records, lines, row)
     chosen: dict[Any, list[str]] = {}
     with small_multiples(

@@ -23,41 +23,37 @@ Command: python -m benchmarks gsgd_sequence --preset cpu --seeds 3
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import joined
-from benchmarks.path_space.jobs import LINES, PAIRS, Curves, Grid, Job, family, run_all
-from benchmarks.path_space.rates import Score, rate_figure, rate_tables, training_figure
-from common.classification import MetricsFn, evaluator
+from benchmarks.path_space.jobs import METHODS, Curves, Job, Reports, run_all
+from benchmarks.path_space.methods import Grid
+from benchmarks.path_space.rates import Score
+from benchmarks.path_space.training import train_at_rates
+from common.classification import MetricsFn
 from common.networks import Transformer
 from common.progress import Bar
 from common.records import Record
 from common.seeds import streams
-from common.training import LossFn, TrainState, fit, init_state, train_step
+from common.training import LossFn, TrainState
 from common.translation import PAD, Lexicon, translations
 
 SENTENCES = Score("test_accuracy", "validation_token_accuracy", name="sentences right", unit=", %")
 """Rates are chosen by tokens: unlike the share of whole sentences, it is never zero for many."""
 TOKENS = SENTENCES._replace(metric="test_token_accuracy", name="tokens right")
 
-Part = tuple[jax.Array, jax.Array]
-"""Tokens [n, S + T] and labels [n, T], on the device."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Grid):
     """What the experiment depends on."""
 
+    methods: tuple[str, ...] = tuple(method.name for method in METHODS)
     lexicon: Lexicon = dataclasses.field(default_factory=Lexicon)
     train_size: int = 6000
     validation_size: int = 500
@@ -102,8 +98,17 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         length=parts[0][0].shape[1], dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
     )  # fmt: skip
 
+    steps = len(parts[0][0]) // settings.batch_size * settings.epochs
+
     def train(job: Job, bar: Bar) -> Curves:
-        return _train(job, network, parts, settings, bar, context.mesh)
+        curve = train_at_rates(
+            job.make, lambda count: 1 - count.astype(jnp.float32) / steps, job.params, job.rates,
+            job.seeds, translation_loss(network), translation_metrics(network), parts,
+            batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=context.mesh,
+            evaluated=250,
+        ).curve  # fmt: skip
+        columns = {name: column for name, column in curve.items() if name != "epoch"}
+        return {"epoch": curve["epoch"].tolist()}, columns
 
     yield from run_all(settings, context, network, parts[0][0][:1], train, work=settings.epochs)
 
@@ -111,12 +116,8 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 def translation_loss(network: nn.Module) -> LossFn:
     """Mean cross-entropy of the tokens of translations, filling left out.
 
-    Args:
-        network: takes tokens [batch, S + T] and returns logits [batch, S + T, vocabulary].
-
-    Returns:
-        A loss for `common.training.train_step`; the batch is (tokens, labels) as in
-        `common.translation.Sentences`.
+    The network takes tokens [batch, S + T] and returns logits [batch, S + T, vocabulary]; a batch
+    is (tokens, labels) as in `common.translation.Sentences`.
     """
 
     def loss_fn(params: optax.Params, model_state: Any, batch: Any, key: jax.Array):
@@ -129,11 +130,7 @@ def translation_loss(network: nn.Module) -> LossFn:
 
 
 def translation_metrics(network: nn.Module) -> MetricsFn:
-    """Of every sentence whether all tokens are right, what share of them is, and cross-entropy.
-
-    Args:
-        network: as for `translation_loss`.
-    """
+    """Of every sentence whether all tokens are right, what share of them is, and cross-entropy."""
 
     def metrics(state: TrainState, batch: Any) -> dict[str, jax.Array]:
         tokens, labels = batch
@@ -161,72 +158,8 @@ def _losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]
     return asked * optax.softmax_cross_entropy_with_integer_labels(logits, labels), asked
 
 
-def _train(
-    job: Job,
-    network: nn.Module,
-    parts: Sequence[Part],
-    settings: Settings,
-    bar: Bar,
-    mesh: Mesh | None,
-) -> Curves:
-    """Trains all runs of a job at once."""
-    train, validation, test = parts
-    steps = len(train[0]) // settings.batch_size * settings.epochs
-
-    def rule(learning_rate: float) -> optax.GradientTransformation:
-        def schedule(count: ArrayLike) -> jax.Array:
-            return learning_rate * (1 - jnp.asarray(count).astype(jnp.float32) / steps)
-
-        return job.make(schedule)
-
-    tunable = optax.inject_hyperparams(rule)
-
-    def first(params: Any, rate: jax.Array) -> TrainState:
-        return init_state(params, tunable(learning_rate=rate))
-
-    state = jax.jit(jax.vmap(first))(job.params, job.rates)
-    metrics = translation_metrics(network)
-    validate, score = (
-        evaluator(metrics, part, batch_size=250, prefix=prefix, many_runs=True)
-        for part, prefix in ((validation, "validation_"), (test, "test_"))
-    )
-    curve = fit(
-        train_step(translation_loss(network), tunable(learning_rate=0.0)),
-        state,
-        train,
-        order=jnp.stack([streams(seed).order for seed in job.seeds]),
-        noise=jnp.stack([streams(seed).noise for seed in job.seeds]),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        evaluate=lambda state: {**validate(state), **score(state)},
-        bar=bar,
-        mesh=mesh,
-    ).curve
-    columns = {name: values for name, values in curve.items() if name != "epoch"}
-    return {"epoch": curve["epoch"].tolist()}, columns
-
-
-def tables(records: Sequence[Record]) -> str:
-    """Sentences and tokens translated at the chosen step sizes, and what path space adds."""
-    return joined(*(rate_tables(records, PAIRS, score) for score in (SENTENCES, TOKENS)))
-
-
-CAPTIONS = {
-    "learning_rates.png": "Unseen sentences translated without a mistake against the step size, "
-    "mean and one standard deviation over seeds; the chosen step is ringed, a cross marks "
-    "divergence.",
-    "curves.png": "Tokens right during training at the chosen steps (on weights / in path space).",
-}
-
-
-def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Sentences translated against step size, and training curves at the chosen step sizes."""
-    rates = rate_figure(
-        records, out / "learning_rates.png", LINES, SENTENCES, row=family,
-        label="unseen sentences right, %",
-    )  # fmt: skip
-    curves = training_figure(
-        records, out / "curves.png", LINES, TOKENS, row=family,
-        curve=("epoch", "test_token_accuracy"), labels=("epoch", "tokens of unseen sentences, %"),
-    )  # fmt: skip
-    return [rates, curves]
+_REPORTS = Reports(
+    scores=(SENTENCES, TOKENS), label="unseen sentences right, %", file="curves.png",
+    curve=("epoch", "test_token_accuracy"), labels=("epoch", "tokens of unseen sentences, %"),
+)  # fmt: skip
+tables, plots, CAPTIONS = _REPORTS.tables, _REPORTS.plots, _REPORTS.captions

@@ -40,7 +40,7 @@ import optax
 from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined, met, values, where
-from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
+from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
 from common.networks import MLP, plain, resnet
 from common.records import Record
 from common.seeds import streams
@@ -77,10 +77,10 @@ PRESETS = {
     "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
     "cpu": Settings(repetitions=(9, 3)),
     "full": Settings(steps=(2000, 100), repetitions=(11, 11)),
-}
+}  # fmt: skip
 
 
-class Problem(NamedTuple):
+class Workload(NamedTuple):
     """A network with its loss, and batches to time it on."""
 
     logits: Callable[[Any, jax.Array], jax.Array]
@@ -112,22 +112,15 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 def build(
     network: str, batch_size: int, *, width: float = 1.0, steps: int = 1, seed: int = 0
-) -> Problem:
-    """The network, its first weights, and random batches.
-
-    Args:
-        network: its name.
-        batch_size: images a batch.
-        width: factor on all widths.
-        steps: how many batches.
-        seed: of weights and images; what is in them does not matter for speed.
-    """
-    keys, module, shape, options = streams(seed), *_network(network, width)
-    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
-    labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
-    variables = jax.jit(module.init)(keys.init, images[0, :1])
+) -> Workload:
+    """The network, its first weights, and random batches; what is in them does not matter."""
+    module, shape, options = _network(network, width)
+    images, labels = random_images(shape, steps=steps, batch_size=batch_size, seed=seed)
+    variables = jax.jit(module.init)(streams(seed).init, images[0, :1])
     driven = bool(options) and jax.default_backend() == "cpu"
-    return Problem(_logits(module, variables, options), variables["params"], images, labels, driven)
+    return Workload(
+        _logits(module, variables, options), variables["params"], images, labels, driven
+    )
 
 
 def _network(name: str, width: float) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
@@ -143,8 +136,8 @@ def _logits(module: Any, variables: Any, options: dict[str, Any]) -> Callable[..
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def logits(params: Any, inputs: jax.Array) -> Any:
-        found = module.apply({"params": params, **rest}, inputs, **options)
-        return found[0] if options else found
+        outputs = module.apply({"params": params, **rest}, inputs, **options)
+        return outputs[0] if options else outputs
 
     return logits
 
@@ -158,39 +151,32 @@ def _exact_gauge(logits: Callable[..., Any], params: Any, images: Any) -> Gauge:
 
 
 def _compare(
-    network: str,
-    batch_size: int,
-    settings: Settings,
-    seed: int,
-    advance: Callable[[], None],
-) -> Iterator[Record]:
+    network: str, batch_size: int, settings: Settings, seed: int, advance: Callable[[], None],
+) -> Iterator[Record]:  # fmt: skip
     steps = settings.steps[network != PERCEPTRON]
-    problem = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
+    workload = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
     begun = time.perf_counter()
-    gauge = _exact_gauge(problem.logits, problem.params, problem.images[0, :2])
-    found = time.perf_counter()
+    gauge = _exact_gauge(workload.logits, workload.params, workload.images[0, :2])
+    traced = time.perf_counter()
     # By the largest weights: BatchNorm's shifts, which begin at zero, can be no coordinates.
-    skeleton = choose_skeleton(gauge, problem.params, rule="largest")
+    skeleton = choose_skeleton(gauge, workload.params, rule="largest")
     chosen = time.perf_counter()
-    for method, seconds in ((FIND, found - begun), (CHOOSE, chosen - found)):
+    for method, seconds in ((FIND, traced - begun), (CHOOSE, chosen - traced)):
         yield Record(
-            method=method,
-            setting={"network": network, "batch_size": batch_size},
-            seed=seed,
-            metrics={"seconds": seconds},
-            wall_time=seconds,
-        )
-    ways = [_way(problem, tx) for tx in (optax.sgd(0.01), gsgd(0.01, skeleton))]
+            method=method, setting={"network": network, "batch_size": batch_size}, seed=seed,
+            metrics={"seconds": seconds}, wall_time=seconds,
+        )  # fmt: skip
+    ways = [_way(workload, tx) for tx in (optax.sgd(0.01), gsgd(0.01, skeleton))]
     repetitions = settings.repetitions[network != PERCEPTRON]
     every = take_turns([way.work for way in ways], repetitions, advance)
-    for method, way, own in zip((SGD, GSGD), ways, every, strict=True):
+    for method, way, spent in zip((SGD, GSGD), ways, every, strict=True):
         yield Record(
             method=method,
             setting={"network": network, "batch_size": batch_size},
             seed=seed,
             metrics={
-                "ratio": ratio(own, every[0]),
-                "step_seconds": float(np.median(own)) / steps,
+                "ratio": ratio(spent, every[0]),
+                "step_seconds": float(np.median(spent)) / steps,
                 "compile_seconds": sum(way.compile_seconds),
                 "compile_ratio": sum(way.compile_seconds) / sum(ways[0].compile_seconds),
                 **{
@@ -199,8 +185,8 @@ def _compare(
                 },
                 "extra_copies": way.copies - ways[0].copies,
             },
-            curve={"repetition": list(range(len(own))), "seconds": own},
-            wall_time=float(sum(own)),
+            curve={"repetition": list(range(len(spent))), "seconds": spent},
+            wall_time=float(sum(spent)),
         )
 
 
@@ -214,16 +200,13 @@ class Way(NamedTuple):
     """Peak memory beside the batches, in copies of the parameters."""
 
 
-def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
+def _way(workload: Workload, tx: optax.GradientTransformation) -> Way:
     def loss(params: Any, batch: Any) -> jax.Array:
         images, labels = batch
-        logits = problem.logits(params, images)
+        logits = workload.logits(params, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def step(carry: Any, batch: Any) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
-        return (optax.apply_updates(params, updates), state), None
+    step, batches = descent(jax.grad(loss), tx), (workload.images, workload.labels)
 
     def scanned(carry: Any, batches: Any) -> Any:
         return jax.lax.scan(step, carry, batches)[0]
@@ -231,14 +214,13 @@ def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
     def single(carry: Any, batch: Any) -> Any:
         return step(carry, batch)[0]
 
-    batches = problem.images, problem.labels
-    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(problem.labels))]
-    given = rows[0] if problem.driven else batches
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(workload.labels))]
+    inputs = rows[0] if workload.driven else batches
     # The state is donated and handed back, as in a run that goes on.
-    held = [jax.tree.map(jnp.copy, (problem.params, tx.init(problem.params)))]
-    jitted = jax.jit(single if problem.driven else scanned, donate_argnums=0)
+    held = [jax.tree.map(jnp.copy, (workload.params, tx.init(workload.params)))]
+    jitted = jax.jit(single if workload.driven else scanned, donate_argnums=0)
     instants = [time.perf_counter()]
-    traced = jitted.trace(held[0], given)
+    traced = jitted.trace(held[0], inputs)
     instants.append(time.perf_counter())
     lowered = traced.lower()
     instants.append(time.perf_counter())
@@ -247,11 +229,11 @@ def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
     spent = np.diff(instants).tolist()
 
     def work() -> Any:
-        for batch in rows if problem.driven else [batches]:
+        for batch in rows if workload.driven else [batches]:
             held[0] = compiled(held[0], batch)
         return held[0]
 
-    return Way(work, spent, memory_in_copies(compiled, problem.params, given))
+    return Way(work, spent, memory_in_copies(compiled, workload.params, inputs))
 
 
 def _traced(settings: Settings, seed: int) -> Iterator[Record]:
@@ -271,12 +253,9 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
         _exact_gauge(logits, shapes["params"], images)
         spent.append(time.perf_counter() - begun)
     yield Record(
-        method=FIND,
-        setting={"network": TRACED, "batch_size": 2},
-        seed=seed,
-        metrics={"seconds": float(np.median(spent))},
-        wall_time=sum(spent),
-    )
+        method=FIND, setting={"network": TRACED, "batch_size": 2}, seed=seed,
+        metrics={"seconds": float(np.median(spent))}, wall_time=sum(spent),
+    )  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:

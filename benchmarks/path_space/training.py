@@ -1,6 +1,7 @@
-"""Runs at many step sizes, side by side: a run's step sizes are carried in its state.
+"""Runs at many step sizes, side by side: one program serves all seeds and step sizes of a method.
 
-So one program serves all seeds and step sizes of a method, whatever they are.
+A run's step sizes are carried in its state: as a hyperparameter, or with batch normalisation beside
+the running averages.
 """
 
 import math
@@ -16,15 +17,51 @@ from jax.sharding import Mesh
 
 from benchmarks.harness.images import Part
 from common.augmentation import pad_crop_flip
-from common.classification import network_loss
-from common.seeds import Streams
-from common.training import Step, StepInfo, TrainState, fit, init_state, train_step
+from common.classification import MetricsFn, evaluator, network_loss
+from common.progress import Bar
+from common.seeds import Streams, streams
+from common.training import Fit, LossFn, Step, StepInfo, TrainState, fit, init_state, train_step
 
 Evaluator = Callable[[Any], dict[str, np.ndarray]]
 """From a state to its figures, of many runs or of one."""
 
 CROSS_ENTROPIES = ("validation_cross_entropy", "test_cross_entropy")
 """Where they are not finite, a network's answers are none."""
+
+
+def train_at_rates(
+    make: Callable[[optax.Schedule], optax.GradientTransformation],
+    factor: Callable[[jax.Array], jax.Array], params: Any, rates: jax.Array | np.ndarray,
+    seeds: Sequence[int], loss: LossFn, metrics: MetricsFn, parts: Sequence[Part], *,
+    batch_size: int, epochs: int, bar: Bar, mesh: Mesh | None, evaluated: int = 1000,
+) -> Fit:  # fmt: skip
+    """Trains runs side by side, each at its own rate times a factor by the number of steps taken.
+
+    `make` makes what steps from a schedule; first weights, rates and seeds have one entry a run;
+    the parts are trained, validated and tested on, `evaluated` examples at once.
+    """
+
+    def rule(learning_rate: float) -> optax.GradientTransformation:
+        return make(lambda count: learning_rate * factor(jnp.asarray(count)))
+
+    tunable = optax.inject_hyperparams(rule)
+
+    def first(params: Any, rate: jax.Array) -> TrainState:
+        return init_state(params, tunable(learning_rate=rate))
+
+    train, *rest = parts
+    validate, score = (
+        evaluator(metrics, part, batch_size=evaluated, prefix=prefix, many_runs=True)
+        for part, prefix in zip(rest, ("validation_", "test_"), strict=True)
+    )
+    keys = [streams(seed) for seed in seeds]
+    return fit(
+        train_step(loss, tunable(learning_rate=0.0)),
+        jax.jit(jax.vmap(first))(params, jnp.asarray(rates)), train,
+        order=jnp.stack([key.order for key in keys]), noise=jnp.stack([key.noise for key in keys]),
+        batch_size=batch_size, epochs=epochs,
+        evaluate=lambda state: {**validate(state), **score(state)}, bar=bar, mesh=mesh,
+    )  # fmt: skip
 
 
 class Setup(NamedTuple):
@@ -49,12 +86,9 @@ def with_rates(state: TrainState, rate: float, epochs: int) -> TrainState:
 
 
 def step_by_rates(
-    module: nn.Module,
-    make: Callable[[Any], optax.GradientTransformation],
-    *,
-    per_epoch: int,
+    module: nn.Module, make: Callable[[Any], optax.GradientTransformation], *, per_epoch: int,
     augment: bool,
-) -> Step:
+) -> Step:  # fmt: skip
     """A step that finds its learning rate in the state, so that one program serves all of them."""
     loss = network_loss(module)
 
@@ -71,16 +105,9 @@ def step_by_rates(
 
 
 def train_together(
-    step: Step,
-    states: Sequence[TrainState],
-    train: Part,
-    evaluators: Sequence[Evaluator],
-    keys: Sequence[Streams],
-    *,
-    batch_size: int,
-    epochs: int,
-    mesh: Mesh | None,
-) -> list[dict[str, list[float]]]:
+    step: Step, states: Sequence[TrainState], train: Part, evaluators: Sequence[Evaluator],
+    keys: Sequence[Streams], *, batch_size: int, epochs: int, mesh: Mesh | None,
+) -> list[dict[str, list[float]]]:  # fmt: skip
     """The columns of each run's curve, one entry an epoch; NaN from the epoch it diverged in."""
     many = len(states) > 1
 

@@ -59,7 +59,7 @@ PRESETS = {
     "smoke": Settings(methods=("DC-ASGD",)),
     "cpu": Settings(),
     "full": Settings(kills=24, epochs=40),
-}
+}  # fmt: skip
 
 
 class Ended(NamedTuple):
@@ -126,21 +126,15 @@ def _killed_often(
 
 
 def until_it_ends(
-    command: Sequence[str],
-    folder: Path,
-    moments: np.random.Generator,
-    within: float | None,
+    command: Sequence[str], folder: Path, moments: np.random.Generator, within: float | None,
     bar: Bar,
-) -> Ended:
+) -> Ended:  # fmt: skip
     """Begins a program, kills it, and begins it again, until it ends by itself.
 
-    Args:
-        command: the program; it is given `folder`, prints a line when it is ready, saves
-            checkpoints by number in FOLDER/checkpoints and leaves FOLDER/final.npz.
-        folder: the run's own; made here.
-        moments: when to kill, uniformly distributed from the moment the program is ready.
-        within: up to which, seconds; None to let it be.
-        bar: advanced by 1 a kill.
+    The program is given a folder, made here; it prints a line when it is ready, saves checkpoints
+    by number in FOLDER/checkpoints and leaves FOLDER/final.npz. It is killed at a moment uniformly
+    distributed over so many seconds, `within`, from its being ready; None lets it be. The bar is
+    advanced by 1 a kill.
 
     Raises:
         RuntimeError: if the program fails by itself; it holds what the program said.
@@ -230,7 +224,7 @@ def tables(records: Sequence[Record]) -> str:
 
 CAPTIONS = {
     "progress.png": "Steps kept in the newest checkpoint at each kill, of every seed's first run. "
-    "Every line climbs to the end: no kill throws a run back.",
+    "Every line climbs to the end: no kill throws a run back."
 }
 
 

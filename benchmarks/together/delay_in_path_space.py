@@ -59,15 +59,11 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", workers=(8, 16), epochs=4),
     "full": Settings(
-        data="mnist",
-        pool=1,
-        widths=(256, 256, 10),
-        workers=(8, 16, 32),
-        epochs=20,
+        data="mnist", pool=1, widths=(256, 256, 10), workers=(8, 16, 32), epochs=20,
         learning_rates=tuple(0.0125 * 2.0**k for k in range(8)),
         adaptive_lambdas=(0.5, 1.0, 2.0, 4.0),
     ),
-}
+}  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -100,9 +96,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                 train = digits.trainer(case, settings, network, num_train, rule=rule)
                 for start in STARTS:
                     begun = time.perf_counter()
-                    found = train(getattr(starts[seed], start), streams(seed).order, data)
+                    measured = train(getattr(starts[seed], start), streams(seed).order, data)
                     seconds = time.perf_counter() - begun
-                    for record in records_of(case, settings, seed, found, num_train, seconds):
+                    for record in records_of(case, settings, seed, measured, num_train, seconds):
                         setting = {**record.setting, "space": space, "start": start}
                         yield dataclasses.replace(record, setting=setting)
 

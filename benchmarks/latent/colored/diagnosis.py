@@ -41,20 +41,17 @@ def diagnosis(
 
 
 def probe(values: np.ndarray, target: np.ndarray) -> float:
-    """The accuracy of least squares on one half of the examples, of its sign on the other.
-
-    From values [n, dim] a target [n] is told, 0 or 1.
-    """
+    """The accuracy on one half of the examples of least squares, of 0 or 1, on the other."""
     inputs = np.column_stack([values, np.ones(len(values))])
     fitted, scored = slice(0, None, 2), slice(1, None, 2)
     weights = np.linalg.lstsq(inputs[fitted], 2.0 * target[fitted] - 1, rcond=None)[0]
     return float(np.mean((inputs[scored] @ weights > 0) == target[scored]))
 
 
-def conditional_entropy(labels: np.ndarray, given: np.ndarray) -> float:
-    """H(label | given), in nats, of the frequencies; both integers from 0, [n]."""
-    counts = np.zeros((given.max() + 1, labels.max() + 1))
-    np.add.at(counts, (given, labels), 1)
+def conditional_entropy(labels: np.ndarray, condition: np.ndarray) -> float:
+    """H(label | condition), in nats, of the frequencies; both integers from 0, [n]."""
+    counts = np.zeros((condition.max() + 1, labels.max() + 1))
+    np.add.at(counts, (condition, labels), 1)
     joint = counts / counts.sum()
     alone = np.broadcast_to(joint.sum(axis=1, keepdims=True), joint.shape)
     seen = joint > 0

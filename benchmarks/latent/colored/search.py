@@ -11,8 +11,8 @@ import numpy as np
 from benchmarks.latent.colored.diagnosis import diagnosis
 from benchmarks.latent.colored.grid import picture
 from benchmarks.latent.reports.colored_digits import DIAGNOSIS
-from benchmarks.latent.runs import Budget
 from benchmarks.latent.training import adam
+from benchmarks.latent.trials import Budget
 from common.colored_digits import ColoredDigits
 from common.progress import Bar
 from common.records import Record
@@ -133,18 +133,11 @@ def pictured(trained: Trained, settings: SearchBudget) -> Record:
     """A record without figures, of what the latents of one model look like."""
     begun = time.perf_counter()
     curve = picture(
-        trained.model,
-        trained.variables,
-        test=trained.test,
-        validation=trained.validation,
-        key=streams(trained.record.seed).noise,
-        steps=settings.search_steps[-1],
+        trained.model, trained.variables, test=trained.test, validation=trained.validation,
+        key=streams(trained.record.seed).noise, steps=settings.search_steps[-1],
         search=_search_of(settings, settings.search_weights[0]),
-    )
+    )  # fmt: skip
     return dataclasses.replace(
-        trained.record,
-        setting={**trained.record.setting, "picture": "latents"},
-        metrics={},
-        curve=curve,
-        wall_time=time.perf_counter() - begun,
-    )
+        trained.record, setting={**trained.record.setting, "picture": "latents"}, metrics={},
+        curve=curve, wall_time=time.perf_counter() - begun,
+    )  # fmt: skip

@@ -27,7 +27,7 @@ CAPTIONS = {
     "selection.png": "Test accuracy of each method, its settings chosen by each rule: dots are "
     "seeds, the mark their mean with one standard deviation. Chosen on training domains all "
     "follow the colour, which is wrong in 90% of the test images; what an oracle can find is "
-    "at the right.",
+    "at the right."
 }
 
 Chosen = TypeVar("Chosen")

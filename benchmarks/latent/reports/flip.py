@@ -21,7 +21,7 @@ NEAR = 0.02
 CAPTIONS = {
     "search_steps.png": "Test accuracy along the latent search, mean and one standard deviation "
     "over seeds; lines for what needs no search. The search climbs from ERM's level to that of "
-    "the rule which knows the answer.",
+    "the rule which knows the answer."
 }
 
 

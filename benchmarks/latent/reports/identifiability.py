@@ -84,8 +84,8 @@ def _diversity(counts: Counts) -> Iterator[list[str]]:
         ranks = [number(metric(runs, f"rank_{block}"), digits=0) for runs in known]
         yield [f"rank of the differences, {block}", *ranks]
         # Where the rank is not full there is no condition number, which is no divergence.
-        found = [metric(runs, f"condition_{block}") for runs in known]
-        cells = [number(summary, digits=1) if summary.n else "-" for summary in found]
+        conditions = [metric(runs, f"condition_{block}") for runs in known]
+        cells = [number(summary, digits=1) if summary.n else "-" for summary in conditions]
         yield [f"condition number, {block}", *cells]
 
 
@@ -93,8 +93,8 @@ def _details(counts: Counts) -> Iterator[list[str]]:
     for method in (LACIM, POOLED):
         for name, title in _DETAIL.items():
             digits = 3 if name == "accuracy" else 1
-            found = [metric(where(records, method), name) for records in counts.values()]
-            yield [f"{title}, {method}", *(number(summary, digits=digits) for summary in found)]
+            summaries = [metric(where(records, method), name) for records in counts.values()]
+            yield [f"{title}, {method}", *(number(each, digits=digits) for each in summaries)]
 
 
 def least_sufficient(counts: Counts) -> int | None:

@@ -31,11 +31,8 @@ def picture_record(
     return Record(
         method=method,
         setting={**setting, "picture": name, **dict(zip(names, pixels.shape, strict=True))},
-        seed=seed,
-        metrics={},
-        curve={"pixel": bytes_.ravel().tolist()},
-        wall_time=0.0,
-    )
+        seed=seed, metrics={}, curve={"pixel": bytes_.ravel().tolist()}, wall_time=0.0,
+    )  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:

@@ -100,7 +100,7 @@ def ratios(
 CAPTIONS = {
     "ratio.png": "Images a second of the compiled program over those of the loop over batches, "
     "for each task and decoder, a dot a seed; at the line both are equally fast. The larger "
-    "the decoder, the less a loop adds to its arithmetic.",
+    "the decoder, the less a loop adds to its arithmetic."
 }
 
 

@@ -17,7 +17,7 @@ Chosen = Mapping[str, Mapping[str, Sequence[Record]]]
 CAPTIONS = {
     "domains.png": "Mean test accuracy over the domains, each left out in turn; dots are seeds, "
     "the mark their mean with one standard deviation. Methods lie within the spread of one "
-    "another.",
+    "another."
 }
 
 

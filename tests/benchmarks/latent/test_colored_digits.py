@@ -11,7 +11,7 @@ import pytest
 from benchmarks.harness.registry import Context
 from benchmarks.latent import colored_digits as lacim_colored_digits
 from benchmarks.latent.colored import diagnosis
-from benchmarks.latent.runs import trials
+from benchmarks.latent.trials import trials
 from common.progress import Silent
 from common.records import Record, RecordWriter, read_records
 from common.tables import group

@@ -211,5 +211,5 @@ def test_the_papers_start_is_trained_with_norms_and_augmentation():
 def test_unknown_networks_and_methods_are_refused():
     with pytest.raises(ValueError, match=r"networks are called .* got 'VGG-16'"):
         run(networks=("VGG-16",))
-    with pytest.raises(ValueError, match=r"methods are SGD, G-SGD, .* got H-SGD"):
+    with pytest.raises(ValueError, match=r"methods are SGD; G-SGD; .* Got H-SGD"):
         run(methods=("SGD", "H-SGD"))
