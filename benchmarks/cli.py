@@ -99,10 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status.
 
     That is 0, 1 where an experiment of "all" failed or the disk is full, 2 for bad input, 3 when
-    time was spent, 130 when interrupted.
-
-    Args:
-        argv: arguments without the program's name; by default the process's own.
+    time was spent, 130 when interrupted. Arguments are by default the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "report":
@@ -119,18 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.name == "all":
             return _run_all(arguments, console)
         _run(arguments, console)
-    except _REFUSED as error:
+    except tuple(_STATUS) as error:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    except RunInterruptedError as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return everything.INTERRUPTED
-    except DiskFullError as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return 1
-    except RunStoppedError as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return everything.STOPPED
+        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
     return 0
 
 
@@ -147,6 +135,13 @@ _REFUSED = (
     FileNotFoundError,
     ConnectionError,
 )
+_STATUS = {
+    **dict.fromkeys(_REFUSED, 2),
+    RunInterruptedError: everything.INTERRUPTED,
+    DiskFullError: 1,
+    RunStoppedError: everything.STOPPED,  # what the two above are, too
+}
+"""Exit status by error, the first that fits."""
 
 
 def _report(arguments: ReportArguments) -> int:
@@ -287,16 +282,10 @@ def _run(arguments: Arguments, console: Console) -> None:
         )
         command = dataclasses.replace(arguments, name=name).command()
         report = run_experiment(
-            name,
-            experiment,
-            chosen,
-            context,
-            preset=arguments.preset,
-            command=command,
-            out=out,
+            name, experiment, chosen, context, preset=arguments.preset, command=command, out=out,
             resume=arguments.resume,
             seconds=None if deadline is None else deadline - time.monotonic(),
-        )
+        )  # fmt: skip
         _print(console, f"\n{report.tables}\n")
         plots = ", ".join(path.name for path in report.plots)
         _print(

@@ -19,12 +19,11 @@ Command: python -m benchmarks dcasgd_cifar10 --preset cpu --seeds 3
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.delay import training as asynchronous_training
 from benchmarks.delay.images import Settings
-from benchmarks.delay.published_errors import published_table
 from benchmarks.delay.report import (
     ADAPTIVE,
     ALL_SYNCHRONOUS,
@@ -32,10 +31,13 @@ from benchmarks.delay.report import (
     CONSTANT,
     METHODS,
     SGD,
+    STEPS_CAPTION,
+    TRAINING_CAPTION,
     plot_tolerance,
     plot_training,
     protocol_tables,
 )
+from benchmarks.delay.training import run
 from common.results.records import Record
 
 PUBLISHED = {
@@ -52,17 +54,9 @@ PUBLISHED = {
 """Test errors in percent (Zheng et al., 2017); m-synchronous SGD is not among them."""
 
 _FULL = Settings(
-    data="cifar10",
-    depth=20,
-    workers=(4, 8),
-    methods=METHODS,
-    batch_size=128,
-    epochs=160,
-    evaluations=32,
-    learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0),
-    augment=True,
-    at_once=15,
-)
+    data="cifar10", depth=20, workers=(4, 8), methods=METHODS, batch_size=128, epochs=160,
+    evaluations=32, learning_rates=(0.125, 0.25, 0.5, 1.0, 2.0), augment=True, at_once=15,
+)  # fmt: skip
 _THIN = dataclasses.replace(_FULL, width=0.25, pool=2, augment=False)
 
 PRESETS = {
@@ -77,19 +71,17 @@ PRESETS = {
     "full": _FULL,
 }  # fmt: skip
 
-run = asynchronous_training.run
 
+__all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
-def tables(records: Sequence[Record]) -> str:
-    """Both protocols, and the published errors, as Markdown."""
-    source = "Zheng et al., 2017: ResNet-20 at full width, 160 epochs on all of CIFAR-10"
-    sections = [protocol_tables(records), published_table(records, PUBLISHED, source=source)]
-    return "\n\n".join(section for section in sections if section)
+CAPTIONS = {"curves.png": TRAINING_CAPTION, "steps.png": STEPS_CAPTION}
+tables = functools.partial(
+    protocol_tables,
+    published=PUBLISHED,
+    source="Zheng et al., 2017: ResNet-20 at full width, 160 epochs on all of CIFAR-10",
+)
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy during training, against data and against time; and the steps each rule bears."""
-    return [
-        plot_training(records, out / "curves.png"),
-        plot_tolerance(records, out / "steps.png"),
-    ]
+    return [plot_training(records, out / "curves.png"), plot_tolerance(records, out / "steps.png")]

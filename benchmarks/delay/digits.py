@@ -41,7 +41,9 @@ from benchmarks.delay.report import (
     ASGD,
     CONSTANT,
     SGD,
+    STEPS_CAPTION,
     SYNCHRONOUS,
+    TRAINING_CAPTION,
     plot_tolerance,
     plot_training,
     protocol_tables,
@@ -85,17 +87,11 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", epochs=8, evaluations=2),
     "full": Settings(
-        data="mnist",
-        pool=1,
-        widths=(256, 256, 10),
-        workers=(4, 8, 16, 32),
-        epochs=20,
-        train_sample=10_000,
-        learning_rates=tuple(0.00625 * 2.0**k for k in range(9)),
-        constant_lambdas=(0.04, 0.4, 4.0, 40.0),
-        adaptive_lambdas=(0.5, 1.0, 2.0, 4.0, 8.0),
+        data="mnist", pool=1, widths=(256, 256, 10), workers=(4, 8, 16, 32), epochs=20,
+        train_sample=10_000, learning_rates=tuple(0.00625 * 2.0**k for k in range(9)),
+        constant_lambdas=(0.04, 0.4, 4.0, 40.0), adaptive_lambdas=(0.5, 1.0, 2.0, 4.0, 8.0),
     ),
-}
+}  # fmt: skip
 
 
 class Images(NamedTuple):
@@ -126,15 +122,15 @@ class Case(NamedTuple):
 
 def cases(settings: Settings) -> list[Case]:
     """Every method at every number of workers."""
-    found = [Case(SGD, 1, ())]
+    every = [Case(SGD, 1, ())]
     for workers in settings.workers:
-        found += [
+        every += [
             Case(SYNCHRONOUS, workers, ()),
             Case(ASGD, workers, ()),
             Case(CONSTANT, workers, settings.constant_lambdas),
             Case(ADAPTIVE, workers, settings.adaptive_lambdas),
         ]
-    return found
+    return every
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -150,9 +146,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             def of_seed(seed: int, case: Case = case, train: Trainer = train) -> Iterator[Record]:
                 begun, keys = time.perf_counter(), streams(seed)
                 params = init(keys.init, data.train.pixels[:1])
-                found = train(params, keys.order, data)
+                measured = train(params, keys.order, data)
                 seconds = time.perf_counter() - begun
-                return records_of(case, settings, seed, found, len(data.train.labels), seconds)
+                return records_of(case, settings, seed, measured, len(data.train.labels), seconds)
 
             for seed in context.seeds:
                 yield from context.stages.of(
@@ -174,7 +170,30 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
     return Data(train, sample, validation, test)
 
 
-class Found(NamedTuple):
+class Classifier(NamedTuple):
+    """Of a network, on images: mean cross-entropy, and the share of right answers."""
+
+    loss: Callable[[Any, Images], jax.Array]
+    accuracy: Callable[[Any, Images], jax.Array]
+
+
+def classifier(network: MLP) -> Classifier:
+    """What a network's parameters are trained and judged by."""
+
+    def logits(params: Any, images: Images) -> Any:
+        return network.apply({"params": params}, images.pixels)
+
+    def loss(params: Any, images: Images) -> jax.Array:
+        answers = logits(params, images)
+        return optax.softmax_cross_entropy_with_integer_labels(answers, images.labels).mean()
+
+    def accuracy(params: Any, images: Images) -> jax.Array:
+        return (logits(params, images).argmax(axis=-1) == images.labels).mean()
+
+    return Classifier(loss, accuracy)
+
+
+class Measured(NamedTuple):
     """What training a case measured; each figure of shape [points, runs]."""
 
     train_loss: jax.Array
@@ -185,48 +204,23 @@ class Found(NamedTuple):
 Rule = Callable[[Case, Settings, jax.Array, jax.Array], optax.GradientTransformation]
 """(case, settings, step size, lambda) -> what the server does."""
 
-
-Trainer = Callable[[optax.Params, jax.Array, Data], Found]
+Trainer = Callable[[optax.Params, jax.Array, Data], Measured]
 """From first weights, a key of the order and the data to all runs of a case."""
 
 
 def trainer(
-    case: Case,
-    settings: Settings,
-    network: MLP,
-    num_train: int,
-    *,
-    rule: Rule | None = None,
+    case: Case, settings: Settings, network: MLP, num_train: int, *, rule: Rule | None = None
 ) -> Trainer:
     """A function that trains all step sizes and lambdas of a case at once, compiled once.
 
-    Args:
-        case: what to train.
-        settings: of the experiment.
-        network: an image classifier.
-        num_train: training images.
-        rule: what the server does; None for what the case's method says.
-
-    Returns:
-        `(params, key of the order, data) -> what was measured`.
+    `rule` is what the server does; None for what the case's method says.
     """
-    schedule = _schedule(case, settings, num_train)
+    schedule, (loss, accuracy) = _schedule(case, settings, num_train), classifier(network)
     rates, lambdas = (jnp.asarray(column) for column in zip(*_grid(case, settings), strict=True))
-
-    def logits(params: Any, images: Images) -> Any:
-        return network.apply({"params": params}, images.pixels)
-
-    def loss(params: optax.Params, images: Images) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits(params, images), images.labels
-        ).mean()
-
-    def accuracy(params: optax.Params, images: Images) -> jax.Array:
-        return (logits(params, images).argmax(axis=-1) == images.labels).mean()
 
     def one_run(
         rate: jax.Array, lambda_: jax.Array, params: optax.Params, rows: jax.Array, data: Data
-    ) -> Found:
+    ) -> Measured:
         def gradient(params: optax.Params, rows: jax.Array) -> optax.Updates:
             return jax.grad(loss)(params, jax.tree.map(lambda leaf: leaf[rows], data.train))
 
@@ -235,7 +229,7 @@ def trainer(
 
         def stretch(state, part):
             state, _ = simulator.run(state, *part)
-            return state, Found(
+            return state, Measured(
                 loss(state.params, data.sample),
                 accuracy(state.params, data.validation),
                 accuracy(state.params, data.test),
@@ -247,7 +241,7 @@ def trainer(
 
     many = jax.jit(jax.vmap(one_run, in_axes=(0, 0, None, None, None), out_axes=1))
 
-    def train(params: optax.Params, order: jax.Array, data: Data) -> Found:
+    def train(params: optax.Params, order: jax.Array, data: Data) -> Measured:
         rows = _batches(case, settings, order, num_train)
         return jax.device_get(many(rates, lambdas, params, rows, data))
 
@@ -306,21 +300,12 @@ def _batches(case: Case, settings: Settings, order: jax.Array, num_train: int) -
 
 
 def records_of(
-    case: Case, settings: Settings, seed: int, found: Found, num_train: int, seconds: float
+    case: Case, settings: Settings, seed: int, measured: Measured, num_train: int, seconds: float
 ) -> Iterator[Record]:
-    """A record for every step size and lambda of a case.
-
-    Args:
-        case: that was trained.
-        settings: of the experiment.
-        seed: of the run.
-        found: what was measured.
-        num_train: training images.
-        seconds: that all took together.
-    """
-    gradients = np.arange(1, len(found.train_loss) + 1) * _stretch(settings, num_train)
+    """A record for every step size and lambda of a case, whose `seconds` are of all together."""
+    gradients = np.arange(1, len(measured.train_loss) + 1) * _stretch(settings, num_train)
     for i, (rate, lambda_) in enumerate(_grid(case, settings)):
-        loss, validation, test = (np.asarray(figure[:, i], dtype=float) for figure in found)
+        loss, validation, test = (np.asarray(figure[:, i], dtype=float) for figure in measured)
         # An accuracy of weights that are not numbers is no accuracy.
         gone = ~np.isfinite(loss)
         validation, test = np.where(gone, np.nan, validation), np.where(gone, np.nan, test)
@@ -345,9 +330,9 @@ def records_of(
         )
 
 
-def tables(records: Sequence[Record]) -> str:
-    """Both protocols, as Markdown."""
-    return protocol_tables(records)
+tables = protocol_tables
+
+CAPTIONS = {"dcasgd_digits_curves.png": TRAINING_CAPTION, "dcasgd_digits_steps.png": STEPS_CAPTION}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -16,45 +16,36 @@ Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorf
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.delay import training as asynchronous_training
 from benchmarks.delay.images import Settings
-from benchmarks.delay.published_errors import published_table
 from benchmarks.delay.report import (
     ADAPTIVE,
     ALL_SYNCHRONOUS,
     ASGD,
     CONSTANT,
     SYNCHRONOUS,
+    TRAINING_CAPTION,
     plot_training,
     protocol_tables,
 )
+from benchmarks.delay.training import run
 from common.results.records import Record
 
 PUBLISHED = {(ASGD, 16): 25.64, (ALL_SYNCHRONOUS, 16): 25.30, (ADAPTIVE, 16): 25.18}
 """Top-1 errors in percent."""
 
 _FULL = Settings(
-    data="imagenet2012",
-    depth=50,
-    workers=(16,),
-    methods=(ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE),
-    batch_size=32,
-    epochs=90,
-    evaluations=30,
-    learning_rates=(0.0125, 0.025, 0.05),
-    validation=0.01,
-    test_size=10_000,
-    bfloat16=True,
-    image_size=224,
-    test_split="validation",
-    longest=4,
-)
+    data="imagenet2012", depth=50, workers=(16,),
+    methods=(ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE), batch_size=32, epochs=90,
+    evaluations=30, learning_rates=(0.0125, 0.025, 0.05), validation=0.01, test_size=10_000,
+    bfloat16=True, image_size=224, test_split="validation", longest=4,
+)  # fmt: skip
 _THIN = dataclasses.replace(
     _FULL, validation=0.1, bfloat16=False, test_split="test", evaluations=2, learning_rates=(0.1,)
-)
+)  # fmt: skip
 
 PRESETS = {
     "smoke": dataclasses.replace(
@@ -62,21 +53,21 @@ PRESETS = {
         train_size=768, test_size=300, batch_size=8, epochs=1, image_size=14,
     ),
     "cpu": dataclasses.replace(
-        _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
-        train_size=3072, test_size=1000, batch_size=16, epochs=2, image_size=14,
-        learning_rates=(0.04,),
+        _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE), train_size=3072,
+        test_size=1000, batch_size=16, epochs=2, image_size=14, learning_rates=(0.04,),
     ),
     "full": _FULL,
 }  # fmt: skip
 
-run = asynchronous_training.run
 
+__all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
-def tables(records: Sequence[Record]) -> str:
-    """Both protocols, and the published errors, as Markdown."""
-    source = "Zheng et al., 2017, as reported: ResNet-50 on ImageNet, batch 32"
-    sections = [protocol_tables(records), published_table(records, PUBLISHED, source=source)]
-    return "\n\n".join(section for section in sections if section)
+CAPTIONS = {"curves.png": TRAINING_CAPTION}
+tables = functools.partial(
+    protocol_tables,
+    published=PUBLISHED,
+    source="Zheng et al., 2017, as reported: ResNet-50 on ImageNet, batch 32",
+)
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -9,34 +9,26 @@ after three quarters. Running averages are those that were pushed last.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from benchmarks.delay.report import ALL_SYNCHRONOUS, SGD, SYNCHRONOUS
-from common.data import (
-    ImageStream,
-    PixelStatistics,
-    load,
-    pixel_statistics,
-    pooled,
-    standardise,
-    stream,
-    take,
-    train_validation_split,
-)
+from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SYNCHRONOUS
+from benchmarks.harness.images import ImageSettings, Part
+from common.data import ImageStream, PixelStatistics, pixel_statistics, standardise, stream
 from common.seeds import host_generator, streams
+from dcasgd_jax import dcasgd
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
     """What an experiment depends on."""
 
-    data: str
     depth: int
     workers: tuple[int, ...]
     methods: tuple[str, ...]
@@ -48,14 +40,6 @@ class Settings:
     learning_rates: tuple[float, ...]
     width: float = 1.0
     """Factor on the network's channels."""
-    train_size: int | None = None
-    """Images trained on; None for all that are not held out."""
-    validation: float = 0.1
-    """Share of the images that learning rates are chosen on."""
-    test_size: int | None = None
-    """Images tested on; None for all."""
-    pool: int = 1
-    """Images are reduced by averaging over squares of this side."""
     augment: bool = False
     """Whether training images held on the device are padded, cropped and mirrored."""
     constant_lambda: float = 0.04
@@ -70,7 +54,6 @@ class Settings:
     image_size: int | None = None
     """Training images are streamed from disk, scaled to this height and width; None: all are held
     on the device as they are."""
-    test_split: str = "test"
     longest: int | None = None
     """No more gradients of one run than this are computed together, so that their activations fit.
     """
@@ -102,51 +85,25 @@ class Streamed(NamedTuple):
 class Data(NamedTuple):
     """Images and their labels; standardised and on the device, or else uint8 and streamed."""
 
-    train: tuple[jax.Array, jax.Array] | Streamed
-    validation: tuple[jax.Array, jax.Array]
-    test: tuple[jax.Array, jax.Array]
+    train: Part | Streamed
+    validation: Part
+    test: Part
     num_classes: int
     statistics: PixelStatistics
 
 
 def cases(settings: Settings) -> list[Case]:
-    """Every method at every number of workers; SGD has one.
-
-    Args:
-        settings: the experiment's.
-    """
-    found = [Case(SGD, 1)] if SGD in settings.methods else []
+    """Every method at every number of workers; SGD has one."""
+    alone = [Case(SGD, 1)] if SGD in settings.methods else []
     others = [method for method in settings.methods if method != SGD]
-    return found + [Case(method, m) for m in settings.workers for method in others]
+    return alone + [Case(method, m) for m in settings.workers for method in others]
 
 
 def load_data(settings: Settings, data_dir: Path | None) -> Data:
-    """All images on the device; the split into training and validation is the same for all.
-
-    Args:
-        settings: the experiment's.
-        data_dir: where prepared data sets lie.
-    """
+    """Images on the device, or training images on disk; alike for all methods and seeds."""
     if settings.image_size is not None:
         return _streamed(settings, settings.image_size, data_dir)
-    key = streams(0).data
-    whole = load(settings.data, "train", data_dir=data_dir)
-    train, validation = train_validation_split(whole, key, fraction=settings.validation)
-    test = load(settings.data, settings.test_split, data_dir=data_dir)
-    if settings.train_size is not None:
-        train = take(train, settings.train_size, key=key)
-    if settings.test_size is not None:
-        test = take(test, settings.test_size, key=key)
-        validation = take(validation, min(settings.test_size, len(validation.labels)), key=key)
-    statistics = pixel_statistics(train.images)
-
-    def prepared(part: Any) -> tuple[jax.Array, jax.Array]:
-        images = pooled(standardise(part.images, statistics), settings.pool)
-        return images, jnp.asarray(part.labels)
-
-    return Data(
-        prepared(train), prepared(validation), prepared(test), whole.num_classes, statistics
-    )
+    return Data(*settings.load_images(data_dir))
 
 
 def _streamed(settings: Settings, size: int, data_dir: Path | None) -> Data:
@@ -177,13 +134,52 @@ def _streamed(settings: Settings, size: int, data_dir: Path | None) -> Data:
 
 
 def waited_for(case: Case) -> int | None:
-    """How many gradients of a round the server waits for; None: it does not wait.
-
-    Args:
-        case: which method.
-    """
+    """How many gradients of a round the server waits for; None: it does not wait."""
     if case.method == ALL_SYNCHRONOUS:
         return case.workers
     if case.method == SYNCHRONOUS:
         return max(1, math.ceil(0.75 * case.workers))
     return None
+
+
+def server_rule(
+    method: str, joined: int, settings: Settings, gradients: int
+) -> Callable[[Any], optax.GradientTransformation]:
+    """From a learning rate, which may be traced, to the server's rule."""
+    updates, decay = gradients // joined, settings.weight_decay
+
+    def falling(rate: Any) -> Any:
+        return lambda step: (
+            rate
+            * jnp.where(step < updates // 2, 1.0, jnp.where(step < 3 * updates // 4, 0.1, 0.01))
+        )
+
+    if method == CONSTANT:
+        strength = settings.constant_lambda
+        return lambda learning_rate: dcasgd(falling(learning_rate), strength, weight_decay=decay)
+    if method == ADAPTIVE:
+        return lambda learning_rate: dcasgd(
+            falling(learning_rate),
+            settings.adaptive_lambda,
+            mean_square_decay=settings.mean_square_decay,
+            weight_decay=decay,
+        )
+
+    def plain(learning_rate: Any) -> Any:
+        sgd = optax.sgd(falling(learning_rate))
+        tx = optax.chain(optax.add_decayed_weights(decay), sgd)
+        return optax.MultiSteps(tx, joined).gradient_transformation() if joined > 1 else tx
+
+    return plain
+
+
+def whole_rounds(gradients: int, settings: Settings) -> int:
+    """As many as make whole rounds of every method, in each stretch between two evaluations."""
+    rounds = [waited_for(case) or 1 for case in cases(settings)]
+    unit = math.lcm(*rounds) * settings.evaluations
+    if gradients < unit:
+        raise ValueError(
+            f"{gradients} gradients do not make a whole round for every method between "
+            f"evaluations, which takes {unit}; train longer, or evaluate less often."
+        )
+    return gradients - gradients % unit

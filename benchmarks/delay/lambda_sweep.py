@@ -19,14 +19,13 @@ Command: python -m benchmarks dcasgd_lambda_sweep --preset cpu --seeds 3
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.delay import digits as dcasgd_digits
-from benchmarks.delay.digits import Settings
+from benchmarks.delay.digits import Settings, run
 from benchmarks.delay.report import (
     ADAPTIVE,
     ASGD,
@@ -34,60 +33,44 @@ from benchmarks.delay.report import (
     SGD,
     STYLES,
     SYNCHRONOUS,
+    TRAINING_CAPTION,
     intolerable_step,
-    paired,
     plot_training,
+    worker_counts,
 )
-from benchmarks.harness.registry import Context
-from common.results.plots import figure, plot_spread
+from benchmarks.harness.figures import share_range, small_multiples
+from benchmarks.harness.reports import by_setting, numeric, paired, where
+from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
-from common.results.tables import Summary, group, markdown, metric, number, percent
+from common.results.tables import Summary, markdown, metric, number, percent
 
 PUBLISHED = {CONSTANT: 0.04, ADAPTIVE: 2.0}
 """The paper's lambdas, for CIFAR-10."""
 
 _SWEEP = Settings(
-    workers=(4, 8, 16),
-    epochs=4,
-    learning_rates=(0.05, 0.1, 0.2, 0.4, 0.8),
-    constant_lambdas=(0.04, 0.4, 4.0, 40.0),
-    adaptive_lambdas=(0.5, 2.0, 8.0, 32.0),
-)
+    workers=(4, 8, 16), epochs=4, learning_rates=(0.05, 0.1, 0.2, 0.4, 0.8),
+    constant_lambdas=(0.04, 0.4, 4.0, 40.0), adaptive_lambdas=(0.5, 2.0, 8.0, 32.0),
+)  # fmt: skip
 
 PRESETS = {
     "smoke": _SWEEP,
     "cpu": dataclasses.replace(
-        _SWEEP,
-        data="mnist",
-        epochs=3,
-        evaluations=2,
+        _SWEEP, data="mnist", epochs=3, evaluations=2,
         learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
         constant_lambdas=(0.04, 0.4, 2.0, 8.0, 32.0, 128.0),
         adaptive_lambdas=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
     ),
     "full": dataclasses.replace(
-        _SWEEP,
-        data="mnist",
-        pool=1,
-        widths=(256, 256, 10),
-        epochs=20,
-        train_sample=10_000,
+        _SWEEP, data="mnist", pool=1, widths=(256, 256, 10), epochs=20, train_sample=10_000,
         learning_rates=tuple(0.00625 * 2.0**k for k in range(9)),
         constant_lambdas=tuple(0.04 * 4.0**k for k in range(7)),
         adaptive_lambdas=tuple(0.25 * 2.0**k for k in range(8)),
     ),
-}
+}  # fmt: skip
 
 
-def run(settings: Settings, context: Context) -> Iterator[Record]:
-    """Yields a record for each method, number of workers, step size, lambda and seed.
-
-    Args:
-        settings: of the runs, with the lambdas that are swept.
-        context: seeds, data, progress.
-    """
-    yield from dcasgd_digits.run(settings, context)
+__all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -98,12 +81,12 @@ def tables(records: Sequence[Record]) -> str:
         "simulated seconds",
     ]  # fmt: skip
     sections = []
-    for m in _workers(records):
+    for m in worker_counts(records):
         fixed, rows = fixed_step(records, m), []
-        asgd = _at(records, ASGD, m)
-        asgd_fixed, asgd_tuned = _with_step(asgd, fixed), best_setting(asgd)
+        asgd = where(records, ASGD, workers=m)
+        asgd_fixed, asgd_tuned = where(asgd, learning_rate=fixed), best_setting(asgd)
         for method, lambda_, runs in _rows(records, m):
-            there, tuned = _with_step(runs, fixed), best_setting(runs)
+            there, tuned = where(runs, learning_rate=fixed), best_setting(runs)
             gains = ["", ""]
             if method not in (SGD, ASGD):
                 gains = [percent(paired(there, asgd_fixed)), percent(paired(tuned, asgd_tuned))]
@@ -113,7 +96,7 @@ def tables(records: Sequence[Record]) -> str:
                     lambda_,
                     percent(metric(there, "test_accuracy")),
                     gains[0],
-                    f"{_step(tuned[0]):g}",
+                    f"{tuned[0].setting['learning_rate']:g}",
                     percent(metric(tuned, "test_accuracy")),
                     gains[1],
                     number(metric(tuned, "train_loss")),
@@ -129,27 +112,21 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def verdict(records: Sequence[Record], workers: int) -> str:
-    """What the lambda that validation data choose gains over lambda 0, by either protocol.
-
-    Args:
-        records: of the experiment.
-        workers: M.
-
-    Returns:
-        A sentence for each rule and protocol.
-    """
-    fixed, asgd, sentences = fixed_step(records, workers), _at(records, ASGD, workers), []
+    """What the lambda that validation data choose gains over lambda 0, by either protocol."""
+    fixed, asgd = fixed_step(records, workers), where(records, ASGD, workers=workers)
+    sentences = []
     for method in (CONSTANT, ADAPTIVE):
-        runs = _at(records, method, workers)
-        for where, own, base in (
-            (f"at step {fixed:g}", _with_step(runs, fixed), _with_step(asgd, fixed)),
+        runs = where(records, method, workers=workers)
+        fixed_runs, fixed_base = (where(side, learning_rate=fixed) for side in (runs, asgd))
+        for protocol, tried, base in (
+            (f"at step {fixed:g}", fixed_runs, fixed_base),
             ("at tuned steps", runs, asgd),
         ):
-            chosen = best_setting(own)
+            chosen = best_setting(tried)
             gain = paired(chosen, best_setting(base))
             sentences.append(
-                f"- {method} {where}: lambda {chosen[0].setting['lambda']:g} is chosen, and ends "
-                f"{_said(gain)} ({percent(gain)} points, n = {gain.n})."
+                f"- {method} {protocol}: lambda {chosen[0].setting['lambda']:g} is chosen, and "
+                f"ends {_said(gain)} ({percent(gain)} points, n = {gain.n})."
             )
     return "\n".join(sentences)
 
@@ -166,92 +143,69 @@ def _said(gain: Summary) -> str:
 
 
 def fixed_step(records: Sequence[Record], workers: int) -> float:
-    """The step of the first protocol: the first that ASGD does not bear, else the largest.
-
-    Args:
-        records: of the experiment.
-        workers: M.
-    """
+    """The step of the first protocol: the first that ASGD does not bear, else the largest."""
     step = intolerable_step(records, workers)
-    return max(map(_step, records)) if step is None else step
+    return max(numeric(r, "learning_rate") for r in records) if step is None else step
+
+
+CAPTIONS = {
+    "dcasgd_lambda_sweep.png": "Test accuracy against lambda, which is over the squared gradient "
+    "in DC-ASGD-c and over its size in DC-ASGD-a: at the step that ASGD does not bear, and "
+    "with each lambda at its own step; mean and one standard deviation over seeds. Circled: "
+    "the published lambdas. Lines: means of ASGD and m-synchronous SGD. At the left "
+    "compensation rescues; at the right there is nothing to rescue.",
+    "dcasgd_lambda_training.png": TRAINING_CAPTION,
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy against lambda by both protocols; and training at the tuned settings."""
-    sweep = out / "dcasgd_lambda_sweep.png"
-    every = _workers(records)
-    with figure(sweep, rows=len(every), columns=2, panel=(5.2, 3.2)) as panels:
-        for row, m in zip(panels, every, strict=True):
-            fixed = fixed_step(records, m)
-            for axes, step, title in (
-                (row[0], fixed, f"all at step {fixed:g}"),
-                (row[1], None, "each at its own tuned step"),
-            ):
-                _plot_sweep(axes, records, m, step)
-                axes.set(title=f"{m} workers, {title}", ylabel="test accuracy, %")
-            row[0].set_ylim(0, 100)  # some settings end at chance, and spreads reach below
-        for axes in panels[-1]:
-            axes.set_xlabel("λ (of -c: over squared gradient; of -a: over gradient)")
-        panels[0, 1].legend(loc="lower left", fontsize=8)
+    sweep, protocols = out / "dcasgd_lambda_sweep.png", ("at one step", "each at its own step")
+    with small_multiples(
+        sweep, worker_counts(records), protocols, labels=("λ", "test accuracy, %"), share="none",
+        title=lambda m, protocol: f"{m} workers, {protocol}", panel=(4.2, 2.7),
+    ) as panels:  # fmt: skip
+        for (m, protocol), axes in panels.items():
+            step = fixed_step(records, m) if protocol == protocols[0] else None
+            _plot_sweep(axes, records, m, step)
+            if step is not None:
+                axes.set_ylim(0, 100)  # some settings end at chance, and spreads reach below
+        for m in worker_counts(records):
+            share_range([panels[m, protocol] for protocol in protocols], "x")
     return [sweep, plot_training(records, out / "dcasgd_lambda_training.png")]
 
 
 def _plot_sweep(axes: Axes, records: Sequence[Record], workers: int, step: float | None) -> None:
     """One panel; `step` None lets each lambda have its own."""
 
-    def chosen(runs: list[Record]) -> np.ndarray:
-        own = best_setting(runs if step is None else _with_step(runs, step))
-        return 100.0 * np.array([r.metrics["test_accuracy"] for r in own])
+    def chosen(runs: Sequence[Record]) -> np.ndarray:
+        best = best_setting(runs if step is None else where(runs, learning_rate=step))
+        return 100.0 * np.array([r.metrics["test_accuracy"] for r in best])
 
     axes.set_xscale("log")
-    swept: list[float] = []
     for method in (CONSTANT, ADAPTIVE):
-        by_lambda = group(_at(records, method, workers), _lambda)
-        values = np.array([chosen(runs) for runs in by_lambda.values()]).T
-        plot_spread(axes, list(by_lambda), values, label=method, style=STYLES[method], marker=True)
+        by_lambda = by_setting(where(records, method, workers=workers), "lambda")
+        scores = np.array([chosen(runs) for runs in by_lambda.values()]).T
+        plot_spread(axes, list(by_lambda), scores, label=method, style=STYLES[method], marker=True)
         published = PUBLISHED[method]
         if published in by_lambda:
             at = list(by_lambda).index(published)
-            axes.plot(published, values[:, at].mean(), "o", ms=12, mfc="none", color="black")
-        swept += by_lambda
-    ends = [min(swept), max(swept)]
-    for method in (ASGD, SYNCHRONOUS):
-        level = chosen(_at(records, method, workers))[:, None]
-        plot_spread(axes, ends, np.repeat(level, 2, axis=1), label=method, style=STYLES[method])
+            axes.plot(published, scores[:, at].mean(), "o", ms=12, mfc="none", color="black")
+    for method, line in ((ASGD, "--"), (SYNCHRONOUS, ":")):
+        level = chosen(where(records, method, workers=workers)).mean()
+        axes.axhline(level, color=COLOURS[STYLES[method]], linestyle=line, label=method)
 
 
-def _rows(records: Sequence[Record], workers: int) -> list[tuple[str, str, list[Record]]]:
-    """(method, lambda, runs at every step) of each row of a table."""
-    found = [(SGD, "", [r for r in records if r.method == SGD])]
-    found += [(SYNCHRONOUS, "", _at(records, SYNCHRONOUS, workers))]
-    found += [(ASGD, "0", _at(records, ASGD, workers))]
+_Row = tuple[str, str, list[Record]]
+"""Method, lambda, and runs at every step."""
+
+
+def _rows(records: Sequence[Record], workers: int) -> list[_Row]:
+    """The rows of a table."""
+    rows = [(SGD, "", where(records, SGD))]
+    rows += [(SYNCHRONOUS, "", where(records, SYNCHRONOUS, workers=workers))]
+    rows += [(ASGD, "0", where(records, ASGD, workers=workers))]
     for method in (CONSTANT, ADAPTIVE):
-        by_lambda = group(_at(records, method, workers), _lambda)
-        found += [(method, f"{lambda_:g}", runs) for lambda_, runs in by_lambda.items()]
-    return found
-
-
-def _workers(records: Sequence[Record]) -> list[int]:
-    return list(
-        group((r for r in records if r.method == ASGD), lambda r: int(_number(r, "workers")))
-    )
-
-
-def _at(records: Sequence[Record], method: str, workers: int) -> list[Record]:
-    return [r for r in records if r.method == method and r.setting["workers"] == workers]
-
-
-def _with_step(records: Sequence[Record], step: float) -> list[Record]:
-    return [r for r in records if _step(r) == step]
-
-
-def _step(record: Record) -> float:
-    return _number(record, "learning_rate")
-
-
-def _lambda(record: Record) -> float:
-    return _number(record, "lambda")
-
-
-def _number(record: Record, name: str) -> float:
-    return float(record.setting[name] or 0.0)
+        by_lambda = by_setting(where(records, method, workers=workers), "lambda")
+        rows += [(method, f"{lambda_:g}", runs) for lambda_, runs in by_lambda.items()]
+    return rows

@@ -34,12 +34,7 @@ class Valley(NamedTuple):
 
 
 def valley(seed: int, dim: int) -> Valley:
-    """The turned quadratic of a seed.
-
-    Args:
-        seed: of the rotation and the signs of the start.
-        dim: how many weights, >= 2.
-    """
+    """The turned quadratic of a seed, of 2 weights or more."""
     rotation = jax.random.orthogonal(streams(seed).init, dim)
     curvatures = jnp.concatenate([jnp.array([SHARPEST]), jnp.geomspace(*REST, dim - 1)])
     return Valley(
@@ -49,11 +44,7 @@ def valley(seed: int, dim: int) -> Valley:
 
 
 def gradient(hessian: jax.Array) -> Callable[[jax.Array, Any], jax.Array]:
-    """The gradient function that a simulator takes; it has no use for batches.
-
-    Args:
-        hessian: of a `Valley`.
-    """
+    """The gradient function that a simulator takes; it has no use for batches."""
     return lambda w, batch: hessian @ w
 
 
@@ -68,46 +59,37 @@ def limits(
 
     Stable means: the loss stays, over the last quarter of the run, below that of the start. Near
     the limit deviations shrink or grow by a share of 1 / (tau + 1) a step, so `length` should be
-    some 50 times the largest tau.
-
-    Args:
-        rule: the server's.
-        delays: tau of each, >= 0.
-        valleys: the quadratics, of one dimension.
-        steps: ascending step sizes, shape [steps].
-        length: server steps of each run, a multiple of 4.
-
-    Returns:
-        Shape [delays, valleys]; 0 where no step is stable.
+    some 50 times the largest tau, and a multiple of 4. Steps ascend; 0 where none is stable,
+    [delays, valleys].
     """
     slots = max(delays) + 1
 
     @jax.jit
-    def stable(schedule: Schedule, own: Valley, rates: jax.Array) -> jax.Array:
+    def stable(schedule: Schedule, valley: Valley, rates: jax.Array) -> jax.Array:
         parts = jax.tree.map(lambda column: column.reshape(-1, _EVERY), schedule)
 
         def one(rate: jax.Array) -> jax.Array:
             simulator = slot_simulator(
-                gradient(own.hessian), rule(rate, own.hessian), slots, log_distance=False
+                gradient(valley.hessian), rule(rate, valley.hessian), slots, log_distance=False
             )
 
             def stretch(state: Any, part: Schedule) -> tuple[Any, jax.Array]:
                 state, _ = simulator.run(state, part, jnp.zeros(_EVERY))
-                return state, 0.5 * jnp.vdot(state.params, own.hessian @ state.params)
+                return state, 0.5 * jnp.vdot(state.params, valley.hessian @ state.params)
 
-            first = 0.5 * jnp.vdot(own.start, own.hessian @ own.start)
-            _, losses = jax.lax.scan(stretch, simulator.init(own.start), parts)
+            first = 0.5 * jnp.vdot(valley.start, valley.hessian @ valley.start)
+            _, losses = jax.lax.scan(stretch, simulator.init(valley.start), parts)
             return jnp.all(losses[-(len(losses) // 4) :] < first)
 
         return jax.vmap(one)(rates)
 
-    found = np.zeros((len(delays), len(valleys)))
+    largest = np.zeros((len(delays), len(valleys)))
     rates = jnp.asarray(steps, jnp.float32)
     for i, delay in enumerate(delays):
         # All delays share one program: the slots that a short one leaves over are never read.
         schedule = dataclasses.replace(round_robin(delay + 1, length), num_workers=slots)
-        for j, own in enumerate(valleys):
-            bears = np.asarray(stable(schedule, own, rates))
+        for j, each in enumerate(valleys):
+            bears = np.asarray(stable(schedule, each, rates))
             number = bears.size if bears.all() else int(np.argmin(bears))
-            found[i, j] = steps[number - 1] if number else 0.0
-    return found
+            largest[i, j] = steps[number - 1] if number else 0.0
+    return largest

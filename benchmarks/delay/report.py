@@ -6,16 +6,26 @@ simulated_seconds and test_accuracy. Settings are chosen by mean validation accu
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from common.results.plots import figure, plot_curve, plot_spread
+from benchmarks.harness.figures import doubling, plot_by, share_range, small_multiples
+from benchmarks.harness.reports import (
+    best_by_method,
+    by_method,
+    by_setting,
+    joined,
+    numeric,
+    paired,
+    where,
+)
+from common.results.plots import plot_curve
 from common.results.records import Record
 from common.results.selection import best_setting
-from common.results.tables import Summary, group, markdown, metric, number, percent, summarise
+from common.results.tables import group, markdown, metric, number, percent, summarise
 
 SGD, ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
     "SGD",
@@ -28,25 +38,53 @@ SGD, ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD, CONSTANT, ADAPTIVE = METHODS = (
 STYLES = {SGD: 6, ALL_SYNCHRONOUS: 3, SYNCHRONOUS: 4, ASGD: 1, CONSTANT: 5, ADAPTIVE: 0}
 """Each method's colour and marker, in every figure."""
 
+GROUPS = {
+    "without staleness": (SGD, ALL_SYNCHRONOUS, SYNCHRONOUS),
+    "asynchronous": (ASGD, CONSTANT, ADAPTIVE),
+}
+"""Methods that share a panel."""
+
 INTOLERABLE = 0.1
 """The drop in validation accuracy that marks a step as beyond what ASGD bears."""
 
+TRAINING_CAPTION = (
+    "Test accuracy during training, each rule at its tuned setting: against the gradients that the "
+    "server received, and against simulated time. Mean and one standard deviation over seeds. "
+    "Waiting costs time, staleness costs accuracy; compare where each curve ends."
+)
+STEPS_CAPTION = (
+    "Final test accuracy against the step size, lambda chosen anew at each step; mean and one "
+    "standard deviation over seeds. Look for the step at which each rule falls."
+)
 
-def protocol_tables(records: Sequence[Record]) -> str:
-    """Both protocols: each rule at its own tuned step, and all at a step ASGD does not bear.
+
+def worker_counts(records: Sequence[Record]) -> list[int]:
+    """The numbers of workers that ASGD was run with, in the order run."""
+    return [int(m or 0) for m in by_setting(where(records, ASGD), "workers")]
+
+
+Published = Mapping[tuple[str, int], float]
+"""(method, workers) -> test error in percent."""
+
+
+def protocol_tables(
+    records: Sequence[Record], published: Published | None = None, *, source: str = ""
+) -> str:
+    """Both protocols, as Markdown: each rule at its own tuned step, and all at one step.
+
+    The one step is the first that ASGD does not bear (`intolerable_step`).
 
     Args:
         records: of one experiment, every method at every setting.
-
-    Returns:
-        Markdown.
+        published: errors to set beside those of the records; None for none.
+        source: where they are from, and under which settings they were found.
     """
-    tuned = [[best_setting(runs) for runs in _methods(records, m)] for m in _workers(records)]
+    tuned = {m: best_by_method(_beside(records, m)) for m in worker_counts(records)}
     sections = [
         "**Each rule at its own tuned step** (and lambda), chosen on validation data.",
         _table(records, tuned),
     ]
-    for workers in _workers(records):
+    for workers in tuned:
         step = intolerable_step(records, workers)
         if step is None:
             sections.append(
@@ -54,157 +92,111 @@ def protocol_tables(records: Sequence[Record]) -> str:
                 "there is no step at which the rules could be compared beyond its limit."
             )
             continue
-        at_step = [r for r in records if _step(r) == step]
-        chosen = [best_setting(runs) for runs in _methods(at_step, workers)]
+        at_step = where(records, learning_rate=step)
         sections += [
             f"**The same step, {step:g}, for all: the first that ASGD with {workers} workers does "
             "not bear.** Lambda is chosen on validation data at this step.",
-            _table(at_step, [chosen]),
+            _table(at_step, {workers: best_by_method(_beside(at_step, workers))}),
         ]
-    return "\n\n".join(sections)
+    return joined(*sections, published_table(records, published or {}, source=source))
 
 
 def intolerable_step(records: Sequence[Record], workers: int) -> float | None:
     """The first step above ASGD's tuned one that ASGD does not bear.
 
-    Args:
-        records: of the experiment.
-        workers: M.
-
-    Returns:
-        The smallest step of the grid, above the tuned one, whose mean validation accuracy is
-        `INTOLERABLE` below that of the tuned one, or at which a run diverged; None if there is
-        none.
+    That is the smallest of the grid whose mean validation accuracy is `INTOLERABLE` below that of
+    the tuned one, or at which a run diverged; None if there is none.
     """
-    runs = [r for r in records if r.method == ASGD and _num_workers(r) == workers]
+    runs = where(records, ASGD, workers=workers)
     tuned = best_setting(runs)
     bar = metric(tuned, "validation_accuracy").mean - INTOLERABLE
-    by_step = group(runs, _step)
-    for step in sorted(step for step in by_step if step > _step(tuned[0])):
-        found = metric(by_step[step], "validation_accuracy")
-        if found.failed or found.mean < bar:
+    by_step = by_setting(runs, "learning_rate")
+    for step in sorted(step for step in by_step if step > numeric(tuned[0], "learning_rate")):
+        accuracy = metric(by_step[step], "validation_accuracy")
+        if accuracy.failed or accuracy.mean < bar:
             return step
     return None
 
 
-def paired(runs: Sequence[Record], base: Sequence[Record]) -> Summary:
-    """Differences in test accuracy, seed by seed.
+def _beside(records: Sequence[Record], workers: int) -> list[Record]:
+    """The runs that belong beside ASGD with M workers, method by method, SGD first."""
+    beside = by_method(r for r in records if r.method == SGD or r.setting["workers"] == workers)
+    return [r for method in METHODS for r in beside.get(method, ())]
 
-    Args:
-        runs: one record a seed.
-        base: likewise, of what is compared with.
+
+def _table(records: Sequence[Record], chosen: Mapping[int, Mapping[str, Sequence[Record]]]) -> str:
+    """A row for each method and number of workers, SGD once.
+
+    `records` are those among which the settings were chosen, `chosen` the runs of each method in
+    its chosen setting, by number of workers.
     """
-    of_seed = {r.seed: r.metrics["test_accuracy"] for r in base}
-    return summarise(
-        r.metrics["test_accuracy"] - of_seed[r.seed] for r in runs if r.seed in of_seed
-    )
-
-
-def _step(record: Record) -> float:
-    return float(record.setting["learning_rate"] or 0.0)
-
-
-def _num_workers(record: Record) -> int:
-    return int(record.setting["workers"] or 0)
-
-
-def _workers(records: Sequence[Record]) -> list[int]:
-    """The numbers of workers that ASGD was run with, in the order run."""
-    return list(group((r for r in records if r.method == ASGD), _num_workers))
-
-
-def _methods(records: Sequence[Record], workers: int) -> list[list[Record]]:
-    """The runs of each method that belong beside ASGD with M workers, SGD first."""
-    beside = [r for r in records if r.method == SGD or _num_workers(r) == workers]
-    found = group(beside, lambda r: r.method)
-    return [found[method] for method in METHODS if method in found]
-
-
-def _table(records: Sequence[Record], chosen: Sequence[Sequence[Sequence[Record]]]) -> str:
-    """A row for each method and number of workers; SGD once.
-
-    Args:
-        records: all that the settings were chosen among.
-        chosen: for each number of workers, each method's runs in the chosen setting.
-    """
+    header = [
+        "method", "workers", "step", "lambda", "settings tried", "test accuracy %",
+        "minus ASGD, paired", "training loss", "simulated seconds",
+    ]  # fmt: skip
     rows = []
-    for i, methods in enumerate(chosen):
-        asgd = [r for runs in methods if runs[0].method == ASGD for r in runs]
-        for runs in methods:
-            method, setting = runs[0].method, runs[0].setting
-            if method == SGD and i > 0:
+    for workers, methods in chosen.items():
+        for method, runs in methods.items():
+            setting = runs[0].setting
+            if method == SGD and workers != next(iter(chosen)):
                 continue
-            tried = group(
-                (
-                    r
-                    for r in records
-                    if (r.method, r.setting["workers"]) == (method, setting["workers"])
-                ),
-                lambda r: str(r.setting),
-            )
-            gain = paired(runs, asgd)
+            tried = where(records, method, workers=setting["workers"])
+            gain = "" if method in (SGD, ASGD) else percent(paired(runs, methods[ASGD]))
             rows.append(
                 [
                     method,
                     str(setting["workers"]),
-                    f"{_step(runs[0]):g}",
+                    f"{setting['learning_rate']:g}",
                     f"{setting['lambda']:g}" if "lambda" in setting else "",
-                    str(len(tried)),
+                    str(len(group(tried, lambda r: str(r.setting)))),
                     percent(metric(runs, "test_accuracy")),
-                    "" if method in (SGD, ASGD) else percent(gain),
+                    gain,
                     number(metric(runs, "train_loss")),
                     f"{metric(runs, 'simulated_seconds').mean:g}",
                 ]
             )
-    return markdown(
-        [
-            "method",
-            "workers",
-            "step",
-            "lambda",
-            "settings tried",
-            "test accuracy %",
-            "minus ASGD, paired",
-            "training loss",
-            "simulated seconds",
-        ],
-        rows,
-    )
+    return markdown(header, rows)
+
+
+def published_table(records: Sequence[Record], published: Published, *, source: str) -> str:
+    """Published test errors beside those of the records, a row for each that was run."""
+    runs = group(records, lambda r: (r.method, int(numeric(r, "workers"))))
+    rows = []
+    for (method, workers), error in published.items():
+        if (method, workers) in runs:
+            chosen = best_setting(runs[method, workers])
+            ours = summarise(1.0 - r.metrics["test_accuracy"] for r in chosen)
+            rows.append([method, str(workers), f"{error:.2f}", percent(ours)])
+    if not rows:
+        return ""
+    header = ["method", "workers", "published error %", "here, at the tuned step"]
+    return f"**Beside the published errors** ({source}):\n\n{markdown(header, rows)}"
 
 
 def plot_training(records: Sequence[Record], path: Path) -> Path:
-    """Accuracy while training, each rule at its tuned setting: against data and against time.
-
-    Args:
-        records: of one experiment.
-        path: the PNG file to write.
-
-    Returns:
-        `path`.
-    """
-    workers = _workers(records)
-    with figure(path, rows=len(workers), columns=2) as panels:
-        for row, m in zip(panels, workers, strict=True):
-            chosen = [_at_mean_times(best_setting(runs)) for runs in _methods(records, m)]
-            for axes, x, label in (
-                (row[0], "gradients", "gradients received by the server"),
-                (row[1], "simulated_seconds", "simulated time, in times of one gradient"),
-            ):
-                for runs in chosen:
-                    plot_curve(
-                        axes,
-                        runs,
-                        x=x,
-                        y="test_accuracy",
-                        label=_label(runs[0]),
-                        style=STYLES[runs[0].method],
-                        scale=100.0,
-                    )
-                axes.set(xlabel=label, ylabel="test accuracy, %", title=f"{m} workers, tuned steps")
-            row[1].set_xscale("log", base=2)
-            row[1].xaxis.set_major_formatter("{x:g}")
-            # One worker takes M times as long: below its curve there is room.
-            row[1].legend(loc="lower right", fontsize=8)
+    """Accuracy while training, each rule at its tuned setting: against data and against time."""
+    abscissae = {
+        "gradients": "gradients received by the server",
+        "simulated_seconds": "simulated time, in times of one gradient",
+    }
+    workers, columns = worker_counts(records), list(itertools.product(abscissae, GROUPS))
+    with small_multiples(
+        path, workers, columns,
+        labels=(lambda column: abscissae[column[0]], "test accuracy, %"),
+        title=lambda m, column: f"{m} workers, {column[1]}",
+    ) as panels:  # fmt: skip
+        for (m, (x, name)), axes in panels.items():
+            tuned = best_by_method(_beside(records, m))
+            for method in (each for each in GROUPS[name] if each in tuned):
+                plot_curve(
+                    axes, _at_mean_times(tuned[method]), x=x, y="test_accuracy", label=method,
+                    style=STYLES[method], scale=100.0,
+                )  # fmt: skip
+            if x == "simulated_seconds":
+                axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter("{x:g}")
+        for m, x in itertools.product(workers, abscissae):
+            share_range([panels[m, (x, name)] for name in GROUPS], "x")
     return path
 
 
@@ -217,46 +209,20 @@ def _at_mean_times(runs: Sequence[Record]) -> list[Record]:
 
 
 def plot_tolerance(records: Sequence[Record], path: Path) -> Path:
-    """Final accuracy of each rule against the step size, lambda chosen anew at each step.
-
-    Args:
-        records: of one experiment.
-        path: the PNG file to write.
-
-    Returns:
-        `path`.
-    """
-    workers = _workers(records)
-    with figure(path, columns=len(workers)) as panels:
-        for axes, m in zip(panels[0], workers, strict=True):
-            _plot_steps(axes, _methods(records, m))
-            axes.set(title=f"{m} workers", xlabel="step size", ylabel="final test accuracy, %")
-        panels[0, 0].legend(loc="lower left")
+    """Final accuracy of each rule against the step size, lambda chosen anew at each step."""
+    workers = worker_counts(records)
+    steps = sorted({numeric(r, "learning_rate") for r in records})
+    with small_multiples(
+        path, workers, list(GROUPS), labels=("step size", "final test accuracy, %"),
+        title=lambda m, group: f"{m} workers, {group}", panel=(4.6, 2.7),
+    ) as panels:  # fmt: skip
+        for (m, name), axes in panels.items():
+            methods = by_method(_beside(records, m))
+            for method in (each for each in GROUPS[name] if each in methods):
+                by_step = dict(sorted(by_setting(methods[method], "learning_rate").items()))
+                best = {step: best_setting(runs) for step, runs in by_step.items()}
+                plot_by(
+                    axes, best, "test_accuracy", label=method, style=STYLES[method], scale=100.0
+                )
+            doubling(axes, steps)
     return path
-
-
-def _label(record: Record) -> str:
-    """The legend's entry: the method and its chosen setting."""
-    lambda_ = f", λ = {record.setting['lambda']:g}" if "lambda" in record.setting else ""
-    return f"{record.method}, step {_step(record):g}{lambda_}"
-
-
-def _plot_steps(axes: Axes, methods: Sequence[Sequence[Record]]) -> None:
-    """Final accuracy of each method at each step, lambda chosen on validation data at that step."""
-    steps = sorted(group((r for runs in methods for r in runs), _step))
-    for runs in methods:
-        by_step = group(runs, _step)
-        best = {step: best_setting(by_step[step]) for step in sorted(by_step)}
-        values = np.array(
-            [[r.metrics["test_accuracy"] for r in chosen] for chosen in best.values()]
-        ).T
-        plot_spread(
-            axes,
-            list(best),
-            100.0 * values,
-            label=runs[0].method,
-            style=STYLES[runs[0].method],
-            marker=True,
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(steps, [f"{step:g}" for step in steps])

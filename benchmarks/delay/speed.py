@@ -31,12 +31,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.registry import Context
-from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
+from benchmarks.harness.reports import by_setting, joined, met, numeric, values, where
+from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
 from common.networks import MLP, resnet
-from common.results.plots import figure
+from common.results.plots import COLOURS
 from common.results.records import Record
-from common.results.tables import group, markdown
+from common.results.tables import markdown
 from common.seeds import streams
 from dcasgd_jax import Simulator, dcasgd, round_robin, slot_simulator, wavefront_simulator
 
@@ -64,19 +66,15 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(
-        networks=("MLP",),
-        width=128,
-        batch_sizes=(32,),
-        workers=(1, 8),
-        steps=(256, 8),
+        networks=("MLP",), width=128, batch_sizes=(32,), workers=(1, 8), steps=(256, 8),
         repetitions=5,
     ),
     "cpu": Settings(resnet_width=0.5, steps=(512, 8), repetitions=5),
     "full": Settings(steps=(4096, 512), repetitions=11),
-}
+}  # fmt: skip
 
 
-class Problem(NamedTuple):
+class Workload(NamedTuple):
     """A network with its loss, and batches to time it on."""
 
     gradient: Callable[[Any, Any], Any]
@@ -112,16 +110,16 @@ def _compare(
 ) -> Iterator[Record]:
     """All ways of one network and batch size, in turns."""
     steps = settings.steps[network != "MLP"]
-    problem = build(settings, network, batch_size, steps, seed)
-    ways = list(_ways(problem, settings, steps))
+    workload = build(settings, network, batch_size, steps, seed)
+    ways = list(_ways(workload, settings, steps))
     title, total = f"{network}, batch {batch_size}, seed {seed}", 1 + settings.repetitions
     with context.progress.task(title, total=total * len(ways)) as bar:
         seconds = take_turns([way.work for way in ways], settings.repetitions, bar.advance)
-    for way, own in zip(ways, seconds, strict=True):
-        turns = np.asarray(seconds[0]) / np.asarray(own)
+    for way, spent in zip(ways, seconds, strict=True):
+        turns = np.asarray(seconds[0]) / np.asarray(spent)
         metrics = {
-            "gradients_per_second": steps / float(np.median(own)),
-            "ratio": ratio(seconds[0], own),
+            "gradients_per_second": steps / float(np.median(spent)),
+            "ratio": ratio(seconds[0], spent),
             "first_quartile": float(np.quantile(turns, 0.25)),
         }
         if way.copies is not None:
@@ -131,22 +129,13 @@ def _compare(
             setting={"network": network, "batch_size": batch_size, **way.setting},
             seed=seed,
             metrics=metrics,
-            curve={"repetition": list(range(len(own))), "seconds": own},
-            wall_time=float(sum(own)),
+            curve={"repetition": list(range(len(spent))), "seconds": spent},
+            wall_time=float(sum(spent)),
         )
 
 
-def build(settings: Settings, network: str, batch_size: int, steps: int, seed: int) -> Problem:
-    """The network, its first weights, and random batches.
-
-    Args:
-        settings: the experiment's.
-        network: its name.
-        batch_size: images a batch.
-        steps: how many batches.
-        seed: of weights and images; what is in them does not matter for speed.
-    """
-    keys = streams(seed)
+def build(settings: Settings, network: str, batch_size: int, steps: int, seed: int) -> Workload:
+    """The network, its first weights, and random batches; what is in them does not matter."""
     convolves = network != "MLP"
     shape = (32, 32, 3) if convolves else (784,)
     module: Any = (
@@ -154,10 +143,9 @@ def build(settings: Settings, network: str, batch_size: int, steps: int, seed: i
         if convolves
         else MLP((settings.width, settings.width, 10))
     )
-    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
-    labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
-    options = {"train": False} if convolves else {}
-    params = jax.jit(lambda k, x: module.init(k, x, **options))(keys.init, images[0])["params"]
+    images, labels = random_images(shape, steps=steps, batch_size=batch_size, seed=seed)
+    options, key = {"train": False} if convolves else {}, streams(seed).init
+    params = jax.jit(lambda k, x: module.init(k, x, **options))(key, images[0])["params"]
 
     def loss(params: Any, batch: Any) -> jax.Array:
         inputs, targets = batch
@@ -165,54 +153,45 @@ def build(settings: Settings, network: str, batch_size: int, steps: int, seed: i
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     driven = convolves and jax.default_backend() == "cpu"
-    return Problem(jax.grad(loss), params, (images, labels), driven)
+    return Workload(jax.grad(loss), params, (images, labels), driven)
 
 
-def _ways(problem: Problem, settings: Settings, steps: int) -> Iterator[Way]:
+def _ways(workload: Workload, settings: Settings, steps: int) -> Iterator[Way]:
     asgd, compensated = optax.sgd(0.01), dcasgd(0.01, 0.04)
-    yield Way(SYNCHRONOUS, {}, _synchronous(problem, asgd), None)
+    yield Way(SYNCHRONOUS, {}, _synchronous(workload, asgd), None)
     most = max(m for m in settings.workers if m <= 16)
     for workers in settings.workers:
         if workers > 1:
             setting = {"workers": workers, "rule": "none", "log": False}
-            yield Way(COPYING, setting, _copying(problem, workers, steps), None)
-        for engine, make in ((SLOTS, slot_simulator), (WAVES, wavefront_simulator)):
-            setting = {"workers": workers, "rule": "ASGD", "log": False}
-            simulator = make(problem.gradient, asgd, workers, log_distance=False)
-            yield _simulated(engine, setting, simulator, problem, workers, steps)
+            yield Way(COPYING, setting, _copying(workload, workers, steps), None)
+        ways = [(SLOTS, slot_simulator, "ASGD", False), (WAVES, wavefront_simulator, "ASGD", False)]
         if workers == most:
-            setting = {"workers": workers, "rule": "DC-ASGD-c", "log": False}
-            simulator = wavefront_simulator(
-                problem.gradient, compensated, workers, log_distance=False
-            )
-            yield _simulated(WAVES, setting, simulator, problem, workers, steps)
-            setting = {"workers": workers, "rule": "ASGD", "log": True}
-            simulator = wavefront_simulator(problem.gradient, asgd, workers)
-            yield _simulated(WAVES, setting, simulator, problem, workers, steps)
+            ways += [(WAVES, wavefront_simulator, "DC-ASGD-c", False)]
+            ways += [(WAVES, wavefront_simulator, "ASGD", True)]
+        for engine, make, rule, log in ways:
+            tx = asgd if rule == "ASGD" else compensated
+            simulator = make(workload.gradient, tx, workers, log_distance=log)
+            setting = {"workers": workers, "rule": rule, "log": log}
+            yield _simulated(engine, setting, simulator, workload, workers, steps)
 
 
-def _synchronous(problem: Problem, tx: optax.GradientTransformation) -> Callable[[], Any]:
-    def step(carry: Any, batch: Any) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = tx.update(problem.gradient(params, batch), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    start = problem.params, tx.init(problem.params)
-    if not problem.driven:
+def _synchronous(workload: Workload, tx: optax.GradientTransformation) -> Callable[[], Any]:
+    step, start = descent(workload.gradient, tx), (workload.params, tx.init(workload.params))
+    if not workload.driven:
         scanned = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches)[0])
-        return lambda: scanned(start, problem.batches)
+        return lambda: scanned(start, workload.batches)
     compiled = jax.jit(lambda carry, batch: step(carry, batch)[0], donate_argnums=0)
 
     def drive() -> Any:
         carry = jax.tree.map(jnp.copy, start)
-        for i in range(len(problem.batches[0])):
-            carry = compiled(carry, jax.tree.map(lambda leaf, i=i: leaf[i], problem.batches))
+        for i in range(len(workload.batches[0])):
+            carry = compiled(carry, jax.tree.map(lambda leaf, i=i: leaf[i], workload.batches))
         return carry
 
     return drive
 
 
-def _copying(problem: Problem, workers: int, steps: int) -> Callable[[], Any]:
+def _copying(workload: Workload, workers: int, steps: int) -> Callable[[], Any]:
     """The weights copied from one of M slots to the next, `steps` times."""
 
     def copy(i: jax.Array, slots: Any) -> Any:
@@ -220,7 +199,7 @@ def _copying(problem: Problem, workers: int, steps: int) -> Callable[[], Any]:
         return jax.tree.map(lambda leaf: leaf.at[write].set(leaf[read]), slots)
 
     compiled = jax.jit(lambda slots: jax.lax.fori_loop(0, steps, copy, slots), donate_argnums=0)
-    held = [jax.tree.map(lambda w: jnp.stack([w] * workers), problem.params)]
+    held = [jax.tree.map(lambda w: jnp.stack([w] * workers), workload.params)]
 
     def work() -> Any:
         held[0] = compiled(held[0])
@@ -230,172 +209,142 @@ def _copying(problem: Problem, workers: int, steps: int) -> Callable[[], Any]:
 
 
 def _simulated(
-    engine: str,
-    setting: dict[str, Any],
-    simulator: Simulator,
-    problem: Problem,
-    workers: int,
+    engine: str, setting: dict[str, Any], simulator: Simulator, workload: Workload, workers: int,
     steps: int,
-) -> Way:
+) -> Way:  # fmt: skip
     schedule = round_robin(workers, steps)
-    state = simulator.init(problem.params)
+    state = simulator.init(workload.params)
     # On CPU waves are driven from Python, unless they are narrow.
     waves_driven = engine == WAVES and workers > 1 and jax.default_backend() == "cpu"
-    if problem.driven or waves_driven:
-        return Way(engine, setting, lambda: simulator.run(state, schedule, problem.batches), None)
+    if workload.driven or waves_driven:
+        return Way(engine, setting, lambda: simulator.run(state, schedule, workload.batches), None)
     # The state is donated and handed back, as in a run that goes on.
     compiled = (
         jax.jit(lambda state, batches: simulator.run(state, schedule, batches), donate_argnums=0)
-        .lower(state, problem.batches)
+        .lower(state, workload.batches)
         .compile()
     )
     held = [state]
 
     def work() -> Any:
-        held[0], log = compiled(held[0], problem.batches)
+        held[0], log = compiled(held[0], workload.batches)
         return held[0], log
 
-    return Way(engine, setting, work, memory_in_copies(compiled, problem.params, problem.batches))
+    return Way(engine, setting, work, memory_in_copies(compiled, workload.params, workload.batches))
 
 
 def tables(records: Sequence[Record]) -> str:
     """Ratios of throughputs for every network, batch size, engine and number of workers."""
     sections = []
-    for network, own in group(records, lambda r: str(r.setting["network"])).items():
-        plain = [r for r in own if r.setting.get("rule") == "ASGD" and not r.setting["log"]]
-        workers = sorted({int(r.setting["workers"] or 0) for r in plain})
+    for network, of_network in by_setting(records, "network").items():
+        plain = where(of_network, rule="ASGD", log=False)
+        workers = sorted(by_setting(plain, "workers"))
         rows = []
-        for batch_size in sorted({int(r.setting["batch_size"] or 0) for r in own}):
-            at = [r for r in own if r.setting["batch_size"] == batch_size]
-            rows.append([f"{batch_size}", SYNCHRONOUS, *[f"{_rate(at):,.0f}/s"] * len(workers)])
+        for batch, runs in sorted(by_setting(of_network, "batch_size").items()):
+            rate = np.median(values(where(runs, SYNCHRONOUS), "gradients_per_second"))
+            rows.append([f"{batch}", SYNCHRONOUS, *[f"{rate:,.0f}/s"] * len(workers)])
             for engine in (SLOTS, WAVES):
-                cells = [_ratio(plain, batch_size, engine, m) for m in workers]
-                rows.append([f"{batch_size}", engine, *(f"{x:.2f}" for x in cells)])
+                cells = [f"{_ratio(plain, batch, engine, m):.2f}" for m in workers]
+                rows.append([f"{batch}", engine, *cells])
         header = ["batch", "gradients/s", *(f"M = {m}" for m in workers)]
         sections.append(f"**{network}**, of synchronous SGD's throughput:")
-        sections.append(markdown(header, rows))
-        sections += _verdicts(own, plain)
-    return "\n\n".join(sections)
-
-
-def _rate(records: Sequence[Record]) -> float:
-    plain = [r.metrics["gradients_per_second"] for r in records if r.method == SYNCHRONOUS]
-    return float(np.median(plain))
+        sections += [markdown(header, rows), " ".join(_verdicts(of_network, plain))]
+    return joined(*sections)
 
 
 def _ratio(records: Sequence[Record], batch_size: int, engine: str, workers: int) -> float:
-    return float(
-        np.median(
-            [
-                r.metrics["ratio"]
-                for r in records
-                if (r.method, r.setting["batch_size"], r.setting["workers"])
-                == (engine, batch_size, workers)
-            ]
-        )
-    )
+    runs = where(records, engine, batch_size=batch_size, workers=workers)
+    return float(np.median(values(runs, "ratio")))
 
 
-def _verdicts(records: Sequence[Record], plain: Sequence[Record]) -> list[str]:
+def _verdicts(records: Sequence[Record], plain: Sequence[Record]) -> Iterator[str]:
     """The targets, met or missed, and by how much."""
     on_cpu = records[0].origin.get("provenance", {}).get("device", {}).get("platform", "cpu")
     target = TARGET if on_cpu == "cpu" else 1.0
-    wide = [r for r in plain if r.method == WAVES and int(r.setting["workers"] or 0) >= 8]
-    lines = []
+    wide = [r for r in where(plain, WAVES) if numeric(r, "workers") >= 8]
     if wide:
-        worst = min(
-            _ratio(plain, int(r.setting["batch_size"] or 0), WAVES, int(r.setting["workers"] or 0))
-            for r in wide
+        places = {(r.setting["batch_size"], r.setting["workers"]) for r in wide}
+        worst = min(_ratio(plain, int(b or 0), WAVES, int(m or 0)) for b, m in places)
+        yield (
+            f"Waves, 8 workers and more: {worst:.2f} at worst (target {target:g}: "
+            f"{met(worst, target)})."
         )
-        lines.append(_line("Waves, 8 workers and more", f"{worst:.2f} at worst", target, worst))
         if worst < target:
-            lines += _lost(records, wide)
-    cost = [
-        (r, s)
-        for r in records
-        for s in plain
-        if r.setting.get("rule") == "DC-ASGD-c"
-        and s.method == r.method
-        and all(r.setting[k] == s.setting[k] for k in ("batch_size", "workers"))
-        and r.seed == s.seed
-    ]
-    if cost:
-        most = max(s.metrics["ratio"] / r.metrics["ratio"] - 1 for r, s in cost)
-        lines.append(
-            f"DC-ASGD over ASGD: {100 * most:+.1f}% at most (target {100 * OVERHEAD:g}%: "
-            f"{'met' if most < OVERHEAD else 'missed'})."
+            yield from _lost(records, wide)
+    if costs := _slower(where(records, rule="DC-ASGD-c"), plain):
+        yield (
+            f"DC-ASGD over ASGD: {100 * max(costs):+.1f}% at most (target {100 * OVERHEAD:g}%: "
+            f"{'met' if max(costs) < OVERHEAD else 'missed'})."
         )
-    logged = [
-        s.metrics["ratio"] / r.metrics["ratio"] - 1
-        for r in records
-        for s in plain
-        if r.setting.get("log")
-        and s.method == r.method
-        and all(r.setting[k] == s.setting[k] for k in ("batch_size", "workers"))
-        and r.seed == s.seed
-    ]
-    if logged:
-        lines.append(f"Logging the distances: {100 * max(logged):+.1f}% at most.")
-    sized = [r for r in plain if "copies" in r.metrics]
+    if costs := _slower(where(records, log=True), plain):
+        yield f"Logging the distances: {100 * max(costs):+.1f}% at most."
     for engine in (SLOTS, WAVES):
-        beyond = [
-            r.metrics["copies"] - int(r.setting["workers"] or 0)
-            for r in sized
-            if r.method == engine
-        ]
-        if beyond:
-            verdict = f" (target {COPIES}: {'met' if max(beyond) < COPIES + 0.05 else 'missed'})"
-            lines.append(
-                f"Memory, {engine}: M + {max(beyond):.2f} copies of the parameters at most"
+        sized = [r for r in where(plain, engine) if "copies" in r.metrics]
+        if sized:
+            most = max(r.metrics["copies"] - numeric(r, "workers") for r in sized)
+            verdict = f" (target {COPIES}: {met(most, COPIES + 0.05, at_most=True)})"
+            yield (
+                f"Memory, {engine}: M + {most:.2f} copies of the parameters at most"
                 f"{verdict if engine == SLOTS else ''}."
             )
-    return [" ".join(lines)] if lines else []
 
 
-def _lost(records: Sequence[Record], wide: Sequence[Record]) -> list[str]:
+def _slower(records: Sequence[Record], plain: Sequence[Record]) -> list[float]:
+    """By what share each run is slower than the plain one that differs from it in nothing else."""
+    return [
+        base.metrics["ratio"] / run.metrics["ratio"] - 1
+        for run in records
+        for base in where(
+            plain, run.method, **{k: run.setting[k] for k in ("batch_size", "workers")}
+        )
+        if base.seed == run.seed
+    ]
+
+
+def _lost(records: Sequence[Record], wide: Sequence[Record]) -> Iterator[str]:
     """The time that the slowest waves lose a step, in copies of the weights among as many slots."""
     worst = min(wide, key=lambda r: r.metrics["ratio"])
-    workers, batch_size = worst.setting["workers"], worst.setting["batch_size"]
-    same = [r for r in records if r.seed == worst.seed and r.setting["batch_size"] == batch_size]
-    copies = [r for r in same if (r.method, r.setting.get("workers")) == (COPYING, workers)]
+    workers, batch = worst.setting["workers"], worst.setting["batch_size"]
+    same = [r for r in where(records, batch_size=batch) if r.seed == worst.seed]
+    copies = where(same, COPYING, workers=workers)
     if not copies:
-        return []  # of records from before copies were timed
-    (plain,) = [r for r in same if r.method == SYNCHRONOUS]
+        return  # of records from before copies were timed
+    (plain,) = where(same, SYNCHRONOUS)
     step = 1 / plain.metrics["gradients_per_second"]
     lost = step / worst.metrics["ratio"] - step
     copy = step / copies[0].metrics["ratio"]
-    return [
-        f"There, at M = {workers} and batch {batch_size}, a step takes {1e6 * lost:.0f} µs more "
+    yield (
+        f"There, at M = {workers} and batch {batch}, a step takes {1e6 * lost:.0f} µs more "
         f"than a synchronous one's {1e6 * step:.0f}: {lost / copy:.1f} copies of the weights among "
         f"{workers} slots, {1e6 * copy:.0f} µs each, of which a simulated step needs one."
-    ]
+    )
 
 
-def _line(what: str, found: str, target: float, worst: float) -> str:
-    return f"{what}: {found} (target {target:g}: {'met' if worst >= target else 'missed'})."
+CAPTIONS = {
+    "throughput.png": "Gradients a second of the simulator over those of synchronous SGD (the "
+    "line), against the number of workers, medians of turns. The nearer to the line, or above "
+    "it, the less a simulation costs."
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Throughput against the number of workers, a panel a network."""
-    networks = group(records, lambda r: str(r.setting["network"]))
-    path = out / "throughput.png"
-    with figure(path, columns=len(networks)) as panels:
-        for axes, (network, own) in zip(panels[0], networks.items(), strict=True):
-            plain = [r for r in own if r.setting.get("rule") == "ASGD" and not r.setting["log"]]
-            workers = sorted({int(r.setting["workers"] or 0) for r in plain})
-            for batch_size in sorted({int(r.setting["batch_size"] or 0) for r in plain}):
+    path, plain = out / "throughput.png", where(records, rule="ASGD", log=False)
+    networks = by_setting(plain, "network")
+    with small_multiples(
+        path, [""], list(networks), labels=("workers", "throughput / synchronous SGD's"),
+        title=lambda _, network: network, panel=(4.4, 3.0),
+    ) as panels:  # fmt: skip
+        for (_, network), axes in panels.items():
+            workers = sorted(by_setting(networks[network], "workers"))
+            for style, batch in enumerate(sorted(by_setting(networks[network], "batch_size"))):
                 for engine, line in ((SLOTS, "--"), (WAVES, "-")):
-                    at = [r for r in plain if r.setting["batch_size"] == batch_size]
-                    ratios = [_ratio(at, batch_size, engine, m) for m in workers]
+                    ratios = [_ratio(networks[network], batch, engine, m) for m in workers]
                     axes.plot(
-                        workers, ratios, line, marker="o", label=f"{engine}, batch {batch_size}"
-                    )
+                        workers, ratios, line, marker="o", color=COLOURS[style],
+                        label=f"{engine}, batch {batch}",
+                    )  # fmt: skip
             axes.axhline(1.0, color="black", linewidth=1)
-            axes.set(
-                title=network, xlabel="workers", xscale="log", ylim=(0, None),
-                ylabel="throughput / synchronous SGD's",
-            )  # fmt: skip
-            axes.set_xticks(workers, [str(m) for m in workers])
-            axes.minorticks_off()
-        panels[0, 0].legend(fontsize=8)
+            doubling(axes, workers)
+            axes.set_ylim(0, None)
     return [path]

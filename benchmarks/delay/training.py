@@ -9,7 +9,6 @@ goes on; its waves are computed together, but on CPU.
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,9 @@ from benchmarks.delay.images import (
     Streamed,
     cases,
     load_data,
+    server_rule,
     waited_for,
+    whole_rounds,
 )
 from benchmarks.delay.report import ADAPTIVE, CONSTANT, SGD
 from benchmarks.harness.registry import Context
@@ -37,14 +38,7 @@ from common.results.records import Record
 from common.seeds import streams
 from common.training import groups
 from common.training.classification import evaluator
-from dcasgd_jax import (
-    Schedule,
-    Simulator,
-    dcasgd,
-    gamma_times,
-    slot_simulator,
-    wavefront_simulator,
-)
+from dcasgd_jax import Schedule, Simulator, gamma_times, slot_simulator, wavefront_simulator
 
 
 class Run(NamedTuple):
@@ -55,26 +49,21 @@ class Run(NamedTuple):
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
-    """Yields a record for each method, number of workers, learning rate and seed.
-
-    Args:
-        settings: the experiment's.
-        context: seeds, data, progress.
-    """
+    """Yields a record for each method, number of workers, learning rate and seed."""
     data = load_data(settings, context.data_dir)
     todo = cases(settings)
     runs = [Run(rate, seed) for seed in context.seeds for rate in settings.learning_rates]
     trainer = Trainer(settings, data)
     with context.progress.task("asynchronous training", total=len(todo) * len(runs)) as bar:
         for case in todo:
-            for own in groups(len(runs), settings.at_once if trainer.side_by_side else 1):
-                of_case = f"{case.method}, M = {case.workers}"
-                ends = [f"step {r.rate}, seed {r.seed}" for r in (runs[own][0], runs[own][-1])]
+            for part in groups(len(runs), settings.at_once if trainer.side_by_side else 1):
+                together, of_case = runs[part], f"{case.method}, M = {case.workers}"
+                ends = [f"step {r.rate}, seed {r.seed}" for r in (together[0], together[-1])]
                 yield from context.stages.of(
                     f"{of_case}, {' to '.join(dict.fromkeys(ends))}",
-                    functools.partial(trainer.train, case, runs[own]),
+                    functools.partial(trainer.train, case, together),
                 )
-                bar.advance(len(runs[own]), note=of_case)
+                bar.advance(len(together), note=of_case)
 
 
 class _Answering(NamedTuple):
@@ -84,7 +73,7 @@ class _Answering(NamedTuple):
     averages: Any
 
 
-class _Told(NamedTuple):
+class _Means(NamedTuple):
     """Means over a stretch; [] or [runs]."""
 
     distance: Any
@@ -97,11 +86,8 @@ class Trainer:
     def __init__(self, settings: Settings, data: Data, *, side_by_side: bool | None = None):
         """Compiles nothing yet.
 
-        Args:
-            settings: the experiment's.
-            data: on the device, or streamed.
-            side_by_side: whether runs are trained together and scanned; None for where that is
-                faster, which is on every backend but CPU. Not with streamed images.
+        Side by side runs are trained together and scanned; None for where that is faster, which is
+        on every backend but CPU, and not with streamed images.
 
         Raises:
             ValueError: if training is too short for a round of every method.
@@ -120,7 +106,7 @@ class Trainer:
         )
         self._images = len(data.train.rows if isinstance(data.train, Streamed) else data.train[1])
         self._per_epoch = self._images // settings.batch_size
-        self.gradients = _whole(self._per_epoch * settings.epochs, settings)
+        self.gradients = whole_rounds(self._per_epoch * settings.epochs, settings)
         # Those of the largest case: one with fewer workers leaves slots empty, and shares programs.
         self._slots = max([1, *settings.workers])
         self._init = jax.jit(self._network.init)
@@ -130,39 +116,30 @@ class Trainer:
         sample = data.validation if isinstance(data.train, Streamed) else data.train
         self._of_training, self._of_validation, self._of_test = (
             evaluator(self._figures, part, batch_size=500, many_runs=side_by_side)
-            for part in (
-                jax.tree.map(lambda leaf: leaf[:1000], sample),
-                data.validation,
-                data.test,
-            )
+            for part in (jax.tree.map(lambda leaf: leaf[:1000], sample), data.validation, data.test)
         )
 
     def train(self, case: Case, runs: Sequence[Run]) -> list[Record]:
-        """Trains runs side by side, or the one there is.
-
-        Args:
-            case: what to train.
-            runs: of it; one, unless they are trained side by side.
-        """
+        """Trains runs of a case side by side, or the one there is."""
         begun = time.perf_counter()
         simulator, program = self._simulator(case)
-        drawn = {own.seed: self._drawn(case, own.seed) for own in runs}
-        states = [self._start(simulator, own) for own in runs]
+        drawn = {run.seed: self._drawn(case, run.seed) for run in runs}
+        states = [self._start(simulator, run) for run in runs]
         if program is None:
             (only,) = runs
             state, advance = states[0], self._alone(simulator, *drawn[only.seed], only.seed)
         else:
             state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-            advance = self._together(program, [(*drawn[own.seed], own.seed) for own in runs])
+            advance = self._together(program, [(*drawn[run.seed], run.seed) for run in runs])
         cut, rows = self.gradients // self.settings.evaluations, []
         for done in range(cut, self.gradients + 1, cut):
-            state, told = advance(state, slice(done - cut, done))
+            state, means = advance(state, slice(done - cut, done))
             rows.append(
                 {
                     "gradients": [done] * len(runs),
-                    "simulated_seconds": [drawn[own.seed][0].clock[done - 1] for own in runs],
+                    "simulated_seconds": [drawn[run.seed][0].clock[done - 1] for run in runs],
                     "test_accuracy": self._of_test(_answering(state))["accuracy"],
-                    **told._asdict(),
+                    **means._asdict(),
                 }
             )
         final = {
@@ -173,22 +150,18 @@ class Trainer:
         return [
             self._record(
                 case,
-                own,
+                run,
                 {name: _of_run(value, i) for name, value in final.items()},
                 {name: [_of_run(row[name], i) for row in rows] for name in rows[0]},
                 seconds,
             )
-            for i, own in enumerate(runs)
+            for i, run in enumerate(runs)
         ]
 
     def _record(
-        self,
-        case: Case,
-        own: Run,
-        final: dict[str, float],
-        curve: dict[str, list[float]],
+        self, case: Case, run: Run, final: dict[str, float], curve: dict[str, list[float]],
         seconds: float,
-    ) -> Record:
+    ) -> Record:  # fmt: skip
         lambdas = {
             CONSTANT: {"lambda": self.settings.constant_lambda},
             ADAPTIVE: {"lambda": self.settings.adaptive_lambda},
@@ -196,12 +169,9 @@ class Trainer:
         last = {name: curve[name][-1] for name in ("test_accuracy", "simulated_seconds")}
         return Record(
             method=case.method,
-            setting={"workers": case.workers, "learning_rate": own.rate} | lambdas,
-            seed=own.seed,
-            metrics=final | last,
-            curve=curve,
-            wall_time=seconds,
-        )
+            setting={"workers": case.workers, "learning_rate": run.rate} | lambdas, seed=run.seed,
+            metrics=final | last, curve=curve, wall_time=seconds,
+        )  # fmt: skip
 
     def _figures(self, state: _Answering, part: Any) -> dict[str, jax.Array]:
         variables = {"params": state.params, "batch_stats": state.averages}
@@ -226,7 +196,9 @@ class Trainer:
         method = case.method if case.method in (CONSTANT, ADAPTIVE) else SGD
         if (method, joined) not in self._simulators:
             # The learning rate is part of the optimiser's state, so that one program serves all.
-            rule = optax.inject_hyperparams(_rule(method, joined, self.settings, self.gradients))
+            rule = optax.inject_hyperparams(
+                server_rule(method, joined, self.settings, self.gradients)
+            )
             gradient, tx = jax.grad(self._loss, has_aux=True), rule(learning_rate=0.1)
             if isinstance(self.data.train, Streamed) and jax.default_backend() != "cpu":
                 made = wavefront_simulator(gradient, tx, self._slots, longest=self.settings.longest)
@@ -240,12 +212,9 @@ class Trainer:
     def _drawn(self, case: Case, seed: int) -> tuple[Schedule, np.ndarray]:
         """Who arrives when, and the images of each gradient, [gradients, batch]."""
         schedule = gamma_times(
-            case.workers,
-            self.gradients,
-            seed=seed,
-            variation=self.settings.variation,
+            case.workers, self.gradients, seed=seed, variation=self.settings.variation,
             wait_for=waited_for(case),
-        )
+        )  # fmt: skip
         size, order = self.settings.batch_size, streams(seed).order
         rows = np.concatenate(
             [
@@ -256,13 +225,13 @@ class Trainer:
         rows = rows.reshape(-1, size)[: self.gradients]
         return dataclasses.replace(schedule, num_workers=self._slots), rows
 
-    def _start(self, simulator: Simulator, own: Run) -> Any:
-        if own.seed not in self._first:
-            variables = self._init(streams(own.seed).init, self.data.test[0][:1])
-            self._first[own.seed] = _Answering(variables["params"], variables["batch_stats"])
-        state: Any = simulator.init(*self._first[own.seed])
+    def _start(self, simulator: Simulator, run: Run) -> Any:
+        if run.seed not in self._first:
+            variables = self._init(streams(run.seed).init, self.data.test[0][:1])
+            self._first[run.seed] = _Answering(variables["params"], variables["batch_stats"])
+        state: Any = simulator.init(*self._first[run.seed])
         hyper = state.opt_state.hyperparams
-        rate = jnp.full_like(hyper["learning_rate"], own.rate)
+        rate = jnp.full_like(hyper["learning_rate"], run.rate)
         opt_state = state.opt_state._replace(hyperparams={**hyper, "learning_rate": rate})
         return state._replace(opt_state=opt_state)
 
@@ -274,14 +243,14 @@ class Trainer:
             batches: Any = train.batches(rows, seed)
         else:
             batches = (
-                _batch(train, own, key, np.int32(step), augment=self.settings.augment)
-                for step, own in enumerate(rows)
+                _batch(train, chosen, key, np.int32(step), augment=self.settings.augment)
+                for step, chosen in enumerate(rows)
             )
 
-        def advance(state: Any, part: slice) -> tuple[Any, _Told]:
+        def advance(state: Any, part: slice) -> tuple[Any, _Means]:
             stretch = jax.tree.map(lambda column: column[part], schedule)
             state, log = simulator.run(state, stretch, batches)
-            return state, _Told(np.mean(np.asarray(log.distance)), log.staleness.mean())
+            return state, _Means(np.mean(np.asarray(log.distance)), log.staleness.mean())
 
         return advance
 
@@ -295,14 +264,14 @@ class Trainer:
         ]
         keys = jnp.stack([streams(seed).noise for _, _, seed in runs])
 
-        def advance(state: Any, part: slice) -> tuple[Any, _Told]:
-            own = jax.tree.map(lambda *every: np.stack([c[part] for c in every]), *columns)
-            return program(state, *own, keys, np.int32(part.start), self.data.train)
+        def advance(state: Any, part: slice) -> tuple[Any, _Means]:
+            stretch = jax.tree.map(lambda *every: np.stack([c[part] for c in every]), *columns)
+            return program(state, *stretch, keys, np.int32(part.start), self.data.train)
 
         return advance
 
 
-_Advance = Callable[[Any, slice], tuple[Any, _Told]]
+_Advance = Callable[[Any, slice], tuple[Any, _Means]]
 """(state, which steps) -> the state after them, and what is told of them."""
 
 
@@ -311,14 +280,14 @@ def _many_runs(simulator: Simulator, augment: bool) -> Any:
 
     def one(
         state: Any, schedule: Schedule, rows: jax.Array, key: jax.Array, first: Any, images: Any
-    ) -> tuple[Any, _Told]:
+    ) -> tuple[Any, _Means]:
         log: Any
 
         def draw(step: jax.Array) -> tuple[jax.Array, jax.Array]:
             return _batch(images, rows[step - first], key, step, augment=augment)
 
         state, log = simulator.run(state, schedule, draw)
-        return state, _Told(log.distance.mean(), log.staleness.mean())
+        return state, _Means(log.distance.mean(), log.staleness.mean())
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None)), donate_argnums=0)
 
@@ -329,49 +298,6 @@ def _batch(
 ) -> tuple[jax.Array, jax.Array]:
     batch, labels = jax.tree.map(lambda leaf: leaf[rows], images)
     return pad_crop_flip(jax.random.fold_in(key, step), batch) if augment else batch, labels
-
-
-def _rule(
-    method: str, joined: int, settings: Settings, gradients: int
-) -> Callable[[Any], optax.GradientTransformation]:
-    """From a learning rate, which may be traced, to the server's rule."""
-    updates, decay = gradients // joined, settings.weight_decay
-
-    def falling(rate: Any) -> Any:
-        return lambda step: (
-            rate
-            * jnp.where(step < updates // 2, 1.0, jnp.where(step < 3 * updates // 4, 0.1, 0.01))
-        )
-
-    if method == CONSTANT:
-        strength = settings.constant_lambda
-        return lambda learning_rate: dcasgd(falling(learning_rate), strength, weight_decay=decay)
-    if method == ADAPTIVE:
-        return lambda learning_rate: dcasgd(
-            falling(learning_rate),
-            settings.adaptive_lambda,
-            mean_square_decay=settings.mean_square_decay,
-            weight_decay=decay,
-        )
-
-    def plain(learning_rate: Any) -> Any:
-        sgd = optax.sgd(falling(learning_rate))
-        tx = optax.chain(optax.add_decayed_weights(decay), sgd)
-        return optax.MultiSteps(tx, joined).gradient_transformation() if joined > 1 else tx
-
-    return plain
-
-
-def _whole(gradients: int, settings: Settings) -> int:
-    """As many as make whole rounds of every method, in each stretch between two evaluations."""
-    rounds = [waited_for(case) or 1 for case in cases(settings)]
-    unit = math.lcm(*rounds) * settings.evaluations
-    if gradients < unit:
-        raise ValueError(
-            f"{gradients} gradients do not make a whole round for every method between "
-            f"evaluations, which takes {unit}; train longer, or evaluate less often."
-        )
-    return gradients - gradients % unit
 
 
 def _answering(state: Any) -> _Answering:

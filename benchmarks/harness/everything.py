@@ -5,13 +5,14 @@ statistics. The rest runs `jobs` at a time, each on its own share of the cores, 
 small as these leave a second core idle.
 """
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,78 +44,40 @@ class Outcome(NamedTuple):
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    *,
-    at_once: int = 1,
-    minutes: float | None = None,
-    report: Callable[[str], None],
-    program: Sequence[str] = (sys.executable, "-m", "benchmarks"),
-) -> list[Outcome]:
+    jobs: Sequence[Job], *, at_once: int = 1, minutes: float | None = None,
+    report: Callable[[str], None], program: Sequence[str] = (sys.executable, "-m", "benchmarks"),
+) -> list[Outcome]:  # fmt: skip
     """Runs jobs to their ends, those that must be alone first.
 
-    Args:
-        jobs: what is to run.
-        at_once: how many of those that need not be alone.
-        minutes: after which no job is begun; those that run are told how much is left. None for
-            no limit.
-        report: told what begins and what ends, a line each.
-        program: what is called with a job's name and arguments.
-
-    Returns:
-        How each job ended, in the order of their ends.
+    So many of the others run `at_once`. After so many minutes no job is begun, and those that run
+    know how much is left; None for no limit. `report` gets a line for what begins and what ends,
+    `program` is called with a job's name and arguments. Outcomes are in the order of their ends.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, when all processes have written what they have finished.
     """
-    begun = time.monotonic()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    lock, outcomes, running = threading.Lock(), [], []
-    stop = threading.Event()
+    queue = _Queue(minutes, report, program)
+    queue.run([()], [job for job in jobs if job.alone])
+    queue.run(_shares(cores, at_once), [job for job in jobs if not job.alone])
+    return queue.outcomes
 
-    def left() -> float | None:
-        return None if minutes is None else minutes - (time.monotonic() - begun) / 60
 
-    def run_one(job: Job, share: Sequence[int]) -> None:
-        remaining = left()
-        if stop.is_set() or (remaining is not None and remaining <= 0):
-            outcomes.append(Outcome(job, STOPPED, 0.0))
-            return
-        budget = [] if remaining is None else ["--time-budget", f"{remaining:.2f}"]
-        started = time.monotonic()
-        report(f"{job.name} begins")
-        job.out.mkdir(parents=True, exist_ok=True)
-        with (job.out / "log.txt").open("wb") as log, lock:
-            process = subprocess.Popen(
-                [*program, job.name, *job.arguments, "--out", str(job.out), *budget],
-                cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT,
-                # A process group of its own: Ctrl-C reaches it once, from here.
-                start_new_session=True,
-            )  # fmt: skip
-            if share:
-                os.sched_setaffinity(process.pid, share)
-            running.append(process)
-        status = process.wait()
-        spent = (time.monotonic() - started) / 60
-        outcomes.append(Outcome(job, status, spent))
-        report(f"{job.name} {_ending(status, job.out)}, {spent:.1f} minutes")
+class _Queue:
+    """Jobs taken in turn by a thread for each share of the cores."""
 
-    def work(mine: Iterable[Job], share: Sequence[int]) -> None:
-        for job in mine:
-            run_one(job, share)
+    def __init__(
+        self, minutes: float | None, report: Callable[[str], None], program: Sequence[str]
+    ):
+        self._minutes, self._report, self._program = minutes, report, program
+        self._begun, self._stop, self._lock = time.monotonic(), threading.Event(), threading.Lock()
+        self._running: list[subprocess.Popen] = []
+        self.outcomes: list[Outcome] = []
 
-    def taken_in_turn(of: Iterator[Job]) -> Iterator[Job]:
-        while True:
-            with lock:
-                job = next(of, None)
-            if job is None:
-                return
-            yield job
-
-    def in_threads(shares: Sequence[Sequence[int]], of: Sequence[Job]) -> None:
-        shared = iter(of)
-        workers = [
-            threading.Thread(target=work, args=(taken_in_turn(shared), share)) for share in shares
-        ]
+    def run(self, shares: Sequence[Sequence[int]], jobs: Sequence[Job]) -> None:
+        """Runs jobs to their ends; on Ctrl-C processes are told, and waited for."""
+        waiting = iter(jobs)
+        workers = [threading.Thread(target=self._work, args=(waiting, share)) for share in shares]
         for worker in workers:
             worker.start()
         try:
@@ -122,18 +85,48 @@ def run_jobs(
                 while worker.is_alive():
                     worker.join(0.2)
         except KeyboardInterrupt:
-            stop.set()
-            with lock:
-                for process in running:
+            self._stop.set()
+            with self._lock:
+                for process in self._running:
                     if process.poll() is None:
                         process.send_signal(signal.SIGINT)
             for worker in workers:
                 worker.join()
             raise
 
-    in_threads([()], [job for job in jobs if job.alone])
-    in_threads(_shares(cores, at_once), [job for job in jobs if not job.alone])
-    return outcomes
+    def _work(self, waiting: Iterator[Job], share: Sequence[int]) -> None:
+        while True:
+            with self._lock:
+                job = next(waiting, None)
+            if job is None:
+                return
+            self._run_one(job, share)
+
+    def _run_one(self, job: Job, share: Sequence[int]) -> None:
+        started = time.monotonic()
+        left = math.inf if self._minutes is None else (
+            self._minutes - (started - self._begun) / 60
+        )  # fmt: skip
+        budget = [] if left == math.inf else ["--time-budget", f"{left:.2f}"]
+        if self._stop.is_set() or left <= 0:
+            self.outcomes.append(Outcome(job, STOPPED, 0.0))
+            return
+        self._report(f"{job.name} begins")
+        job.out.mkdir(parents=True, exist_ok=True)
+        with (job.out / "log.txt").open("wb") as log, self._lock:
+            process = subprocess.Popen(
+                [*self._program, job.name, *job.arguments, "--out", str(job.out), *budget],
+                cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT,
+                # A process group of its own: Ctrl-C reaches it once, from here.
+                start_new_session=True,
+            )  # fmt: skip
+            if share:
+                os.sched_setaffinity(process.pid, share)
+            self._running.append(process)
+        status = process.wait()
+        spent = (time.monotonic() - started) / 60
+        self.outcomes.append(Outcome(job, status, spent))
+        self._report(f"{job.name} {_ending(status, job.out)}, {spent:.1f} minutes")
 
 
 def _shares(cores: Sequence[int], at_once: int) -> list[Sequence[int]]:

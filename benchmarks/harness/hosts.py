@@ -18,11 +18,8 @@ from jax.sharding import Mesh
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of a run, before anything is computed.
 
-    Args:
-        coordinator: "host:port" of process 0; None where jax finds out, as on SLURM, with Open MPI,
-            and on Cloud TPUs.
-        num_processes: how many there are; likewise.
-        process_id: which one this is, counted from 0; likewise.
+    The coordinator is process 0's "host:port", processes are counted from 0. All are None where jax
+    finds out, as on SLURM, with Open MPI, and on Cloud TPUs.
 
     Raises:
         ConnectionError: if they do not come together; the message says how to name them.
@@ -57,17 +54,17 @@ def from_first(make: Callable[[], Any], *errors: type[Exception]) -> Any:
     """
     if jax.process_count() == 1:
         return make()
-    told: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     if is_first():
         try:
-            told = {"value": make()}
+            answer = {"value": make()}
         except errors as error:
-            told = {"error": [type(error) is kind for kind in errors], "message": str(error)}
-    content = np.frombuffer(json.dumps(told).encode(), np.uint8)
+            answer = {"error": [type(error) is kind for kind in errors], "message": str(error)}
+    content = np.frombuffer(json.dumps(answer).encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     padded = np.zeros(length, np.uint8)
     padded[: len(content)] = content[:length]
-    told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
-    if "error" in told:
-        raise errors[told["error"].index(True)](told["message"])
-    return told["value"]
+    answer = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+    if "error" in answer:
+        raise errors[answer["error"].index(True)](answer["message"])
+    return answer["value"]

@@ -27,6 +27,7 @@ opens with the claim, then cost, hardware and command. It reads like this::
 
     def tables(records: Sequence[Record]) -> str:   # Markdown, from records only
     def plots(records: Sequence[Record], out: Path) -> list[Path]:   # PNG files, likewise
+    CAPTIONS = {"curves.png": "What to see in this figure."}
 
 Each record is written the moment it is yielded, so an interrupted run keeps what it finished; its
 stages (`benchmarks.harness.stages`) are what a later run need not compute again.
@@ -140,22 +141,14 @@ class UnknownNameError(ValueError):
 
 
 def load(name: str) -> Experiment:
-    """Imports the experiment called `name`.
-
-    Raises:
-        UnknownNameError: if there is none; it names the nearest.
-    """
+    """Imports the experiment called `name`; an `UnknownNameError` names the nearest."""
     if name not in NAMES:
         raise UnknownNameError("experiment", name, (*NAMES, "demo", "all"))
     return cast("Experiment", importlib.import_module(f"benchmarks.{MODULES[name]}"))
 
 
 def preset(experiment: Experiment, name: str) -> Any:
-    """The settings called `name`, a frozen dataclass.
-
-    Raises:
-        UnknownNameError: if there are none; it names the nearest.
-    """
+    """The settings called `name`, a frozen dataclass; an `UnknownNameError` names the nearest."""
     if name not in experiment.PRESETS:
         raise UnknownNameError("preset", name, tuple(experiment.PRESETS))
     settings = experiment.PRESETS[name]

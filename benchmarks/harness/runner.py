@@ -11,12 +11,13 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness import hosts
 from benchmarks.harness.registry import Context, Experiment
+from benchmarks.harness.reports import source
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
 from common.files import full_disk, links_outside, write_whole
 from common.results.origin import now, provenance
@@ -54,10 +55,7 @@ class OutputError(ValueError):
 
 
 def check_folder(out: Path) -> None:
-    """Refuses a folder that results cannot be written to, or that leads elsewhere by a link.
-
-    Args:
-        out: made where it is missing.
+    """Makes a folder for results, or refuses one that cannot be it or that leads elsewhere.
 
     Raises:
         OutputError: naming what is in the way.
@@ -77,17 +75,9 @@ def check_folder(out: Path) -> None:
 
 
 def run_experiment(
-    name: str,
-    experiment: Experiment,
-    settings: Any,
-    context: Context,
-    *,
-    preset: str,
-    command: str,
-    out: Path,
-    resume: bool = False,
-    seconds: float | None = None,
-) -> Report:
+    name: str, experiment: Experiment, settings: Any, context: Context, *, preset: str,
+    command: str, out: Path, resume: bool = False, seconds: float | None = None,
+) -> Report:  # fmt: skip
     """Runs an experiment into a folder.
 
     Where several processes run it together, process 0 alone reads and writes the folder.
@@ -111,9 +101,9 @@ def run_experiment(
     Raises:
         OtherRunError: if the folder's last run is of other settings, seeds, code, versions or
             device, or cannot be read; nothing is computed then, and nothing written.
-        OutputError: if the folder cannot be one for results; likewise.
+        OutputError: if the folder cannot be one for results; nothing is computed then either.
         RunInterruptedError: on Ctrl-C; the records finished by then are kept and counted.
-        RunStoppedError: if time is spent, or (`DiskFullError`) there is no room; likewise.
+        RunStoppedError: if time is spent, or (`DiskFullError`) there is no room; as on Ctrl-C.
     """
     origin = {
         "benchmark": name,
@@ -124,98 +114,114 @@ def run_experiment(
         "seeds": list(context.seeds),
         "provenance": provenance(),
     }
-    path = out / "records.jsonl"
-    writes, finished = hosts.is_first(), {}
+    finished: dict[str, list[Record]] = {}
 
     def names_of_finished() -> list[str]:
-        check_folder(out)
-        if path.exists():
-            try:
-                read_records(path)  # a damaged one is found before hours are spent, not after
-            except ValueError as error:
-                raise OutputError(str(error)) from error
-        finished.update(_finished(out, origin) if resume else {})
+        finished.update(_kept(out, origin, resume))
         return list(finished)
 
     names = hosts.from_first(names_of_finished, OtherRunError, OutputError)
-    writer = RecordWriter(path, origin=origin) if writes else None
-    started, written = time.perf_counter(), 0
-    stages: list[dict[str, Any]] = []
-
-    def write(record: Record) -> None:
-        if writer is not None:
-            writer.write(record)
-
-    def manifest(status: str, files: list[Path]) -> None:
-        if not writes:
-            return
-        write_whole(
-            out / "manifest.json",
-            json.dumps(
-                {
-                    **origin,
-                    "status": status,
-                    "records": written,
-                    "stages": stages,
-                    "wall_time": time.perf_counter() - started,
-                    "files": [file.name for file in files],
-                },
-                indent=2,
-                default=str,
-            )
-            + "\n",
-        )
-
-    def stage_finished(stage: str, records: int) -> None:
-        if any(stage == other["name"] for other in stages):
-            raise ValueError(f"stages need names of their own, got {stage!r} twice in {name}.")
-        stages.append({"name": stage, "first": written - records, "records": records})
-        manifest("running", [])
-
-    def stop(status: str) -> str:
-        """Notes how a run ended, and says what it leaves."""
-        # The disk may be full: then the manifest stays as it was, and says "running".
-        with contextlib.suppress(OSError):
-            manifest(status, [path])
-        return f"{written} finished records are kept in {path}; --resume goes on from there."
-
+    run = _Run(out, origin)
     try:
         # What an earlier run finished is this one's before anything can go wrong in it.
         for stage, records in finished.items():
             for record in records:
-                write(record)
-            written += len(records)
-            first = written - len(records)
-            stages.append({"name": stage, "first": first, "records": len(records)})
-        manifest("running", [])
-        limited = Stages(
+                run.write(record)
+            run.note_stage(stage, len(records))
+        run.write_manifest("running")
+        stages = Stages(
             names,
             seconds=seconds,
-            on_finished=stage_finished,
+            on_finished=run.finish_stage,
             agreed=lambda spent: hosts.from_first(lambda: spent),
         )
-        for record in experiment.run(settings, context._replace(stages=limited)):
-            write(record)
-            written += 1
-        if not writes:
-            return Report("", [], written, time.perf_counter() - started)
-        records = last_run(read_records(path))
-        tables = experiment.tables(records)
-        write_whole(out / "tables.md", f"{tables}\n\n{caption(origin)}\n")
-        plots = experiment.plots(records, out)
-        manifest("finished", [path, out / "tables.md", *plots])
+        for record in experiment.run(settings, context._replace(stages=stages)):
+            run.write(record)
+        return run.report(experiment)
     except TimeBudgetSpentError as spent:
-        raise RunStoppedError(f"{spent} {stop('stopped')}") from None
+        raise RunStoppedError(f"{spent} {run.stop('stopped')}") from None
     except KeyboardInterrupt:
-        raise RunInterruptedError(f"interrupted; {stop('interrupted')}") from None
+        raise RunInterruptedError(f"interrupted; {run.stop('interrupted')}") from None
     except BaseException as error:
-        kept = stop("failed")
+        kept = run.stop("failed")
         if full_disk(error):
             raise DiskFullError(
                 f"the disk of {out} is full ({error}): make room; {kept}"
             ) from error
         raise
-    return Report(tables, plots, written, time.perf_counter() - started)
+
+
+class _Run:
+    """A run's records and manifest; only the process that writes does anything with them."""
+
+    def __init__(self, out: Path, origin: Mapping[str, Any]):
+        self._out, self._origin = out, origin
+        self._path, self._writes = out / "records.jsonl", hosts.is_first()
+        self._writer = RecordWriter(self._path, origin=origin) if self._writes else None
+        self._started, self._written = time.perf_counter(), 0
+        self._stages: list[dict[str, Any]] = []
+
+    def write(self, record: Record) -> None:
+        if self._writer is not None:
+            self._writer.write(record)
+        self._written += 1
+
+    def note_stage(self, stage: str, records: int) -> None:
+        """The stage whose records were written last."""
+        if any(stage == other["name"] for other in self._stages):
+            name = self._origin["benchmark"]
+            raise ValueError(f"stages need names of their own, got {stage!r} twice in {name}.")
+        first = self._written - records
+        self._stages.append({"name": stage, "first": first, "records": records})
+
+    def finish_stage(self, stage: str, records: int) -> None:
+        self.note_stage(stage, records)
+        self.write_manifest("running")
+
+    def write_manifest(self, status: str, files: Sequence[Path] = ()) -> None:
+        if not self._writes:
+            return
+        manifest = {
+            **self._origin,
+            "status": status,
+            "records": self._written,
+            "stages": self._stages,
+            "wall_time": time.perf_counter() - self._started,
+            "files": [file.name for file in files],
+        }
+        text = json.dumps(manifest, indent=2, default=str)
+        write_whole(self._out / "manifest.json", f"{text}\n")
+
+    def stop(self, status: str) -> str:
+        """Notes how a run ended, and says what it leaves."""
+        # The disk may be full: then the manifest stays as it was, and says "running".
+        with contextlib.suppress(OSError):
+            self.write_manifest(status, [self._path])
+        kept = f"{self._written} finished records are kept in {self._path}"
+        return f"{kept}; --resume goes on from there."
+
+    def report(self, experiment: Experiment) -> Report:
+        """Tables and plots of the records as they were read back."""
+        if not self._writes:
+            return Report("", [], self._written, time.perf_counter() - self._started)
+        records, table = last_run(read_records(self._path)), self._out / "tables.md"
+        tables = experiment.tables(records)
+        write_whole(table, f"{tables}\n\n{made_by(self._origin)}\n")
+        plots = experiment.plots(records, self._out)
+        self.write_manifest("finished", [self._path, table, *plots])
+        return Report(tables, plots, self._written, time.perf_counter() - self._started)
+
+
+def _kept(out: Path, origin: Mapping[str, Any], resume: bool) -> dict[str, list[Record]]:
+    """The stages that a folder's last run finished, if they are asked for; checks the folder."""
+    check_folder(out)
+    path = out / "records.jsonl"
+    if path.exists():
+        try:
+            read_records(path)  # a damaged one is found before hours are spent, not after
+        except ValueError as error:
+            raise OutputError(str(error)) from error
+    return _finished(out, origin) if resume else {}
 
 
 def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
@@ -237,16 +243,9 @@ def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
             "begin anew there (records are appended), or name another folder with --out."
         )
     records = [r for r in read_records(out / "records.jsonl") if r.origin.get("run") == run]
+    parts = [(stage, records[stage["first"] :][: stage["records"]]) for stage in stages]
     # A stage that has lost a record, with the end of the file say, is computed again.
-    found = {
-        stage["name"]: records[stage["first"] : stage["first"] + stage["records"]]
-        for stage in stages
-    }
-    return {
-        stage["name"]: found[stage["name"]]
-        for stage in stages
-        if len(found[stage["name"]]) == stage["records"]
-    }
+    return {stage["name"]: part for stage, part in parts if len(part) == stage["records"]}
 
 
 def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,12 +259,10 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def caption(origin: Mapping[str, Any]) -> str:
+def made_by(origin: Mapping[str, Any]) -> str:
     """Where a table's figures came from, in one line."""
-    source = origin["provenance"]
-    device, versions = source["device"], source["versions"]
+    made = origin["provenance"]
     return (
-        f"`{origin['command']}`, commit {source['git_commit'][:12]}, "
-        f"{device['count']} x {device['kind']} ({device['cores']} cores), jax {versions['jax']}, "
-        f"{source['dtype']}, n = {len(origin['seeds'])} seeds, mean ± sample standard deviation."
+        f"{source(origin)}, jax {made['versions']['jax']}, {made['dtype']}, n = "
+        f"{len(origin['seeds'])} seeds, mean ± sample standard deviation."
     )

@@ -21,21 +21,17 @@ class Stages:
     """What an earlier run finished, and how long this one may take."""
 
     def __init__(
-        self,
-        finished: Collection[str] = (),
-        *,
-        seconds: float | None = None,
+        self, finished: Collection[str] = (), *, seconds: float | None = None,
         on_finished: Callable[[str, int], None] | None = None,
         agreed: Callable[[bool], bool] = bool,
-    ):
+    ):  # fmt: skip
         """Starts the clock.
 
         Args:
             finished: the names of stages whose records are there already.
             seconds: after which no further stage is begun; None for no limit. The first stage is
                 always begun, so that run after run comes to an end however little time each has.
-            on_finished: called with a stage's name and its number of records, when all of them
-                have been taken.
+            on_finished: called with a stage's name and its number of records at its end.
             agreed: from whether time is spent here, whether to stop: where several processes run
                 the same stages, all of them must.
         """
@@ -47,9 +43,8 @@ class Stages:
     def of(self, name: str, make: Callable[[], Iterable[Record]]) -> Iterator[Record]:
         """The records of one stage; none if they are there already.
 
-        Args:
-            name: what it is called, like no other stage of the run, and the same in every run.
-            make: computes its records; all of them before the first is yielded.
+        Its name is like that of no other stage of the run, and the same in every run; all records
+        are computed before the first is yielded.
 
         Raises:
             TimeBudgetSpentError: if it would have to be computed and time is spent.

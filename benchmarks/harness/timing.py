@@ -6,6 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+
+from common.seeds import streams
 
 
 def take_turns(
@@ -13,52 +16,33 @@ def take_turns(
 ) -> list[list[float]]:
     """Seconds of each way; the first turn, which compiles, is not counted.
 
-    Args:
-        works: each does its whole work when called, and returns what to wait for.
-        repetitions: how many times each is timed.
-        advance: called after each, `1 + repetitions` times a way in all.
+    A way does its whole work when called, and returns what to wait for; `advance` is called after
+    each, `1 + repetitions` times a way in all.
     """
-    return [own[1:] for own in all_turns(works, repetitions, advance)]
+    return [turns[1:] for turns in all_turns(works, repetitions, advance)]
 
 
 def all_turns(
     works: Sequence[Callable[[], Any]], repetitions: int, advance: Callable[[], None]
 ) -> list[list[float]]:
-    """As `take_turns`, with the first turn in front.
-
-    Args:
-        works: likewise.
-        repetitions: likewise.
-        advance: likewise.
-    """
+    """Like `take_turns`, with the first turn in front."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(1 + repetitions):
-        for work, own in zip(works, seconds, strict=True):
+        for work, spent in zip(works, seconds, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(work())
-            own.append(time.perf_counter() - start)
+            spent.append(time.perf_counter() - start)
             advance()
     return seconds
 
 
-def ratio(own: Sequence[float], baseline: Sequence[float]) -> float:
-    """The median over repetitions of one way's seconds by another's of the same turn.
-
-    Args:
-        own: seconds.
-        baseline: likewise, of the same turns.
-    """
-    return float(np.median(np.asarray(own) / np.asarray(baseline)))
+def ratio(seconds: Sequence[float], baseline: Sequence[float]) -> float:
+    """The median over repetitions of one way's seconds by another's of the same turn."""
+    return float(np.median(np.asarray(seconds) / np.asarray(baseline)))
 
 
 def memory_in_copies(compiled: Any, params: Any, besides: Any = ()) -> float:
-    """Peak memory of a compiled program, in copies of the parameters.
-
-    Args:
-        compiled: what `jax.jit(f).lower(...).compile()` returned.
-        params: the parameters.
-        besides: arguments that are not counted, such as batches.
-    """
+    """Peak memory of a compiled program in copies of the parameters, `besides` not counted."""
     memory = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -67,3 +51,23 @@ def memory_in_copies(compiled: Any, params: Any, besides: Any = ()) -> float:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
     return (peak - size(besides)) / size(params)
+
+
+def random_images(
+    shape: tuple[int, ...], *, steps: int, batch_size: int, seed: int
+) -> tuple[jax.Array, jax.Array]:
+    """Batches to time on, and their labels of ten classes; what is in them does not matter."""
+    keys = streams(seed)
+    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
+    return images, jax.random.randint(keys.order, (steps, batch_size), 0, 10)
+
+
+def descent(gradient: Callable[[Any, Any], Any], tx: optax.GradientTransformation) -> Any:
+    """One step of plain training, of (params, state) and a batch, as `jax.lax.scan` takes it."""
+
+    def step(carry: Any, batch: Any) -> tuple[Any, None]:
+        params, state = carry
+        updates, state = tx.update(gradient(params, batch), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return step

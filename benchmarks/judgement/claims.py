@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.judgement import verdicts
+from benchmarks.judgement.speed_verdict import speed
 from benchmarks.judgement.verdicts import Finding, Measured
 
 NOT_MEASURED = "not measured"
@@ -125,7 +126,7 @@ CLAIMS: Sequence[Claim] = (
         "as synchronous SGD, and compiled latent search is several times as fast as a loop.",
         ("gsgd_speed", "dcasgd_speed", "lacim_speed"),
         "gsgd_speed",
-        verdicts.speed,
+        speed,
         "ratio.png",
         "None on comparable hardware.",
         "Ratios of programs that are timed in turns in one process.",
@@ -134,12 +135,7 @@ CLAIMS: Sequence[Claim] = (
 
 
 def judged(claim: Claim, measured: Measured) -> Finding:
-    """The verdict on a claim, from what has been measured.
-
-    Args:
-        claim: which.
-        measured: the records there are.
-    """
+    """The verdict on a claim, from what has been measured."""
     if claim.needed not in measured:
         return Finding(NOT_MEASURED, "-", f"`{claim.needed}` has no kept records.")
     return claim.judge({name: measured[name] for name in claim.experiments if name in measured})

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.harness import registry
-from benchmarks.harness.runner import caption
+from benchmarks.harness.runner import made_by
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.page import claim_sections, claim_table, with_claims
 from benchmarks.judgement.verdicts import Measured
@@ -32,13 +32,6 @@ class StaleEvidenceError(RuntimeError):
 
 def take(run: Path, folder: Path = FOLDER) -> Path:
     """Keeps the latest run of a results folder as the evidence of its experiment and preset.
-
-    Args:
-        run: the folder that a finished run left, with its records.jsonl.
-        folder: where evidence is kept.
-
-    Returns:
-        The summary written.
 
     Raises:
         FileNotFoundError: if there are no records.
@@ -60,14 +53,7 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
-    """Makes every page and figure anew from the summaries.
-
-    Args:
-        folder: where evidence is kept.
-        readme: the page whose table of claims is replaced.
-
-    Returns:
-        The files written: pages, then figures.
+    """Makes every page and figure anew, and the readme's table of claims; the files written.
 
     Raises:
         ValueError: if the readme has no place for the table.
@@ -97,10 +83,6 @@ def check(folder: Path = FOLDER, readme: Path = README) -> None:
 
     Figures are drawn too, but only their presence is compared: their bytes depend on the version of
     the plotting library and the fonts at hand.
-
-    Args:
-        folder: where evidence is kept.
-        readme: the page with the table of claims.
 
     Raises:
         StaleEvidenceError: naming the files that differ.
@@ -156,11 +138,13 @@ def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, lis
             target = path.with_name(f"{path.stem}_{drawn.name}")
             shutil.copyfile(drawn, target)
             figures.append(target)
-    shown = [
-        f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})"
-        for figure in figures
-    ]
-    parts = [f"## Preset `{path.stem}`", experiment.tables(records), caption(records[0].origin)]
+    captions = getattr(experiment, "CAPTIONS", {})
+    shown = []
+    for figure in figures:
+        shown.append(f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})")
+        if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
+            shown.append(f"*{caption}*")
+    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(records[0].origin)]
     return "\n\n".join([*parts, *shown]), figures
 
 
@@ -179,8 +163,8 @@ def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
         "# Evidence\n\nThe claims, with what the records say of each; then one page for each "
         "experiment that has been\nmeasured. Tables, figures and verdicts are made from the "
         "summaries of records beside them by\n`python -m benchmarks report`; what was measured is "
-        "never typed. One method is called above another\nwhere the 95% Student t interval of "
-        "their differences, seed by seed, is above 0."
+        "never typed. One method is called better than\nanother where the 95% Student t interval "
+        "of their differences, seed by seed, is above 0."
     )
     by_name = {(figure.parent.name, figure.name): figure for figure in reversed(figures)}
     shown = {

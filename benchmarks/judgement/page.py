@@ -1,11 +1,11 @@
 """The claims with their verdicts, as Markdown: for the index of the evidence and the README."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.judgement.claims import CLAIMS, Claim, judged
+from benchmarks.harness.reports import source
+from benchmarks.judgement.claims import CLAIMS, judged
 from benchmarks.judgement.verdicts import Measured
-from common.results.records import Record
 
 BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
 END = "<!-- made from the records by `python -m benchmarks report`: end -->"
@@ -14,20 +14,21 @@ END = "<!-- made from the records by `python -m benchmarks report`: end -->"
 def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> str:
     """Every claim with its verdict, what that rests on, and what was published.
 
-    Args:
-        measured: the records that claims are judged on.
-        figures: each claim's figure, relative to the page; None where there is none.
+    `figures` are relative to the page, None where a claim has none.
     """
     sections = []
     for number, claim in enumerate(CLAIMS, start=1):
         finding = judged(claim, measured)
         pages = ", ".join(f"[{n}]({n}.md)" for n in claim.experiments if n in measured)
+        # Of the record that the claim cannot do without.
+        needed = measured.get(claim.needed, ())
+        made = f"{source(needed[0].origin)}." if needed else ""
         lines = [
             f"### {number}. {_capital(claim.name)}: {finding.verdict}",
             f"*{claim.text}*",
             f"**Here:** {finding.figures}",
             f"**Published:** {claim.published} **Different here:** {claim.difference}",
-            f"**From:** {pages or 'nothing yet'}. {_source(claim, measured)}".rstrip(),
+            f"**From:** {pages or 'nothing yet'}. {made}".rstrip(),
         ]
         figure = figures.get(claim.name)
         if figure is not None:
@@ -37,14 +38,9 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
 
 
 def claim_table(measured: Measured, link: str) -> str:
-    """One row a claim.
-
-    Args:
-        measured: the records that claims are judged on.
-        link: where the sections are.
-    """
+    """One row a claim, with a link to where its section is."""
     # Cells are sentences: neither padded nor set to the right, as `markdown` does with numbers.
-    lines = ["| claim | verdict | found |", "| :---- | :------ | :---- |"]
+    lines = ["| claim | verdict | measured |", "| :---- | :------ | :------- |"]
     for number, claim in enumerate(CLAIMS, start=1):
         finding = judged(claim, measured)
         anchor = _anchor(f"{number}. {_capital(claim.name)}: {finding.verdict}")
@@ -58,10 +54,6 @@ def claim_table(measured: Measured, link: str) -> str:
 def with_claims(text: str, block: str) -> str:
     """A page with what is between its markers replaced.
 
-    Args:
-        text: the page.
-        block: what is to stand there.
-
     Raises:
         ValueError: if the markers are not there, once each and in order.
     """
@@ -72,20 +64,6 @@ def with_claims(text: str, block: str) -> str:
             f"a page with claims needs the lines {BEGIN!r} and {END!r}, in this order."
         )
     return f"{before}{BEGIN}\n{block}\n{END}{after}"
-
-
-def _source(claim: Claim, measured: Measured) -> str:
-    """Command, seeds, commit and device of the record that the claim cannot do without."""
-    records: Sequence[Record] = measured.get(claim.needed, ())
-    if not records:
-        return ""
-    origin = records[0].origin
-    source = origin["provenance"]
-    device = source["device"]
-    return (
-        f"`{origin['command']}`, commit {source['git_commit'][:12]}, {device['count']} x "
-        f"{device['kind']} ({device['cores']} cores)."
-    )
 
 
 def _capital(text: str) -> str:

@@ -24,7 +24,6 @@ Command: python -m benchmarks lacim_baselines --preset smoke --seeds 3
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,18 +31,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.methods import METHODS
-from benchmarks.latent.reports import domains as domain_report
-from benchmarks.latent.runs import (
-    Budget,
-    Column,
-    Parts,
-    Problem,
-    assembled,
-    columns_of,
-    run_method,
-    total_work,
-)
+from benchmarks.latent import runs
+from benchmarks.latent.reports import domains as report
 from common.data import load, pooled, take
 from common.data.generated.colored_digits import ColoredDigits, colored_domains
 from common.results.records import Record
@@ -52,98 +41,61 @@ from lacim_jax import Examples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Budget):
+class Settings(runs.DomainSettings):
     """What the experiment depends on."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
     data: str = "mnist"
-    size: int | None = None
-    """Training images, of all domains together; None for all there are."""
     test_size: int = 2000
-    """Test images, half of them for the oracle."""
     pool: int = 2
-    """Images are reduced by averaging over squares of this side."""
     label_noise: float = 0.25
     correlations: tuple[float, ...] = (0.9, 0.8)
     test_correlation: float = 0.1
-    validation: float = 0.1
-    left_out: bool = True
-    """Whether runs without each training domain are made, for the rule that needs them."""
 
 
 PRESETS = {
     "smoke": Settings(
-        methods=("ERM", "IRM", "V-REx", "Pool-LaCIM", "LaCIM"),
-        data="mnist5k",
-        test_size=500,
-        pool=4,
-        left_out=False,
-        widths=(64, 64),
-        batch_size=128,
-        epochs=8,
-        trials=2,
+        methods=("ERM", "IRM", "V-REx", "Pool-LaCIM", "LaCIM"), data="mnist5k", test_size=500,
+        pool=4, left_out=False, widths=(64, 64), batch_size=128, epochs=8, trials=2,
         search_steps=(10,),
     ),
     "cpu": Settings(size=4800, pool=4, widths=(128, 128), epochs=12, trials=3),
     "full": Settings(pool=1, widths=(512, 256), epochs=60, trials=16, test_size=10_000),
-}
+}  # fmt: skip
 
 
-def tables(records: Sequence[Record]) -> str:
-    """Test accuracy as chosen by each rule, calibration and detection."""
-    return domain_report.tables(records)
-
-
-def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Test accuracy as chosen by each rule, side by side."""
-    return domain_report.plots(records, out)
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, trial and seed, and for each latent search that follows."""
-    columns = columns_of(context.seeds, len(settings.correlations), left_out=settings.left_out)
+    columns = runs.columns_of(context.seeds, len(settings.correlations), left_out=settings.left_out)
     parts = load_parts(settings, columns, context.data_dir)
-    problem = Problem(
-        parts,
-        columns,
-        num_domains=len(settings.correlations),
-        num_classes=2,
+    task = runs.Task(
+        parts, columns, num_domains=len(settings.correlations), num_classes=2,
         setting={"label_noise": settings.label_noise},
-    )
-    for name in settings.methods:
-        with context.progress.task(name, total=total_work(name, settings)) as bar:
-            yield from context.stages.of(
-                name, functools.partial(run_method, name, problem, settings, bar)
-            )
+    )  # fmt: skip
+    yield from runs.run_methods(settings.methods, task, settings, context)
 
 
-def load_parts(settings: Settings, columns: Sequence[Column], data_dir: Path | None) -> Parts:
-    """Every column's images, colours and flipped labels.
-
-    Args:
-        settings: the experiment's.
-        columns: which versions are wanted.
-        data_dir: where prepared data sets lie.
-    """
+def load_parts(
+    settings: Settings, columns: Sequence[runs.Column], data_dir: Path | None
+) -> runs.Parts:
+    """Every column's images, colours and flipped labels."""
     digits, others = (load(settings.data, split, data_dir=data_dir) for split in ("train", "test"))
 
-    def version(column: Column) -> Parts:
+    def version(column: runs.Column) -> runs.Parts:
         keys = streams(column.seed)
-        own = digits
+        train = digits
         if settings.size is not None:
-            own = take(digits, min(settings.size, len(digits.labels)), key=keys.data)
-        other = take(others, min(settings.test_size, len(others.labels)), key=keys.data)
-        found = colored_domains(
-            keys.data,
-            own,
-            other,
-            correlations=settings.correlations,
-            test_correlation=settings.test_correlation,
-            label_noise=settings.label_noise,
+            train = take(digits, min(settings.size, len(digits.labels)), key=keys.data)
+        test = take(others, min(settings.test_size, len(others.labels)), key=keys.data)
+        colored = colored_domains(
+            keys.data, train, test, correlations=settings.correlations,
+            test_correlation=settings.test_correlation, label_noise=settings.label_noise,
             validation_fraction=settings.validation,
-        )
-        train, choice, test = (_examples(part, settings.pool) for part in found)
-        return assembled(train, choice, test, column)
+        )  # fmt: skip
+        train, choice, test = (_examples(part, settings.pool) for part in colored)
+        return runs.assembled(train, choice, test, column)
 
     every = [version(column) for column in columns]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)

@@ -40,14 +40,19 @@ import numpy as np
 import optax
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.reports import flip as flip_report
+from benchmarks.latent.reports import flip as report
 from benchmarks.latent.reports.flip import CHOSEN, ERM_, LACIM, LIKELIHOOD, POOLED
-from benchmarks.latent.training import fit_from_starts, num_steps, of_column, warm_up
+from benchmarks.latent.training import (
+    Starting,
+    adam,
+    best_starts,
+    num_steps,
+    of_column,
+    warm_up,
+)
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import host_generator, streams
-from common.training import Fit
-from common.training.classification import evaluator
 from lacim_jax import (
     ERM,
     MLP,
@@ -67,7 +72,7 @@ from lacim_jax import (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Starting):
     """What the experiment depends on."""
 
     taus: tuple[float, ...] = (0.5, 1.0)
@@ -83,19 +88,16 @@ class Settings:
     held_out: int = 2000
     """Further ones of each, for choices."""
     test_size: int = 10_000
-    batch_size: int = 250
     epochs: int = 50
     learning_rate: float = 0.05
     num_samples: int = 64
-    """K, draws from the encoder for each example. The label's term is too small by the variance of
-    p(y|s) over 2 K, so that with few draws the bound prefers an s that x tells well, as it tells v,
-    to the one that causes the label: at tau 1 and K = 16 by a weight of 0.28 on x2, whatever the
-    start."""
+    """Draws from the encoder for each example. The label's term is too small by the variance of
+    p(y|s) over twice that, so that with few draws the bound prefers an s that x tells well, as it
+    tells v, to the one that causes the label: at tau 1 and 16 draws by a weight of 0.28 on x2,
+    whatever the start."""
     label_weight: float = 30.0
     """Of the label's term at first; it falls to 1, the bound's own, over the first third. A start
     that is far off then comes by the way of ERM's direction, and not from the wrong side."""
-    starts: int = 1
-    """Initialisations of each network."""
     search_rate: float = 0.1
     search_steps: tuple[int, ...] = (0, 10, 50, 100, 200)
     search_weights: tuple[float, ...] = (0.0, 0.1, 1.0)
@@ -108,9 +110,9 @@ PRESETS = {
     "full": Settings(
         taus=(0.3, 0.5, 1.0, 1.5), size=500_000, held_out=50_000, test_size=100_000, starts=8
     ),
-}
+}  # fmt: skip
 
-tables, plots = flip_report.tables, flip_report.plots
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 class Column(NamedTuple):
@@ -133,15 +135,7 @@ def sample(
     generator: np.random.Generator, correlations: Sequence[float], size: int, column: Column,
     settings: Settings,
 ) -> Examples:  # fmt: skip
-    """Draws of several domains, [len(correlations) * size, ...]; x in units of its noise.
-
-    Args:
-        generator: of the draws.
-        correlations: of s and v, one a domain.
-        size: of each domain.
-        column: which tells the noise on s.
-        settings: the experiment's.
-    """
+    """`size` draws of each domain, by its correlation of s and v; x in units of its noise."""
     rho = np.repeat(np.asarray(correlations), size)
     s, v, x1, x2 = generator.normal(size=(4, rho.size))
     v = rho * s + np.sqrt(1 - rho**2) * v
@@ -156,12 +150,7 @@ def sample(
 
 
 def load_parts(settings: Settings, columns: Sequence[Column]) -> Parts:
-    """The data of every column.
-
-    Args:
-        settings: the experiment's.
-        columns: which versions are wanted.
-    """
+    """The data of every column."""
 
     def version(column: Column) -> Parts:
         generator = host_generator(streams(column.seed).data)
@@ -182,35 +171,20 @@ class Scaled(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Features [batch, 2].
-
-        Args:
-            x: in units of its noise, [batch, 2].
-        """
+        """Features [batch, 2] of x in units of its noise, [batch, 2]."""
         return x * jnp.asarray(self.scale)[None]
 
 
 def build(settings: Settings, method: str) -> ERM | LaCIM:
-    """The method's model; encoder and classifier are the same for all.
-
-    Args:
-        settings: the experiment's.
-        method: its name.
-    """
+    """The method's model; encoder and classifier are the same for all."""
     encoder, classifier = Scaled((1.0, settings.v_noise)), MLP((2,))
     if method == ERM_:
         return ERM(encoder, classifier, s_dim=1)
     return LaCIM(
-        encoder,
-        MLPDecoder((2,), widths=()),
-        classifier,
-        num_domains=len(settings.correlations) if method == LACIM else 1,
-        s_dim=1,
-        v_dim=1,
-        likelihood=gaussian_likelihood(1.0),
-        correlated_prior=True,
-        correlated_posterior=True,
-    )
+        encoder, MLPDecoder((2,), widths=()), classifier,
+        num_domains=len(settings.correlations) if method == LACIM else 1, s_dim=1, v_dim=1,
+        likelihood=gaussian_likelihood(1.0), correlated_prior=True, correlated_posterior=True,
+    )  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -230,20 +204,13 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 
 def _record(
-    method: str,
-    column: Column,
-    metrics: dict[str, float],
-    seconds: float,
+    method: str, column: Column, metrics: dict[str, float], seconds: float,
     curve: dict[str, list[float]] | None = None,
-) -> Record:
+) -> Record:  # fmt: skip
     return Record(
-        method=method,
-        setting={"tau": column.tau},
-        seed=column.seed,
-        metrics=metrics,
-        curve=curve or {},
-        wall_time=seconds,
-    )
+        method=method, setting={"tau": column.tau}, seed=column.seed, metrics=metrics,
+        curve=curve or {}, wall_time=seconds,
+    )  # fmt: skip
 
 
 def _run_method(
@@ -253,27 +220,23 @@ def _run_method(
     model = build(settings, method)
     if method == POOLED:
         parts = Parts(*(p._replace(domains=jnp.zeros_like(p.domains)) for p in parts))
-    found, runs = _train(model, parts.train, columns, settings, bar)
-    measure = functools.partial(_merit, model)
-    merit = evaluator(measure, parts.held_out, many_runs=True)(found.state)["merit"]
-    merit = np.where(found.diverged_at < 0, merit, -np.inf)
-    for c, column in enumerate(columns):
-        own = [i for i, of in enumerate(runs) if of == c]
-        best = own[int(np.argmax(merit[own]))]
-        variables = {"params": jax.tree.map(lambda w, i=best: w[i], found.state.params)}
+    best = best_starts(
+        model, _objective(model, parts.train, settings), functools.partial(_merit, model),
+        parts.train, parts.held_out, [column.seed for column in columns], settings, bar,
+    )  # fmt: skip
+    for c, (column, (variables, merit, _)) in enumerate(zip(columns, best, strict=True)):
         held_out, test = of_column(parts.held_out, c), of_column(parts.test, c)
         spent = (time.perf_counter() - begun) / len(columns)
-        if not np.isfinite(merit[best]):
+        if not np.isfinite(merit):
             yield _record(method, column, {"accuracy": math.nan}, spent)
-            continue
-        if isinstance(model, ERM):
+        elif isinstance(model, ERM):
             accuracy = [_erm_accuracy(model, variables, part) for part in (test, held_out)]
             names = ("accuracy", "held_out_accuracy")
             yield _record(method, column, dict(zip(names, accuracy, strict=True)), spent)
-            continue
-        trained = Trained(method, model, variables, float(merit[best]))
-        yield from _searched(trained, held_out, test, column, settings)
-        bar.advance(note="latent search")
+        else:
+            trained = Trained(method, model, variables, merit)
+            yield from _searched(trained, held_out, test, column, settings)
+            bar.advance(note="latent search")
 
 
 def _erm_accuracy(model: ERM, variables: Any, part: Examples) -> float:
@@ -298,13 +261,13 @@ def _searched(
     method, model, variables, bound = trained
     begun, key = time.perf_counter(), streams(column.seed).noise
     search = Search(
-        optimiser=_adam(settings.search_rate), weight=0.0, draws=0, chunk_size=len(test.labels)
+        optimiser=adam(settings.search_rate), weight=0.0, draws=0, chunk_size=len(test.labels)
     )
     steps = settings.search_steps
 
     def along(part: Examples) -> list[float]:
-        found = infer_along(model, variables, part.images, key, steps=steps, search=search)
-        answers = [predict_from(model, variables, f).probabilities.argmax(-1) for f in found]
+        latents = infer_along(model, variables, part.images, key, steps=steps, search=search)
+        answers = [predict_from(model, variables, z).probabilities.argmax(-1) for z in latents]
         return [float(np.mean(answer == np.asarray(part.labels))) for answer in answers]
 
     curve = {"step": list(map(float, steps)), "accuracy": along(test)}
@@ -347,48 +310,23 @@ def _weight_of_x2(model: LaCIM, variables: Any, column: Column, settings: Settin
     return float(by_x2 / by_x1)
 
 
-@functools.cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    """One object a rate, so that searches share a compilation."""
-    return optax.adam(learning_rate)
-
-
-def _train(
-    model: ERM | LaCIM, train: Examples, columns: Sequence[Column], settings: Settings, bar: Bar
-) -> tuple[Fit, list[int]]:
-    """Trains every column from every start at once; and the column of each run."""
+def _objective(model: ERM | LaCIM, train: Examples, settings: Settings) -> Any:
+    """What is minimised; the factor on the label's term falls to 1 over the first third."""
+    if isinstance(model, ERM):
+        return erm_loss(model)
     ramp = warm_up(num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs))
 
     def fall(step: jax.Array) -> jax.Array:
         return settings.label_weight ** (1 - jnp.asarray(ramp(step)))
 
-    first = of_column(train, 0)
-    if isinstance(model, ERM):
-        objective, inputs = erm_loss(model), (first.images[:1],)
-    else:
-        weight = cast("optax.Schedule", fall)
-        objective = lacim_loss(model, num_samples=settings.num_samples, label_weight=weight)
-        inputs = first.images[:1], first.domains[:1]
-    return fit_from_starts(
-        model,
-        objective,
-        train,
-        inputs=inputs,
-        seeds=[column.seed for column in columns],
-        starts=settings.starts,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        bar=bar,
-    )
+    weight = cast("optax.Schedule", fall)
+    return lacim_loss(model, num_samples=settings.num_samples, label_weight=weight)
 
 
-def _merit(model: ERM | LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:
+def _merit(model: ERM | LaCIM, params: Any, part: Examples) -> jax.Array:
     """What a start is chosen by: the bound of each held-out example, or the label's likelihood."""
-    own = of_column(batch, state.model_state.column)
-    variables = {"params": state.params}
+    variables = {"params": params}
     if isinstance(model, ERM):
-        logits = jnp.asarray(model.apply(variables, own.images))
-        return {"merit": -optax.softmax_cross_entropy_with_integer_labels(logits, own.labels)}
-    terms = elbo(model, variables, own, jax.random.key(0), num_samples=64)
-    return {"merit": terms.bound}
+        logits = jnp.asarray(model.apply(variables, part.images))
+        return -optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
+    return elbo(model, variables, part, jax.random.key(0), num_samples=64).bound

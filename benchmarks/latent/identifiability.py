@@ -35,7 +35,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +43,10 @@ import numpy as np
 import optax
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.reports import identifiability as identifiability_report
-from benchmarks.latent.reports.identifiability import INVERSE, LACIM, MEAN, POOLED, S_AS_V, TURNED
-from benchmarks.latent.training import fit_from_starts, num_steps, of_column
+from benchmarks.latent.controls import Parts, Setting, all_controls, pairs, scores_of
+from benchmarks.latent.reports import identifiability as report
+from benchmarks.latent.reports.identifiability import LACIM, POOLED
+from benchmarks.latent.training import Starting, best_starts, num_steps
 from common.data.generated.structural_models import (
     StructuralData,
     StructuralModel,
@@ -54,8 +55,6 @@ from common.data.generated.structural_models import (
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
-from common.training import Fit
-from common.training.classification import evaluator
 from lacim_jax import (
     MLP,
     Examples,
@@ -66,19 +65,11 @@ from lacim_jax import (
     gaussian_likelihood,
     lacim_loss,
 )
-from lacim_jax.identifiability import (
-    Identification,
-    LatentPairs,
-    Scores,
-    collapse,
-    domain_diversity,
-    identification,
-    mean_correlation,
-)
+from lacim_jax.identifiability import collapse, identification
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Starting):
     """What the experiment depends on."""
 
     confounders: tuple[str, ...] = ("continuous",)
@@ -92,11 +83,8 @@ class Settings:
     """Standard deviation of the noise on x, which the model is told."""
     widths: tuple[int, ...] = (64, 64)
     """Of the encoder; the decoder has them too."""
-    batch_size: int = 250
     epochs: int = 80
     learning_rate: float = 5e-3
-    num_samples: int = 1
-    """Draws from the encoder for each example."""
     label_weight: float = 100.0
     """Factor on the label's term. The label is 1 nat of the bound among many of x: with a factor
     of 1 networks learn x first, with what causes the label anywhere in (s, v), and stay there."""
@@ -104,8 +92,6 @@ class Settings:
     """Factor on the divergence at the start of training; it falls to 1, its place in the bound,
     over the first half. As noise on x of sqrt(30) times its size would, it smooths the way to a
     decoder whose noise is small."""
-    starts: int = 1
-    """Initialisations of each network."""
     bfloat16: bool = False
     """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
 
@@ -114,42 +100,16 @@ PRESETS = {
     "smoke": Settings(num_domains=(3, 5), size=2000, held_out=1000, epochs=60),
     "cpu": Settings(),
     "full": Settings(
-        confounders=("continuous", "discrete"),
-        size=50_000,
-        held_out=10_000,
-        epochs=100,
-        starts=4,
+        confounders=("continuous", "discrete"), size=50_000, held_out=10_000, epochs=100, starts=4,
         widths=(128, 128),
     ),
-}
+}  # fmt: skip
 
-tables, plots = identifiability_report.tables, identifiability_report.plots
-
-
-class Setting(NamedTuple):
-    """What is varied."""
-
-    confounder: str
-    num_domains: int
-
-
-class Parts(NamedTuple):
-    """The data of one seed."""
-
-    train: StructuralData
-    fit: StructuralData
-    """Starts and matchings are chosen on it."""
-    score: StructuralData
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 def load_parts(settings: Settings, setting: Setting, seed: int) -> tuple[StructuralModel, Parts]:
-    """The causal model of a seed, and its data.
-
-    Args:
-        settings: the experiment's.
-        setting: which version.
-        seed: of the model and of the data; the mixing is the same for any number of domains.
-    """
+    """The causal model of a seed, and its data; the mixing is alike for any number of domains."""
     keys = jax.random.split(streams(seed).data, 4)
     causal = structural_model(
         keys[0],
@@ -166,24 +126,15 @@ def load_parts(settings: Settings, setting: Setting, seed: int) -> tuple[Structu
 
 
 def build(settings: Settings, method: str, causal: StructuralModel) -> LaCIM:
-    """The method's model, with as many latents as there are.
-
-    Args:
-        settings: the experiment's.
-        method: its name.
-        causal: what made the data.
-    """
+    """The method's model, with as many latents as there are."""
     s_dim, classes = causal.label_directions.shape
     dtype = jnp.bfloat16 if settings.bfloat16 else None
     return LaCIM(
         MLPEncoder(settings.widths, dtype=dtype),
         MLPDecoder((causal.rotations[-1].shape[-1],), widths=settings.widths, dtype=dtype),
-        MLP((classes,)),
-        num_domains=causal.num_domains if method == LACIM else 1,
-        s_dim=s_dim,
-        v_dim=causal.v_dim,
-        likelihood=gaussian_likelihood(settings.noise),
-    )
+        MLP((classes,)), num_domains=causal.num_domains if method == LACIM else 1, s_dim=s_dim,
+        v_dim=causal.v_dim, likelihood=gaussian_likelihood(settings.noise),
+    )  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -195,7 +146,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             of_kind = f"{m} domain{'s' * (m > 1)}, {confounder} C"
             yield from context.stages.of(
                 f"controls, {of_kind}",
-                functools.partial(_all_controls, setting, context.seeds, loaded),
+                functools.partial(all_controls, setting, context.seeds, loaded),
             )
             for method in (POOLED, LACIM) if m > 1 else (LACIM,):
                 name = f"{method}, {of_kind}"
@@ -208,96 +159,15 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                     )
 
 
-def _all_controls(
-    setting: Setting, seeds: Sequence[int], loaded: Sequence[tuple[StructuralModel, Parts]]
-) -> Iterator[Record]:
-    for seed, (causal, parts) in zip(seeds, loaded, strict=True):
-        yield from _controls(setting, seed, causal, parts)
-
-
-def _pairs(data: StructuralData, estimate: np.ndarray) -> dict[str, LatentPairs]:
-    """S and v beside what was found, z = (s, v)."""
-    s_dim = data.s.shape[1]
-    return {
-        "s": LatentPairs(data.s, estimate[:, :s_dim], data.domains),
-        "v": LatentPairs(data.v, estimate[:, s_dim:], data.domains),
-    }
-
-
-def _named(prefix: str, scores: Scores) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in scores._asdict().items()}
-
-
-def _both(report: Identification) -> dict[str, float]:
-    return _named("s", report.s) | _named("v", report.v)
-
-
-def _controls(
-    setting: Setting, seed: int, causal: StructuralModel, parts: Parts
-) -> Iterator[Record]:
-    """The ceiling, and what is scored without finding anything; how diverse the domains are."""
-    begun = time.perf_counter()
-    pairs = [_pairs(part, causal.unmix(part.x)) for part in (parts.fit, parts.score)]
-    report = identification(*pairs)
-    variances = np.einsum("dii->di", causal.covariance)
-    diversity = {}
-    for name, block in (("s", slice(None, causal.s_dim)), ("v", slice(causal.s_dim, None))):
-        found = domain_diversity(causal.mean[:, block], variances[:, block])
-        diversity |= {
-            f"rank_{name}": float(found.rank),
-            f"needed_{name}": float(found.needed),
-            f"condition_{name}": found.condition,
-        }
-    turned = _turned(pairs, np.random.default_rng(seed))
-    seconds = time.perf_counter() - begun
-    means = _named("s", report.domain_mean_as_s) | _named("v", report.domain_mean_as_v)
-    for method, metrics in (
-        (INVERSE, _both(report) | diversity),
-        (TURNED, turned),
-        (MEAN, means),
-        (S_AS_V, _named("v", report.s_as_v)),
-    ):
-        yield Record(
-            method=method, setting=setting._asdict(), seed=seed, metrics=metrics, wall_time=seconds
-        )
-
-
-TURNS = 20
-"""Random rotations that the control is averaged over."""
-
-
-def _turned(pairs: Sequence[dict[str, LatentPairs]], rng: np.random.Generator) -> dict[str, float]:
-    """MCC of estimates of s, and of v, that are right up to a rotation of the whitened block."""
-    metrics = {}
-    for block in ("s", "v"):
-        first = np.asarray(pairs[0][block].estimate)
-        centre, root = first.mean(0), np.linalg.cholesky(np.cov(first.T))
-        found = {"within": [], "pooled": []}
-        for _ in range(TURNS):
-            turn = np.linalg.qr(rng.normal(size=root.shape))[0]
-            whitened = [np.linalg.solve(root, (p[block].estimate - centre).T).T for p in pairs]
-            fit, score = (
-                p[block]._replace(estimate=z @ turn) for p, z in zip(pairs, whitened, strict=True)
-            )
-            for scope, values in found.items():
-                values.append(mean_correlation(fit, score, within=scope == "within").mcc)
-        metrics |= {f"{block}_{scope}": float(np.mean(v)) for scope, v in found.items()}
-    return metrics
-
-
 def _examples(data: StructuralData, method: str) -> Examples:
     domains = data.domains if method == LACIM else np.zeros_like(data.domains)
     return Examples(jnp.asarray(data.x), jnp.asarray(data.labels), jnp.asarray(domains))
 
 
 def _run_method(
-    method: str,
-    setting: Setting,
-    loaded: Sequence[tuple[StructuralModel, Parts]],
-    seeds: Sequence[int],
-    settings: Settings,
-    bar: Bar,
-) -> Iterator[Record]:
+    method: str, setting: Setting, loaded: Sequence[tuple[StructuralModel, Parts]],
+    seeds: Sequence[int], settings: Settings, bar: Bar,
+) -> Iterator[Record]:  # fmt: skip
     begun = time.perf_counter()
     model = build(settings, method, loaded[0][0])
     train, held_out = (
@@ -307,46 +177,40 @@ def _run_method(
         )
         for part in ("train", "fit")
     )
-    found, runs = _train(model, train, seeds, settings, bar)
-    measure = functools.partial(_merit, model)
-    merit = evaluator(measure, held_out, many_runs=True)(found.state)["bound"]
-    merit = np.where((found.diverged_at < 0) & np.isfinite(merit), merit, -np.inf)
+    best = best_starts(
+        model, _objective(model, train, settings), functools.partial(_merit, model), train,
+        held_out, seeds, settings, bar,
+    )  # fmt: skip
     seconds = (time.perf_counter() - begun) / len(seeds)
-    for c, (seed, (_, parts)) in enumerate(zip(seeds, loaded, strict=True)):
-        own = [i for i, column in enumerate(runs) if column == c]
-        best = own[int(np.argmax(merit[own]))]
-        variables = {"params": jax.tree.map(lambda w, i=best: w[i], found.state.params)}
-        metrics = {"diverged_starts": float(np.sum(~np.isfinite(merit[own])))}
-        if np.isfinite(merit[best]):
+    for seed, (_, parts), (variables, bound, diverged) in zip(seeds, loaded, best, strict=True):
+        metrics = {"diverged_starts": float(diverged)}
+        if np.isfinite(bound):
             metrics |= _figures(model, variables, method, parts)
-            metrics["bound"] = float(merit[best])
+            metrics["bound"] = bound
         else:
             metrics |= {"s_within": math.nan, "v_within": math.nan}
         # From one domain LaCIM is Pool-LaCIM, and its record stands for both.
         for name in (method, POOLED) if setting.num_domains == 1 else (method,):
             yield Record(
-                method=name,
-                setting=setting._asdict(),
-                seed=seed,
-                metrics=metrics,
+                method=name, setting=setting._asdict(), seed=seed, metrics=metrics,
                 wall_time=seconds,
-            )
+            )  # fmt: skip
 
 
 def _figures(model: LaCIM, variables: Any, method: str, parts: Parts) -> dict[str, float]:
     """What one trained model has found, on data that nothing was fitted on."""
     scored = _examples(parts.score, method)
-    pairs = []
+    both = []
     for part in (parts.fit, parts.score):
-        own = _examples(part, method)
-        posterior: Any = _encode(model, variables, own.images, own.domains)
-        pairs.append(_pairs(part, np.asarray(posterior.mean, np.float64)))
+        images, _, domains = _examples(part, method)
+        posterior: Any = _encode(model, variables, images, domains)
+        both.append(pairs(part, np.asarray(posterior.mean, np.float64)))
     state = collapse(model, variables, scored.images, scored.domains)
     logits: Any = model.apply(
-        variables, jnp.asarray(pairs[1]["s"].estimate, jnp.float32), method="classify"
+        variables, jnp.asarray(both[1]["s"].estimate, jnp.float32), method="classify"
     )
     accuracy = float(np.mean(np.asarray(logits).argmax(-1) == parts.score.labels))
-    return _both(identification(*pairs)) | {
+    return scores_of(identification(*both)) | {
         "active_s": float(state.active_s),
         "active_v": float(state.active_v),
         "kl": float(state.kl.sum()),
@@ -358,37 +222,16 @@ def _encode(model: LaCIM, variables: Any, images: jax.Array, domains: jax.Array)
     return model.apply(variables, images, domains, method="encode")
 
 
-def _train(
-    model: LaCIM, train: Examples, seeds: Sequence[int], settings: Settings, bar: Bar
-) -> tuple[Fit, list[int]]:
-    """Trains every seed from every start at once; and the column of each run."""
+def _objective(model: LaCIM, train: Examples, settings: Settings) -> Any:
     steps = num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs)
-    objective = lacim_loss(
-        model,
-        num_samples=settings.num_samples,
-        beta=optax.exponential_decay(
-            settings.first_beta, max(steps // 2, 1), 1 / settings.first_beta, end_value=1.0
-        ),
-        label_weight=settings.label_weight,
+    beta = optax.exponential_decay(
+        settings.first_beta, max(steps // 2, 1), 1 / settings.first_beta, end_value=1.0
     )
-
-    first = of_column(train, 0)
-    return fit_from_starts(
-        model,
-        objective,
-        train,
-        inputs=(first.images[:1], first.domains[:1]),
-        seeds=seeds,
-        starts=settings.starts,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        bar=bar,
+    return lacim_loss(
+        model, num_samples=settings.num_samples, beta=beta, label_weight=settings.label_weight
     )
 
 
-def _merit(model: LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:
+def _merit(model: LaCIM, params: Any, part: Examples) -> jax.Array:
     """What a start is chosen by: the bound of each held-out example."""
-    own = of_column(batch, state.model_state.column)
-    terms = elbo(model, {"params": state.params}, own, jax.random.key(0), num_samples=8)
-    return {"bound": terms.bound}
+    return elbo(model, {"params": params}, part, jax.random.key(0), num_samples=8).bound

@@ -87,11 +87,7 @@ def _network(sizes: Sizes) -> ERM:
 
 
 def modules(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Encoder trunk, decoder and classifier.
-
-    Args:
-        sizes: of all of them.
-    """
+    """Encoder trunk, decoder and classifier."""
     classifier = MLP((64, sizes.num_classes))
     dtype = jnp.bfloat16 if sizes.bfloat16 else None
     if sizes.convolutions:
@@ -115,14 +111,9 @@ def _best_start(model: LaCIM, variables: Any, images: jax.Array) -> jax.Array:
     """p(y|s) at the one of the encoder's means, over domains, that explains the image best."""
     noise = jnp.zeros((0, model.num_domains, model.s_dim + model.v_dim))
     state = begin_search(
-        model,
-        variables,
-        images,
-        noise,
-        optimiser=optax.identity(),
-        regulariser=mixture_prior,
+        model, variables, images, noise, optimiser=optax.identity(), regulariser=mixture_prior,
         weight=1.0,
-    )
+    )  # fmt: skip
     best = state.start_objective.argmax(axis=1)
     latents = state.latents[jnp.arange(len(images)), best]
     logits: Any = model.apply(variables, model.split(latents).s, method="classify")

@@ -25,7 +25,6 @@ Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -33,18 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.methods import METHODS
-from benchmarks.latent.reports import styles as style_report
-from benchmarks.latent.runs import (
-    Budget,
-    Column,
-    Parts,
-    Problem,
-    assembled,
-    columns_of,
-    run_method,
-    total_work,
-)
+from benchmarks.latent import runs
+from benchmarks.latent.reports import styles as report
 from common.data import (
     PACS,
     DomainDataset,
@@ -65,36 +54,20 @@ ROTATED = "rotated mnist5k"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Budget):
-    """What the experiment depends on."""
+class Settings(runs.DomainSettings):
+    """What the experiment depends on; a size of None is what any three domains have."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
     data: str = "PACS"
     """That, or `ROTATED`."""
     test_domains: tuple[str, ...] = ("art_painting", "cartoon", "photo", "sketch")
-    size: int | None = None
-    """Training images, of all training domains together; None for as many as any three have."""
     test_size: int = 1600
-    """Test images, half of them for the oracle."""
     pool: int = 1
-    """Images are reduced by averaging over squares of this side."""
-    validation: float = 0.1
-    left_out: bool = True
-    """Whether runs without each training domain are made, for the rule that needs them."""
 
 
 PRESETS = {
     "smoke": Settings(
-        methods=("ERM", "CORAL", "LaCIM"),
-        data=ROTATED,
-        test_domains=("0 degrees", "90 degrees"),
-        test_size=600,
-        pool=4,
-        left_out=False,
-        widths=(64, 64),
-        batch_size=128,
-        epochs=6,
-        trials=2,
+        methods=("ERM", "CORAL", "LaCIM"), data=ROTATED, test_domains=("0 degrees", "90 degrees"),
+        test_size=600, pool=4, left_out=False, widths=(64, 64), batch_size=128, epochs=6, trials=2,
         search_steps=(10,),
     ),
     "cpu": Settings(
@@ -116,36 +89,26 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-tables, plots = style_report.tables, style_report.plots
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each test domain, method, trial and seed, and for each latent search."""
     whole = read_images(settings.data, context)
     num_domains = len(whole.domain_names) - 1
-    columns = columns_of(context.seeds, num_domains, left_out=settings.left_out)
+    columns = runs.columns_of(context.seeds, num_domains, left_out=settings.left_out)
     for test_domain in settings.test_domains:
-        problem = Problem(
-            load_parts(settings, whole, test_domain, columns),
-            columns,
-            num_domains=num_domains,
-            num_classes=len(whole.class_names),
-            setting={"test_domain": test_domain},
+        task = runs.Task(
+            load_parts(settings, whole, test_domain, columns), columns, num_domains=num_domains,
+            num_classes=len(whole.class_names), setting={"test_domain": test_domain},
+        )  # fmt: skip
+        yield from runs.run_methods(
+            settings.methods, task, settings, context, prefix=f"{test_domain}, "
         )
-        for name in settings.methods:
-            title = f"{test_domain}, {name}"
-            with context.progress.task(title, total=total_work(name, settings)) as bar:
-                yield from context.stages.of(
-                    title, functools.partial(run_method, name, problem, settings, bar)
-                )
 
 
 def read_images(data: str, context: Context) -> DomainDataset:
-    """All images of all domains.
-
-    Args:
-        data: "PACS", or `ROTATED`.
-        context: where data lie.
+    """All images of all domains, of "PACS" or `ROTATED`.
 
     Raises:
         FileNotFoundError: if PACS is not there; it says where it is looked for.
@@ -159,18 +122,11 @@ def read_images(data: str, context: Context) -> DomainDataset:
 
 
 def load_parts(
-    settings: Settings, whole: DomainDataset, test_domain: str, columns: Sequence[Column]
-) -> Parts:
-    """Every column's images: of all domains but one, and of that one.
+    settings: Settings, whole: DomainDataset, test_domain: str, columns: Sequence[runs.Column]
+) -> runs.Parts:
+    """Every column's images: of all domains but one, and of that one."""
 
-    Args:
-        settings: the experiment's.
-        whole: all images.
-        test_domain: the name of the one.
-        columns: which versions are wanted.
-    """
-
-    def version(column: Column) -> Parts:
+    def version(column: runs.Column) -> runs.Parts:
         keys = streams(column.seed)
         fraction = settings.validation
         split = leave_one_out(whole, test_domain, keys.data, validation_fraction=fraction)
@@ -178,7 +134,7 @@ def load_parts(
         train = _examples(split.train, settings.size, generator, settings.pool)
         choice = _examples(split.validation, None, generator, settings.pool)
         test = _examples(split.test, settings.test_size, generator, settings.pool)
-        return assembled(train, choice, test, column)
+        return runs.assembled(train, choice, test, column)
 
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(version, columns))
 

@@ -26,7 +26,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,16 +34,11 @@ import numpy as np
 import optax
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent import pacs as lacim_pacs
-from benchmarks.latent.methods import Sizes, modules
-from benchmarks.latent.reports import pictures as picture_report
-from benchmarks.latent.reports.pictures import (
-    EXCHANGES,
-    SALIENCY,
-    TRAVERSALS,
-    picture_record,
-)
-from benchmarks.latent.training import num_steps, warm_up
+from benchmarks.latent import pacs
+from benchmarks.latent.methods import METHODS, Sizes
+from benchmarks.latent.reports import pictures as report
+from benchmarks.latent.reports.pictures import EXCHANGES, SALIENCY, TRAVERSALS, picture_record
+from benchmarks.latent.training import adam, inputs_of, num_steps, warm_up
 from common.data import as_float, leave_one_out, load, pooled
 from common.data.generated.colored_digits import ColoredDigits, colored_domains
 from common.progress import Bar
@@ -69,7 +64,7 @@ from lacim_jax import (
 
 DIGITS = "coloured digits"
 
-tables, plots = picture_report.tables, picture_report.plots
+tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,13 +155,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 
 def load_images(shown: Pictures, context: Context, seed: int) -> Images:
-    """The images of one data set.
-
-    Args:
-        shown: which.
-        context: where data lie.
-        seed: of colours, domains and splits.
-    """
+    """The images of one data set; the seed is of colours, domains and splits."""
     key = streams(seed).data
     if shown.data == DIGITS:
         train, test = (load(shown.source, s, data_dir=context.data_dir) for s in ("train", "test"))
@@ -174,7 +163,7 @@ def load_images(shown: Pictures, context: Context, seed: int) -> Images:
             _colored(part, shown.pool) for part in colored_domains(key, train, test)
         )
         return Images(train, validation, test, num_domains=2, num_classes=2)
-    whole = lacim_pacs.read_images(shown.data, context)
+    whole = pacs.read_images(shown.data, context)
     train, validation, test = (
         Examples(
             pooled(as_float(part.images), shown.pool),
@@ -195,132 +184,106 @@ def _grey(images: jax.Array) -> jax.Array:
     return jnp.broadcast_to(images.mean(-1, keepdims=True), images.shape)
 
 
+class Networks(NamedTuple):
+    """What is looked at, trained on one data set from one seed."""
+
+    model: LaCIM
+    variables: Any
+    erm: ERM
+    plain: Any
+    """ERM's variables."""
+    judge: Any
+    """The variables of an ERM that sees no colour."""
+
+
 def _show(
     shown: Pictures, images: Images, settings: Settings, seed: int, bar: Bar
 ) -> Iterator[Record]:
-    keys = streams(seed)
+    """The figures of three networks, then the pictures of the one that has latents."""
+    begun, test, keys = time.perf_counter(), images.test, streams(seed)
+    networks = _trained(shown, images, settings, keys, bar)
+    model, variables, erm, plain, judge = networks
+    answer = jax.jit(lambda v, x: jnp.asarray(erm.apply(v, x)).argmax(-1))
+
+    def record(method: str, metrics: dict[str, float]) -> Record:
+        seconds = time.perf_counter() - begun
+        return Record(
+            method=method, setting={"data": shown.data}, seed=seed, metrics=metrics,
+            wall_time=seconds,
+        )  # fmt: skip
+
+    for name, fitted, seen in (("ERM", plain, test.images), ("judge", judge, _grey(test.images))):
+        accuracy = float(jnp.mean(answer(fitted, seen) == test.labels))
+        yield record(name, {"test_accuracy": accuracy})
+    rows = _mixed(test.labels, settings.judged)
+    search = Search(optimiser=adam(settings.search_rate), draws=1, chunk_size=settings.judged)
+    searched = infer(
+        model, variables, test.images[rows], keys.noise, steps=settings.search_steps, search=search
+    )
+    latents = jnp.concatenate(searched.latents, axis=-1)
+    some = jax.tree.map(lambda leaf: leaf[:500], images.validation)
+    kl = elbo(model, variables, some, keys.noise).kl_per_dim
+    answers = predict_from(model, variables, searched).probabilities.argmax(-1)
+    metrics = _follows(model, variables, latents, test.labels[rows], judge, answer) | {
+        "test_accuracy": float(np.mean(answers == np.asarray(test.labels[rows]))),
+        "kl_s": float(kl[:, : model.s_dim].sum(-1).mean()),
+        "kl_v": float(kl[:, model.s_dim :].sum(-1).mean()),
+    }
+    yield record("LaCIM", metrics)
+    first = test.images[rows[: settings.tiles]]
+    for name, pixels in _pictures(networks, latents, kl, first).items():
+        yield picture_record("LaCIM", {"data": shown.data}, name, np.asarray(pixels), seed)
+
+
+def _pictures(
+    networks: Networks, latents: jax.Array, kl: jax.Array, images: jax.Array
+) -> dict[str, jax.Array]:
+    """The three pictures, of the latents of some images and of how active each latent is."""
+    (model, variables, erm, plain, _), tiles = networks, len(images)
+    moved = jnp.concatenate(active_dims(kl, s_dim=model.s_dim, count=2))
+    spread = latents.std(axis=0)[moved]
+    values = latents[0, moved][:, None] + spread[:, None] * jnp.linspace(-2.5, 2.5, tiles)[None]
+    return {
+        TRAVERSALS: traverse(model, variables, latents[0], moved, values),
+        EXCHANGES: _with_originals(images, exchange(model, variables, latents[:tiles])),
+        SALIENCY: _maps(model, variables, erm, plain, images),
+    }
+
+
+def _trained(
+    shown: Pictures, images: Images, settings: Settings, keys: Streams, bar: Bar
+) -> Networks:
     sizes = Sizes(
-        image=images.train.images.shape[1:],
-        widths=shown.widths,
-        s_dim=settings.s_dim,
-        v_dim=settings.v_dim,
-        num_domains=images.num_domains,
-        num_classes=images.num_classes,
-        convolutions=shown.convolutions,
-        bfloat16=settings.bfloat16,
-    )
-    encoder, decoder, classifier = modules(sizes)
-    erm = ERM(encoder, classifier, s_dim=settings.s_dim)
-    model = LaCIM(
-        encoder,
-        decoder,
-        classifier,
-        num_domains=images.num_domains,
-        s_dim=settings.s_dim,
-        v_dim=settings.v_dim,
-    )
+        images.train.images.shape[1:], shown.widths, settings.s_dim, settings.v_dim,
+        images.num_domains, images.num_classes, shown.convolutions, settings.bfloat16,
+    )  # fmt: skip
+    erm, model = (cast("Any", METHODS[name].build(sizes)) for name in ("ERM", "LaCIM"))
     steps = num_steps(images.train, batch_size=settings.batch_size, epochs=shown.epochs)
     ramp = warm_up(steps)
     bound = lacim_loss(
         model, beta=lambda step: settings.beta * ramp(step), label_weight=settings.label_weight
     )
     grey = images.train._replace(images=_grey(images.train.images))
-    begun = time.perf_counter()
 
-    def trained(network: ERM | LaCIM, loss: Any, train: Examples) -> dict[str, Any]:
-        return _train(network, loss, train, settings, shown.epochs, keys, bar)
+    def train(network: ERM | LaCIM, loss: Any, examples: Examples) -> dict[str, Any]:
+        tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
+        params = jax.jit(network.init)(keys.init, *inputs_of(network, examples))["params"]
+        state = init_state(params, tx, jnp.zeros([], jnp.int32))
+        trained = fit(
+            train_step(loss, tx), state, examples, keys=Keys(keys.order, keys.noise),
+            batch_size=settings.batch_size, epochs=shown.epochs, bar=bar,
+        )  # fmt: skip
+        return {"params": trained.state.params}
 
-    plain, judge = (trained(erm, erm_loss(erm), part) for part in (images.train, grey))
-    variables = trained(model, bound, images.train)
-    answer = jax.jit(lambda v, x: jnp.asarray(erm.apply(v, x)).argmax(-1))
-    test, setting = images.test, {"data": shown.data}
-    for name, own, seen in (("ERM", plain, test.images), ("judge", judge, _grey(test.images))):
-        accuracy = float(jnp.mean(answer(own, seen) == test.labels))
-        yield Record(
-            method=name,
-            setting=setting,
-            seed=seed,
-            metrics={"test_accuracy": accuracy},
-            wall_time=time.perf_counter() - begun,
-        )
-
-    rows = _mixed(test.labels, settings.judged)
-    search = Search(optimiser=optax.adam(settings.search_rate), draws=1, chunk_size=settings.judged)
-    searched = infer(
-        model,
-        variables,
-        test.images[rows],
-        keys.noise,
-        steps=settings.search_steps,
-        search=search,
-    )
-    latents = jnp.concatenate(searched.latents, axis=-1)
-    kl = elbo(
-        model, variables, jax.tree.map(lambda leaf: leaf[:500], images.validation), keys.noise
-    ).kl_per_dim
-    yield Record(
-        method="LaCIM",
-        setting=setting,
-        seed=seed,
-        metrics=_follows(model, variables, latents, test.labels[rows], judge, answer)
-        | {
-            "test_accuracy": float(
-                np.mean(
-                    predict_from(model, variables, searched).probabilities.argmax(-1)
-                    == np.asarray(test.labels[rows])
-                )
-            ),
-            "kl_s": float(kl[:, : model.s_dim].sum(-1).mean()),
-            "kl_v": float(kl[:, model.s_dim :].sum(-1).mean()),
-        },
-        wall_time=time.perf_counter() - begun,
-    )
-
-    tiles = settings.tiles
-    first = test.images[rows[:tiles]]
-    s_dims, v_dims = active_dims(kl, s_dim=model.s_dim, count=2)
-    moved = jnp.concatenate([s_dims, v_dims])
-    spread = latents.std(axis=0)[moved]
-    values = latents[0, moved][:, None] + spread[:, None] * jnp.linspace(-2.5, 2.5, tiles)[None]
-    pictures = {
-        TRAVERSALS: traverse(model, variables, latents[0], moved, values),
-        EXCHANGES: _with_originals(first, exchange(model, variables, latents[:tiles])),
-        SALIENCY: _maps(model, variables, erm, plain, first),
-    }
-    for name, pixels in pictures.items():
-        yield picture_record("LaCIM", setting, name, np.asarray(pixels), seed)
-
-
-def _train(
-    network: ERM | LaCIM,
-    loss: Any,
-    train: Examples,
-    settings: Settings,
-    epochs: int,
-    keys: Streams,
-    bar: Bar,
-) -> dict[str, Any]:
-    steps = num_steps(train, batch_size=settings.batch_size, epochs=epochs)
-    tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
-    inputs = (train.images[:1], *(() if isinstance(network, ERM) else (train.domains[:1],)))
-    params = jax.jit(network.init)(keys.init, *inputs)["params"]
-    found = fit(
-        train_step(loss, tx),
-        init_state(params, tx, jnp.zeros([], jnp.int32)),
-        train,
-        keys=Keys(keys.order, keys.noise),
-        batch_size=settings.batch_size,
-        epochs=epochs,
-        bar=bar,
-    )
-    return {"params": found.state.params}
+    plain, judge = (train(erm, erm_loss(erm), part) for part in (images.train, grey))
+    return Networks(model, train(model, bound, images.train), erm, plain, judge)
 
 
 def _mixed(labels: jax.Array, count: int) -> np.ndarray:
     """The first images of each class, taken in turns."""
     every = np.asarray(labels)
     of_class = [np.flatnonzero(every == label) for label in np.unique(every)]
-    turns = [own[i] for i in range(count) for own in of_class if i < len(own)]
+    turns = [rows[i] for i in range(count) for rows in of_class if i < len(rows)]
     return np.asarray(turns[:count])
 
 

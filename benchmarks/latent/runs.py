@@ -8,50 +8,42 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from benchmarks.latent import training as domain_training
-from benchmarks.latent.methods import METHODS, Hyper, Method, Sizes
+from benchmarks.harness.registry import Context
+from benchmarks.latent.methods import METHODS, Method
 from benchmarks.latent.reports.domains import RULES
-from benchmarks.latent.training import num_steps, of_column, warm_up
+from benchmarks.latent.training import adam, of_column, variables_of
+from benchmarks.latent.trials import Budget, train, trials
 from common.progress import Bar
 from common.results.calibration import detection_auroc, expected_calibration_error
 from common.results.records import Record
-from common.results.selection import best_setting, latin_hypercube
+from common.results.selection import best_setting
 from common.seeds import host_generator, streams
 from common.training.classification import evaluator
 from lacim_jax import Examples, Search, infer_along, predict_from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What every method gets alike."""
+class DomainSettings(Budget):
+    """Which methods, on which images."""
 
-    widths: tuple[int, ...] = (256, 128)
-    """Of the encoder: of its dense layers, or of its convolutions and then its features. The
-    decoder has them in the opposite order."""
-    convolutions: bool = False
-    """Convolutional encoder and decoder; else fully connected."""
-    s_dim: int = 16
-    v_dim: int = 16
-    batch_size: int = 256
-    epochs: int = 10
-    trials: int = 4
-    """Settings tried for each method."""
-    learning_rates: tuple[float, float] = (3e-4, 3e-3)
-    """The range of the trials, the same for all methods; logarithmic."""
-    search_rate: float = 0.03
-    search_steps: tuple[int, ...] = (10, 50)
-    bfloat16: bool = False
-    """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
-    at_once: int | None = None
-    """Runs trained side by side, as many as fit into memory; None for all there are."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    data: str
+    size: int | None = None
+    """Training images, of all training domains together; None for all there are."""
+    test_size: int
+    """Test images, half of them for the oracle."""
+    pool: int
+    """Images are reduced by averaging over squares of this side."""
+    validation: float = 0.1
+    left_out: bool = True
+    """Whether runs without each training domain are made, for the rule that needs them."""
 
 
 class Column(NamedTuple):
@@ -60,15 +52,6 @@ class Column(NamedTuple):
     seed: int
     left_out: int
     """The training domain whose images were replaced; -1 for none."""
-
-
-class Setup(NamedTuple):
-    """What tells one run from another within a method: carried as the model's own state."""
-
-    column: jax.Array  # of the data; int32, scalar
-    hyper: Hyper
-    step: jax.Array  # steps taken; int32, scalar
-    inner: Any  # what the method's loss carries
 
 
 class Parts(NamedTuple):
@@ -83,7 +66,7 @@ class Parts(NamedTuple):
     """Other images of the test domain."""
 
 
-class Problem(NamedTuple):
+class Task(NamedTuple):
     """What methods are compared on."""
 
     parts: Parts
@@ -97,10 +80,7 @@ class Problem(NamedTuple):
 def columns_of(seeds: Sequence[int], num_domains: int, *, left_out: bool) -> list[Column]:
     """The versions of the data that an experiment needs: whole, and without each training domain.
 
-    Args:
-        seeds: of the experiment.
-        num_domains: training domains.
-        left_out: whether runs without one are made, for the rule of selection that needs them.
+    Those without one are made, if `left_out`, for the rule of selection that needs them.
     """
     domains = range(num_domains) if left_out else ()
     return [Column(seed, domain) for seed in seeds for domain in (-1, *domains)]
@@ -135,79 +115,52 @@ def assembled(train: Examples, choice: Examples, test: Examples, column: Column)
     )
 
 
-def trials(settings: Budget, method: Method) -> list[dict[str, float]]:
-    """The settings tried for a method; all methods get the same learning rates.
-
-    Args:
-        settings: the experiment's.
-        method: whose ranges.
-    """
-    spans = {"learning_rate": settings.learning_rates, **method.ranges}
-    return latin_hypercube(spans, settings.trials)
-
-
-def total_work(name: str, settings: Budget) -> int:
-    """How far `run_method` advances its bar.
-
-    Args:
-        name: the method's.
-        settings: the experiment's.
-    """
-    return settings.epochs + (1 if METHODS[name].searches else 0)
+def run_methods(
+    methods: Sequence[str], task: Task, settings: Budget, context: Context, *, prefix: str = ""
+) -> Iterator[Record]:
+    """Every method on one task, each a stage; the prefix tells tasks of one run apart."""
+    for name in methods:
+        title = prefix + name
+        work = settings.epochs + (1 if METHODS[name].searches else 0)
+        with context.progress.task(title, total=work) as bar:
+            yield from context.stages.of(
+                title, functools.partial(run_method, name, task, settings, bar)
+            )
 
 
-def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Iterator[Record]:
-    """Yields a record for each trial and seed, and for each latent search that follows.
-
-    Args:
-        name: the method's.
-        problem: data, and what records say of them.
-        settings: the experiment's.
-        bar: advanced by `total_work`.
-    """
+def run_method(name: str, task: Task, settings: Budget, bar: Bar) -> Iterator[Record]:
+    """Yields a record for each trial and seed, and for each latent search that follows."""
     begun = time.perf_counter()
-    method, (parts, columns) = METHODS[name], problem[:2]
-    sizes = Sizes(
-        image=parts.train.images.shape[2:],
-        widths=settings.widths,
-        s_dim=settings.s_dim,
-        v_dim=settings.v_dim,
-        num_domains=problem.num_domains,
-        num_classes=problem.num_classes,
-        convolutions=settings.convolutions,
-        bfloat16=settings.bfloat16,
-    )
+    method, (parts, columns) = METHODS[name], task[:2]
+    image, num_domains = parts.train.images.shape[2:], task.num_domains
+    sizes = settings.sizes(image, num_domains=num_domains, num_classes=task.num_classes)
     model = method.build(sizes)
     tried = trials(settings, method)
     cases = [(trial, c) for trial in tried for c in range(len(columns))]
-    found = _train(model, method, sizes, parts.train, cases, columns, settings, bar)
-    figures = _measure(model, method, found.state, parts, settings.at_once)
-    right = found.diverged_at < 0
+    seeds = [column.seed for column in columns]
+    trained = train(model, method, sizes, parts.train, cases, seeds, settings, bar)
+    figures = _measure(model, method, trained.state, parts, settings.at_once)
+    right = trained.diverged_at < 0
     figures = {key: np.where(right, value, math.nan) for key, value in figures.items()}
     wall_time = time.perf_counter() - begun
     answer = jax.jit(lambda v, images: method.probabilities(model, v, images))
     records, runs = [], []
     for t, trial in enumerate(tried):
-        for seed in sorted({column.seed for column in columns}):
-            of_seed = [
-                t * len(columns) + c for c, column in enumerate(columns) if column.seed == seed
-            ]
+        for seed in sorted(set(seeds)):
+            of_seed = [t * len(columns) + c for c, each in enumerate(seeds) if each == seed]
             full, *without = of_seed
-            metrics = {
-                "validation_accuracy": figures["choice"][full],
-                "oracle_accuracy": figures["oracle"][full],
-                "test_accuracy": figures["test"][full],
-            }
-            if without:
-                metrics["left_out_accuracy"] = float(np.mean(figures["choice"][without]))
-            setting = {**problem.setting, **trial}
+            inside, outside = (
+                np.asarray(answer(variables_of(trained.state, full), part.images))
+                for part in (of_column(part, cases[full][1]) for part in (parts.choice, parts.test))
+            )
+            labels = np.asarray(parts.test.labels[:, cases[full][1]])
+            choice, oracle, test = (figures[name][full] for name in ("choice", "oracle", "test"))
+            metrics = _uncertainty(inside, outside, labels)
+            metrics |= _accuracies(choice, oracle, test, figures["choice"][without])
+            setting = {**task.setting, **trial} | ({"search_steps": 0} if method.searches else {})
             records.append(
                 Record(
-                    method=name,
-                    setting=setting | ({"search_steps": 0} if method.searches else {}),
-                    seed=seed,
-                    metrics=_uncertainty(answer, found.state, full, cases, parts) | metrics,
-                    wall_time=wall_time,
+                    method=name, setting=setting, seed=seed, metrics=metrics, wall_time=wall_time
                 )
             )
             runs.append(of_seed)
@@ -220,48 +173,8 @@ def run_method(name: str, problem: Problem, settings: Budget, bar: Bar) -> Itera
             chosen += [r for r in best_setting(records, criterion=criterion) if r not in chosen]
     for record in chosen:
         of_seed = runs[records.index(record)]
-        yield from _search(model, found.state, record, of_seed, cases, parts, settings)
+        yield from _search(model, trained.state, record, of_seed, cases, parts, settings)
         bar.advance(1 / len(chosen), note="latent search")
-
-
-def _train(
-    model: Any,
-    method: Method,
-    sizes: Sizes,
-    train: Examples,
-    cases: Sequence[tuple[dict[str, float], int]],
-    columns: Sequence[Column],
-    settings: Budget,
-    bar: Bar,
-) -> Any:
-    """Trains all cases of a method at once."""
-    steps = num_steps(train, batch_size=settings.batch_size, epochs=settings.epochs)
-    ramp = warm_up(steps)
-
-    def loss(params: optax.Params, setup: Setup, batch: Examples, key: jax.Array) -> Any:
-        objective = method.loss(model, setup.hyper, cast("Any", ramp), sizes)
-        value, (inner, _) = objective(params, setup.inner, of_column(batch, setup.column), key)
-        return value, (setup._replace(step=setup.step + 1, inner=inner), {})
-
-    def setup(hyper: Hyper, column: jax.Array) -> Setup:
-        return Setup(column, hyper, jnp.zeros([], jnp.int32), method.state(sizes))
-
-    first, runs = of_column(train, 0), len(cases)
-    hyper = {name: jnp.asarray([trial[name] for trial, _ in cases]) for name in cases[0][0]}
-    return domain_training.fit(
-        model,
-        loss,
-        train,
-        inputs=(first.images[:1], *((first.domains[:1],) if method.takes_domains else ())),
-        seeds=[columns[c].seed for _, c in cases],
-        setups=jax.vmap(setup)(hyper, jnp.asarray([c for _, c in cases])),
-        learning_rates=hyper["learning_rate"],
-        weight_decays=hyper.get("weight_decay", jnp.zeros(runs)),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        at_once=settings.at_once,
-        bar=bar,
-    )
 
 
 def _measure(
@@ -270,9 +183,9 @@ def _measure(
     """Accuracy of every run on every part but the training one."""
 
     def figures(state: Any, batch: Any) -> dict[str, jax.Array]:
-        own = of_column(batch, state.model_state.column)
-        found = method.probabilities(model, {"params": state.params}, own.images)
-        return {"accuracy": (found.argmax(-1) == own.labels).astype(jnp.float32)}
+        images, labels, _ = of_column(batch, state.model_state.column)
+        probabilities = method.probabilities(model, {"params": state.params}, images)
+        return {"accuracy": (probabilities.argmax(-1) == labels).astype(jnp.float32)}
 
     return {
         name: evaluator(figures, getattr(parts, name), many_runs=True, at_once=at_once)(state)[
@@ -282,48 +195,36 @@ def _measure(
     }
 
 
-def _uncertainty(
-    answer: Callable[[Any, jax.Array], jax.Array],
-    state: Any,
-    index: int,
-    cases: Sequence[tuple[dict[str, float], int]],
-    parts: Parts,
-) -> dict[str, float]:
+def _accuracies(choice: Any, oracle: Any, test: Any, left_out: Any) -> dict[str, float]:
+    """What settings are chosen by, and judged by; left out are runs without a training domain."""
+    metrics = {"validation_accuracy": choice, "oracle_accuracy": oracle, "test_accuracy": test}
+    return metrics | ({"left_out_accuracy": float(np.mean(left_out))} if len(left_out) else {})
+
+
+def _uncertainty(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Calibration on test images, and whether low confidence tells them from training ones."""
-    variables = {"params": jax.tree.map(lambda w: w[index], state.params)}
-    found = {}
-    for name in ("choice", "test"):
-        own = of_column(getattr(parts, name), cases[index][1])
-        found[name] = np.asarray(answer(variables, own.images)), np.asarray(own.labels)
-    if not all(np.isfinite(probabilities).all() for probabilities, _ in found.values()):
+    if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
         return {"test_calibration_error": math.nan, "confidence_auroc": math.nan}
-    doubt = [1 - found[name][0].max(-1) for name in ("choice", "test")]
     return {
-        "test_calibration_error": expected_calibration_error(*found["test"]),
-        "confidence_auroc": detection_auroc(*doubt),
+        "test_calibration_error": expected_calibration_error(outside, labels),
+        "confidence_auroc": detection_auroc(1 - inside.max(-1), 1 - outside.max(-1)),
     }
 
 
 def _search(
-    model: Any,
-    state: Any,
-    record: Record,
-    of_seed: Sequence[int],
-    cases: Sequence[tuple[dict[str, float], int]],
-    parts: Parts,
-    settings: Budget,
-) -> Iterator[Record]:
+    model: Any, state: Any, record: Record, of_seed: Sequence[int],
+    cases: Sequence[tuple[dict[str, float], int]], parts: Parts, settings: Budget,
+) -> Iterator[Record]:  # fmt: skip
     """The same trial with its latents searched further, for every number of steps."""
-    search = Search(optimiser=_optimiser(settings.search_rate), draws=1, chunk_size=250)
+    search = Search(optimiser=adam(settings.search_rate), draws=1, chunk_size=250)
     begun = time.perf_counter()
 
     def predictions(index: int, part: Examples) -> tuple[list[Any], np.ndarray]:
-        own = of_column(part, cases[index][1])
-        variables = {"params": jax.tree.map(lambda w: w[index], state.params)}
-        key = streams(record.seed).noise
+        images, labels, _ = of_column(part, cases[index][1])
+        variables, key = variables_of(state, index), streams(record.seed).noise
         steps = settings.search_steps
-        every = infer_along(model, variables, own.images, key, steps=steps, search=search)
-        return [predict_from(model, variables, each) for each in every], np.asarray(own.labels)
+        every = infer_along(model, variables, images, key, steps=steps, search=search)
+        return [predict_from(model, variables, each) for each in every], np.asarray(labels)
 
     full, *without = of_seed
     of_part = {
@@ -331,22 +232,11 @@ def _search(
     }
     folds = [predictions(index, parts.choice) for index in without]
     for i, steps in enumerate(settings.search_steps):
-        accuracy = {name: _accuracy(found[i], y) for name, (found, y) in of_part.items()}
-        metrics = {
-            "validation_accuracy": accuracy["choice"],
-            "oracle_accuracy": accuracy["oracle"],
-            "test_accuracy": accuracy["test"],
-        }
-        if folds:
-            metrics["left_out_accuracy"] = float(np.mean([_accuracy(f[i], y) for f, y in folds]))
+        choice, oracle, test = (_accuracy(answers[i], y) for answers, y in of_part.values())
         inside, outside = of_part["choice"][0][i], of_part["test"][0][i]
-        metrics |= {
-            "test_calibration_error": expected_calibration_error(
-                outside.probabilities, of_part["test"][1]
-            ),
-            "confidence_auroc": detection_auroc(
-                1 - inside.probabilities.max(-1), 1 - outside.probabilities.max(-1)
-            ),
+        metrics = {
+            **_accuracies(choice, oracle, test, [_accuracy(fold[i], y) for fold, y in folds]),
+            **_uncertainty(inside.probabilities, outside.probabilities, of_part["test"][1]),
             "disagreement_auroc": detection_auroc(inside.disagreement, outside.disagreement),
             "bound_auroc": detection_auroc(-inside.objective_after, -outside.objective_after),
         }
@@ -360,9 +250,3 @@ def _search(
 
 def _accuracy(prediction: Any, labels: np.ndarray) -> float:
     return float(np.mean(prediction.probabilities.argmax(-1) == labels))
-
-
-@functools.cache
-def _optimiser(learning_rate: float) -> optax.GradientTransformation:
-    """One object a rate, so that searches share a compilation."""
-    return optax.adam(learning_rate)

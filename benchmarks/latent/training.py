@@ -4,80 +4,60 @@ A version of the data (a seed's colours, a flipped set of labels) is a column: a
 [n, columns, ...], and each run reads its own.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from common.progress import Bar
 from common.seeds import streams
 from common.training import Execution, Fit, Keys, LossFn, init_state, train_step
 from common.training import fit as fit_epochs
-from lacim_jax import Examples
+from common.training.classification import evaluator
+from lacim_jax import ERM, Examples
 
 
 def of_column(examples: Examples, column: int | jax.Array) -> Examples:
-    """One column of the data.
-
-    Args:
-        examples: arrays [n, columns, ...].
-        column: which; may be traced.
-    """
+    """One column of the data, arrays [n, columns, ...]; which one may be traced."""
     return jax.tree.map(lambda leaf: leaf[:, column], examples)
 
 
 def num_steps(train: Examples, *, batch_size: int, epochs: int) -> int:
-    """How many steps a run takes.
-
-    Args:
-        train: the data.
-        batch_size: examples a step.
-        epochs: passes over them.
-    """
+    """How many steps a run takes."""
     return len(train.labels) // batch_size * epochs
 
 
 def warm_up(steps: int) -> optax.Schedule:
-    """From 0 to 1 over the first third of training: of what is raised as a network learns.
-
-    Args:
-        steps: of the whole of it.
-    """
+    """From 0 to 1 over the first third of training: of what is raised as a network learns."""
     return optax.linear_schedule(0.0, 1.0, max(steps // 3, 1))
 
 
+@functools.cache
+def adam(learning_rate: float) -> optax.GradientTransformation:
+    """One object a rate, so that searches share a compilation."""
+    return optax.adam(learning_rate)
+
+
+def variables_of(state: Any, run: int) -> dict[str, Any]:
+    """The variables of one of many runs."""
+    return {"params": jax.tree.map(lambda leaf: leaf[run], state.params)}
+
+
 def fit(
-    model: Any,
-    loss: Any,
-    train: Examples,
-    *,
-    inputs: tuple[Any, ...],
-    seeds: Sequence[int],
-    setups: Any,
-    learning_rates: jax.Array,
-    weight_decays: jax.Array,
-    batch_size: int,
-    epochs: int,
-    bar: Bar,
-    at_once: int | None = None,
-) -> Fit:
+    model: Any, loss: Any, train: Examples, *, inputs: tuple[Any, ...], seeds: Sequence[int],
+    setups: Any, learning_rates: jax.Array, weight_decays: jax.Array, batch_size: int, epochs: int,
+    bar: Bar, at_once: int | None = None,
+) -> Fit:  # fmt: skip
     """Trains all runs by AdamW, each learning rate falling along a cosine to zero.
 
-    Args:
-        model: a Flax module.
-        loss: as `common.training.train_step` takes it; its model state is one run's setup.
-        train: arrays [n, columns, ...].
-        inputs: what the model is initialised with, beside a key.
-        seeds: of each run: its first weights, its order and its noise.
-        setups: what tells runs apart within a method, leaves [runs, ...].
-        learning_rates: [runs].
-        weight_decays: [runs].
-        batch_size: examples a step.
-        epochs: passes over the data.
-        bar: advanced by 1 an epoch.
-        at_once: at most so many runs are trained side by side; None for all.
+    Examples are [n, columns, ...]; everything else that tells runs apart is [runs, ...]. A setup is
+    what tells runs apart within a method, and the loss's model state; a seed is of first weights,
+    order and noise. The bar is advanced by 1 an epoch.
     """
     steps = num_steps(train, batch_size=batch_size, epochs=epochs)
     schedule = optax.cosine_decay_schedule(1.0, steps)
@@ -101,72 +81,87 @@ def fit(
     keys = [streams(seed) for seed in seeds]
     return fit_epochs(
         train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
-        jax.vmap(start)(params, learning_rates, weight_decays, setups),
-        train,
+        jax.vmap(start)(params, learning_rates, weight_decays, setups), train,
         keys=Keys(jnp.stack([k.order for k in keys]), jnp.stack([k.noise for k in keys])),
-        batch_size=batch_size,
-        epochs=epochs,
-        bar=bar,
-        execution=Execution(at_once=at_once),
-    )
+        batch_size=batch_size, epochs=epochs, bar=bar, execution=Execution(at_once=at_once),
+    )  # fmt: skip
+
+
+def inputs_of(model: Any, examples: Examples) -> tuple[jax.Array, ...]:
+    """What a model is initialised with, beside a key: an image, and a domain if it asks for one."""
+    images = examples.images[:1]
+    return (images,) if isinstance(model, ERM) else (images, examples.domains[:1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Starting:
+    """How a model is trained from several initialisations."""
+
+    batch_size: int = 250
+    epochs: int
+    learning_rate: float
+    num_samples: int = 1
+    """K, draws from the encoder for each example."""
+    starts: int = 1
+    """Initialisations of each network."""
 
 
 class Start(NamedTuple):
-    """What tells a run of `fit_from_starts` from another: carried as the model's own state."""
+    """What tells a run of `best_starts` from another: carried as the model's own state."""
 
     column: jax.Array  # of the data; int32, scalar
     step: jax.Array  # steps taken; int32, scalar
 
 
-def fit_from_starts(
-    model: Any,
-    objective: Any,
-    train: Examples,
-    *,
-    inputs: tuple[Any, ...],
-    seeds: Sequence[int],
-    starts: int,
-    learning_rate: float,
-    batch_size: int,
-    epochs: int,
-    bar: Bar,
-) -> tuple[Fit, list[int]]:
-    """Trains a model on every column from several initialisations at once, as `fit` does.
+class Best(NamedTuple):
+    """The best start of one column."""
 
-    Args:
-        model: a Flax module.
-        objective: (params, step, examples of one column, key) -> (loss, (state, terms)).
-        train: arrays [n, columns, ...].
-        inputs: what the model is initialised with, beside a key.
-        seeds: of the columns.
-        starts: initialisations of each column; at least 1.
-        learning_rate: of all runs.
-        batch_size: examples a step.
-        epochs: passes over the data.
-        bar: advanced by 1 an epoch.
+    variables: dict[str, Any]
+    merit: float
+    """-inf where every start diverged."""
+    diverged: int
+    """How many starts did."""
 
-    Returns:
-        All runs, and the column of each.
+
+def best_starts(
+    model: Any, objective: Any, merit: Callable[[Any, Examples], jax.Array], train: Examples,
+    held_out: Examples, seeds: Sequence[int], settings: Starting, bar: Bar,
+) -> list[Best]:  # fmt: skip
+    """Trains a model on every column from several initialisations at once, and keeps the best.
+
+    The objective is (params, step, examples of one column, key) -> (loss, (state, terms)); by
+    merit, (params, held-out examples of one column) -> [n], a start is chosen.
     """
-    runs = [(c, start) for c in range(len(seeds)) for start in range(starts)]
+    runs = [(c, start) for c in range(len(seeds)) for start in range(settings.starts)]
 
     def loss(params: optax.Params, start: Start, batch: Examples, key: jax.Array) -> Any:
         value, (_, terms) = objective(params, start.step, of_column(batch, start.column), key)
         return value, (start._replace(step=start.step + 1), terms)
 
+    def measure(state: Any, batch: Any) -> dict[str, jax.Array]:
+        return {"merit": merit(state.params, of_column(batch, state.model_state.column))}
+
     index = jnp.asarray([c for c, _ in runs])
-    found = fit(
+    trained = fit(
         model,
         loss,
         train,
-        inputs=inputs,
+        inputs=inputs_of(model, of_column(train, 0)),
         # Starts of one seed are seeds of their own, beyond those that are asked for.
         seeds=[seeds[c] + 1000 * start for c, start in runs],
         setups=Start(index, jnp.zeros_like(index)),
-        learning_rates=jnp.full(len(runs), learning_rate),
+        learning_rates=jnp.full(len(runs), settings.learning_rate),
         weight_decays=jnp.zeros(len(runs)),
-        batch_size=batch_size,
-        epochs=epochs,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
         bar=bar,
     )
-    return found, [c for c, _ in runs]
+    merits = evaluator(measure, held_out, many_runs=True)(trained.state)["merit"]
+    merits = np.where((trained.diverged_at < 0) & np.isfinite(merits), merits, -np.inf)
+    best = []
+    for c in range(len(seeds)):
+        tried = [i for i, (column, _) in enumerate(runs) if column == c]
+        first = tried[int(np.argmax(merits[tried]))]
+        diverged = int(np.sum(~np.isfinite(merits[tried])))
+        best.append(Best(variables_of(trained.state, first), float(merits[first]), diverged))
+    return best

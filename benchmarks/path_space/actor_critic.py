@@ -44,32 +44,16 @@ Network = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def targets(
-    rewards: jax.Array,
-    values: jax.Array,
-    next_values: jax.Array,
-    terminated: jax.Array,
-    truncated: jax.Array,
-    *,
-    discount: float,
-    trace: float,
-) -> Targets:
+    rewards: jax.Array, values: jax.Array, next_values: jax.Array, terminated: jax.Array,
+    truncated: jax.Array, *, discount: float, trace: float,
+) -> Targets:  # fmt: skip
     r"""Generalised advantage estimation.
 
     $A_t = \delta_t + γλ A_{t+1}$ within an episode, $\delta_t = r_t + γ V(s'_t) - V(s_t)$, where
     $s'_t$ is the state that the step led to and $V(s'_t)$ is 0 if the episode terminated there. One
     that was truncated there, or goes on after the rollout, is taken to be worth $V(s'_t)$.
 
-    Args:
-        rewards: float32, [time, episodes].
-        values: V of the states acted in; likewise.
-        next_values: V of the states led to; likewise.
-        terminated: bool, likewise.
-        truncated: bool, likewise.
-        discount: γ.
-        trace: λ.
-
-    Returns:
-        Advantages, and the returns A + V.
+    Arrays are [time, episodes]; discount is γ, trace λ.
 
     References:
         Schulman et al., *High-dimensional continuous control using generalized advantage
@@ -89,19 +73,10 @@ def targets(
 
 
 def actor_critic_loss(network: Network, seen: Experience, settings: ActorCritic) -> jax.Array:
-    """The loss of one rollout; its gradient flows through the logits and values of states acted in.
-
-    Args:
-        network: logits and values of observations.
-        seen: the rollout.
-        settings: the loss's.
-
-    Returns:
-        float32, scalar.
-    """
+    """A rollout's loss; its gradient flows through logits and values of the states acted in."""
     logits, values = network(seen.observation)
     _, next_values = network(seen.moved.observation)
-    found = jax.lax.stop_gradient(
+    wanted = jax.lax.stop_gradient(
         targets(
             (1 - settings.discount) * seen.moved.reward,
             values,
@@ -112,13 +87,13 @@ def actor_critic_loss(network: Network, seen: Experience, settings: ActorCritic)
             trace=settings.trace,
         )
     )
-    advantages = found.advantages - found.advantages.mean()
+    advantages = wanted.advantages - wanted.advantages.mean()
     advantages = advantages / (advantages.std() + 1e-8)
     log_policy = jax.nn.log_softmax(logits)
-    taken = jnp.take_along_axis(log_policy, seen.action[..., None], axis=-1)[..., 0]
+    log_chosen = jnp.take_along_axis(log_policy, seen.action[..., None], axis=-1)[..., 0]
     entropy = -(jnp.exp(log_policy) * log_policy).sum(-1)
     return (
-        -(advantages * taken).mean()
-        + settings.value_weight * ((values - found.returns) ** 2).mean()
+        -(advantages * log_chosen).mean()
+        + settings.value_weight * ((values - wanted.returns) ** 2).mean()
         - settings.entropy_weight * entropy.mean()
     )

@@ -20,9 +20,7 @@ Command: python -m benchmarks gsgd_control --preset cpu --seeds 3
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,27 +34,29 @@ from benchmarks.harness.registry import Context
 from benchmarks.path_space.actor_critic import ActorCritic, Network, actor_critic_loss
 from benchmarks.path_space.jobs import (
     METHODS,
-    PAIRS,
+    Curves,
     Job,
-    family,
-    jobs,
-    named,
-    stage_name,
-    traced_problem,
+    Reports,
+    run_all,
 )
-from benchmarks.path_space.methods import Method
-from benchmarks.path_space.rates import pair_table, rate_figure, rate_table, training_figure
+from benchmarks.path_space.methods import Grid
+from benchmarks.path_space.rates import Score
 from common.data.generated.environments import Environment, cart_pole, episode_returns, rollout
 from common.networks import MLP
+from common.progress import Bar
 from common.results.records import Record
-from common.results.tables import Summary, number
+from common.results.tables import number
 from common.seeds import streams
 
-CRITERION = "validation_return"
+RETURN = Score(
+    "test_return", "validation_return", "return", unit="", tolerance=25.0, scale=1.0,
+    show=functools.partial(number, digits=1),
+)  # fmt: skip
+IN_TRAINING = RETURN._replace(metric="mean_test_return", name="return in training")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Grid):
     """What the experiment depends on."""
 
     methods: tuple[str, ...] = tuple(method.name for method in METHODS)
@@ -74,11 +74,7 @@ class Settings:
     scored: int = 64
     """Episodes of each evaluation, and as many again to choose by."""
     learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    """Of the methods made from SGD."""
     adaptive_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Of those made from Adam."""
-    bfloat16: bool = False
-    """Whether networks compute in bfloat16; parameters stay float32."""
     loss: ActorCritic = dataclasses.field(default_factory=ActorCritic)
 
 
@@ -95,14 +91,9 @@ PRESETS = {
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate and seed.
 
-    Args:
-        settings: the experiment's.
-        context: seeds, progress.
-
     Raises:
         ValueError: if a method is unknown, or evaluations cannot be at even distances.
     """
-    methods = named(settings.methods)
     if settings.evaluations < 1 or settings.updates % settings.evaluations:
         raise ValueError(
             f"updates must be a multiple of evaluations, got {settings.updates} updates and "
@@ -111,39 +102,23 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     environment = cart_pole(max_steps=settings.max_steps)
     dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
     module = MLP((*settings.widths, environment.num_actions + 1), dtype=dtype)
+    between = settings.updates // settings.evaluations * settings.episodes * settings.rollout
+    steps: list[float] = [between * (i + 1) for i in range(settings.evaluations)]
+
+    def train(job: Job, bar: Bar) -> Curves:
+        curves = _train(job, module, environment, settings)
+        bar.advance(note=job.method.name)
+        return {"environment_steps": steps}, curves
+
+    def in_training(curve: Mapping[str, list[float]]) -> dict[str, float]:
+        return {"mean_test_return": float(np.mean(curve["test_return"]))}
+
     example = jnp.zeros((1, environment.num_observations), jnp.float32)
-    init = jax.jit(lambda key: module.init(key, example)["params"])
-    usual = {seed: init(streams(seed).init) for seed in context.seeds}
-    given = traced_problem(module.clone(dtype=jnp.float32), example, usual[context.seeds[0]])
-
-    def rates(method: Method) -> tuple[float, ...]:
-        return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates
-
-    todo = list(jobs(methods, rates, given, usual))
-    with context.progress.task("SGD, Adam, path space", total=len(todo)) as bar:
-        for job in todo:
-            yield from context.stages.of(
-                stage_name(job),
-                functools.partial(_of_job, job, module, environment, settings),
-            )
-            bar.advance(note=job.method.name)
-
-
-def _of_job(
-    job: Job, module: nn.Module, environment: Environment, settings: Settings
-) -> Iterator[Record]:
-    begun = time.perf_counter()
-    curves = _train(job, module, environment, settings)
-    yield from _records(job, curves, settings, time.perf_counter() - begun)
+    yield from run_all(settings, context, module, example, train, also=in_training)
 
 
 def actor_and_critic(module: nn.Module, params: Any) -> Network:
-    """A network's logits and values: its last output is the value.
-
-    Args:
-        module: takes observations [batch, observations].
-        params: its parameters.
-    """
+    """A network's logits and values: its last output is the value."""
 
     def network(observations: jax.Array) -> tuple[jax.Array, jax.Array]:
         flat = observations.reshape(-1, observations.shape[-1])
@@ -205,8 +180,8 @@ def _train(
                 )
                 return played.mean()
 
-            chosen_by, told = jax.vmap(score)(keys[1:])
-            row = {"loss": losses.mean(), "validation_return": chosen_by, "test_return": told}
+            validation, test = jax.vmap(score)(keys[1:])
+            row = {"loss": losses.mean(), "validation_return": validation, "test_return": test}
             return carry, jax.tree.map(lambda x: jnp.where(carry.finite, x, jnp.nan), row)
 
         episodes = jax.vmap(environment.reset)(jax.random.split(begin, settings.episodes))
@@ -223,66 +198,8 @@ def _train(
     return jax.device_get(curves)
 
 
-def _records(
-    job: Job, curves: dict[str, np.ndarray], settings: Settings, wall_time: float
-) -> Iterator[Record]:
-    """One record a run."""
-    between = settings.updates // settings.evaluations * settings.episodes * settings.rollout
-    steps = [between * (i + 1) for i in range(settings.evaluations)]
-    for i, (seed, rate) in enumerate(zip(job.seeds, job.rates, strict=True)):
-        curve = {name: values[:, i].tolist() for name, values in curves.items()}
-        yield Record(
-            method=job.method.name,
-            setting={"learning_rate": float(f"{rate:.6g}")},
-            seed=seed,
-            metrics={
-                **{name: values[-1] for name, values in curve.items()},
-                "mean_test_return": float(np.mean(curve["test_return"])),
-            },
-            curve={"environment_steps": steps, **curve},
-            wall_time=wall_time,
-        )
-
-
-def tables(records: Sequence[Record]) -> str:
-    """Returns after and in training, at the chosen step sizes; and what path space adds to them.
-
-    Args:
-        records: of this experiment.
-    """
-
-    def show(summary: Summary) -> str:
-        return number(summary, digits=1)
-
-    return "\n\n".join(
-        section
-        for score, name in (("test_return", "return"), ("mean_test_return", "return in training"))
-        for section in (
-            rate_table(
-                records, score=score, criterion=CRITERION, name=name, show=show, tolerance=25.0
-            ),
-            pair_table(records, PAIRS, score=score, criterion=CRITERION, name=name, show=show),
-        )
-        if section
-    )
-
-
-def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Return against step size, and against environment steps at the chosen step sizes.
-
-    Args:
-        records: of this experiment.
-        out: the folder.
-
-    Returns:
-        The files written.
-    """
-    rates = rate_figure(
-        records, out / "learning_rates.png", score="test_return", criterion=CRITERION, panel=family,
-        name="return after training", scale=1.0,
-    )  # fmt: skip
-    curves = training_figure(
-        records, out / "returns.png", x="environment_steps", y="test_return", criterion=CRITERION,
-        panel=family, labels=("environment steps", "return"),
-    )  # fmt: skip
-    return [rates, curves]
+_REPORTS = Reports(
+    scores=(RETURN, IN_TRAINING), label="return after training", file="returns.png",
+    curve=("environment_steps", "test_return"), labels=("environment steps", "return"),
+)  # fmt: skip
+tables, plots, CAPTIONS = _REPORTS.tables, _REPORTS.plots, _REPORTS.captions

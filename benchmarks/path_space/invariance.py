@@ -31,12 +31,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.harness.figures import small_multiples
+from benchmarks.harness.images import rows_in_order
 from benchmarks.harness.registry import Context
-from common.data import epoch_order, load, pixel_statistics, pooled, standardise, take
+from benchmarks.harness.reports import by_method, by_setting, numeric, where
+from common.data import load, pixel_statistics, pooled, standardise, take
 from common.networks import MLP
-from common.results.plots import figure, plot_curve
+from common.results.plots import plot_curve
 from common.results.records import Record
-from common.results.tables import group, markdown, metric, percent
+from common.results.tables import markdown, metric, percent
 from common.seeds import streams
 from common.training.classification import cross_entropy_loss
 from gsgd_jax import Gauge, Skeleton, balance, choose_skeleton, find_gauge, in_path_space
@@ -74,7 +77,7 @@ PRESETS = {
     "full": Settings(
         data="mnist", pool=1, widths=(512, 512, 512, 10), steps=8000, test_size=10_000
     ),
-}
+}  # fmt: skip
 
 
 class Method(NamedTuple):
@@ -111,10 +114,6 @@ class Data(NamedTuple):
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each dtype, method, spread and seed.
 
-    Args:
-        settings: the experiment's.
-        context: seeds, data, progress.
-
     Raises:
         ValueError: if a method is unknown.
     """
@@ -134,12 +133,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 
 def load_data(settings: Settings, data_dir: Path | None) -> Data:
-    """The images, float32.
-
-    Args:
-        settings: the experiment's.
-        data_dir: where prepared data sets lie.
-    """
+    """The images, float32."""
     train = load(settings.data, "train", data_dir=data_dir)
     test = load(settings.data, "test", data_dir=data_dir)
     test = take(test, min(settings.test_size, len(test.labels)), key=streams(0).data)
@@ -153,10 +147,9 @@ def load_data(settings: Settings, data_dir: Path | None) -> Data:
 
 def _batches(data: Data, settings: Settings, seed: int) -> np.ndarray:
     """Rows of the images in the order of training, [points, steps / points, batch]."""
-    wanted = settings.steps * settings.batch_size
-    epochs = -(-wanted // len(data.labels))
-    order = [epoch_order(streams(seed).order, len(data.labels), epoch=e) for e in range(epochs)]
-    return np.concatenate(order)[:wanted].reshape(settings.points, -1, settings.batch_size)
+    count = settings.steps * settings.batch_size
+    rows = rows_in_order(streams(seed).order, len(data.labels), count)
+    return rows.reshape(settings.points, -1, settings.batch_size)
 
 
 def _compare(
@@ -243,17 +236,13 @@ def _trained(
 
 
 def tables(records: Sequence[Record]) -> str:
-    """How far apart the functions end, for each dtype and spread.
-
-    Args:
-        records: of this experiment.
-    """
+    """How far apart the functions end, for each dtype and spread."""
     sections = []
-    for dtype, own in group(records, lambda r: str(r.setting["dtype"])).items():
-        spreads = list(group(own, lambda r: r.setting["spread"]))
+    for dtype, of_dtype in by_setting(records, "dtype").items():
+        spreads = list(by_setting(of_dtype, "spread"))
         rows = []
-        for method, runs in group(own, lambda r: r.method).items():
-            by_spread = group(runs, lambda r: r.setting["spread"])
+        for method, runs in by_method(of_dtype).items():
+            by_spread = by_setting(runs, "spread")
             figures = [_distance(by_spread[spread]) for spread in spreads]
             widest = metric(by_spread[spreads[-1]], "changed_answers")
             accuracy = metric(by_spread[spreads[0]], "test_accuracy")
@@ -266,38 +255,37 @@ def tables(records: Sequence[Record]) -> str:
 
 def _distance(records: Sequence[Record]) -> str:
     """The largest over the seeds, in a form that shows its order of magnitude."""
-    found = [record.metrics["distance"] for record in records]
-    lost = sum(not math.isfinite(distance) for distance in found)
-    worst = max((distance for distance in found if math.isfinite(distance)), default=math.nan)
-    return f"{worst:.1e}" + f" ({lost} of {len(found)} diverged)" * (lost > 0)
+    distances = [record.metrics["distance"] for record in records]
+    lost = sum(not math.isfinite(distance) for distance in distances)
+    worst = max((distance for distance in distances if math.isfinite(distance)), default=math.nan)
+    return f"{worst:.1e}" + f" ({lost} of {len(distances)} diverged)" * (lost > 0)
+
+
+CAPTIONS = {
+    "distance.png": "Largest difference of a logit between a network and its rescaled copy, over "
+    "the root mean square of the logits. In path space it stays at rounding in float64, and "
+    "grows from rounding in float32; on weights the functions part at once.",
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """The distance during training, a panel for each dtype, at the widest spread.
-
-    Args:
-        records: of this experiment.
-        out: folder of the figure.
-    """
-    path, by_dtype = out / "distance.png", group(records, lambda r: str(r.setting["dtype"]))
-    widest = max(float(r.setting["spread"] or 0) for r in records)
-    with figure(path, columns=len(by_dtype)) as panels:
-        for axes, (dtype, own) in zip(panels[0], by_dtype.items(), strict=True):
-            shown = [_in_decades(r) for r in own if r.setting["spread"] == widest]
-            for i, (method, runs) in enumerate(group(shown, lambda r: r.method).items()):
-                plot_curve(axes, runs, x="step", y="distance", label=method, style=i)
-            axes.set(xlabel="step", title=f"{dtype}, log-scales spread by {widest:g}")
-        low = min(axes.get_ylim()[0] for axes in panels[0])
-        high = max(axes.get_ylim()[1] for axes in panels[0])
-        for axes in panels[0]:
-            axes.set_ylim(low, high)
-        panels[0, 0].set_ylabel("log10(largest difference of a logit / their rms)")
-        panels[0, 0].legend(fontsize="small", ncols=3, loc="lower center")
+    """The distance during training at the widest spread: rules side by side, dtypes below."""
+    path, widest = out / "distance.png", max(numeric(r, "spread") for r in records)
+    rules = list(dict.fromkeys(r.method.removeprefix("G-") for r in records))
+    dtypes, labels = list(by_setting(records, "dtype")), ("step", "distance of the functions")
+    with small_multiples(path, dtypes, rules, labels=labels, share="all") as panels:
+        for (dtype, rule), axes in panels.items():
+            shown = where(map(_above_zero, records), dtype=dtype, spread=widest)
+            for style, (prefix, label) in enumerate((("G-", "in path space"), ("", "on weights"))):
+                if runs := where(shown, prefix + rule):
+                    look = {"label": label, "style": style, "geometric": True}
+                    plot_curve(axes, runs, x="step", y="distance", **look)
+            axes.set_yscale("log")
+            axes.set_ylim(top=1e4)  # a seed of SGD that takes off for a moment is cut
     return [path]
 
 
-def _in_decades(record: Record) -> Record:
-    """The decimal logarithm of the distance, so that mean and spread are of orders of magnitude."""
+def _above_zero(record: Record) -> Record:
+    """A distance of 0, that a logarithmic axis cannot show, as the least one of float64."""
     distance = np.maximum(np.asarray(record.curve["distance"], float), 1e-17)
-    curve = {**record.curve, "distance": np.log10(distance).tolist()}
-    return dataclasses.replace(record, curve=curve)
+    return dataclasses.replace(record, curve={**record.curve, "distance": distance.tolist()})

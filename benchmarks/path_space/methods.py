@@ -5,8 +5,9 @@ other geometries that do not see the scale, Path-SGD and equi-normalisation. `Pr
 with all that does not depend on the seed: its group, and the papers' skeleton.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from benchmarks.path_space.rates import Line
 from common.networks import plain, resnet
 from gsgd_jax import (
     Gauge,
@@ -41,6 +43,19 @@ class Method(NamedTuple):
         """Whether its skeleton is that of the first weights' largest, which differ by seed."""
         return self.on == "path space" and not self.reset
 
+    @property
+    def line(self) -> Line:
+        """Beside the same rule from the same weights, or with the other geometries."""
+        if self.on in _GEOMETRIES:
+            return Line("other geometries", self.name, 2 + _GEOMETRIES.index(self.on))
+        start = "skeleton at 1" if self.reset else "usual start"
+        name = {"sgd": "SGD", "adam": "Adam", "rmsprop": "RMSProp"}[self.rule]
+        in_paths = self.on == "path space"
+        return Line(f"{name}, {start}", "in path space" if in_paths else "on weights", not in_paths)
+
+
+_GEOMETRIES = ("path norm", "equal norms")
+
 
 METHODS = (
     Method("SGD", "sgd"),
@@ -62,6 +77,40 @@ PAIRS = (
     ("G-RMSProp", "RMSProp"),
 )
 """The same rule from the same weights, in path space and on weights."""
+
+LINES = {method.name: method.line for method in METHODS}
+"""Where each method is drawn."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Which methods an experiment compares, at which learning rates."""
+
+    methods: tuple[str, ...]
+    learning_rates: tuple[float, ...]
+    """Of the methods made from SGD."""
+    adaptive_rates: tuple[float, ...]
+    """Of those made from Adam and RMSProp."""
+    bfloat16: bool = False
+    """Whether networks compute in bfloat16; parameters stay float32."""
+
+    def rates(self, method: Method) -> tuple[float, ...]:
+        """The learning rates of a method."""
+        return self.learning_rates if method.rule == "sgd" else self.adaptive_rates
+
+
+def named(names: Sequence[str], methods: Sequence[Method]) -> list[Method]:
+    """Methods by name, in the order in which they are named.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    known = {method.name: method for method in methods}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"methods are {'; '.join(known)}. Got {'; '.join(unknown)}.")
+    return [known[name] for name in names]
+
 
 WITHOUT_NORM = " without norm"
 
@@ -87,26 +136,13 @@ class Problem(NamedTuple):
 
 
 def problem(
-    name: str,
-    image: jax.Array,
-    num_classes: int,
-    key: jax.Array,
-    *,
-    width: float,
+    name: str, image: jax.Array, num_classes: int, key: jax.Array, *, width: float,
     dtype: DTypeLike = jnp.float32,
-) -> tuple[Problem, Callable[[jax.Array], Any]]:
-    """Builds a network and finds its group.
+) -> tuple[Problem, Callable[[jax.Array], Any]]:  # fmt: skip
+    """Builds a network and finds its group; and the function that draws first weights from a key.
 
-    Args:
-        name: "plain-34" or "ResNet-34", or another depth; " without norm" behind it for none.
-        image: one example, [1, height, width, channels].
-        num_classes: outputs.
-        key: of weights to trace it with.
-        width: factor on its channels.
-        dtype: of the computation; parameters are float32.
-
-    Returns:
-        The problem, and the function that draws first weights from a key.
+    Its name is "plain-34" or "ResNet-34", or has another depth; " without norm" behind it for none.
+    The example is [1, height, width, channels]; parameters are float32, whatever the dtype.
 
     Raises:
         ValueError: if there is no such network.
@@ -141,8 +177,8 @@ def problem(
     )
     # The diagonal looks at no value; at first weights products along 34 layers leave float32.
     published = choose_skeleton(without, jax.tree.map(jnp.ones_like, params), basis="paths")
-    found = Problem(module, averages, image, gauge, published, normalised)
-    return found, lambda key: init(key, image)["params"]
+    built = Problem(module, averages, image, gauge, published, normalised)
+    return built, lambda key: init(key, image)["params"]
 
 
 def _graph(found: Any, name: str) -> Gauge:
@@ -160,10 +196,7 @@ def transformation(
 ) -> Callable[[Any], optax.GradientTransformation]:
     """From a learning rate, which may be traced, to what a method steps by.
 
-    Args:
-        method: which.
-        given: its network.
-        params: first weights, to choose a skeleton by where it is not the papers'.
+    A skeleton that is not the papers' is chosen by the first weights, `params`.
     """
     rule = {"sgd": optax.sgd, "adam": optax.adam, "rmsprop": optax.rmsprop}[method.rule]
     if method.on == "weights":
@@ -188,13 +221,6 @@ def path_sgd_unit(given: Problem, params: Any) -> jax.Array:
     In steps of this size the factors unit / κ_e by which it differs from SGD are 1 on average. κ is
     a product over all layers, so of quite another order in each network, and without a unit no grid
     would serve Path-SGD and SGD alike. Entries through which no path leads are left out.
-
-    Args:
-        given: the network.
-        params: its first weights.
-
-    Returns:
-        float32, scalar.
     """
     tx = scale_by_path_norm(given.by_first_averages, given.image)
     ones = jax.tree.map(jnp.ones_like, params)

@@ -20,6 +20,7 @@ Command: python -m benchmarks gsgd_mlp --preset smoke --seeds 3
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,23 +31,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
+from benchmarks.harness.figures import plot_by, small_multiples
+from benchmarks.harness.images import ImageSettings, Part
 from benchmarks.harness.registry import Context
-from common.data import load, pixel_statistics, standardise, train_validation_split
+from benchmarks.harness.reports import best_by_method, by_setting, where
+from benchmarks.path_space.rates import Line
+from benchmarks.path_space.training import train_at_rates
 from common.networks import MLP
 from common.progress import Bar
-from common.results.plots import figure, plot_curve, plot_spread
+from common.results.plots import plot_curve
 from common.results.records import Record
-from common.results.selection import best_setting
-from common.results.tables import group, markdown, metric, percent
+from common.results.tables import markdown, metric, percent
 from common.seeds import streams
-from common.training import Execution, Fit, Keys, fit, init_state, train_step
+from common.training import Fit
 from common.training.classification import (
     ApplyFn,
     classification_metrics,
     cross_entropy_loss,
-    evaluator,
 )
 from gsgd_jax import (
     Gauge,
@@ -59,13 +61,11 @@ from gsgd_jax import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(ImageSettings):
     """What the experiment depends on."""
 
     data: str = "mnist5k"
-    validation: float = 0.1
-    """Share of the training images that learning rates are chosen on."""
     widths: tuple[int, ...] = (64, 64, 64, 64, 10)
     batch_size: int = 64
     epochs: int = 10
@@ -82,7 +82,7 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", epochs=3),
     "full": Settings(data="mnist", epochs=300, learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
-}
+}  # fmt: skip
 
 STARTS = ("initial", "rescaled")
 
@@ -107,12 +107,20 @@ METHODS = (
     Method("G-SGD, largest tree", in_path_space=True, rule="largest", basis="cycles"),
 )
 
+LINES = {
+    "SGD": Line("usual start", "on weights", 1),
+    "G-SGD, largest tree": Line("usual start", "in path space", 0),
+    "SGD, skeleton at 1": Line("skeleton at 1", "on weights", 1),
+    "G-SGD, skeleton at 1": Line("skeleton at 1", "in path space", 0),
+}
+"""Where each method is drawn: beside the one from the same weights."""
+
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate, start and seed."""
     dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
     network = MLP(settings.widths, use_bias=False, dtype=dtype)
-    train, validation, test = _data(settings, context.data_dir)
+    train, validation, test, *_ = settings.load_images(context.data_dir)
 
     def apply_fn(params: Any, images: jax.Array) -> Any:
         return network.apply({"params": params}, images)
@@ -126,11 +134,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
             def of_job(job: _Job = job) -> Iterator[Record]:
                 begun = time.perf_counter()
-                found = _train(
+                trained = _train(
                     job, apply_fn, (train, validation, test), settings, bar, context.mesh
                 )
                 seconds = time.perf_counter() - begun
-                return _records(job, found, apply_fn, test, settings, seconds)
+                return _records(job, trained, apply_fn, test, settings, seconds)
 
             seeds = ", ".join(map(str, job.starts))
             yield from context.stages.of(f"{job.method.name}, seeds {seeds}", of_job)
@@ -145,15 +153,6 @@ class _Job(NamedTuple):
     """For every seed its initialisation, and a rescaled copy of it."""
 
 
-def _data(settings: Settings, data_dir: Path | None) -> list[tuple[jax.Array, jax.Array]]:
-    """Train, validation and test, standardised; the same split for all seeds and methods."""
-    whole = load(settings.data, "train", data_dir=data_dir)
-    parts = train_validation_split(whole, streams(0).data, fraction=settings.validation)
-    statistics = pixel_statistics(parts[0].images)
-    parts = (*parts, load(settings.data, "test", data_dir=data_dir))
-    return [(standardise(p.images, statistics), jnp.asarray(p.labels)) for p in parts]
-
-
 def _jobs(
     method: Method, usual: dict[int, optax.Params], gauge: Gauge, settings: Settings
 ) -> Iterator[_Job]:
@@ -165,12 +164,9 @@ def _jobs(
             params = {seed: balance(p, gauge) for seed, p in params.items()}
         first = params[seeds[0]]
         skeleton = choose_skeleton(
-            gauge,
-            first,
-            rule=method.rule,
-            basis=method.basis,
+            gauge, first, rule=method.rule, basis=method.basis,
             tree_values="balanced" if method.basis == "cycles" else "ones",
-        )
+        )  # fmt: skip
         if method.reset:
             params = {seed: skeleton_init(p, skeleton) for seed, p in params.items()}
         starts = {
@@ -186,71 +182,44 @@ def _fresh(seed: int) -> jax.Array:
 
 
 def _train(
-    job: _Job,
-    apply_fn: ApplyFn,
-    parts: Sequence[tuple[jax.Array, jax.Array]],
-    settings: Settings,
-    bar: Bar,
+    job: _Job, apply_fn: ApplyFn, parts: Sequence[Part], settings: Settings, bar: Bar,
     mesh: Mesh | None,
-) -> Fit:
+) -> Fit:  # fmt: skip
     """Trains every seed, start and learning rate of a job at once; runs in that order."""
-    train, validation, test = parts
-    steps = len(train[1]) // settings.batch_size
+    steps = len(parts[0][1]) // settings.batch_size
 
-    def rule(learning_rate: float) -> optax.GradientTransformation:
-        def schedule(count: ArrayLike) -> jax.Array:
-            epoch = (jnp.asarray(count) // steps).astype(jnp.float32)
-            return learning_rate * jnp.exp(-settings.decay * epoch)
-
+    def make(schedule: optax.Schedule) -> optax.GradientTransformation:
         return gsgd(schedule, job.skeleton) if job.method.in_path_space else optax.sgd(schedule)
 
-    tunable = optax.inject_hyperparams(rule)
+    def decay(count: jax.Array) -> jax.Array:
+        return jnp.exp(-settings.decay * (count // steps).astype(jnp.float32))
+
     cases = [
         (params, seed, rate)
         for seed, starts in job.starts.items()
         for params in starts
         for rate in settings.learning_rates
     ]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params for params, _, _ in cases))
-    rates = jnp.asarray([rate for _, _, rate in cases])
-    state = jax.vmap(lambda params, rate: init_state(params, tunable(learning_rate=rate)))(
-        stacked, rates
-    )
-    validate, score = (
-        evaluator(classification_metrics(apply_fn), data, prefix=prefix, many_runs=True)
-        for data, prefix in ((validation, "validation_"), (test, "test_"))
-    )
-    return fit(
-        train_step(cross_entropy_loss(apply_fn), tunable(learning_rate=0.0)),
-        state,
-        train,
-        keys=Keys(
-            order=jnp.stack([streams(seed).order for _, seed, _ in cases]),
-            noise=jnp.stack([streams(seed).noise for _, seed, _ in cases]),
-        ),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        evaluate=lambda state: {**validate(state), **score(state)},
-        bar=bar,
-        execution=Execution(mesh=mesh),
-    )
+    params, seeds, rates = zip(*cases, strict=True)
+    return train_at_rates(
+        make, decay, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params), np.asarray(rates),
+        seeds, cross_entropy_loss(apply_fn), classification_metrics(apply_fn), parts,
+        batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=mesh,
+    )  # fmt: skip
 
 
 def _records(
-    job: _Job,
-    found: Fit,
-    apply_fn: ApplyFn,
-    test: tuple[jax.Array, jax.Array],
-    settings: Settings,
-    wall_time: float,
-) -> Iterator[Record]:
+    job: _Job, trained: Fit, apply_fn: ApplyFn, test: Part, settings: Settings, wall_time: float,
+) -> Iterator[Record]:  # fmt: skip
     """One record a run, with how far the two starts of a seed have come apart."""
     shape = (len(job.starts), len(STARTS), len(settings.learning_rates))
     answers = jax.jit(jax.vmap(lambda params: apply_fn(params, test[0]).argmax(-1)))
-    classes = np.asarray(answers(found.state.params)).reshape(*shape, -1)
+    classes = np.asarray(answers(trained.state.params)).reshape(*shape, -1)
     apart = (classes[:, 0] != classes[:, 1]).mean(-1)  # [seeds, learning rates]
     curves = {
-        name: values.reshape(-1, *shape) for name, values in found.curve.items() if name != "epoch"
+        name: values.reshape(-1, *shape)
+        for name, values in trained.curve.items()
+        if name != "epoch"
     }
     for i, seed in enumerate(job.starts):
         for j, start in enumerate(STARTS):
@@ -260,13 +229,25 @@ def _records(
                 # What a diverged network answers says nothing about scale.
                 metrics["changed_answers"] = float(apart[i, k] + 0 * metrics["loss"])
                 yield Record(
-                    method=job.method.name,
-                    setting={"learning_rate": rate, "start": start},
-                    seed=seed,
-                    metrics=metrics,
-                    curve={"epoch": found.curve["epoch"].tolist(), **curve},
-                    wall_time=wall_time,
-                )
+                    method=job.method.name, setting={"learning_rate": rate, "start": start},
+                    seed=seed, metrics=metrics,
+                    curve={"epoch": trained.curve["epoch"].tolist(), **curve}, wall_time=wall_time,
+                )  # fmt: skip
+
+
+CAPTIONS = {
+    "curves.png": "Test accuracy during training, mean and one standard deviation over seeds. "
+    "Below, from a rescaled copy of the same function: on weights the curves fall, in path "
+    "space they stay.",
+    "learning_rates.png": "Final test accuracy against the learning rate; where every seed "
+    "diverged there is no point. Rescaling the start costs SGD accuracy and takes large steps "
+    "away from it.",
+}
+
+
+def _chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Each method's runs from the initialisation, at its best learning rate on validation data."""
+    return best_by_method(where(records, start="initial"))
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -274,7 +255,7 @@ def tables(records: Sequence[Record]) -> str:
     rows = []
     for method, chosen in _chosen(records).items():
         rate = chosen[0].setting["learning_rate"]
-        rescaled = _of(records, method, "rescaled", rate)
+        rescaled = where(records, method, start="rescaled", learning_rate=rate)
         rows.append(
             [
                 method,
@@ -290,55 +271,24 @@ def tables(records: Sequence[Record]) -> str:
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Training curves at the chosen learning rates, and accuracy against the learning rate."""
-    chosen = _chosen(records)
-    curves, rates = out / "curves.png", out / "learning_rates.png"
-    with figure(curves, columns=2) as panels:
-        for i, (method, best) in enumerate(chosen.items()):
-            rescaled = _of(records, method, "rescaled", best[0].setting["learning_rate"])
-            for axes, runs in zip(panels[0], (best, rescaled), strict=True):
-                plot_curve(
-                    axes, runs, x="epoch", y="test_accuracy", label=method, style=i, scale=100
-                )
-        _share_view(panels[0], "epoch", ("from the initialisation", "from a rescaled copy of it"))
-    with figure(rates, columns=2) as panels:
-        for i, method in enumerate(chosen):
-            for axes, start in zip(panels[0], STARTS, strict=True):
-                by_rate = group(
-                    [r for r in records if (r.method, r.setting["start"]) == (method, start)],
-                    lambda record: record.setting["learning_rate"],
-                )
-                values = [
-                    [100 * r.metrics["test_accuracy"] for r in runs] for runs in by_rate.values()
-                ]
-                x = np.asarray(list(by_rate), dtype=float)
-                plot_spread(axes, x, np.asarray(values).T, label=method, style=i, marker=True)
-                axes.set_xscale("log")
-        _share_view(
-            panels[0],
-            "learning rate (no point: every seed diverged)",
-            ("from the initialisation", "from a rescaled copy of it"),
-        )
-    return [curves, rates]
-
-
-def _share_view(panels: np.ndarray, label: str, titles: Sequence[str]) -> None:
-    """The same axes and one legend for panels that stand side by side."""
-    low = min(axes.get_ylim()[0] for axes in panels)
-    for axes, title in zip(panels, titles, strict=True):
-        axes.set(xlabel=label, title=title, ylim=(max(low, 0), 100))
-    panels[0].set_ylabel("test accuracy, %")
-    panels[0].legend(loc="lower left")
-
-
-def _chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Each method's runs from the initialisation, at its best learning rate on validation data."""
-    initial = [r for r in records if r.setting["start"] == "initial"]
-    return {
-        method: best_setting(runs)
-        for method, runs in group(initial, lambda record: record.method).items()
-    }
-
-
-def _of(records: Sequence[Record], method: str, start: str, rate: object) -> list[Record]:
-    wanted = {"learning_rate": rate, "start": start}
-    return [r for r in records if r.method == method and r.setting == wanted]
+    rates = {m: runs[0].setting["learning_rate"] for m, runs in _chosen(records).items()}
+    columns = list(dict.fromkeys(line.panel for line in LINES.values()))
+    paths = out / "curves.png", out / "learning_rates.png"
+    abscissae = "epoch", "learning rate"
+    for path, abscissa in zip(paths, abscissae, strict=True):
+        with small_multiples(
+            path, STARTS, columns, labels=(abscissa, "test accuracy, %"), share="all",
+            title=lambda start, panel: panel + ", rescaled" * (start == "rescaled"),
+        ) as panels:  # fmt: skip
+            for start, method in itertools.product(STARTS, rates):
+                line, runs = LINES[method], where(records, method, start=start)
+                axes = panels[start, line.panel]
+                look: dict[str, Any] = {"label": line.label, "style": line.style}
+                if path == paths[0]:
+                    best = where(runs, learning_rate=rates[method])
+                    plot_curve(axes, best, x="epoch", y="test_accuracy", scale=100, **look)
+                else:
+                    groups = by_setting(runs, "learning_rate")
+                    plot_by(axes, groups, "test_accuracy", scale=100, **look)
+                    axes.set_xscale("log")
+    return list(paths)

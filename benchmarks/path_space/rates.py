@@ -7,17 +7,51 @@ run diverged if its criterion is not finite, and such runs are counted, never le
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from common.results.plots import COLOURS, MARKERS, figure, plot_curve, plot_spread
+from benchmarks.harness.figures import small_multiples
+from benchmarks.harness.reports import by_method, joined
+from common.results.plots import COLOURS, MARKERS, plot_curve, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import Summary, group, markdown, metric, percent, summarise
+
+
+class Score(NamedTuple):
+    """What methods are compared by, and how it is written."""
+
+    metric: str = "test_accuracy"
+    """Reported; larger is better."""
+    criterion: str = "validation_accuracy"
+    """What rates are chosen by: larger is better, measured on data that no figure is reported on.
+    """
+    name: str = "test accuracy"
+    unit: str = " %"
+    """Behind the name, in the head of a column."""
+    show: Callable[[Summary], str] = percent
+    """How a mean and its spread are written."""
+    tolerance: float = 0.02
+    """How far below its best a rate's mean criterion may lie for the rate to do nearly as well."""
+    scale: float = 100.0
+    """Factor on the metric in figures."""
+
+
+ACCURACY = Score()
+
+
+class Line(NamedTuple):
+    """Where a method is drawn."""
+
+    panel: str
+    label: str
+    """In the legend: the same word for the same treatment in every panel."""
+    style: int
+    """Index into the palette."""
 
 
 class Choice(NamedTuple):
@@ -37,9 +71,6 @@ class Choice(NamedTuple):
 def rate_of(record: Record) -> float:
     """A record's learning rate.
 
-    Args:
-        record: of any experiment.
-
     Raises:
         ValueError: if its setting has none.
     """
@@ -52,38 +83,21 @@ def rate_of(record: Record) -> float:
     return float(rate)
 
 
-def choose(
-    records: Sequence[Record],
-    *,
-    criterion: str = "validation_accuracy",
-    tolerance: float = 0.02,
-) -> Choice:
-    """The learning rate that is best on validation data, and how far one may stray from it.
+def choose(records: Sequence[Record], score: Score = ACCURACY) -> Choice:
+    """The learning rate of a method that is best on validation data, and how far one may stray.
 
-    Args:
-        records: of one method: every rate, every seed, and nothing else that varies.
-        criterion: a metric, larger is better, measured on data that no figure is reported on.
-        tolerance: by how much the criterion's mean may be lower than at its best.
+    Nothing but rate and seed may vary among the records.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
-
-    Example:
-        >>> def record(rate, validation):
-        ...     return Record(method="SGD", setting={"learning_rate": rate}, seed=0, wall_time=0.0,
-        ...                   metrics={"validation_accuracy": validation})
-        >>> tried = [(0.01, 0.5), (0.1, 0.89), (1.0, 0.90), (10.0, float("nan"))]
-        >>> choice = choose([record(rate, validation) for rate, validation in tried])
-        >>> choice.rate, choice.at_edge, choice.span
-        (1.0, False, (0.1, 1.0))
     """
     runs = _by_rate(records)
-    best = best_setting(records, criterion=criterion)
+    best = best_setting(records, criterion=score.criterion)
     rates, rate = list(runs), rate_of(best[0])
-    found = [metric(runs[r], criterion) for r in rates]
+    of_rate = [metric(runs[r], score.criterion) for r in rates]
     middle = rates.index(rate)
-    floor = found[middle].mean - tolerance
-    near = [summary.failed == 0 and summary.mean >= floor for summary in found]
+    floor = of_rate[middle].mean - score.tolerance
+    near = [summary.failed == 0 and summary.mean >= floor for summary in of_rate]
     low = high = middle
     while low > 0 and near[low - 1]:
         low -= 1
@@ -97,246 +111,148 @@ def choose(
     )
 
 
-def rate_table(
-    records: Sequence[Record],
-    *,
-    score: str = "test_accuracy",
-    criterion: str = "validation_accuracy",
-    tolerance: float = 0.02,
+def rate_tables(
+    records: Sequence[Record], pairs: Sequence[tuple[str, str]], score: Score = ACCURACY, *,
     fixed_rate: float | None = None,
-    name: str = "test accuracy %",
-    show: Callable[[Summary], str] = percent,
+) -> str:  # fmt: skip
+    """Every method by itself, then what one method of each pair adds to the other; Markdown."""
+    return joined(
+        rate_table(records, score, fixed_rate=fixed_rate), pair_table(records, pairs, score)
+    )
+
+
+def rate_table(
+    records: Sequence[Record], score: Score = ACCURACY, *, fixed_rate: float | None = None
 ) -> str:
     """A row a method: its score at a given rate, its chosen rate, its score there, its robustness.
 
-    Args:
-        records: of one panel: methods, rates and seeds vary. Other entries of `setting` may differ
-            between methods, not within one.
-        score: the metric that is reported, larger is better.
-        criterion: the metric that rates are chosen by, measured on other data.
-        tolerance: of the span of rates, in the criterion's units; see `choose`.
-        fixed_rate: a rate at which all methods are shown too; None for no such column.
-        name: what the score is called.
-        show: how a mean and its spread are written, `percent` or `number`.
-
-    Returns:
-        Markdown, rows in the order in which methods first came.
+    Methods, rates and seeds vary; other settings may differ between methods, not within one.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
-
-    Example:
-        >>> def record(rate, validation, test):
-        ...     metrics = {"validation_accuracy": validation, "test_accuracy": test}
-        ...     return Record(method="SGD", setting={"learning_rate": rate}, seed=0,
-        ...                   metrics=metrics, wall_time=0.0)
-        >>> tried = [record(0.1, 0.9, 0.8), record(1.0, 0.7, 0.85), record(3.0, 0.8, 0.6)]
-        >>> print(rate_table(tried, name="test"))
-        | method | chosen rate |    test there | rates within 0.02 of it | runs diverged |
-        | :----- | ----------: | ------------: | ----------------------: | ------------: |
-        | SGD    |  0.1 (edge) | 80.00 (n = 1) |                     0.1 |        0 of 3 |
     """
-    methods = group(records, lambda record: record.method)
-    if not methods:
+    if not records:
         raise ValueError("a table needs at least one record, got none.")
     rows = []
-    for method, runs in methods.items():
-        choice = choose(runs, criterion=criterion, tolerance=tolerance)
-        lost = sum(not math.isfinite(r.metrics[criterion]) for r in runs)
+    for method, runs in by_method(records).items():
+        choice = choose(runs, score)
+        lost = sum(not math.isfinite(r.metrics[score.criterion]) for r in runs)
         low, high = choice.span
-        all_lost = not any(math.isfinite(r.metrics[criterion]) for r in runs)
         cells = [
-            "-" if all_lost else f"{choice.rate:g}" + (" (edge)" if choice.at_edge else ""),
-            show(_scored(choice.records, score, criterion)),
-            "-" if all_lost else f"{low:g}" + (f" to {high:g}" if high > low else ""),
+            "-" if lost == len(runs) else f"{choice.rate:g}" + " (edge)" * choice.at_edge,
+            score.show(_scored(choice.records, score)),
+            "-" if lost == len(runs) else f"{low:g}" + (f" to {high:g}" if high > low else ""),
             f"{lost} of {len(runs)}",
         ]
         if fixed_rate is not None:
             there = [r for r in runs if rate_of(r) == fixed_rate]
-            cells.insert(0, show(_scored(there, score, criterion)) if there else "not tried")
+            cells.insert(0, score.show(_scored(there, score)) if there else "not tried")
         rows.append([method, *cells])
-    header = ["method", "chosen rate", f"{name} there", f"rates within {tolerance:g} of it"]
+    title = f"{score.name}{score.unit}"
+    header = ["method", "chosen rate", f"{title} there", f"rates within {score.tolerance:g} of it"]
     if fixed_rate is not None:
-        header.insert(1, f"{name} at {fixed_rate:g}")
+        header.insert(1, f"{title} at {fixed_rate:g}")
     return markdown([*header, "runs diverged"], rows)
 
 
 def pair_table(
-    records: Sequence[Record],
-    pairs: Sequence[tuple[str, str]],
-    *,
-    score: str = "test_accuracy",
-    criterion: str = "validation_accuracy",
-    name: str = "test accuracy",
-    show: Callable[[Summary], str] = percent,
+    records: Sequence[Record], pairs: Sequence[tuple[str, str]], score: Score = ACCURACY
 ) -> str:
     """By how much one method exceeds another, seed by seed, each at its own chosen rate.
 
-    Args:
-        records: of one panel.
-        pairs: two methods each; pairs one of which has no records are left out.
-        score: the metric that is reported.
-        criterion: the metric that rates are chosen by.
-        name: what the score is called.
-        show: how a mean and its spread are written.
-
-    Returns:
-        Markdown; "" if no pair is there.
-
-    Example:
-        >>> def record(method, seed, test):
-        ...     metrics = {"validation_accuracy": 0.5, "test_accuracy": test}
-        ...     return Record(method=method, setting={"learning_rate": 0.1}, seed=seed,
-        ...                   metrics=metrics, wall_time=0.0)
-        >>> found = [record("a", 0, 0.6), record("a", 1, 0.8), record("b", 0, 0.5),
-        ...          record("b", 1, 0.5)]
-        >>> print(pair_table(found, [("a", "b")]))
-        | difference | test accuracy, seed by seed |
-        | :--------- | --------------------------: |
-        | a - b      |               20.00 ± 14.14 |
+    Pairs one of which has no records are left out; without any the table is empty.
     """
-    methods = group(records, lambda record: record.method)
+    methods = by_method(records)
     rows = []
     for one, other in pairs:
         if one in methods and other in methods:
-            scores = [
-                {
-                    r.seed: r.metrics[score] if math.isfinite(r.metrics[criterion]) else math.nan
-                    for r in choose(methods[method], criterion=criterion).records
-                }
+            first, second = (
+                {r.seed: _score(r, score) for r in choose(methods[method], score).records}
                 for method in (one, other)
-            ]
-            gaps = [scores[0][seed] - scores[1][seed] for seed in scores[0] if seed in scores[1]]
-            rows.append([f"{one} - {other}", show(summarise(gaps))])
-    return markdown(["difference", f"{name}, seed by seed"], rows) if rows else ""
+            )
+            gaps = [first[seed] - second[seed] for seed in first if seed in second]
+            rows.append([f"{one} - {other}", score.show(summarise(gaps))])
+    return markdown(["difference", f"{score.name}, seed by seed"], rows) if rows else ""
 
 
 def rate_figure(
-    records: Sequence[Record],
-    path: Path,
-    *,
-    score: str = "test_accuracy",
-    criterion: str = "validation_accuracy",
-    panel: Callable[[Record], str] | None = None,
-    name: str = "test accuracy, %",
-    scale: float = 100.0,
-) -> Path:
+    records: Sequence[Record], path: Path, lines: Mapping[str, Line], score: Score = ACCURACY, *,
+    row: Callable[[Record], str], label: str = "test accuracy, %",
+) -> Path:  # fmt: skip
     """Final score against step size, a line a method: the mean over seeds, and one sd as a band.
 
     A rate at which any seed diverged is a cross at the foot of the panel, and no point of the line:
     the mean of the survivors would flatter. The rate that validation data chooses is ringed.
 
-    Args:
-        records: of any number of panels.
-        path: the PNG file to write.
-        score: the metric that is drawn.
-        criterion: the metric that rates are chosen by.
-        panel: from a record to the title of the panel it belongs to; None for a single one.
-        name: what the score is called.
-        scale: factor on it, 100 for percent.
-
-    Returns:
-        `path`.
+    `lines` tells where each method is drawn, `row` to which row of panels a record belongs.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
     """
-    panels = group(records, panel or (lambda _: ""))
-    if not panels:
+    if not records:
         raise ValueError("a figure needs at least one record, got none.")
-    order = list(group(records, lambda record: record.method))
-    with figure(path, columns=len(panels), panel=(5.6, 4.0)) as axes_:
-        for axes, (title, own) in zip(axes_[0], panels.items(), strict=True):
-            for method, runs in group(own, lambda record: record.method).items():
-                _draw(axes, method, runs, order.index(method), len(order), score, criterion, scale)
-            axes.set(title=title, xscale="log", xlabel="learning rate (x: a run diverged)")
-        axes_[0, 0].set_ylabel(name)
-        handles = {
-            label: handle
-            for axes in axes_[0]
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        axes_[0, -1].legend(
-            handles.values(), handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9
-        )
+    rows, columns = _places(records, lines, row)
+    labels = ("learning rate (x: a run diverged)", label)
+    with small_multiples(path, rows, columns, labels=labels) as panels:
+        for (title, method), runs in group(records, lambda r: (row(r), r.method)).items():
+            _draw(panels[title, lines[method].panel], runs, lines[method], score)
+        for axes in panels.values():
+            axes.set_xscale("log")
     return path
 
 
 def training_figure(
-    records: Sequence[Record],
-    path: Path,
-    *,
-    x: str,
-    y: str,
-    criterion: str = "validation_accuracy",
-    panel: Callable[[Record], str],
-    labels: tuple[str, str],
-    scale: float = 1.0,
-) -> Path:
-    """Training curves at the step sizes that validation data chooses, a line a method.
-
-    Args:
-        records: of any number of panels.
-        path: the PNG file to write.
-        x: name of the curve's abscissa.
-        y: name of its ordinate.
-        criterion: the metric that step sizes are chosen by.
-        panel: which panel a record belongs to.
-        labels: of the two axes.
-        scale: factor on the ordinate, 100 for percent.
-
-    Returns:
-        `path`.
-    """
-    panels = group(records, panel)
-    with figure(path, columns=len(panels)) as every:
-        for axes, (title, own) in zip(every[0], panels.items(), strict=True):
-            for i, runs in enumerate(group(own, lambda record: record.method).values()):
-                best = choose(runs, criterion=criterion)
-                label = f"{runs[0].method}, {best.rate:g}"
-                plot_curve(axes, best.records, x=x, y=y, label=label, style=i, scale=scale)
-            axes.set(title=title, xlabel=labels[0])
-            axes.legend(fontsize=8)
-        every[0, 0].set_ylabel(labels[1])
+    records: Sequence[Record], path: Path, lines: Mapping[str, Line], score: Score, *,
+    row: Callable[[Record], str], curve: tuple[str, str], labels: tuple[str, str],
+) -> Path:  # fmt: skip
+    """Training curves, abscissa and ordinate, at the step sizes that validation data chooses."""
+    rows, columns = _places(records, lines, row)
+    chosen: dict[Any, list[str]] = {}
+    with small_multiples(
+        path, rows, columns, labels=labels,
+        title=lambda *place: f"{', '.join(place)}; step {' / '.join(chosen.get(place, ()))}",
+    ) as panels:  # fmt: skip
+        for (title, method), runs in group(records, lambda r: (row(r), r.method)).items():
+            place, line = (title, lines[method].panel), lines[method]
+            best = choose(runs, score)
+            chosen.setdefault(place, []).append(f"{best.rate:g}")
+            plot_curve(
+                panels[place], best.records, x=curve[0], y=curve[1], label=line.label,
+                style=line.style, scale=score.scale,
+            )  # fmt: skip
+            panels[place].locator_params(axis="x", nbins=4)
     return path
 
 
-def _draw(
-    axes: Axes,
-    method: str,
-    runs: Sequence[Record],
-    style: int,
-    methods: int,
-    score: str,
-    criterion: str,
-    scale: float,
-) -> None:
+def _places(
+    records: Sequence[Record], lines: Mapping[str, Line], row: Callable[[Record], str]
+) -> tuple[list[str], list[str]]:
+    """Rows and columns of panels, in the order in which they first come."""
+    rows, columns = group(records, row), group(records, lambda r: lines[r.method].panel)
+    return list(rows), list(columns)
+
+
+def _draw(axes: Axes, runs: Sequence[Record], line: Line, score: Score) -> None:
     """One method's line, its chosen rate, and where runs diverged."""
     by_rate = _by_rate(runs)
-    whole = {r: all(math.isfinite(x.metrics[criterion]) for x in s) for r, s in by_rate.items()}
-    seeds = max(map(len, by_rate.values()))
-    values = np.full((seeds, len(by_rate)), np.nan)
-    for column, (rate, own) in enumerate(by_rate.items()):
+    whole = {
+        rate: all(math.isfinite(r.metrics[score.criterion]) for r in seeds)
+        for rate, seeds in by_rate.items()
+    }
+    scores = np.full((max(map(len, by_rate.values())), len(by_rate)), np.nan)
+    for column, (rate, seeds) in enumerate(by_rate.items()):
         if whole[rate]:
-            values[: len(own), column] = [scale * r.metrics[score] for r in own]
-    plot_spread(axes, list(by_rate), values, label=method, style=style, marker=True)
-    colour = COLOURS[style % len(COLOURS)]
-    if style >= len(COLOURS):  # a palette's second round is told apart by its dashes
-        axes.lines[-1].set_linestyle("--")
-    chosen = choose(runs, criterion=criterion)
-    if whole[chosen.rate]:
-        mean = float(np.nanmean(values[:, list(by_rate).index(chosen.rate)]))
-        axes.plot(
-            chosen.rate, mean, MARKERS[style % len(MARKERS)], markersize=9, color=colour,
-            fillstyle="none",
-        )  # fmt: skip
+            scores[: len(seeds), column] = [score.scale * r.metrics[score.metric] for r in seeds]
+    plot_spread(axes, list(by_rate), scores, label=line.label, style=line.style, marker=True)
+    colour, marker = COLOURS[line.style], MARKERS[line.style]
+    best = choose(runs, score).rate
+    if whole[best]:
+        mean = float(np.nanmean(scores[:, list(by_rate).index(best)]))
+        axes.plot(best, mean, marker, markersize=9, color=colour, fillstyle="none")
     lost = [rate for rate, survived in whole.items() if not survived]
     # Crosses of different methods at one rate stand above one another.
-    height = 0.02 + 0.3 * style / methods
-    axes.plot(
-        lost, [height] * len(lost), "x", color=colour, markersize=5,
-        transform=axes.get_xaxis_transform(),
-    )  # fmt: skip
+    foot, height = axes.get_xaxis_transform(), 0.03 + 0.06 * line.style
+    axes.plot(lost, [height] * len(lost), "x", color=colour, markersize=5, transform=foot)
 
 
 def _by_rate(records: Sequence[Record]) -> dict[float, list[Record]]:
@@ -344,8 +260,12 @@ def _by_rate(records: Sequence[Record]) -> dict[float, list[Record]]:
     return dict(sorted(group(records, rate_of).items()))
 
 
-def _scored(records: Sequence[Record], score: str, criterion: str) -> Summary:
-    """The score over seeds; a diverged run has none, whatever was written down for it."""
-    return summarise(
-        r.metrics[score] if math.isfinite(r.metrics[criterion]) else math.nan for r in records
-    )
+def _score(record: Record, score: Score) -> float:
+    """A run's score; a diverged run has none, whatever was written down for it."""
+    return record.metrics[score.metric] if math.isfinite(record.metrics[score.criterion]) else (
+        math.nan
+    )  # fmt: skip
+
+
+def _scored(records: Sequence[Record], score: Score) -> Summary:
+    return summarise(_score(record, score) for record in records)

@@ -52,9 +52,9 @@ from benchmarks.path_space.rescaled.tasks import (
     Task,
     problem,
 )
-from common.records import Record
+from common.data.generated.translation import Lexicon
+from common.results.records import Record
 from common.seeds import streams
-from common.translation import Lexicon
 
 _GRID = Grid((1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), 10**0.5)
 

@@ -23,49 +23,40 @@ Command: python -m benchmarks gsgd_sequence --preset cpu --seeds 3
 """
 
 import dataclasses
-import functools
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space.jobs import (
     METHODS,
-    PAIRS,
+    Curves,
     Job,
-    family,
-    jobs,
-    named,
-    stage_name,
-    traced_problem,
+    Reports,
+    run_all,
 )
-from benchmarks.path_space.methods import Method
-from benchmarks.path_space.rates import pair_table, rate_figure, rate_table, training_figure
+from benchmarks.path_space.methods import Grid
+from benchmarks.path_space.rates import Score
+from benchmarks.path_space.training import train_at_rates
 from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
-from common.training import Execution, Fit, Keys, LossFn, TrainState, fit, init_state, train_step
-from common.training.classification import MetricsFn, evaluator
+from common.training import LossFn, TrainState
+from common.training.classification import MetricsFn
 
-CRITERION = "validation_token_accuracy"
-"""What rates are chosen by: unlike the share of whole sentences, it is never zero for many."""
-
-Part = tuple[jax.Array, jax.Array]
-"""Tokens [n, S + T] and labels [n, T], on the device."""
+SENTENCES = Score("test_accuracy", "validation_token_accuracy", name="sentences right", unit=", %")
+"""Rates are chosen by tokens: unlike the share of whole sentences, it is never zero for many."""
+TOKENS = SENTENCES._replace(metric="test_token_accuracy", name="tokens right")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Grid):
     """What the experiment depends on."""
 
     methods: tuple[str, ...] = tuple(method.name for method in METHODS)
@@ -80,11 +71,7 @@ class Settings:
     batch_size: int = 32
     epochs: int = 4
     learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
-    """Of the methods made from SGD."""
     adaptive_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Of those made from Adam."""
-    bfloat16: bool = False
-    """Whether networks compute in bfloat16; parameters stay float32."""
 
 
 PRESETS = {
@@ -105,14 +92,9 @@ PRESETS = {
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, learning rate and seed.
 
-    Args:
-        settings: the experiment's.
-        context: seeds, progress.
-
     Raises:
         ValueError: if a method is unknown, or a size does not fit.
     """
-    methods = named(settings.methods)
     sizes = (settings.train_size, settings.validation_size, settings.test_size)
     # The same languages and sentences for all seeds.
     data = translations(streams(0).data, sizes, lexicon=settings.lexicon)
@@ -121,43 +103,27 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         len(data.words), settings.width, settings.hidden, settings.heads, settings.layers,
         length=parts[0][0].shape[1], dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
     )  # fmt: skip
-    example = parts[0][0][:1]
-    init = jax.jit(lambda key: network.init(key, example)["params"])
-    usual = {seed: init(streams(seed).init) for seed in context.seeds}
-    given = traced_problem(network.clone(dtype=jnp.float32), example, usual[context.seeds[0]])
 
-    def rates(method: Method) -> tuple[float, ...]:
-        return settings.learning_rates if method.rule == "sgd" else settings.adaptive_rates
+    steps = len(parts[0][0]) // settings.batch_size * settings.epochs
 
-    todo = list(jobs(methods, rates, given, usual))
-    with context.progress.task("SGD, Adam, path space", total=len(todo) * settings.epochs) as bar:
-        for job in todo:
-            of_job = functools.partial(_of_job, job, network, parts, settings, bar, context.mesh)
-            yield from context.stages.of(stage_name(job), of_job)
+    def train(job: Job, bar: Bar) -> Curves:
+        curve = train_at_rates(
+            job.make, lambda count: 1 - count.astype(jnp.float32) / steps, job.params, job.rates,
+            job.seeds, translation_loss(network), translation_metrics(network), parts,
+            batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=context.mesh,
+            evaluated=250,
+        ).curve  # fmt: skip
+        columns = {name: column for name, column in curve.items() if name != "epoch"}
+        return {"epoch": curve["epoch"].tolist()}, columns
 
-
-def _of_job(
-    job: Job,
-    network: Transformer,
-    parts: Sequence[Part],
-    settings: Settings,
-    bar: Bar,
-    mesh: Mesh | None,
-) -> Iterator[Record]:
-    begun = time.perf_counter()
-    found = _train(job, network, parts, settings, bar, mesh)
-    yield from _records(job, found, time.perf_counter() - begun)
+    yield from run_all(settings, context, network, parts[0][0][:1], train, work=settings.epochs)
 
 
 def translation_loss(network: nn.Module) -> LossFn:
     """Mean cross-entropy of the tokens of translations, filling left out.
 
-    Args:
-        network: takes tokens [batch, S + T] and returns logits [batch, S + T, vocabulary].
-
-    Returns:
-        A loss for `common.training.train_step`; the batch is (tokens, labels) as in
-        `common.data.generated.translation.Sentences`.
+    The network takes tokens [batch, S + T] and returns logits [batch, S + T, vocabulary]; a batch
+    is (tokens, labels) as in `common.translation.Sentences`.
     """
 
     def loss_fn(params: optax.Params, model_state: Any, batch: Any, key: jax.Array):
@@ -170,11 +136,7 @@ def translation_loss(network: nn.Module) -> LossFn:
 
 
 def translation_metrics(network: nn.Module) -> MetricsFn:
-    """Of every sentence whether all tokens are right, what share of them is, and cross-entropy.
-
-    Args:
-        network: as for `translation_loss`.
-    """
+    """Of every sentence whether all tokens are right, what share of them is, and cross-entropy."""
 
     def metrics(state: TrainState, batch: Any) -> dict[str, jax.Array]:
         tokens, labels = batch
@@ -202,100 +164,8 @@ def _losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]
     return asked * optax.softmax_cross_entropy_with_integer_labels(logits, labels), asked
 
 
-def _train(
-    job: Job,
-    network: nn.Module,
-    parts: Sequence[Part],
-    settings: Settings,
-    bar: Bar,
-    mesh: Mesh | None,
-) -> Fit:
-    """Trains all runs of a job at once."""
-    train, validation, test = parts
-    steps = len(train[0]) // settings.batch_size * settings.epochs
-
-    def rule(learning_rate: float) -> optax.GradientTransformation:
-        def schedule(count: ArrayLike) -> jax.Array:
-            return learning_rate * (1 - jnp.asarray(count).astype(jnp.float32) / steps)
-
-        return job.make(schedule)
-
-    tunable = optax.inject_hyperparams(rule)
-
-    def first(params: Any, rate: jax.Array) -> TrainState:
-        return init_state(params, tunable(learning_rate=rate))
-
-    state = jax.jit(jax.vmap(first))(job.params, job.rates)
-    metrics = translation_metrics(network)
-    validate, score = (
-        evaluator(metrics, part, batch_size=250, prefix=prefix, many_runs=True)
-        for part, prefix in ((validation, "validation_"), (test, "test_"))
-    )
-    return fit(
-        train_step(translation_loss(network), tunable(learning_rate=0.0)),
-        state,
-        train,
-        keys=Keys(
-            order=jnp.stack([streams(seed).order for seed in job.seeds]),
-            noise=jnp.stack([streams(seed).noise for seed in job.seeds]),
-        ),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        evaluate=lambda state: {**validate(state), **score(state)},
-        bar=bar,
-        execution=Execution(mesh=mesh),
-    )
-
-
-def _records(job: Job, found: Fit, wall_time: float) -> Iterator[Record]:
-    """One record a run."""
-    epochs = found.curve["epoch"].tolist()
-    columns = {name: values for name, values in found.curve.items() if name != "epoch"}
-    for i, (seed, rate) in enumerate(zip(job.seeds, job.rates, strict=True)):
-        curve = {name: values[:, i].tolist() for name, values in columns.items()}
-        yield Record(
-            method=job.method.name,
-            setting={"learning_rate": float(f"{rate:.6g}")},
-            seed=seed,
-            metrics={name: values[-1] for name, values in curve.items()},
-            curve={"epoch": epochs, **curve},
-            wall_time=wall_time,
-        )
-
-
-def tables(records: Sequence[Record]) -> str:
-    """Whole sentences and tokens translated, at the chosen step sizes; then what path space adds.
-
-    Args:
-        records: of this experiment.
-    """
-    return "\n\n".join(
-        section
-        for score, name in (("test_accuracy", "sentences"), ("test_token_accuracy", "tokens"))
-        for section in (
-            rate_table(records, score=score, criterion=CRITERION, name=f"{name} right, %"),
-            pair_table(records, PAIRS, score=score, criterion=CRITERION, name=f"{name} right"),
-        )
-        if section
-    )
-
-
-def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Sentences translated against step size, and training curves at the chosen step sizes.
-
-    Args:
-        records: of this experiment.
-        out: the folder.
-
-    Returns:
-        The files written.
-    """
-    rates = rate_figure(
-        records, out / "learning_rates.png", criterion=CRITERION, panel=family,
-        name="unseen sentences translated right, %",
-    )  # fmt: skip
-    curves = training_figure(
-        records, out / "curves.png", x="epoch", y="test_token_accuracy", criterion=CRITERION,
-        panel=family, labels=("epoch", "tokens of unseen sentences right, %"), scale=100,
-    )  # fmt: skip
-    return [rates, curves]
+_REPORTS = Reports(
+    scores=(SENTENCES, TOKENS), label="unseen sentences right, %", file="curves.png",
+    curve=("epoch", "test_token_accuracy"), labels=("epoch", "tokens of unseen sentences, %"),
+)  # fmt: skip
+tables, plots, CAPTIONS = _REPORTS.tables, _REPORTS.plots, _REPORTS.captions

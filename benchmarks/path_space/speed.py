@@ -5,7 +5,7 @@ by one by `optax.sgd`, on the same network and batch, in one process: scanned fo
 driven from Python for convolutions on CPU, where XLA runs their gradients many times slower inside
 a loop. Ways are timed in turns; a ratio is the median over repetitions. Beside it: how much longer
 the step takes to compile, and where (in tracing, in lowering, or in XLA), how much more memory it
-needs, and how long `find_gauge` and `choose_skeleton` take, which happens once.
+needs, and how long `find_gauge` and `init`, which balances the start, take once.
 
 XLA compiles every distinct loop once. A step on weights has one loop for each shape of leaf; in
 path space it has some more for each shape, which mask the skeleton, gather its entries and sum
@@ -37,17 +37,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
-from benchmarks.harness.timing import memory_in_copies, ratio, take_turns
+from benchmarks.harness.reports import by_setting, joined, met, values, where
+from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
 from common.networks import MLP, plain, resnet
-from common.results.plots import figure, plot_bars
 from common.results.records import Record
 from common.results.tables import group, markdown
 from common.seeds import streams
-from gsgd_jax import Gauge, choose_skeleton, find_gauge, gsgd
+from gsgd_jax import Gauge, find_gauge, gsgd
 
 PERCEPTRON, PLAIN, RESIDUAL = "MLP 3x512", "plain-34", "ResNet-34"
-SGD, GSGD, FIND, CHOOSE = "SGD", "G-SGD", "find_gauge", "choose_skeleton"
+SGD, GSGD, FIND, INIT = "SGD", "G-SGD", "find_gauge", "init"
 TARGETS = {PERCEPTRON: 1.10, PLAIN: 1.05, RESIDUAL: 1.05}
 COMPILE_TARGET, COPIES_TARGET, FIND_TARGET = 1.5, 1.0, 10.0
 STAGES = ("trace", "lower", "XLA")
@@ -76,10 +77,10 @@ PRESETS = {
     "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
     "cpu": Settings(repetitions=(9, 3)),
     "full": Settings(steps=(2000, 100), repetitions=(11, 11)),
-}
+}  # fmt: skip
 
 
-class Problem(NamedTuple):
+class Workload(NamedTuple):
     """A network with its loss, and batches to time it on."""
 
     logits: Callable[[Any, jax.Array], jax.Array]
@@ -111,22 +112,15 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 def build(
     network: str, batch_size: int, *, width: float = 1.0, steps: int = 1, seed: int = 0
-) -> Problem:
-    """The network, its first weights, and random batches.
-
-    Args:
-        network: its name.
-        batch_size: images a batch.
-        width: factor on all widths.
-        steps: how many batches.
-        seed: of weights and images; what is in them does not matter for speed.
-    """
-    keys, module, shape, options = streams(seed), *_network(network, width)
-    images = jax.random.normal(keys.data, (steps, batch_size, *shape))
-    labels = jax.random.randint(keys.order, (steps, batch_size), 0, 10)
-    variables = jax.jit(module.init)(keys.init, images[0, :1])
+) -> Workload:
+    """The network, its first weights, and random batches; what is in them does not matter."""
+    module, shape, options = _network(network, width)
+    images, labels = random_images(shape, steps=steps, batch_size=batch_size, seed=seed)
+    variables = jax.jit(module.init)(streams(seed).init, images[0, :1])
     driven = bool(options) and jax.default_backend() == "cpu"
-    return Problem(_logits(module, variables, options), variables["params"], images, labels, driven)
+    return Workload(
+        _logits(module, variables, options), variables["params"], images, labels, driven
+    )
 
 
 def _network(name: str, width: float) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
@@ -142,8 +136,8 @@ def _logits(module: Any, variables: Any, options: dict[str, Any]) -> Callable[..
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def logits(params: Any, inputs: jax.Array) -> Any:
-        found = module.apply({"params": params, **rest}, inputs, **options)
-        return found[0] if options else found
+        outputs = module.apply({"params": params, **rest}, inputs, **options)
+        return outputs[0] if options else outputs
 
     return logits
 
@@ -157,39 +151,31 @@ def _exact_gauge(logits: Callable[..., Any], params: Any, images: Any) -> Gauge:
 
 
 def _compare(
-    network: str,
-    batch_size: int,
-    settings: Settings,
-    seed: int,
-    advance: Callable[[], None],
-) -> Iterator[Record]:
+    network: str, batch_size: int, settings: Settings, seed: int, advance: Callable[[], None],
+) -> Iterator[Record]:  # fmt: skip
     steps = settings.steps[network != PERCEPTRON]
-    problem = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
+    workload = build(network, batch_size, width=settings.width, steps=steps, seed=seed)
     begun = time.perf_counter()
-    gauge = _exact_gauge(problem.logits, problem.params, problem.images[0, :2])
-    found = time.perf_counter()
-    # By the largest weights: BatchNorm's shifts, which begin at zero, can be no coordinates.
-    skeleton = choose_skeleton(gauge, problem.params, rule="largest", basis="paths")
-    chosen = time.perf_counter()
-    for method, seconds in ((FIND, found - begun), (CHOOSE, chosen - found)):
+    gauge = _exact_gauge(workload.logits, workload.params, workload.images[0, :2])
+    traced = time.perf_counter()
+    jax.block_until_ready(gsgd(0.01, gauge).init(workload.params))
+    balanced = time.perf_counter()
+    for method, seconds in ((FIND, traced - begun), (INIT, balanced - traced)):
         yield Record(
-            method=method,
-            setting={"network": network, "batch_size": batch_size},
-            seed=seed,
-            metrics={"seconds": seconds},
-            wall_time=seconds,
-        )
-    ways = [_way(problem, tx) for tx in (optax.sgd(0.01), gsgd(0.01, skeleton))]
+            method=method, setting={"network": network, "batch_size": batch_size}, seed=seed,
+            metrics={"seconds": seconds}, wall_time=seconds,
+        )  # fmt: skip
+    ways = [_way(workload, tx) for tx in (optax.sgd(0.01), gsgd(0.01, gauge))]
     repetitions = settings.repetitions[network != PERCEPTRON]
     every = take_turns([way.work for way in ways], repetitions, advance)
-    for method, way, own in zip((SGD, GSGD), ways, every, strict=True):
+    for method, way, spent in zip((SGD, GSGD), ways, every, strict=True):
         yield Record(
             method=method,
             setting={"network": network, "batch_size": batch_size},
             seed=seed,
             metrics={
-                "ratio": ratio(own, every[0]),
-                "step_seconds": float(np.median(own)) / steps,
+                "ratio": ratio(spent, every[0]),
+                "step_seconds": float(np.median(spent)) / steps,
                 "compile_seconds": sum(way.compile_seconds),
                 "compile_ratio": sum(way.compile_seconds) / sum(ways[0].compile_seconds),
                 **{
@@ -198,8 +184,8 @@ def _compare(
                 },
                 "extra_copies": way.copies - ways[0].copies,
             },
-            curve={"repetition": list(range(len(own))), "seconds": own},
-            wall_time=float(sum(own)),
+            curve={"repetition": list(range(len(spent))), "seconds": spent},
+            wall_time=float(sum(spent)),
         )
 
 
@@ -213,16 +199,13 @@ class Way(NamedTuple):
     """Peak memory beside the batches, in copies of the parameters."""
 
 
-def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
+def _way(workload: Workload, tx: optax.GradientTransformation) -> Way:
     def loss(params: Any, batch: Any) -> jax.Array:
         images, labels = batch
-        logits = problem.logits(params, images)
+        logits = workload.logits(params, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def step(carry: Any, batch: Any) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
-        return (optax.apply_updates(params, updates), state), None
+    step, batches = descent(jax.grad(loss), tx), (workload.images, workload.labels)
 
     def scanned(carry: Any, batches: Any) -> Any:
         return jax.lax.scan(step, carry, batches)[0]
@@ -230,14 +213,13 @@ def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
     def single(carry: Any, batch: Any) -> Any:
         return step(carry, batch)[0]
 
-    batches = problem.images, problem.labels
-    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(problem.labels))]
-    given = rows[0] if problem.driven else batches
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(workload.labels))]
+    inputs = rows[0] if workload.driven else batches
     # The state is donated and handed back, as in a run that goes on.
-    held = [jax.tree.map(jnp.copy, (problem.params, tx.init(problem.params)))]
-    jitted = jax.jit(single if problem.driven else scanned, donate_argnums=0)
+    held = [jax.tree.map(jnp.copy, (workload.params, tx.init(workload.params)))]
+    jitted = jax.jit(single if workload.driven else scanned, donate_argnums=0)
     instants = [time.perf_counter()]
-    traced = jitted.trace(held[0], given)
+    traced = jitted.trace(held[0], inputs)
     instants.append(time.perf_counter())
     lowered = traced.lower()
     instants.append(time.perf_counter())
@@ -246,11 +228,11 @@ def _way(problem: Problem, tx: optax.GradientTransformation) -> Way:
     spent = np.diff(instants).tolist()
 
     def work() -> Any:
-        for batch in rows if problem.driven else [batches]:
+        for batch in rows if workload.driven else [batches]:
             held[0] = compiled(held[0], batch)
         return held[0]
 
-    return Way(work, spent, memory_in_copies(compiled, problem.params, given))
+    return Way(work, spent, memory_in_copies(compiled, workload.params, inputs))
 
 
 def _traced(settings: Settings, seed: int) -> Iterator[Record]:
@@ -270,66 +252,58 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
         _exact_gauge(logits, shapes["params"], images)
         spent.append(time.perf_counter() - begun)
     yield Record(
-        method=FIND,
-        setting={"network": TRACED, "batch_size": 2},
-        seed=seed,
-        metrics={"seconds": float(np.median(spent))},
-        wall_time=sum(spent),
-    )
+        method=FIND, setting={"network": TRACED, "batch_size": 2}, seed=seed,
+        metrics={"seconds": float(np.median(spent))}, wall_time=sum(spent),
+    )  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:
     """The ratio of every network and batch size, with its verdict; then what is done once."""
-    rows = []
-    ways = [r for r in records if r.method == GSGD]
-    for (network, batch_size), own in group(ways, _where).items():
-        base = [r for r in records if r.method == SGD and _where(r) == (network, batch_size)]
-        found = _median(own, "ratio")
-        target = TARGETS[network]
-        rows.append(
-            [
-                network,
-                f"{batch_size}",
-                f"{1000 * _median(base, 'step_seconds'):,.1f}",
-                f"{1000 * _median(own, 'step_seconds'):,.1f}",
-                f"{found:.3f}",
-                f"{target:.2f}: {'met' if found <= target else 'missed'}",
-                _verdict(_median(own, "compile_ratio"), COMPILE_TARGET),
-                _verdict(_median(own, "extra_copies"), COPIES_TARGET),
-            ]
-        )
     header = [
         "network", "batch", "ms a step, SGD", "G-SGD", "ratio", "target",
         f"compilation, ratio (target {COMPILE_TARGET:g})",
         f"memory, extra copies (target {COPIES_TARGET:g})",
     ]  # fmt: skip
+    rows = []
+    for (network, batch), runs in group(where(records, GSGD), _place).items():
+        base = where(records, SGD, network=network, batch_size=batch)
+        ratio, target = _median(runs, "ratio"), TARGETS[network]
+        rows.append(
+            [
+                network,
+                f"{batch}",
+                *(f"{1000 * _median(side, 'step_seconds'):,.1f}" for side in (base, runs)),
+                f"{ratio:.3f}",
+                f"{target:.2f}: {met(ratio, target, at_most=True)}",
+                _verdict(_median(runs, "compile_ratio"), COMPILE_TARGET),
+                _verdict(_median(runs, "extra_copies"), COPIES_TARGET),
+            ]
+        )
     once = []
-    for network, own in group(records, lambda r: str(r.setting["network"])).items():
-        seconds = [_median([r for r in own if r.method == m], "seconds") for m in (FIND, CHOOSE)]
+    for network, runs in by_setting(records, "network").items():
+        seconds = [_median(where(runs, method), "seconds") for method in (FIND, INIT)]
         target = f"{FIND_TARGET:g} s" if network == TRACED else "-"
-        cells = ["-" if np.isnan(s) else f"{s:.2f}" for s in seconds]
-        once.append([network, *cells, target])
-    parts = [
+        once.append([network, *("-" if np.isnan(s) else f"{s:.2f}" for s in seconds), target])
+    return joined(
         markdown(header, rows),
         _compilation(records),
         "Once, before training:",
-        markdown(["seconds", FIND, CHOOSE, f"target of {FIND}"], once),
-    ]
-    return "\n\n".join(part for part in parts if part)
+        markdown(["seconds", FIND, INIT, f"target of {FIND}"], once),
+    )
 
 
 def _compilation(records: Sequence[Record]) -> str:
-    """Where compilation spends its time, and what path space adds, if the records tell."""
-    told = [r for r in records if f"{STAGES[0]}_seconds" in r.metrics]
+    """Where compilation spends its time, and what path space adds, if the records say it."""
+    by_stage = [r for r in records if f"{STAGES[0]}_seconds" in r.metrics]
     rows, added = [], np.zeros(len(STAGES))
-    for (network, batch_size), own in group(told, _where).items():
-        sides = [
-            np.array([_median([r for r in own if r.method == m], f"{s}_seconds") for s in STAGES])
-            for m in (SGD, GSGD)
-        ]
-        added += sides[1] - sides[0]
-        cells = [f"{one:.2f} -> {other:.2f}" for one, other in zip(*sides, strict=True)]
-        rows.append([network, f"{batch_size}", *cells])
+    for (network, batch), runs in group(by_stage, _place).items():
+        weights, paths = (
+            np.array([_median(where(runs, method), f"{stage}_seconds") for stage in STAGES])
+            for method in (SGD, GSGD)
+        )
+        added += paths - weights
+        cells = [f"{one:.2f} -> {other:.2f}" for one, other in zip(weights, paths, strict=True)]
+        rows.append([network, f"{batch}", *cells])
     if not rows:
         return ""
     shares = [f"{share:.0%} {s}" for s, share in zip(STAGES, added / added.sum(), strict=True)]
@@ -337,26 +311,29 @@ def _compilation(records: Sequence[Record]) -> str:
     return f"Compilation, {SGD} -> {GSGD}; of the seconds added {', '.join(shares)}:\n\n{table}"
 
 
-def _where(record: Record) -> tuple[str, int]:
+def _place(record: Record) -> tuple[str, int]:
     return str(record.setting["network"]), int(record.setting["batch_size"] or 0)
 
 
 def _median(records: Sequence[Record], name: str) -> float:
-    return float(np.median([r.metrics[name] for r in records])) if records else float("nan")
+    return float(np.median(values(records, name))) if records else float("nan")
 
 
-def _verdict(found: float, target: float) -> str:
-    return f"{found:.2f}: {'met' if found <= target else 'missed'}"
+def _verdict(value: float, target: float) -> str:
+    return f"{value:.2f}: {met(value, target, at_most=True)}"
+
+
+CAPTIONS = {
+    "ratio.png": "Time of a training step in path space over that of SGD, a dot for each network "
+    "and batch size; at the line both take equally long.",
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """The ratios, a dot a seed."""
-    own = group([r for r in records if r.method == GSGD], _where)
-    path = out / "ratio.png"
-    with figure(path, panel=(5.6, 0.8 + 0.4 * len(own))) as panels:
-        axes = panels[0, 0]
-        labels = [f"{network}, batch {batch}" for network, batch in own]
-        plot_bars(axes, labels, [[r.metrics["ratio"] for r in runs] for runs in own.values()])
-        axes.axvline(1.0, color="black", linewidth=1)
-        axes.set(xlabel="seconds a step, G-SGD / SGD")
-    return [path]
+    rows = {
+        f"{network}, batch {batch}": values(runs, "ratio")
+        for (network, batch), runs in group(where(records, GSGD), _place).items()
+    }
+    label = "seconds a step, G-SGD / SGD"
+    return [dots_figure(out / "ratio.png", {"": rows}, label=label, reference=1.0)]

@@ -73,8 +73,8 @@ def delayed(keys: Streams, epochs: int) -> Run:
     first = simulator.init(jax.jit(network.init)(keys.init, inputs)["params"])
 
     def run(checkpoints: Checkpoints) -> Any:
-        found = checkpoints.restore(first)
-        begin, state = (0, first) if found is None else (found.step, found.state)
+        newest = checkpoints.restore(first)
+        begin, state = (0, first) if newest is None else (newest.step, newest.state)
         go_on = jax.jit(simulator.run)
         for start in range(begin, num_steps, CHUNK):
             stretch = jax.tree.map(lambda x, s=start: x[s : s + CHUNK], (schedule, rows))

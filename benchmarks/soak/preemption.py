@@ -27,13 +27,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
+from benchmarks.harness.figures import small_multiples
 from benchmarks.harness.registry import Context
+from benchmarks.harness.reports import by_method, values
 from benchmarks.soak.preempted_run import RUNS, STEPS_AN_EPOCH
 from common.progress import Bar
-from common.results.plots import figure
 from common.results.records import Record
-from common.results.tables import group, markdown
+from common.results.tables import markdown
 from common.seeds import host_generator, streams
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +59,7 @@ PRESETS = {
     "smoke": Settings(methods=("DC-ASGD",)),
     "cpu": Settings(),
     "full": Settings(kills=24, epochs=40),
-}
+}  # fmt: skip
 
 
 class Ended(NamedTuple):
@@ -124,21 +126,15 @@ def _killed_often(
 
 
 def until_it_ends(
-    command: Sequence[str],
-    folder: Path,
-    moments: np.random.Generator,
-    within: float | None,
+    command: Sequence[str], folder: Path, moments: np.random.Generator, within: float | None,
     bar: Bar,
-) -> Ended:
+) -> Ended:  # fmt: skip
     """Begins a program, kills it, and begins it again, until it ends by itself.
 
-    Args:
-        command: the program; it is given `folder`, prints a line when it is ready, saves
-            checkpoints by number in FOLDER/checkpoints and leaves FOLDER/final.npz.
-        folder: the run's own; made here.
-        moments: when to kill, uniformly distributed from the moment the program is ready.
-        within: up to which, seconds; None to let it be.
-        bar: advanced by 1 a kill.
+    The program is given a folder, made here; it prints a line when it is ready, saves checkpoints
+    by number in FOLDER/checkpoints and leaves FOLDER/final.npz. It is killed at a moment uniformly
+    distributed over so many seconds, `within`, from its being ready; None lets it be. The bar is
+    advanced by 1 a kill.
 
     Raises:
         RuntimeError: if the program fails by itself; it holds what the program said.
@@ -188,43 +184,32 @@ def _compiled_once(folder: Path) -> dict[str, str]:
     }
 
 
-def differing_bits(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> int:
-    """How many bits tell two states apart.
-
-    Args:
-        found: the leaves of one; shapes and dtypes as those of the other.
-        wanted: of the other.
-    """
+def differing_bits(leaves: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> int:
+    """How many bits tell two states apart, whose leaves have the same shapes and dtypes."""
 
     def raw(leaf: np.ndarray) -> np.ndarray:
         return np.frombuffer(leaf.tobytes(), np.uint8)
 
-    pairs = zip(found, wanted, strict=True)
+    pairs = zip(leaves, wanted, strict=True)
     return int(sum(np.bitwise_count(raw(a) ^ raw(b)).sum() for a, b in pairs))
 
 
-def largest_difference(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
-    """The largest absolute difference of two states' entries.
-
-    Args:
-        found: the leaves of one.
-        wanted: of the other.
-    """
-    pairs = zip(found, wanted, strict=True)
+def largest_difference(leaves: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
+    """The largest absolute difference of two states' entries."""
+    pairs = zip(leaves, wanted, strict=True)
     return max(float(np.abs(a.astype(float) - b.astype(float)).max(initial=0.0)) for a, b in pairs)
 
 
 def tables(records: Sequence[Record]) -> str:
     """Kills and divergences of each method, as Markdown."""
     rows = []
-    for method, own in group(records, lambda r: r.method).items():
-        runs, kills, torn, bits = (
-            int(sum(record.metrics[name] for record in own))
-            for name in ("runs", "kills", "torn", "differing_bits")
-        )
-        steps, divergence = own[0].setting["steps"], max(r.metrics["divergence"] for r in own)
-        rows.append([method, str(steps), *map(str, (runs, kills, torn, bits)), f"{divergence:g}"])
-    kills = int(sum(record.metrics["kills"] for record in records))
+    for method, runs in by_method(records).items():
+        counts = [
+            f"{sum(values(runs, name)):g}" for name in ("runs", "kills", "torn", "differing_bits")
+        ]
+        divergence = max(values(runs, "divergence"))
+        rows.append([method, str(runs[0].setting["steps"]), *counts, f"{divergence:g}"])
+    kills = int(sum(values(records, "kills")))
     same = sum(not record.metrics["differing_bits"] for record in records)
     verdict = (
         f"{kills} kills; the end of {same} in {len(records)} (method, seed) is that of the run "
@@ -237,16 +222,22 @@ def tables(records: Sequence[Record]) -> str:
     return f"{verdict}\n\n{markdown(header, rows)}"
 
 
+CAPTIONS = {
+    "progress.png": "Steps kept in the newest checkpoint at each kill, of every seed's first run. "
+    "Every line climbs to the end: no kill throws a run back."
+}
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """How far each method's runs had got at each kill, of every seed's first run."""
-    path, methods = out / "progress.png", group(records, lambda r: r.method)
-    with figure(path, columns=len(methods), panel=(3.6, 3.2)) as panels:
-        for axes, (method, own) in zip(panels[0], methods.items(), strict=True):
-            for record in own:
+    path, methods = out / "progress.png", by_method(records)
+    with small_multiples(
+        path, [""], list(methods), labels=("kills", "steps kept"), title=lambda _, method: method
+    ) as panels:
+        for (_, method), axes in panels.items():
+            for record in methods[method]:
                 kills = [0, *record.curve["kill"], len(record.curve["kill"]) + 1]
                 steps = [0, *record.curve["step"], record.setting["steps"]]
                 axes.step(kills, steps, where="post", marker=".", label=f"seed {record.seed}")
-            axes.set(title=method, xlabel="kills", ylabel="steps kept in the newest checkpoint")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        panels[0, 0].legend()
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return [path]

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
-from benchmarks.delay import digits as dcasgd_digits
+from benchmarks.delay import digits
 from benchmarks.delay.digits import Case, load_data, records_of
 from benchmarks.delay.report import ADAPTIVE, ASGD, SYNCHRONOUS
+from benchmarks.harness.figures import doubling, plot_by, small_multiples
 from benchmarks.harness.registry import Context
+from benchmarks.harness.reports import by_setting, numeric, where
 from common.networks import MLP
-from common.results.plots import figure, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import group, markdown, metric, percent
@@ -44,7 +44,7 @@ STARTS = ("initial", "rescaled")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(dcasgd_digits.Settings):
+class Settings(digits.Settings):
     """What the experiment depends on."""
 
     widths: tuple[int, ...] = (32, 32, 10)
@@ -59,15 +59,11 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", workers=(8, 16), epochs=4),
     "full": Settings(
-        data="mnist",
-        pool=1,
-        widths=(256, 256, 10),
-        workers=(8, 16, 32),
-        epochs=20,
+        data="mnist", pool=1, widths=(256, 256, 10), workers=(8, 16, 32), epochs=20,
         learning_rates=tuple(0.0125 * 2.0**k for k in range(8)),
         adaptive_lambdas=(0.5, 1.0, 2.0, 4.0),
     ),
-}
+}  # fmt: skip
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -97,12 +93,12 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             ) -> Iterator[Record]:
                 # The largest weights differ from seed to seed, and with them the skeleton.
                 rule = _rule(starts[seed].skeleton if space == PATHS else None)
-                train = dcasgd_digits.trainer(case, settings, network, num_train, rule=rule)
+                train = digits.trainer(case, settings, network, num_train, rule=rule)
                 for start in STARTS:
                     begun = time.perf_counter()
-                    found = train(getattr(starts[seed], start), streams(seed).order, data)
+                    measured = train(getattr(starts[seed], start), streams(seed).order, data)
                     seconds = time.perf_counter() - begun
-                    for record in records_of(case, settings, seed, found, num_train, seconds):
+                    for record in records_of(case, settings, seed, measured, num_train, seconds):
                         setting = {**record.setting, "space": space, "start": start}
                         yield dataclasses.replace(record, setting=setting)
 
@@ -134,11 +130,11 @@ def _starts(params: Any, seed: int, settings: Settings) -> Starts:
     )
 
 
-def _rule(skeleton: Skeleton | None) -> dcasgd_digits.Rule:
+def _rule(skeleton: Skeleton | None) -> digits.Rule:
     """What the server does, on weights or on path values."""
 
     def rule(
-        case: Case, settings: dcasgd_digits.Settings, rate: jax.Array, lambda_: jax.Array
+        case: Case, settings: digits.Settings, rate: jax.Array, lambda_: jax.Array
     ) -> optax.GradientTransformation:
         inner = (
             dcasgd(rate, lambda_, mean_square_decay=settings.mean_square_decay)
@@ -150,29 +146,30 @@ def _rule(skeleton: Skeleton | None) -> dcasgd_digits.Rule:
     return rule
 
 
-def _of(records: Sequence[Record], start: str) -> dict[tuple[int, str, str], list[Record]]:
-    """Runs from a start by number of workers, method and space."""
-    own = [r for r in records if r.setting["start"] == start]
-    return group(own, lambda r: (int(r.setting["workers"] or 0), r.method, str(r.setting["space"])))
+def _tuned(records: Sequence[Record]) -> dict[tuple[int, str, str], list[Record]]:
+    """By workers, method and space, the best setting's runs from the usual initialisation."""
+    rows = group(
+        where(records, start="initial"),
+        lambda r: (int(numeric(r, "workers")), r.method, str(r.setting["space"])),
+    )
+    return {row: best_setting(tried) for row, tried in rows.items()}
 
 
 def tables(records: Sequence[Record]) -> str:
     """Test accuracy at each row's tuned step, from both starts."""
-    rescaled = _of(records, "rescaled")
     rows = []
-    for (workers, method, space), tried in _of(records, "initial").items():
-        best = best_setting(tried)
-        wanted = {**best[0].setting, "start": "rescaled"}
-        other = [r for r in rescaled[workers, method, space] if r.setting == wanted]
-        lambda_ = best[0].setting.get("lambda")
+    for (workers, method, space), best in _tuned(records).items():
+        setting = best[0].setting
+        rescaled = where(records, method, **{**setting, "start": "rescaled"})
+        lambda_ = setting.get("lambda")
         rows.append(
             [
                 f"{method}, {space}",
                 f"{workers}",
-                f"{best[0].setting['learning_rate']:g}",
+                f"{setting['learning_rate']:g}",
                 "-" if lambda_ is None else f"{lambda_:g}",
                 percent(metric(best, "test_accuracy")),
-                percent(metric(other, "test_accuracy")),
+                percent(metric(rescaled, "test_accuracy")),
             ]
         )
     return markdown(
@@ -180,32 +177,33 @@ def tables(records: Sequence[Record]) -> str:
     )
 
 
+CAPTIONS = {
+    "steps.png": "Test accuracy against the step size, from the initialisation and, below, from a "
+    "rescaled copy of it: mean and one standard deviation over seeds; where every seed "
+    "diverged there is no point. DC-ASGD-a bears larger steps in path space; with ASGD the "
+    "rescaled start costs weights more than path values.",
+}
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Accuracy against the step size at each row's best lambda; a column of panels a start."""
-    counts = sorted({int(r.setting["workers"] or 0) for r in records})
-    steps = sorted({float(r.setting["learning_rate"] or 0) for r in records})
-    path = out / "steps.png"
-    with figure(path, rows=len(counts), columns=len(STARTS)) as panels:
-        for row, workers in zip(panels, counts, strict=True):
-            for axes, start in zip(row, STARTS, strict=True):
-                every = [k for k in _of(records, "initial") if k[0] == workers]
-                for style, key in enumerate(every):
-                    lambda_ = best_setting(_of(records, "initial")[key])[0].setting.get("lambda")
-                    runs = [
-                        r for r in _of(records, start)[key] if r.setting.get("lambda") == lambda_
-                    ]
-                    by_rate = group(runs, lambda r: float(r.setting["learning_rate"] or 0))
-                    values = [
-                        [100 * r.metrics["test_accuracy"] for r in own] for own in by_rate.values()
-                    ]
-                    plot_spread(
-                        axes, list(by_rate), np.asarray(values).T, label=f"{key[1]}, {key[2]}",
-                        style=style, marker=True,
-                    )  # fmt: skip
-                axes.set(xlabel="step size (no point: every seed diverged)", ylim=(0, 102))
-                axes.set_xscale("log", base=2)
-                axes.set_xticks(steps, [f"{step:g}" for step in steps])
-                axes.set_title(f"M = {workers}, {start} start")
-            row[0].set_ylabel("test accuracy, %")
-        panels[0, 0].legend(loc="lower left")
+    """Accuracy against the step size at each row's best lambda; a column of panels a method."""
+    path, tuned = out / "steps.png", _tuned(records)
+    steps = sorted({numeric(r, "learning_rate") for r in records})
+    rows = list(itertools.product(dict.fromkeys(workers for workers, *_ in tuned), STARTS))
+    methods = list(dict.fromkeys(method for _, method, _ in tuned))
+    with small_multiples(
+        path, rows, methods, labels=("step size", "test accuracy, %"), share="all",
+        title=lambda row, method: f"{method}, M = {row[0]}" + ", rescaled" * (row[1] != STARTS[0]),
+    ) as panels:  # fmt: skip
+        for (workers, method, space), best in tuned.items():
+            for start in STARTS:
+                varied = {"workers": workers, "space": space, "start": start}
+                runs = where(records, method, **varied, **{"lambda": best[0].setting.get("lambda")})
+                plot_by(
+                    panels[(workers, start), method], by_setting(runs, "learning_rate"),
+                    "test_accuracy", scale=100, label=space, style=int(space == WEIGHTS),
+                )  # fmt: skip
+        for axes in panels.values():
+            doubling(axes, steps)
+            axes.set_ylim(0, 102)
     return [path]

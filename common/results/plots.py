@@ -1,7 +1,7 @@
 """Figures drawn from records, in one style, with the spread over seeds always shown."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def plot_curve(
     label: str,
     style: int = 0,
     scale: float = 1.0,
+    **options: Any,
 ) -> None:
     """One line: the mean over records of curve column `y` against `x`, the band one sd either side.
 
@@ -73,6 +74,7 @@ def plot_curve(
         label: the legend's entry.
         style: index into the palette.
         scale: factor on `y`, 100 for percent.
+        **options: of `plot_spread`.
 
     Raises:
         ValueError: if the records' abscissae differ.
@@ -82,7 +84,7 @@ def plot_curve(
         if not np.array_equal(abscissa, np.asarray(record.curve[x], dtype=float)):
             raise ValueError(f"the records of one curve must share their {x!r} column.")
     values = scale * np.asarray([record.curve[y] for record in records], dtype=float)
-    plot_spread(axes, abscissa, values, label=label, style=style)
+    plot_spread(axes, abscissa, values, label=label, style=style, **options)
 
 
 def plot_spread(
@@ -93,6 +95,7 @@ def plot_spread(
     label: str,
     style: int = 0,
     marker: bool = False,
+    geometric: bool = False,
 ) -> None:
     """Mean line and one-sd band of `values` over their first axis.
 
@@ -103,14 +106,15 @@ def plot_spread(
         label: the legend's entry.
         style: index into the palette.
         marker: whether to mark the points.
+        geometric: whether mean and sd are of the logarithms, for a logarithmic ordinate.
     """
-    # Masked, so that a seed's NaN drops out of mean and band at that point alone.
-    masked = np.ma.masked_invalid(values)
+    masked = np.ma.masked_invalid(np.log(values) if geometric else values)
     mean = masked.mean(axis=0).filled(np.nan)
+    back = np.exp if geometric else np.asarray
     colour = COLOURS[style % len(COLOURS)]
     axes.plot(
         x,
-        mean,
+        back(mean),
         label=label,
         color=colour,
         linewidth=1.6,
@@ -119,30 +123,29 @@ def plot_spread(
     )
     if len(values) > 1:
         sd = masked.std(axis=0, ddof=1).filled(np.nan)
-        axes.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.18, linewidth=0)
+        low, high = back(mean - sd), back(mean + sd)
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def plot_bars(
-    axes: Axes, labels: Sequence[str], values: Sequence[Sequence[float]], *, scale: float = 1.0
-) -> None:
-    """Horizontal bars of means, with one-sd whiskers and every seed as a dot.
+def plot_dots(axes: Axes, rows: Mapping[str, Sequence[float]], *, scale: float = 1.0) -> None:
+    """A row for each name: every seed a grey dot, their mean a mark with one sd either side.
+
+    One colour serves any number of rows; names at the left tell them apart.
 
     Args:
         axes: where to draw.
-        labels: one per bar, top to bottom.
-        values: the seeds of each bar; non-finite ones are left out.
+        rows: the seeds of each, top to bottom; values that are not finite are left out.
         scale: factor on the values, 100 for percent.
     """
-    for i, seeds in enumerate(values):
+    for i, seeds in enumerate(rows.values()):
         finite = scale * np.asarray([v for v in seeds if np.isfinite(v)], dtype=float)
         if not finite.size:
             axes.annotate("diverged", (0.02, i), xycoords=("axes fraction", "data"), va="center")
             continue
+        axes.plot(finite, np.full(finite.size, i), ".", color="#999999", markersize=6, zorder=1)
         sd = finite.std(ddof=1) if finite.size > 1 else 0.0
-        axes.barh(
-            i, finite.mean(), xerr=sd, color=COLOURS[i % len(COLOURS)], alpha=0.75, height=0.6
+        axes.errorbar(
+            [finite.mean()], [i], xerr=[sd], fmt="o", color=COLOURS[0], markersize=5, capsize=2.5
         )
-        axes.plot(finite, np.full(finite.size, i), ".", color="black", markersize=4)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -147,7 +147,7 @@ def test_ctrl_c_while_tables_are_made_is_an_interruption(line, out, capsys, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.harness.runner.caption", interrupted)
+        patch.setattr("benchmarks.harness.runner.made_by", interrupted)
         assert main(["line", "--seeds", "2", "--out", str(out)]) == 130
     assert "interrupted; 2 finished records are kept" in capsys.readouterr().err
     made = line()

@@ -1,6 +1,7 @@
 """Full presets fit into the memory they are sized for, and bfloat16 reaches the networks."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,8 @@ def test_the_option_reaches_networks_of_simulated_workers_and_of_latent_models()
     small = dataclasses.replace(dcasgd_cifar10.PRESETS["smoke"], batch_size=2, bfloat16=True)
     assert Trainer(small, data)._network.dtype == jnp.bfloat16
     settings = dataclasses.replace(lacim_colored_digits.PRESETS["smoke"], bfloat16=True)
-    model = lacim_colored_digits.build(settings, "LaCIM", (14, 14, 2))
+    sizes = settings.sizes((14, 14, 2), num_domains=2, num_classes=2)
+    model: Any = lacim_colored_digits.method_of("LaCIM").build(sizes)
     assert {model.encoder.dtype, model.decoder.dtype} == {jnp.bfloat16}
     settings = dataclasses.replace(
         lacim_identifiability.PRESETS["smoke"], bfloat16=True, size=50, held_out=20

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.delay import speed as dcasgd_speed
 from benchmarks.harness.registry import Context
+from benchmarks.latent import contests
 from benchmarks.latent import speed as lacim_speed
 from benchmarks.latent.reports import speed as report
 from benchmarks.path_space import speed as gsgd_speed
@@ -18,8 +19,8 @@ CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 SIMULATOR = dataclasses.replace(
     dcasgd_speed.PRESETS["smoke"], width=8, workers=(1, 8), steps=(16, 2), repetitions=2
 )
-LATENT = lacim_speed.Settings(
-    networks=(lacim_speed.Network(4, (8,)),), train_images=64, search_images=32, s_dim=2, v_dim=2,
+LATENT = contests.Settings(
+    networks=(contests.Network(4, (8,)),), train_images=64, search_images=32, s_dim=2, v_dim=2,
     batch_size=16, search_steps=2, draws=1, chunk_size=8, whole=16, product=32,
     repetitions=1,
 )  # fmt: skip
@@ -128,7 +129,7 @@ def test_every_way_to_train_and_to_search_is_timed(tmp_path):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_all_ways_to_search_find_the_same():
-    contest = lacim_speed.searching(LATENT.networks[0], LATENT, 0, CONTEXT)
+    contest = contests.searching(LATENT.networks[0], LATENT, 0, CONTEXT)
     ours, *loops = (way() for way in contest.ways.values())
     together = jax.numpy.concatenate([jax.numpy.asarray(part) for part in ours], axis=-1)
     assert len(loops) == 2
@@ -137,7 +138,7 @@ def test_all_ways_to_search_find_the_same():
 
 
 def test_what_is_compiled_is_counted():
-    with lacim_speed.CompiledPrograms() as counted:
+    with contests.CompiledPrograms() as counted:
         for _ in range(2):
             jax.jit(lambda x: 3 * x + 17)(jax.numpy.ones(7)).block_until_ready()
     found = counted.count

@@ -1,4 +1,4 @@
-"""Tables and plots of the LaCIM experiment, from its records alone."""
+"""Tables and figures of the experiment on coloured digits, from its records alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.latent.image_grids import plot_picture
-from common.results.plots import figure, plot_bars, plot_spread
+from benchmarks.harness.figures import dots_figure, small_multiples
+from benchmarks.harness.reports import by_method, by_setting, values
+from benchmarks.latent.colored.grid import plot_picture
+from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
-from common.results.tables import group, markdown, metric, number, percent, summarise
+from common.results.tables import markdown, metric, number, percent, summarise
 
 ERM_, POOLED, LACIM, COLORLESS = METHODS = ("ERM", "Pool-LaCIM", "LaCIM", "ERM without colour")
 DIAGNOSIS = "diagnosis"
@@ -37,20 +39,19 @@ class Chosen(NamedTuple):
 
 def _chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
     """For every label noise and method what was chosen on validation data."""
-    found: dict[str, dict[str, Chosen]] = {}
+    chosen: dict[str, dict[str, Chosen]] = {}
     figures = [record for record in records if "red" not in record.curve]
-    for noise, own in group(figures, lambda record: record.setting["label_noise"]).items():
-        methods = group(own, lambda record: record.method)
-        share = f"{100 * float(noise or 0):g}%" if noise else "No"
-        found[f"{share} labels flipped"] = {
+    for noise, runs in by_setting(figures, "label_noise").items():
+        share = f"{100 * noise:g}%" if noise else "No"
+        chosen[f"{share} labels flipped"] = {
             method: Chosen(
                 best_setting(r for r in tried if not {"search_weight", DIAGNOSIS} & set(r.setting)),
                 [r for r in tried if "test_accuracy" in r.curve],
                 [r for r in tried if DIAGNOSIS in r.setting],
             )
-            for method, tried in methods.items()
+            for method, tried in by_method(runs).items()
         }
-    return found
+    return chosen
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -99,9 +100,9 @@ def _held(methods: Mapping[str, Chosen]) -> str:
     ]
     if not rows:
         return ""
-    found = next(c.diagnosed for c in methods.values() if c.diagnosed)
+    diagnosed = next(c.diagnosed for c in methods.values() if c.diagnosed)
     digit, color, both = (
-        number(metric(found, f"label_given_{name}")) for name in ("digit", "color", "both")
+        number(metric(diagnosed, f"label_given_{name}")) for name in ("digit", "color", "both")
     )
     return (
         f"\n\n{markdown(['a linear probe finds', *_PROBES.values()], rows)}\n\n"
@@ -125,31 +126,46 @@ def _steps(methods: Mapping[str, Chosen]) -> list[float]:
     return next((list(c.searched[0].curve["step"]) for c in methods.values() if c.searched), [])
 
 
+CAPTIONS = {
+    "search_steps.png": "Test accuracy along the latent search, mean and one standard deviation "
+    "over seeds; broken lines for methods without a search. Further steps do not help here: "
+    "what explains the image better is its colour.",
+    "accuracy.png": "Test accuracy as chosen on validation data: dots are seeds, the mark their "
+    "mean with one standard deviation. With flipped labels all but the colour-blind follow the "
+    "colour.",
+    "latents.png": "Images of the test domain, decoded from the best start and from where the "
+    "search led; below, the first one while one latent moves over 2.5 standard deviations "
+    "either side.",
+}
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy along the search, accuracy as chosen, and what is decoded from the latents."""
     chosen = _chosen(records)
-    along, bars, latents = (out / f"{n}.png" for n in ("search_steps", "accuracy", "latents"))
-    with figure(along, columns=len(chosen)) as panels:
-        for axes, (title, methods) in zip(panels[0], chosen.items(), strict=True):
-            steps = _steps(methods)
-            for i, (method, (trained, searched, _)) in enumerate(methods.items()):
-                curves = [r.curve["test_accuracy"] for r in searched] or [
-                    [r.metrics["test_accuracy"]] * len(steps) for r in trained
-                ]
-                values = 100 * np.asarray(curves)
-                plot_spread(axes, steps, values, label=method, style=i, marker=bool(searched))
-            axes.set(title=title, xlabel="steps of the latent search", ylim=(0, 100))
-        panels[0, 0].set_ylabel("test accuracy, %")
-        panels[0, 0].legend()
-    with figure(bars, columns=len(chosen), panel=(5.2, 2.4)) as panels:
-        for axes, (title, methods) in zip(panels[0], chosen.items(), strict=True):
-            values = [
-                [r.metrics["test_accuracy"] for r in searched or trained]
-                for trained, searched, _ in methods.values()
-            ]
-            plot_bars(axes, list(methods), values, scale=100)
-            axes.set(title=title, xlabel="test accuracy, %", xlim=(0, 100))
+    along, dots, latents = (out / f"{n}.png" for n in ("search_steps", "accuracy", "latents"))
+    with small_multiples(
+        along, [""], list(chosen), labels=("steps of the latent search", "test accuracy, %"),
+        title=lambda _, column: column, panel=(4.2, 3.0),
+    ) as panels:  # fmt: skip
+        for (_, title), axes in panels.items():
+            steps = _steps(chosen[title])
+            for style, (method, (trained, searched, _)) in enumerate(chosen[title].items()):
+                if searched:
+                    scores = 100 * np.asarray([r.curve["test_accuracy"] for r in searched])
+                    plot_spread(axes, steps, scores, label=method, style=style, marker=True)
+                else:
+                    level = 100 * metric(trained, "test_accuracy").mean
+                    axes.axhline(level, color=COLOURS[style], linestyle="--", label=method)
+            axes.set_ylim(0, 100)
+    scores = {
+        title: {
+            method: values(searched or trained, "test_accuracy")
+            for method, (trained, searched, _) in methods.items()
+        }
+        for title, methods in chosen.items()
+    }
+    dots_figure(dots, scores, label="test accuracy, %", scale=100)
     pictures = [record for record in records if "red" in record.curve]
     if pictures:
         plot_picture(pictures[0], latents)
-    return [along, bars, *([latents] if pictures else [])]
+    return [along, dots, *([latents] if pictures else [])]

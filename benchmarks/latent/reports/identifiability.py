@@ -1,13 +1,15 @@
-"""Tables and plots of what is identified from how many domains, from records alone."""
+"""Tables and figures of what is identified from how many domains, from records alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.results.plots import figure, plot_spread
+from benchmarks.harness.figures import small_multiples
+from benchmarks.harness.reports import by_setting, met, paired, where
+from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
-from common.results.tables import group, markdown, metric, number, summarise
+from common.results.tables import markdown, metric, number
 
 POOLED, LACIM = "Pool-LaCIM", "LaCIM"
 INVERSE, TURNED = "inverse mixing", "inverse mixing, turned"
@@ -15,6 +17,7 @@ MEAN, S_AS_V = "domain mean", "s scored as v"
 METHODS = (LACIM, POOLED, INVERSE, TURNED, MEAN, S_AS_V)
 TARGET, MARGIN = 0.85, 0.10
 """Of s within domains, where there are as many domains as are needed; and above Pool-LaCIM."""
+
 _SCORES = {
     "within": "Pearson, within domains",
     "within_curved": "cubic of each, within domains",
@@ -22,58 +25,6 @@ _SCORES = {
     "pooled": "Pearson, pooled",
     "pooled_curved": "cubic of each, pooled",
 }
-
-
-def tables(records: Sequence[Record]) -> str:
-    """Every MCC of s and of v by method and number of domains; verdicts; diversity and collapse.
-
-    Args:
-        records: of one experiment.
-
-    Returns:
-        Markdown.
-    """
-    kinds = group(records, lambda r: str(r.setting["confounder"]))
-    return "\n\n".join(f"C {kind}.\n\n{_kind(own)}" for kind, own in kinds.items())
-
-
-def _counts(records: Sequence[Record]) -> dict[int, list[Record]]:
-    return dict(sorted(group(records, lambda r: int(r.setting["num_domains"] or 0)).items()))
-
-
-def _of(records: Sequence[Record], method: str) -> list[Record]:
-    return [record for record in records if record.method == method]
-
-
-def _kind(records: Sequence[Record]) -> str:
-    counts = _counts(records)
-    header = ["domains", *map(str, counts)]
-    parts = []
-    for score, title in _SCORES.items():
-        rows = []
-        for block in ("s", "v"):
-            for method in METHODS:
-                if _of(records, method) and f"{block}_{score}" in _of(records, method)[0].metrics:
-                    own = [metric(_of(r, method), f"{block}_{score}") for r in counts.values()]
-                    rows.append([f"{block}: {method}", *map(number, own)])
-        parts.append(f"MCC, {title}:\n\n{markdown(header, rows)}")
-    parts.append("\n".join(f"- {line}" for line in _verdicts(counts)))
-    rows = []
-    for block in ("s", "v"):
-        known = [_of(own, INVERSE) for own in counts.values()]
-        rank = [number(metric(own, f"rank_{block}"), digits=0) for own in known]
-        rows.append([f"rank of the differences, {block}", *rank])
-        condition = [_finite(own, f"condition_{block}") for own in known]
-        rows.append([f"condition number, {block}", *condition])
-    for method in (LACIM, POOLED):
-        for name, title in _DETAIL.items():
-            own = [metric(_of(r, method), name) for r in counts.values()]
-            digits = 3 if name == "accuracy" else 1
-            rows.append([f"{title}, {method}", *(number(each, digits=digits) for each in own)])
-    parts.append(markdown(header, rows))
-    return "\n\n".join(parts)
-
-
 _DETAIL = {
     "active_s": "active units of s",
     "active_v": "active units of v",
@@ -83,96 +34,130 @@ _DETAIL = {
     "diverged_starts": "starts that diverged",
 }
 
+CAPTIONS = {
+    f"mcc_{kind}.png": "How well latents are found against the number of domains: mean and one "
+    "standard deviation over seeds, of LaCIM, of Pool-LaCIM, and of the control that separates s "
+    "from v and is otherwise turned at random. Broken lines: means of the ceiling and of controls "
+    "that find nothing. The three bands overlap: more domains add little to what pooled data give."
+    for kind in ("continuous", "discrete")
+}
 
-def _finite(records: Sequence[Record], name: str) -> str:
-    """A condition number; none where the rank is not full, which is no divergence."""
-    summary = metric(records, name)
-    return number(summary, digits=1) if summary.n else "-"
+
+def tables(records: Sequence[Record]) -> str:
+    """Every MCC of s and of v by method and number of domains; verdicts; diversity and collapse."""
+    kinds = by_setting(records, "confounder")
+    return "\n\n".join(f"C {kind}.\n\n{_kind(runs)}" for kind, runs in kinds.items())
 
 
-def _verdicts(counts: dict[int, list[Record]]) -> list[str]:
-    """Of the least number of domains with full rank, by s within domains."""
-    lines = []
-    enough = [
-        m
-        for m, own in counts.items()
-        if m >= metric(_of(own, INVERSE), "needed_s").mean and _of(own, LACIM)
+Counts = Mapping[int, Sequence[Record]]
+"""The records of each number of domains, rising."""
+
+
+def _counts(records: Sequence[Record]) -> Counts:
+    return dict(sorted(by_setting(records, "num_domains").items()))
+
+
+def _kind(records: Sequence[Record]) -> str:
+    counts = _counts(records)
+    header = ["domains", *map(str, counts)]
+    parts = [
+        f"MCC, {title}:\n\n{markdown(header, list(_scores(counts, score)))}"
+        for score, title in _SCORES.items()
     ]
-    if enough:
-        m = enough[0]
-        found = metric(_of(counts[m], LACIM), "s_within")
-        lines.append(
-            f"{m} domains, s: LaCIM {number(found)} (target {TARGET:g}: {_met(found.mean, TARGET)})"
-        )
-        over = summarise(_difference(counts[m], LACIM, counts[m], POOLED))
-        lines.append(
-            f"above Pool-LaCIM by {number(over)} (target {MARGIN:g}: {_met(over.mean, MARGIN)})"
-        )
-        fewer = [k for k in counts if 1 < k < m]
-        if fewer:
-            more = summarise(_difference(counts[m], LACIM, counts[fewer[-1]], LACIM))
-            lines.append(
-                f"above {fewer[-1]} domains by {number(more)} (target 0: {_met(more.mean, 0.0)})"
-            )
-    diverged = {
-        method: sum(not np.isfinite(r.metrics["s_within"]) for r in own)
-        for method in (LACIM, POOLED)
-        if (own := [r for every in counts.values() for r in _of(every, method)])
-    }
-    lines.append("runs that diverged: " + ", ".join(f"{m} {n}" for m, n in diverged.items()))
-    return lines
+    parts.append("\n".join(f"- {line}" for line in _verdicts(counts)))
+    parts.append(markdown(header, [*_diversity(counts), *_details(counts)]))
+    return "\n\n".join(parts)
 
 
-def _met(value: float, target: float) -> str:
-    return "met" if value >= target else "missed"
+def _scores(counts: Counts, score: str) -> Iterator[list[str]]:
+    for block in ("s", "v"):
+        for method in METHODS:
+            runs = [where(records, method) for records in counts.values()]
+            name = f"{block}_{score}"
+            if any(name in r.metrics for r in next((r for r in runs if r), [])[:1]):
+                yield [f"{block}: {method}", *(number(metric(r, name)) for r in runs)]
 
 
-def _difference(
-    records: Sequence[Record], method: str, others: Sequence[Record], other: str
-) -> list[float]:
-    """Seed by seed."""
-    one, two = (
-        {r.seed: r.metrics["s_within"] for r in _of(own, name)}
-        for own, name in ((records, method), (others, other))
+def _diversity(counts: Counts) -> Iterator[list[str]]:
+    for block in ("s", "v"):
+        known = [where(records, INVERSE) for records in counts.values()]
+        ranks = [number(metric(runs, f"rank_{block}"), digits=0) for runs in known]
+        yield [f"rank of the differences, {block}", *ranks]
+        # Where the rank is not full there is no condition number, which is no divergence.
+        conditions = [metric(runs, f"condition_{block}") for runs in known]
+        cells = [number(summary, digits=1) if summary.n else "-" for summary in conditions]
+        yield [f"condition number, {block}", *cells]
+
+
+def _details(counts: Counts) -> Iterator[list[str]]:
+    for method in (LACIM, POOLED):
+        for name, title in _DETAIL.items():
+            digits = 3 if name == "accuracy" else 1
+            summaries = [metric(where(records, method), name) for records in counts.values()]
+            yield [f"{title}, {method}", *(number(each, digits=digits) for each in summaries)]
+
+
+def least_sufficient(counts: Counts) -> int | None:
+    """The least number of domains with full rank that LaCIM was run with; None if there is none."""
+    enough = (
+        m
+        for m, records in counts.items()
+        if where(records, LACIM) and m >= metric(where(records, INVERSE), "needed_s").mean
     )
-    return [one[seed] - two[seed] for seed in one]
+    return next(enough, None)
+
+
+def _verdicts(counts: Counts) -> Iterator[str]:
+    """Of the least number of domains with full rank, by s within domains."""
+    m = least_sufficient(counts)
+    if m is not None:
+        ours = where(counts[m], LACIM)
+        mcc = metric(ours, "s_within")
+        yield f"{m} domains, s: LaCIM {number(mcc)} (target {TARGET:g}: {met(mcc.mean, TARGET)})"
+        over = paired(ours, where(counts[m], POOLED), "s_within")
+        yield f"above Pool-LaCIM by {number(over)} (target {MARGIN:g}: {met(over.mean, MARGIN)})"
+        if fewer := [k for k in counts if 1 < k < m]:
+            more = paired(ours, where(counts[fewer[-1]], LACIM), "s_within")
+            yield (f"above {fewer[-1]} domains by {number(more)} (target 0: {met(more.mean, 0.0)})")
+    every = [record for records in counts.values() for record in records]
+    diverged = [
+        f"{method} {metric(runs, 's_within').failed}"
+        for method in (LACIM, POOLED)
+        if (runs := where(every, method))
+    ]
+    yield "runs that diverged: " + ", ".join(diverged)
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """MCC of s and v within domains, and of s pooled, against the number of domains.
-
-    Args:
-        records: of one experiment.
-        out: the folder.
-
-    Returns:
-        The files written, one for each kind of C.
-    """
+    """MCC of s and v within domains, and of s pooled, against the number of domains."""
+    titles = {
+        "s_within": "s, within domains",
+        "v_within": "v, within domains",
+        "s_pooled": "s, pooled",
+    }
     paths = []
-    for kind, own in group(records, lambda r: str(r.setting["confounder"])).items():
-        counts = _counts(own)
-        path = out / f"mcc_{kind}.png"
-        panels_of = {
-            "s_within": "s, within domains",
-            "v_within": "v, within domains",
-            "s_pooled": "s, pooled",
-        }
-        with figure(path, columns=3, panel=(4.2, 3.6)) as panels:
-            for axes, (name, title) in zip(panels[0], panels_of.items(), strict=True):
-                for style, method in enumerate(METHODS):
-                    values = [
-                        [r.metrics.get(name, np.nan) for r in _of(every, method)]
-                        for every in counts.values()
+    for kind, runs in by_setting(records, "confounder").items():
+        counts, path = _counts(runs), out / f"mcc_{kind}.png"
+        with small_multiples(
+            path, [""], list(titles), labels=("domains", "MCC on held-out data"),
+            title=lambda _, name: titles[name], panel=(3.8, 3.0),
+        ) as panels:  # fmt: skip
+            for (_, name), axes in panels.items():
+                for style, method in enumerate((LACIM, POOLED, TURNED, INVERSE, MEAN, S_AS_V)):
+                    rows = [
+                        [r.metrics.get(name, np.nan) for r in where(each, method)]
+                        for each in counts.values()
                     ]
-                    if len({len(v) for v in values}) == 1 and np.isfinite(values).any():
-                        array = np.asarray(values).T
-                        plot_spread(
-                            axes, list(counts), array, label=method, style=style, marker=True
-                        )
+                    if len({len(row) for row in rows}) > 1 or not np.isfinite(rows).any():
+                        continue
+                    x, scores = list(counts), np.asarray(rows).T
+                    if style < 3:
+                        plot_spread(axes, x, scores, label=method, style=style, marker=True)
+                    else:
+                        mean = np.nanmean(scores, axis=0)
+                        axes.plot(x, mean, "--", color=COLOURS[style], label=method)
                 if name == "s_within":
                     axes.axhline(TARGET, color="black", linestyle=":", linewidth=1.0)
-                axes.set(title=title, xlabel="domains", ylim=(-0.05, 1.05), xticks=list(counts))
-            panels[0, 0].set_ylabel("MCC on held-out data")
-            panels[0, 1].legend(fontsize=8)
+                axes.set(ylim=(-0.05, 1.05), xticks=list(counts))
         paths.append(path)
     return paths

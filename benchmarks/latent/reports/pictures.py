@@ -1,4 +1,4 @@
-"""Pictures of latents: kept as pixels in a record, drawn from there, and counted beside."""
+"""Pictures of latents: kept as pixels in a record, drawn from there, and what is counted beside."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from benchmarks.harness.reports import by_method, by_setting
 from common.data.generated.colored_digits import as_rgb
 from common.results.plots import figure
 from common.results.records import Record
-from common.results.tables import group, markdown, metric, number, percent
+from common.results.tables import markdown, metric, number, percent
 
 TRAVERSALS, EXCHANGES, SALIENCY = "traversals", "exchanges", "saliency"
 ROWS = {
@@ -24,39 +25,23 @@ ROWS = {
 def picture_record(
     method: str, setting: Mapping[str, Any], name: str, pixels: np.ndarray, seed: int
 ) -> Record:
-    """A record that holds a grid of images, as its curve.
-
-    Args:
-        method: whose.
-        setting: of the record, beside the picture's name.
-        name: the picture's.
-        pixels: [rows, columns, height, width, channels], 0 to 1.
-        seed: of the run.
-    """
+    """A record with a grid of images as its curve: [rows, columns, height, width, channels]."""
     names = ("rows", "columns", "height", "width", "channels")
     bytes_ = np.rint(255 * np.clip(pixels, 0, 1)).astype(int)
     return Record(
         method=method,
         setting={**setting, "picture": name, **dict(zip(names, pixels.shape, strict=True))},
-        seed=seed,
-        metrics={},
-        curve={"pixel": bytes_.ravel().tolist()},
-        wall_time=0.0,
-    )
+        seed=seed, metrics={}, curve={"pixel": bytes_.ravel().tolist()}, wall_time=0.0,
+    )  # fmt: skip
 
 
 def tables(records: Sequence[Record]) -> str:
-    """What follows which latents when s and v are exchanged, and what the latents hold.
-
-    Args:
-        records: of one experiment.
-
-    Returns:
-        Markdown.
-    """
+    """What follows which latents when s and v are exchanged, and what the latents hold."""
     rows = []
-    for data, own in _by_data(r for r in records if "picture" not in r.setting).items():
-        methods = group(own, lambda r: r.method)
+    for data, runs in by_setting(
+        (r for r in records if "picture" not in r.setting), "data"
+    ).items():
+        methods = by_method(runs)
         lacim = methods["LaCIM"]
         cells = [
             percent(metric(lacim, name))
@@ -75,29 +60,27 @@ def tables(records: Sequence[Record]) -> str:
     )
 
 
+_CAPTION = (
+    "Left: one latent moved at a time. Middle: every s with every v; if s is the cause, the label "
+    "stays along a row and everything else along a column. Right: the pixels that s, v and ERM's "
+    "logits depend on, white for most."
+)
+CAPTIONS = {"coloured_digits.png": _CAPTION, "pacs.png": _CAPTION}
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """One figure a data set: traversals, exchanges and saliency of the first seed.
-
-    Args:
-        records: of one experiment.
-        out: the folder.
-
-    Returns:
-        The files written.
-    """
+    """One figure a data set: traversals, exchanges and saliency of the first seed."""
     paths = []
-    for data, own in _by_data(r for r in records if "picture" in r.setting).items():
+    for data, pictures in by_setting(
+        (r for r in records if "picture" in r.setting), "data"
+    ).items():
         path = out / f"{data.replace(' ', '_').lower()}.png"
-        first = [record for record in own if record.seed == own[0].seed]
+        first = [record for record in pictures if record.seed == pictures[0].seed]
         with figure(path, columns=len(first), panel=(4.4, 4.2)) as panels:
             for axes, record in zip(panels[0], first, strict=True):
                 _draw(axes, record)
         paths.append(path)
     return paths
-
-
-def _by_data(records: Any) -> dict[str, list[Record]]:
-    return group(records, lambda record: str(record.setting["data"]))
 
 
 def _draw(axes: Axes, record: Record) -> None:

@@ -1,13 +1,14 @@
-"""Tables and plots of the speed of training and latent search, from their records alone."""
+"""Tables and figures of the speed of training and latent search, from their records alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.results.plots import figure, plot_bars
+from benchmarks.harness.figures import dots_figure
+from benchmarks.harness.reports import by_setting, values, where
 from common.results.records import Record
-from common.results.tables import group, markdown, metric, number, summarise
+from common.results.tables import group, markdown, metric, number
 
 TARGET = 5.0
 """The ratio that the search is meant to reach on CPU."""
@@ -18,17 +19,10 @@ PRODUCT = "product of matrices"
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Throughputs and their ratios, task by task and network by network.
-
-    Args:
-        records: of one experiment.
-
-    Returns:
-        Markdown.
-    """
+    """Throughputs and their ratios, task by task and network by network."""
     parts = []
-    for task, own in group(records, lambda r: str(r.setting["task"])).items():
-        networks = group(own, lambda r: str(r.setting["decoder"]))
+    for task, of_task in by_setting(records, "task").items():
+        networks = by_setting(of_task, "decoder")
         parts.append(f"{task.capitalize()}:\n\n{_throughputs(task, networks)}")
         if task == SEARCH:
             parts += [f"- {_verdict(name, runs)}" for name, runs in networks.items()]
@@ -37,19 +31,14 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def _throughputs(task: str, networks: dict[str, list[Record]]) -> str:
-    loops = (LOOP, AT_ONCE) if task == SEARCH else (LOOP,)
     rows = []
-    for name, own in networks.items():
-        for way in (OURS, *loops):
-            row = [name, way, f"{_mean(own, way, 'images_per_second'):,.0f}"]
-            if way == OURS:
-                row += ["", ""]
-            else:
-                row += [
-                    _spread(ratios(own, way, speed))
-                    for speed in ("images_per_second", "images_per_cpu_second")
-                ]
-            rows.append([*row, f"{100 * _share(own, way):.0f}", f"{1 / _share(own, way):.1f}"])
+    for name, runs in networks.items():
+        for way in (OURS, LOOP, AT_ONCE) if task == SEARCH else (OURS, LOOP):
+            speeds = ("images_per_second", "images_per_cpu_second")
+            cells = ["", ""] if way == OURS else [_range(ratios(runs, way, s)) for s in speeds]
+            share = _share(runs, way)
+            images = f"{_mean(runs, way, 'images_per_second'):,.0f}"
+            rows.append([name, way, images, *cells, f"{100 * share:.0f}", f"{1 / share:.1f}"])
     header = [
         "decoder", "way", "images/s", f"{OURS} is faster by, seconds", "by, CPU seconds",
         "% of the product's rate", "times that rate leaves",
@@ -59,9 +48,9 @@ def _throughputs(task: str, networks: dict[str, list[Record]]) -> str:
 
 def _compiled(networks: dict[str, list[Record]]) -> str:
     rows = []
-    for name, own in networks.items():
-        ours = [record for record in own if record.method == OURS]
-        row = [name, *(f"{_mean(own, way, 'first_call_seconds'):.1f}" for way in (OURS, LOOP))]
+    for name, runs in networks.items():
+        ours = where(runs, OURS)
+        row = [name, *(f"{_mean(runs, way, 'first_call_seconds'):.1f}" for way in (OURS, LOOP))]
         row.append(number(metric(ours, "programs_later"), digits=0))
         row += [number(metric(ours, m), digits=1) for m in ("megabytes", "megabytes_whole")]
         rows.append(row)
@@ -73,10 +62,9 @@ def _compiled(networks: dict[str, list[Record]]) -> str:
 
 
 def _verdict(name: str, records: Sequence[Record]) -> str:
-    found = ratios(records)
-    most = 1 / _share(records, LOOP)
-    text = f"{name}: {np.median(found):.1f} times the loop (target {TARGET:g}: "
-    if min(found) >= TARGET:
+    every, most = ratios(records), 1 / _share(records, LOOP)
+    text = f"{name}: {np.median(every):.1f} times the loop (target {TARGET:g}: "
+    if min(every) >= TARGET:
         return text + "met)."
     text += f"missed); the loop itself reaches {100 / most:.0f}% of the product's rate, "
     if most < TARGET:
@@ -85,7 +73,7 @@ def _verdict(name: str, records: Sequence[Record]) -> str:
 
 
 def _mean(records: Sequence[Record], way: str, name: str) -> float:
-    return summarise(r.metrics[name] for r in records if r.method == way).mean
+    return metric(where(records, way), name).mean
 
 
 def _share(records: Sequence[Record], way: str) -> float:
@@ -94,46 +82,31 @@ def _share(records: Sequence[Record], way: str) -> float:
     return _mean(records, way, name) / _mean(records, PRODUCT, name)
 
 
-def _spread(found: Sequence[float]) -> str:
+def _range(ratios: Sequence[float]) -> str:
     """The median, and the range where there is more than one."""
-    if len(found) == 1:
-        return f"{found[0]:.2f}"
-    return f"{np.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+    if len(ratios) == 1:
+        return f"{ratios[0]:.2f}"
+    return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def ratios(
     records: Sequence[Record], way: str = LOOP, speed: str = "images_per_second"
 ) -> list[float]:
-    """The compiled way's throughput over another's, a seed each.
+    """The compiled way's throughput over another's, a seed each, of one task and network."""
+    sides = (values(where(records, method), speed) for method in (OURS, way))
+    return [ours / theirs for ours, theirs in zip(*sides, strict=True)]
 
-    Args:
-        records: of one task and network.
-        way: the other.
-        speed: the metric that tells it.
-    """
-    seeds = group(records, lambda r: r.seed)
-    found = []
-    for runs in seeds.values():
-        of_way = {r.method: r.metrics[speed] for r in runs if r.method != PRODUCT}
-        found.append(of_way[OURS] / of_way[way])
-    return found
+
+CAPTIONS = {
+    "ratio.png": "Images a second of the compiled program over those of the loop over batches, "
+    "for each task and decoder, a dot a seed; at the line both are equally fast. The larger "
+    "the decoder, the less a loop adds to its arithmetic."
+}
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """The ratios of every task and network, a dot a seed.
-
-    Args:
-        records: of one experiment.
-        out: the folder.
-
-    Returns:
-        The files written.
-    """
-    own = group(records, lambda r: f"{r.setting['task']}, {r.setting['decoder']}")
-    path = out / "ratio.png"
-    with figure(path, panel=(6.4, 2.6)) as panels:
-        axes = panels[0, 0]
-        plot_bars(axes, list(own), [ratios(runs) for runs in own.values()])
-        axes.axvline(1.0, color="black", linewidth=1)
-        axes.set(xlabel="images a second, compiled / per-batch loop")
-    return [path]
+    """The ratios of every task and network, a dot a seed."""
+    contests = group(records, lambda r: f"{r.setting['task']}, {r.setting['decoder']}")
+    rows = {"": {name: ratios(runs) for name, runs in contests.items()}}
+    label = "images a second, compiled / per-batch loop"
+    return [dots_figure(out / "ratio.png", rows, label=label, reference=1.0)]

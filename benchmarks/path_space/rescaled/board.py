@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.path_space.rescaled.rows import RULES, WAYS, Way, row_name
-from common.records import Record
-from common.tables import group
+from common.results.records import Record
+from common.results.tables import group
 
 PROTOCOLS = ("tuned", "kept")
 

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from benchmarks.path_space.rescaled.board import PROTOCOLS, Board
 from benchmarks.path_space.rescaled.rows import BALANCED, PATHS, WAYS, Way
 from benchmarks.path_space.rescaled.verdict import verdict
-from common.plots import COLOURS, MARKERS, figure, plot_spread
-from common.records import Record
-from common.tables import markdown, percent, summarise
+from common.results.plots import COLOURS, MARKERS, figure, plot_spread
+from common.results.records import Record
+from common.results.tables import markdown, percent, summarise
 
 _TITLES = {
     "tuned": "Step size tuned at each s: test accuracy, %",

@@ -18,9 +18,9 @@ from benchmarks.path_space.rescaled.rows import (
     transformation,
 )
 from benchmarks.path_space.rescaled.tasks import Problem
-from common.classification import evaluator
 from common.seeds import streams
-from common.training import LossFn, TrainState, fit, groups, init_state, train_step
+from common.training import Execution, Keys, LossFn, TrainState, fit, groups, init_state, train_step
+from common.training.classification import evaluator
 
 
 class Start(NamedTuple):
@@ -116,11 +116,10 @@ class Runner:
                 step,
                 state,
                 problem.train,
-                order=order,
-                noise=noise,
+                keys=Keys(order, noise),
                 batch_size=problem.batch_size,
                 epochs=problem.epochs,
-                at_once=self._at_once,
+                execution=Execution(at_once=self._at_once),
             )
             params = jax.vmap(lambda p, mask: effective(way.space, p, mask))(
                 found.state.params, found.state.model_state

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from benchmarks.path_space.jobs import traced_problem
 from benchmarks.path_space.rescaled.products import convolutions_as_products
 from benchmarks.path_space.sequence import translation_loss, translation_metrics
-from common.classification import MetricsFn, classification_metrics, cross_entropy_loss
 from common.data import load, pixel_statistics, pooled, standardise, take, train_validation_split
+from common.data.generated.translation import Lexicon, translations
 from common.networks import MLP, Transformer, resnet
 from common.seeds import streams
 from common.training import LossFn
-from common.translation import Lexicon, translations
+from common.training.classification import MetricsFn, classification_metrics, cross_entropy_loss
 from gsgd_jax import Gauge
 
 
@@ -159,7 +159,8 @@ def _sentences(task: SentenceTask) -> Problem:
     gauge, init = _traced(module, parts[0][0][:1])
     return Problem(
         task.network, gauge, init, translation_loss(module), translation_metrics(module),
-        parts[0], parts[1], parts[2], task.batch_size, task.epochs, "token_accuracy", 1 / len(data.words),
+        parts[0], parts[1], parts[2], task.batch_size, task.epochs, "token_accuracy",
+        1 / len(data.words),
     )  # fmt: skip
 
 

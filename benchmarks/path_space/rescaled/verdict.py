@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.path_space.rescaled.board import PROTOCOLS, Board
 from benchmarks.path_space.rescaled.rows import BALANCED, NORMALISED, PATHS, WAYS, WEIGHTS, Way
-from common.comparison import Difference, interval
+from common.results.comparison import Difference, interval
 
 FLAT = 0.1
 """Points of accuracy within which a curve is called flat, or two rows the same."""

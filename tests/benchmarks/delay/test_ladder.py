@@ -9,6 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from benchmarks.delay import ladder as experiment
+from benchmarks.delay import rungs
+from benchmarks.delay.digits import Settings as DigitSettings
+from benchmarks.delay.digits import load_data
 from benchmarks.harness.registry import Context
 from common.progress import Silent
 from common.results.records import Record, RecordWriter, read_records
@@ -53,10 +56,10 @@ def test_every_rung_is_measured(records):
 
 def test_errors_and_variances_are_those_of_a_plain_loop(records):
     """ASGD written out, with the Hessian of the batch made whole."""
-    network = experiment.problem(TINY, "tanh")
-    data = experiment.load_data(experiment.DigitSettings(data="digits8x8", pool=2), None).train
+    network = rungs.functions(TINY, "tanh")
+    data = load_data(DigitSettings(data="digits8x8", pool=2), None).train
     keys = streams(0)
-    batches = experiment._batches(TINY, keys, data)
+    batches = rungs._batches(TINY, keys, data)
     first = network.init(keys.init, data.pixels[:1])
     flat, back = ravel_pytree(first)
 
@@ -116,5 +119,6 @@ def test_tables_and_plots_are_made_of_the_records(records, tmp_path):
     text = experiment.tables(again)
     assert "**tanh**, staleness 2:" in text
     assert all(r.method in text for r in records)
-    (path,) = experiment.plots(again, tmp_path)
-    assert path.stat().st_size > 10_000
+    made = experiment.plots(again, tmp_path)
+    assert [path.name for path in made] == list(experiment.CAPTIONS)
+    assert all(path.stat().st_size > 10_000 for path in made)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from benchmarks.delay import digits as dcasgd_digits
+from benchmarks.delay import digits
 from benchmarks.delay import lambda_sweep as experiment
 from common.results.records import Record
 
@@ -102,5 +102,5 @@ def test_every_preset_sweeps_around_the_published_lambdas(name):
         assert published in lambdas
         assert max(lambdas) > published
     images = {"mnist5k": 4_000, "mnist": 60_000}[settings.data]
-    stretch = dcasgd_digits._stretch(settings, round(images * (1 - settings.validation)))
+    stretch = digits._stretch(settings, round(images * (1 - settings.validation)))
     assert stretch % 16 == 0

@@ -10,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.delay import quadratic_limits, tolerance_report
+from benchmarks.delay import quadratic_limits, tolerance_report, tolerance_runs
 from benchmarks.delay import tolerance as experiment
+from benchmarks.delay.digits import Settings as DigitSettings
+from benchmarks.delay.digits import load_data
 from benchmarks.harness.registry import Context
 from common.networks import MLP
 from common.progress import Silent
@@ -100,9 +102,9 @@ def test_the_valley_is_turned_and_has_its_curvatures():
 @pytest.mark.parametrize(("method", "workers"), [("ASGD", 4), ("m-synchronous SGD", 2)])
 def test_training_is_that_of_a_plain_loop(records, method, workers):
     """Rules share a program with slots for the most workers; here there is neither."""
-    data = experiment.load_data(experiment.DigitSettings(data="digits8x8", pool=2), None)
+    data = load_data(DigitSettings(data="digits8x8", pool=2), None)
     network, keys = MLP(TINY.widths, activation=jnp.tanh), streams(1)
-    rows = experiment.batches(TINY, keys, len(data.train.labels))
+    rows = tolerance_runs.batches(TINY, keys, len(data.train.labels))
     w = network.init(keys.init, data.train.pixels[:1])["params"]
 
     def logits(w, pixels) -> Any:
@@ -166,7 +168,7 @@ def test_tables_and_plots_are_made_of_the_records(records, tmp_path):
     assert text == experiment.tables(records)
     assert text.count("m-synchronous SGD |") == 7
     made = experiment.plots(again, tmp_path)
-    assert [p.name for p in made] == ["dcasgd_delay_tolerance.png", "dcasgd_delay_diagnostics.png"]
+    assert [p.name for p in made] == list(experiment.CAPTIONS)
     assert all(p.stat().st_size > 10_000 for p in made)
 
 

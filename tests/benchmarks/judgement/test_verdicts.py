@@ -8,7 +8,8 @@ from benchmarks.harness.registry import NAMES
 from benchmarks.judgement import verdicts
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
 from benchmarks.judgement.page import BEGIN, END, claim_sections, claim_table, with_claims
-from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY
+from benchmarks.judgement.speed_verdict import speed
+from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY, magnitude
 from common.results.records import Record
 
 ORIGIN = {
@@ -63,6 +64,12 @@ def test_a_range_of_steps_alone_holds_partly():
     assert verdicts.path_space_training({"gsgd_cifar10": lost}).verdict == PARTLY
 
 
+def test_magnitudes_are_read_as_one_writes_them():
+    assert [magnitude(x) for x in (0.0, 0.94, 12.0, 3.2e-14, 2e5)] == [
+        "0", "0.94", "12", "3 \N{MULTIPLICATION SIGN} 10⁻¹⁴", "2 \N{MULTIPLICATION SIGN} 10⁵",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("apart", "verdict"), [(1e-6, HOLDS), (0.5, FAILS)])
 def test_invariance_is_a_matter_of_orders_of_magnitude(apart, verdict):
     records = [
@@ -94,7 +101,8 @@ def test_delay_compensation_is_compared_at_tuned_steps(accuracy, verdict):
     ]  # fmt: skip
     found = verdicts.delay({"dcasgd_digits": records})
     assert found.verdict == verdict
-    assert f"digits 8: {100 * (adaptive - 0.9):+.1f}" in found.figures
+    gain = 100 * (adaptive - 0.9)
+    assert (f"digits 8: {gain:+.1f}" if gain else "digits 8: 0.0") in found.figures
 
 
 def test_bearing_larger_steps_is_a_part_of_what_compensation_claims():
@@ -110,7 +118,8 @@ def test_bearing_larger_steps_is_a_part_of_what_compensation_claims():
     found = verdicts.delay({"dcasgd_digits": records})
     assert found.verdict == PARTLY
     assert (
-        "does not bear, DC-ASGD-a is above in 1 of 1, below in 0: digits 8: +75.0" in found.figures
+        "does not bear, DC-ASGD-a is better in 1 of 1 comparisons, worse in none: digits 8: +75.0"
+        in found.figures
     )
 
 
@@ -173,7 +182,7 @@ def test_identifiability_needs_pooled_data_and_fewer_domains_to_do_worse(
 )
 def test_speed_counts_targets(ratio, compiled, verdict):
     records = runs("G-SGD", {"network": "MLP 3x512"}, ratio=ratio, compile_ratio=compiled)
-    assert verdicts.speed({"gsgd_speed": records}).verdict == verdict
+    assert speed({"gsgd_speed": records}).verdict == verdict
 
 
 def test_every_claim_names_experiments_there_are_and_is_not_judged_without_its_own():
@@ -188,7 +197,7 @@ def test_sections_and_table_say_the_verdict_its_source_and_link_to_each_other(tm
     figure = tmp_path / "gsgd_speed" / "cpu_ratio.png"
     sections = claim_sections(measured, {"speed": figure.relative_to(tmp_path)})
     assert "### 7. Speed: holds" in sections
-    assert "`python -m benchmarks line`, commit 000000000000, 1 x cpu (2 cores)." in sections
+    assert "`python -m benchmarks line`, commit 000000000000, 2 CPU cores." in sections
     assert "![speed](gsgd_speed/cpu_ratio.png)" in sections
     table = claim_table(measured, "pages/README.md")
     assert "[speed](pages/README.md#7-speed-holds)" in table

@@ -13,7 +13,8 @@ from benchmarks.latent import baselines as lacim_baselines
 from benchmarks.latent.baselines import load_parts
 from benchmarks.latent.methods import METHODS, Sizes
 from benchmarks.latent.reports.domains import RULES
-from benchmarks.latent.runs import Column, trials
+from benchmarks.latent.runs import Column
+from benchmarks.latent.trials import trials
 from common.progress import Silent
 from common.results.records import RecordWriter, read_records
 from lacim_jax import Examples

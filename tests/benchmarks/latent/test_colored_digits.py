@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent import colored_digits as lacim_colored_digits
-from benchmarks.latent import diagnosis as latent_diagnosis
+from benchmarks.latent.colored import diagnosis
+from benchmarks.latent.trials import trials
 from common.progress import Silent
 from common.results.records import Record, RecordWriter, read_records
 from common.results.tables import group
@@ -100,25 +101,23 @@ def test_a_probe_finds_what_is_there_and_no_more():
     generator = np.random.default_rng(0)
     target = generator.integers(0, 2, 4000)
     told = np.stack([generator.normal(size=4000), target + 0.01 * generator.normal(size=4000)], -1)
-    assert latent_diagnosis.probe(told, target) == 1
-    assert 0.45 < latent_diagnosis.probe(told[:, :1], target) < 0.55
+    assert diagnosis.probe(told, target) == 1
+    assert 0.45 < diagnosis.probe(told[:, :1], target) < 0.55
     # Three quarters right: log 2 of a fair coin's, and of what it says of another.
     noisy = target ^ (generator.uniform(size=4000) < 0.25)
     quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert latent_diagnosis.conditional_entropy(noisy, target) == pytest.approx(quarter, abs=0.03)
-    assert latent_diagnosis.conditional_entropy(target, target) == 0
+    assert diagnosis.conditional_entropy(noisy, target) == pytest.approx(quarter, abs=0.03)
+    assert diagnosis.conditional_entropy(target, target) == 0
 
 
 def test_all_methods_try_equally_many_settings_and_the_same_learning_rates():
     settings = dataclasses.replace(SETTINGS, trials=5)
-    tried = {m: lacim_colored_digits.trials(settings, m) for m in lacim_colored_digits.METHODS}
-    rates = [[trial["learning_rate"] for trial in trials] for trials in tried.values()]
+    methods = {m: lacim_colored_digits.method_of(m) for m in lacim_colored_digits.METHODS}
+    tried = {name: trials(settings, method) for name, method in methods.items()}
+    rates = [[trial["learning_rate"] for trial in of_method] for of_method in tried.values()]
     assert all(each == rates[0] for each in rates)
-    spans = {
-        "learning_rate": settings.learning_rates,
-        "beta": settings.betas,
-        "label_weight": settings.label_weights,
-    }
+    spans = {"learning_rate": settings.learning_rates, **methods["LaCIM"].ranges}
+    assert set(spans) == {"learning_rate", "beta", "label_weight"}
     for name, (low, high) in spans.items():
         position = [math.log(t[name] / low) / math.log(high / low) for t in tried["LaCIM"]]
         assert sorted(math.floor(5 * p) for p in position) == [0, 1, 2, 3, 4]

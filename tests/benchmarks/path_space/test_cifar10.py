@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import cifar10 as gsgd_cifar10
+from benchmarks.path_space import training
 from benchmarks.path_space.methods import (
     METHODS,
     PAIRS,
@@ -117,10 +118,10 @@ def test_all_methods_see_the_same_batches_and_steps_that_fall_by_ten(monkeypatch
     def idle(step, state, data, *, order, epochs, **options):
         del step, options
         seen.append((np.asarray(state.model_state.rates), jax.random.key_data(order).tolist()))
-        names = ("loss", "validation_accuracy", "test_accuracy", *gsgd_cifar10._CROSS_ENTROPIES)
+        names = ("loss", "validation_accuracy", "test_accuracy", *training.CROSS_ENTROPIES)
         return Fit(state, dict.fromkeys(names, np.zeros(epochs)), np.asarray(-1))
 
-    monkeypatch.setattr(gsgd_cifar10, "fit", idle)
+    monkeypatch.setattr(training, "fit", idle)
     methods = ("SGD", "SGD, skeleton init", "Path-SGD", "ENorm", "Adam")
     run(methods=methods, epochs=4, learning_rates=(1.0,), adaptive_rates=(0.5,))
     orders = [jax.random.key_data(streams(seed).order).tolist() for seed in CONTEXT.seeds]
@@ -210,5 +211,5 @@ def test_the_papers_start_is_trained_with_norms_and_augmentation():
 def test_unknown_networks_and_methods_are_refused():
     with pytest.raises(ValueError, match=r"networks are called .* got 'VGG-16'"):
         run(networks=("VGG-16",))
-    with pytest.raises(ValueError, match=r"methods are SGD, G-SGD, .* got H-SGD"):
+    with pytest.raises(ValueError, match=r"methods are SGD; G-SGD; .* Got H-SGD"):
         run(methods=("SGD", "H-SGD"))

@@ -5,8 +5,15 @@ import math
 
 import pytest
 
-from benchmarks.path_space.rates import choose, pair_table, rate_figure, rate_of, rate_table
-from common.results.plots import COLOURS
+from benchmarks.path_space.rates import (
+    Line,
+    Score,
+    choose,
+    pair_table,
+    rate_figure,
+    rate_of,
+    rate_table,
+)
 from common.results.records import Record
 from common.results.tables import number
 
@@ -88,7 +95,8 @@ def test_pairs_are_compared_seed_by_seed_at_each_ones_own_rate():
     records = [record(0.1, 0.5, 0.5 + 0.1 * s, seed=s) for s in range(3)]
     records += [record(0.1, 0.4, 0.9, method="G-SGD", seed=s) for s in range(3)]
     records += [record(0.3, 0.6, 0.52 + 0.1 * s, method="G-SGD", seed=s) for s in range(3)]
-    table = pair_table(records, [("G-SGD", "SGD"), ("G-Adam", "Adam")], show=number)
+    pairs = [("G-SGD", "SGD"), ("G-Adam", "Adam")]
+    table = pair_table(records, pairs, Score(show=number))
     assert cells(table, "G-SGD - SGD")["test accuracy, seed by seed"] == "0.020 ± 0.000"
     assert "Adam" not in table
     assert pair_table(records, [("G-Adam", "Adam")]) == ""
@@ -99,10 +107,8 @@ def test_other_scores_have_their_own_names_and_units():
         dataclasses.replace(r, metrics={"validation_return": 20.0, "test_return": 31.0})
         for r in (record(0.1, 0.0, 0.0), record(1.0, 0.0, 0.0))
     ]
-    table = rate_table(
-        records, score="test_return", criterion="validation_return", tolerance=5.0,
-        name="return", show=number,
-    )  # fmt: skip
+    score = Score("test_return", "validation_return", "return", unit="", show=number)
+    table = rate_table(records, score._replace(tolerance=5.0))
     found = cells(table, "SGD")
     assert found["return there"] == "31.000 (n = 1)"
     assert found["rates within 5 of it"] == "0.1 to 1"
@@ -112,7 +118,7 @@ def test_the_figure_breaks_its_line_where_a_run_diverged(tmp_path, monkeypatch):
     drawn = {}
 
     def spy(axes, x, values, *, label, style, marker):
-        drawn[axes.get_title(), label] = (list(x), values)
+        drawn[label] = (list(x), values)
         axes.plot(x, values[0], label=label)
 
     monkeypatch.setattr("benchmarks.path_space.rates.plot_spread", spy)
@@ -123,21 +129,24 @@ def test_the_figure_breaks_its_line_where_a_run_diverged(tmp_path, monkeypatch):
         for s in (0, 1)
         for rate, v in ((1.0, NAN if (m, s) == ("SGD", 1) else 0.5), (0.1, 0.4))
     ]
-    path = rate_figure(records, tmp_path / "rates.png", panel=lambda r: str(r.setting["network"]))
+    lines = {m: Line("both", m, style) for style, m in enumerate(("SGD", "G-SGD"))}
+    path = rate_figure(
+        records, tmp_path / "rates.png", lines, row=lambda r: str(r.setting["network"])
+    )
     assert path.read_bytes().startswith(b"\x89PNG")
-    by_label = {label: found for (_, label), found in drawn.items()}
-    rates, sgd = by_label["SGD"]
+    rates, sgd = drawn["SGD"]
     assert rates == [0.1, 1.0]
     assert sgd[:, 0].tolist() == [40.0, 40.0]
     assert all(map(math.isnan, sgd[:, 1]))  # the survivor alone would flatter
-    assert by_label["G-SGD"][1].tolist() == [[40.0, 50.0], [40.0, 50.0]]
+    assert drawn["G-SGD"][1].tolist() == [[40.0, 50.0], [40.0, 50.0]]
 
 
-def test_more_methods_than_colours_and_one_that_always_diverged_are_drawn(tmp_path):
-    names = [f"method {i}" for i in range(len(COLOURS) + 2)]
-    records = [record(r, 0.5, 0.1 * r, method=m) for m in names for r in (0.1, 1.0)]
+def test_a_method_that_always_diverged_is_drawn(tmp_path):
+    records = [record(r, 0.5, 0.1 * r, method="SGD") for r in (0.1, 1.0)]
     records += [record(r, NAN, NAN, method="lost", seed=s) for r in (0.1, 1.0) for s in (0, 1)]
-    assert rate_figure(records, tmp_path / "rates.png").stat().st_size > 10_000
+    lines = {"SGD": Line("one", "a", 0), "lost": Line("other", "b", 1)}
+    path = rate_figure(records, tmp_path / "rates.png", lines, row=lambda r: "row")
+    assert path.stat().st_size > 10_000
 
 
 def test_records_without_a_rate_and_no_records_are_refused(tmp_path):
@@ -147,4 +156,4 @@ def test_records_without_a_rate_and_no_records_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a table needs at least one record"):
         rate_table([])
     with pytest.raises(ValueError, match="a figure needs at least one record"):
-        rate_figure([], tmp_path / "rates.png")
+        rate_figure([], tmp_path / "rates.png", {}, row=str)

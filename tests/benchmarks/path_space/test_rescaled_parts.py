@@ -22,8 +22,8 @@ from benchmarks.path_space.rescaled.rows import (
 )
 from benchmarks.path_space.rescaled.runs import Grid, Scores, search
 from benchmarks.path_space.rescaled.tasks import ImageTask, SentenceTask, problem
+from common.data.generated.translation import Lexicon
 from common.networks import MLP, Transformer, resnet
-from common.translation import Lexicon
 from gsgd_jax import mlp_gauge
 from tests.gsgd_jax.networks import furthest
 

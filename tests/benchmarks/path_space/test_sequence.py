@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import sequence as gsgd_sequence
-from benchmarks.path_space.jobs import METHODS, PAIRS, jobs, named, traced_problem
+from benchmarks.path_space.jobs import METHODS, PAIRS, jobs, traced_problem
+from benchmarks.path_space.methods import named
 from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Silent
@@ -188,4 +189,4 @@ def test_pairs_share_their_first_weights_and_all_methods_their_seeds(network):
 
 def test_unknown_methods_are_refused():
     with pytest.raises(ValueError, match=r"methods are SGD; G-SGD; .* Got H-SGD"):
-        named(("SGD", "H-SGD"))
+        named(("SGD", "H-SGD"), METHODS)

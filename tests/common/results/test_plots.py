@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from common.results.plots import figure, plot_bars, plot_curve
+from common.results.plots import figure
+from common.results.plots import plot_bars
+from common.results.plots import plot_curve
+from common.results.plots import plot_dots
+from common.results.plots import plot_spread
 from common.results.records import Record
 
 
@@ -37,11 +41,21 @@ def test_curves_on_different_abscissae_are_refused(tmp_path):
         plot_curve(panels[0, 0], [*mixed, other], x="epoch", y="accuracy", label="m")
 
 
-def test_bars_show_every_seed_and_name_what_diverged(tmp_path):
+def test_rows_show_every_seed_and_name_what_diverged(tmp_path):
     with figure(tmp_path / "b.png") as panels:
         axes = panels[0, 0]
-        plot_bars(axes, ["a", "b"], [[0.5, 0.7, np.nan], [np.nan]], scale=100.0)
-        assert axes.patches[0].get_width() == pytest.approx(60.0)
-        np.testing.assert_allclose(axes.lines[-1].get_xdata(), [50.0, 70.0])
+        plot_dots(axes, {"a": [0.5, 0.7, np.nan], "b": [np.nan]}, scale=100.0)
+        np.testing.assert_allclose(axes.lines[0].get_xdata(), [50.0, 70.0])
+        (mean,) = [line for line in axes.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(mean.get_xdata(orig=False), [60.0])
         assert [t.get_text() for t in axes.texts] == ["diverged"]
         assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
+
+
+def test_on_a_logarithmic_axis_the_mean_is_the_geometric_one(tmp_path):
+    with figure(tmp_path / "b.png") as panels:
+        axes = panels[0, 0]
+        plot_spread(axes, [1.0], np.asarray([[1e-4], [1e-2]]), label="m", geometric=True)
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [1e-3])
+        band = axes.collections[0].get_paths()[0].vertices
+        assert band[:, 1].max() == pytest.approx(1e-3 * 10 ** np.std([-4, -2], ddof=1))

@@ -14,11 +14,8 @@ def diagnosis(
 ) -> dict[str, float]:
     """Linear probes of the posterior means, and the nats that the label keeps.
 
-    Args:
-        model: a trained model.
-        variables: its variables.
-        colored: images of the training domains that it was not trained on.
-        examples: the same, as the model sees them.
+    The images, of the training domains, are others than a model was trained on; `examples` are the
+    same as the model sees them.
 
     Returns:
         `s_tells_color`, `s_tells_digit` and likewise of v: the accuracy of a linear classifier of
@@ -26,17 +23,17 @@ def diagnosis(
         scored on the other. `label_given_digit`, `label_given_color`, `label_given_both`: the
         entropy of the label given the digit's class, the colour, or both, in nats.
     """
-    encode = jax.jit(lambda *given: model.apply(*given, method="encode"))
+    encode = jax.jit(lambda *inputs: model.apply(*inputs, method="encode"))
     posterior: Any = encode(variables, examples.images, examples.domains)
     latents = model.split(np.asarray(posterior.mean))
     labels, colors = np.asarray(colored.labels), np.asarray(colored.colors)
     classes = (np.asarray(colored.digits) >= 5).astype(labels.dtype)
-    found = {
+    probes = {
         f"{part}_tells_{name}": probe(np.asarray(values), target)
         for part, values in latents._asdict().items()
         for name, target in (("color", colors), ("digit", classes))
     }
-    return found | {
+    return probes | {
         "label_given_digit": conditional_entropy(labels, classes),
         "label_given_color": conditional_entropy(labels, colors),
         "label_given_both": conditional_entropy(labels, 2 * classes + colors),
@@ -44,27 +41,17 @@ def diagnosis(
 
 
 def probe(values: np.ndarray, target: np.ndarray) -> float:
-    """The accuracy of least squares on one half of the examples, of its sign on the other.
-
-    Args:
-        values: [n, dim].
-        target: 0 or 1, [n].
-    """
+    """The accuracy on one half of the examples of least squares, of 0 or 1, on the other."""
     inputs = np.column_stack([values, np.ones(len(values))])
     fitted, scored = slice(0, None, 2), slice(1, None, 2)
     weights = np.linalg.lstsq(inputs[fitted], 2.0 * target[fitted] - 1, rcond=None)[0]
     return float(np.mean((inputs[scored] @ weights > 0) == target[scored]))
 
 
-def conditional_entropy(labels: np.ndarray, given: np.ndarray) -> float:
-    """H(label | given), in nats, of the frequencies.
-
-    Args:
-        labels: integers from 0, [n].
-        given: likewise.
-    """
-    counts = np.zeros((given.max() + 1, labels.max() + 1))
-    np.add.at(counts, (given, labels), 1)
+def conditional_entropy(labels: np.ndarray, condition: np.ndarray) -> float:
+    """H(label | condition), in nats, of the frequencies; both integers from 0, [n]."""
+    counts = np.zeros((condition.max() + 1, labels.max() + 1))
+    np.add.at(counts, (condition, labels), 1)
     joint = counts / counts.sum()
     alone = np.broadcast_to(joint.sum(axis=1, keepdims=True), joint.shape)
     seen = joint > 0

@@ -20,30 +20,14 @@ class Column(NamedTuple):
 
 
 def load_columns(
-    columns: Sequence[Column],
-    data: str,
-    data_dir: Path | None,
-    *,
-    sizes: tuple[int | None, int | None],
-    correlations: Sequence[float],
-    test_correlation: float,
-    validation: float,
-    pool: int,
-) -> ColoredDomains:
-    """Every column's own choice of digits, domains, colours and flipped labels.
+    columns: Sequence[Column], data: str, data_dir: Path | None, *,
+    sizes: tuple[int | None, int | None], correlations: Sequence[float], test_correlation: float,
+    validation: float, pool: int,
+) -> ColoredDomains:  # fmt: skip
+    """Every column's own choice of digits, domains, colours and flipped labels, [n, columns, ...].
 
-    Args:
-        columns: the versions.
-        data: digits, by the name of a data set.
-        data_dir: where they are looked for; None for the default.
-        sizes: images for training and validation together, and for testing; None for all.
-        correlations: of the training domains, as in `colored_domains`; so too those that follow.
-        test_correlation: of the test domain.
-        validation: share of the training images that is held out.
-        pool: images are reduced by averaging over squares of this side.
-
-    Returns:
-        Arrays [n, columns, ...].
+    Sizes are of images for training and validation together, and for testing, None for all; images
+    are reduced by averaging over squares of the side `pool`.
     """
     parts = [load(data, split, data_dir=data_dir) for split in ("train", "test")]
 
@@ -54,14 +38,9 @@ def load_columns(
             for part, size, one in zip(parts, sizes, chosen, strict=True)
         )
         domains = colored_domains(
-            key,
-            train,
-            test,
-            correlations=correlations,
-            test_correlation=test_correlation,
-            label_noise=column.label_noise,
-            validation_fraction=validation,
-        )
+            key, train, test, correlations=correlations, test_correlation=test_correlation,
+            label_noise=column.label_noise, validation_fraction=validation,
+        )  # fmt: skip
         return ColoredDomains(
             *(part._replace(images=pooled(part.images, pool)) for part in domains)
         )

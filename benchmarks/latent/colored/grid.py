@@ -21,32 +21,17 @@ one latent moves over 2.5 standard deviations either side: the two most active o
 
 
 def picture(
-    model: LaCIM,
-    variables: dict[str, Any],
-    *,
-    test: Examples,
-    validation: Examples,
-    key: jax.Array,
-    steps: int,
-    search: Search,
-) -> dict[str, list[float]]:
-    """The rows of tiles that `plot_picture` draws.
+    model: LaCIM, variables: dict[str, Any], *, test: Examples, validation: Examples,
+    key: jax.Array, steps: int, search: Search,
+) -> dict[str, list[float]]:  # fmt: skip
+    """The rows of tiles that `plot_picture` draws, as columns of a record's curve.
 
-    Args:
-        model: a trained model of two-channel images.
-        variables: its variables.
-        test: images to show, at least `TILES`.
-        validation: images of training domains, which tell how active each latent is.
-        key: of the search's starts.
-        steps: of the search.
-        search: how latents are searched.
-
-    Returns:
-        Columns of a record's curve, row by row of the whole picture: the channels, 0 to 255.
+    Of test images, at least `TILES`; how active each latent is, validation images tell. Columns are
+    the two channels of the whole picture row by row, 0 to 255.
     """
     images = test.images[:TILES]
-    found = infer_along(model, variables, images, key, steps=(0, steps), search=search)
-    start, end = (jnp.concatenate(each.latents, axis=-1) for each in found)
+    ends = infer_along(model, variables, images, key, steps=(0, steps), search=search)
+    start, end = (jnp.concatenate(each.latents, axis=-1) for each in ends)
     densities: Any = model.apply(variables, validation.images, validation.domains)
     means, activity = densities.posterior.mean, densities.posterior.kl(densities.prior).mean(0)
     moved = []
@@ -62,12 +47,7 @@ def picture(
 
 
 def plot_picture(record: Record, path: Path) -> None:
-    """Draws a record's picture.
-
-    Args:
-        record: its curve is a `picture` of square images.
-        path: the PNG file to write.
-    """
+    """Draws a record whose curve is a `picture` of square images."""
     pixels = np.stack([record.curve["red"], record.curve["green"]], axis=-1) / 255
     side = round((len(pixels) / (len(ROWS) * TILES)) ** 0.5)
     with figure(path, panel=(7.4, 5.1)) as panels:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.latent.colored_columns import Column, load_columns
+from benchmarks.latent.colored.columns import Column, load_columns
 
 OPTIONS = {
     "correlations": (0.9, 0.8), "test_correlation": 0.1, "validation": 0.25, "pool": 4,

@@ -1,0 +1,84 @@
+"""What all reports are made of: small functions of records.
+
+A report reads records only. It picks runs (`where`), sets them side by side (`by_method`,
+`by_setting`), compares two methods seed by seed (`paired`), and says whether a target is met.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from common.results.records import Record
+from common.results.selection import best_setting
+from common.results.tables import Summary, group, summarise
+
+
+def where(records: Iterable[Record], method: str | None = None, **setting: Any) -> list[Record]:
+    """The records of a method, where one is named, whose settings have the values given."""
+    return [
+        record
+        for record in records
+        if (method is None or record.method == method)
+        and all(record.setting.get(name) == value for name, value in setting.items())
+    ]
+
+
+def by_method(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by method, in the order in which methods first came."""
+    return group(records, lambda record: record.method)
+
+
+def by_setting(records: Iterable[Record], name: str) -> dict[Any, list[Record]]:
+    """Records by the value of one setting, in the order in which values first came."""
+    return group(records, lambda record: record.setting[name])
+
+
+def numeric(record: Record, name: str) -> float:
+    """A setting that is a number; 0 where the record has none."""
+    return float(record.setting.get(name) or 0)
+
+
+def best_by_method(
+    records: Iterable[Record], criterion: str = "validation_accuracy"
+) -> dict[str, list[Record]]:
+    """Of each method the records of its best setting (`common.selection.best_setting`)."""
+    return {
+        method: best_setting(tried, criterion=criterion)
+        for method, tried in by_method(records).items()
+    }
+
+
+def values(records: Iterable[Record], metric: str) -> list[float]:
+    """A metric of each record."""
+    return [record.metrics[metric] for record in records]
+
+
+def paired(
+    runs: Sequence[Record], base: Sequence[Record], metric: str = "test_accuracy"
+) -> Summary:
+    """Differences of a metric, seed by seed, of the seeds that both sides have."""
+    of_seed = {record.seed: record.metrics[metric] for record in base}
+    return summarise(r.metrics[metric] - of_seed[r.seed] for r in runs if r.seed in of_seed)
+
+
+def met(value: float, target: float, *, at_most: bool = False) -> str:
+    """Says whether a target, the least value wanted or the largest, is "met" or "missed"."""
+    return "met" if (value <= target if at_most else value >= target) else "missed"
+
+
+def source(origin: Mapping[str, Any]) -> str:
+    """Command, commit and hardware that records came from, in one line."""
+    made = origin["provenance"]
+    return f"`{origin['command']}`, commit {made['git_commit'][:12]}, {hardware(made['device'])}"
+
+
+def hardware(device: Mapping[str, Any]) -> str:
+    """A device in words: "2 CPU cores", or "1 NVIDIA H100 beside 16 CPU cores"."""
+    cores = f"{device['cores']} CPU core{'s' * (device['cores'] != 1)}"
+    if device["kind"] == "cpu":
+        return cores if device["count"] == 1 else f"{device['count']} CPU devices on {cores}"
+    return f"{device['count']} {device['kind']} beside {cores}"
+
+
+def joined(*sections: str) -> str:
+    """Sections of a page with an empty line between them; empty ones are left out."""
+    return "\n\n".join(section for section in sections if section)

@@ -1,0 +1,269 @@
+"""Ways to train LaCIM and to search its latents that do the same: compiled, and loops in Python."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.harness.registry import Context
+from benchmarks.latent.reports.speed import AT_ONCE, LOOP, OURS, SEARCH, TRAINING
+from benchmarks.latent.training import adam
+from common.data import load, pooled
+from common.data.generated.colored_digits import color_digits
+from common.seeds import streams
+from common.training import LossFn, init_state, train_step
+from lacim_jax import (
+    MLP,
+    Examples,
+    LaCIM,
+    MLPDecoder,
+    MLPEncoder,
+    Search,
+    infer,
+    lacim_loss,
+    mixture_prior,
+    search_memory,
+)
+
+
+class Network(NamedTuple):
+    """What is decoded, and by how much."""
+
+    pool: int
+    """Images, 28x28, are reduced by averaging over squares of this side."""
+    widths: tuple[int, ...]
+    """Of the encoder's layers; the decoder has them in the opposite order."""
+
+    @property
+    def name(self) -> str:
+        """What is decoded, from which layers."""
+        side = 28 // self.pool
+        return f"{side}x{side}x2 from {'-'.join(map(str, reversed(self.widths)))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the experiment depends on."""
+
+    networks: tuple[Network, ...] = (
+        Network(4, (128, 128)),
+        Network(2, (256, 128)),
+        Network(1, (512, 256)),
+    )
+    data: str = "mnist5k"
+    train_images: int = 3840
+    search_images: int = 256
+    s_dim: int = 16
+    v_dim: int = 16
+    batch_size: int = 128
+    search_steps: int = 50
+    draws: int = 4
+    """Starts of each image are (1 + draws) for each of the two domains."""
+    chunk_size: int = 64
+    whole: int = 10_000
+    """Images of the evaluation whose memory is stated."""
+    product: int = 1024
+    """Side of the matrices whose product is the machine's own rate."""
+    repetitions: int = 3
+
+
+class Contest(NamedTuple):
+    """Several ways to the same thing."""
+
+    task: str
+    images: int
+    arithmetic: float
+    """Floating-point operations of its gradients, an image, as the compiler counts them."""
+    ways: dict[str, Callable[[], Any]]
+    others: Callable[[], dict[str, float]]
+    """Further figures of the compiled way, once it has been timed."""
+
+
+def _operations(compiled: Any, *inputs: Any) -> float:
+    return float(compiled.lower(*inputs).cost_analysis()["flops"])
+
+
+def _model(network: Network, settings: Settings) -> LaCIM:
+    side = 28 // network.pool
+    return LaCIM(
+        MLPEncoder(network.widths), MLPDecoder((side, side, 2), tuple(reversed(network.widths))),
+        MLP((64, 2)), num_domains=2, s_dim=settings.s_dim, v_dim=settings.v_dim,
+    )  # fmt: skip
+
+
+def _examples(
+    network: Network, settings: Settings, count: int, seed: int, context: Context
+) -> Examples:
+    dataset = load(settings.data, "train", data_dir=context.data_dir)
+    count = min(count, len(dataset.labels))
+    colored = color_digits(
+        streams(seed).data, dataset.images[:count], dataset.labels[:count], correlation=0.9,
+        domains=np.arange(count) % 2,
+    )  # fmt: skip
+    return Examples(pooled(colored.images, network.pool), colored.labels, colored.domains)
+
+
+def training(network: Network, settings: Settings, seed: int, context: Context) -> Contest:
+    """One epoch, both ways; the seed is of data and weights."""
+    data = _examples(network, settings, settings.train_images, seed, context)
+    model, tx, keys = _model(network, settings), optax.adam(1e-3), streams(seed)
+    params = jax.jit(model.init)(keys.init, data.images[:1], data.domains[:1])["params"]
+    loss, size = lacim_loss(model), settings.batch_size
+    steps = len(data.labels) // size
+    compiled = train_step(cast("LossFn", loss), tx)
+    state = init_state(params, tx, jnp.zeros([], jnp.int32))
+
+    @jax.jit
+    def epoch(state: Any, data: Examples) -> Any:
+        rows = jax.random.permutation(keys.order, len(data.labels))[: steps * size]
+
+        def step(state: Any, xs: Any) -> tuple[Any, None]:
+            index, chosen = xs
+            batch = jax.tree.map(lambda leaf: leaf[chosen], data)
+            return compiled(state, batch, jax.random.fold_in(keys.noise, index))[0], None
+
+        return jax.lax.scan(step, state, (jnp.arange(steps), rows.reshape(steps, size)))[0]
+
+    def ours() -> Any:
+        return epoch(state, data)
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    on_host = jax.tree.map(np.asarray, data)
+
+    def loop() -> Any:
+        weights, opt_state, step = params, tx.init(params), jnp.zeros([], jnp.int32)
+        order = np.random.default_rng(seed).permutation(len(on_host.labels))
+        for i in range(steps):
+            rows = order[i * size : (i + 1) * size]
+            batch = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), on_host)
+            grads, (step, _) = gradient(weights, step, batch, jax.random.fold_in(keys.noise, i))
+            updates, opt_state = tx.update(grads, opt_state)
+            weights = optax.apply_updates(weights, updates)
+        return weights
+
+    first = jax.tree.map(lambda leaf: leaf[:size], data)
+    one = _operations(gradient, params, jnp.zeros([], jnp.int32), first, keys.noise) / size
+    return Contest(TRAINING, steps * size, one, {OURS: ours, LOOP: loop}, dict)
+
+
+def searching(network: Network, settings: Settings, seed: int, context: Context) -> Contest:
+    """A search of all images, every way; the seed is of data and weights."""
+    data = _examples(network, settings, settings.search_images, seed, context)
+    model, keys = _model(network, settings), streams(seed)
+    variables = jax.jit(model.init)(keys.init, data.images[:1], data.domains[:1])
+    search = Search(
+        optimiser=adam(0.05), draws=settings.draws, chunk_size=settings.chunk_size, loop="scan"
+    )
+    images, count = np.asarray(data.images), settings.search_steps
+
+    def ours(rows: slice = slice(None), steps: int = count) -> Any:
+        return infer(model, variables, images[rows], keys.noise, steps=steps, search=search).latents
+
+    def others() -> dict[str, float]:
+        together = dataclasses.replace(search, chunk_size=settings.whole)
+        with CompiledPrograms() as later:
+            ours(slice(len(images) // 2 + 1), count // 2)
+        return {
+            "programs_later": float(later.count),
+            "megabytes": search_memory(model, variables, images, search=search) / 1e6,
+            "megabytes_whole": search_memory(model, variables, images, search=together) / 1e6,
+        }
+
+    loops = Loops(model, variables, images, settings, keys.noise)
+    one = _operations(loops.gradient, jnp.zeros((1, loops.dim)), data.images[:1])
+    every = 2 * (1 + settings.draws) * (count + 1)
+    ways = {OURS: ours, LOOP: loops.one_start_after_another, AT_ONCE: loops.starts_at_once}
+    return Contest(SEARCH, len(images), every * one, ways, others)
+
+
+class Loops:
+    """The search as one writes it first: a Python loop over batches and steps."""
+
+    def __init__(
+        self, model: LaCIM, variables: Any, images: np.ndarray, settings: Settings, key: jax.Array
+    ):
+        """Jits the gradient and the starts; the key is of the starts."""
+
+        def minus(latents: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            # Of a batch, whose members do not interact; as one writes it for a batch.
+            pixels: Any = model.apply(variables, latents, method="decode")
+            priors: Any = model.apply(variables, method="priors")
+            log_x = jax.vmap(model.likelihood.log_prob)(pixels, images)
+            objective = log_x + jax.vmap(lambda z: mixture_prior(z, priors))(latents)
+            return -objective.sum(), objective
+
+        self.gradient = jax.jit(jax.grad(minus, has_aux=True))
+        self._starts = jax.jit(lambda x, noise: model.apply(variables, x, noise, method="starts"))
+        self.dim = model.s_dim + model.v_dim
+        self._images, self._settings = images, settings
+        self._noise = jax.random.normal(key, (settings.draws, 2, self.dim))
+
+    def _climb(self, latents: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The best latents that Adam meets from one start of each image, and their objective."""
+        optimiser = adam(0.05)
+        state, best = optimiser.init(latents), latents
+        best_value = jnp.full(len(latents), -jnp.inf)
+        for _ in range(self._settings.search_steps + 1):
+            grads, value = self.gradient(latents, images)
+            best, best_value = _better(latents, value, best, best_value)
+            updates, state = optimiser.update(grads, state)
+            latents = jnp.asarray(optax.apply_updates(latents, updates))
+        return best, best_value
+
+    def _batches(self) -> Iterator[tuple[jax.Array, Any]]:
+        size = self._settings.batch_size
+        for first in range(0, len(self._images), size):
+            batch = jnp.asarray(self._images[first : first + size])
+            yield batch, self._starts(batch, self._noise)
+
+    def one_start_after_another(self) -> list[jax.Array]:
+        """The best latents of every batch."""
+        latents = []
+        for batch, starts in self._batches():
+            best, best_value = self._climb(starts[:, 0], batch)
+            for start in range(1, starts.shape[1]):
+                climbed = self._climb(starts[:, start], batch)
+                best, best_value = _better(*climbed, best, best_value)
+            latents.append(best)
+        return latents
+
+    def starts_at_once(self) -> list[jax.Array]:
+        """The same with the starts laid side by side in the batch."""
+        latents = []
+        for batch, starts in self._batches():
+            flat = starts.reshape(-1, self.dim)
+            every, value = self._climb(flat, jnp.repeat(batch, starts.shape[1], axis=0))
+            chosen = value.reshape(len(batch), -1).argmax(axis=1)
+            latents.append(every.reshape(starts.shape)[jnp.arange(len(batch)), chosen])
+        return latents
+
+
+def _better(
+    latents: jax.Array, value: jax.Array, best: jax.Array, best_value: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    better = value > best_value
+    return jnp.where(better[:, None], latents, best), jnp.where(better, value, best_value)
+
+
+class CompiledPrograms:
+    """Counts the programs that are compiled, or read from a cache, inside a `with`."""
+
+    count = 0
+
+    def __enter__(self) -> "CompiledPrograms":
+        """Begins to count."""
+        self._open = True
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends it; JAX keeps the listener, which no longer counts."""
+        self._open = False
+
+    def _heard(self, event: str, duration_secs: float, **details: Any) -> None:
+        del duration_secs, details
+        self.count += self._open and event.endswith("backend_compile_duration")
