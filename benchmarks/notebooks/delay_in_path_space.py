@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 
 from common.data.generated.structural_models import structural_model
 from dcasgd_jax import dcasgd, delay_compensation, gamma_times, slot_simulator
-from gsgd_jax import balance, choose_skeleton, find_gauge, in_path_space
+from gsgd_jax import balance, find_gauge, in_path_space
 from lacim_jax import (
     MLP,
     Examples,
@@ -63,7 +63,7 @@ the server or in the workers' copies. On weights it does: with a unit's incoming
 $g$ and the correction of DC-ASGD-c go with $c^{-1}$, where $w$ goes with $c$; and the correction of
 DC-ASGD-a, which is divided by the root mean square of $g$, does not even go with $g$.
 
-In code it is one argument: `in_path_space(rule, skeleton, stale_gradients=True)`. The simulator
+In code it is one argument: `in_path_space(rule, gauge, stale_gradients=True)`. The simulator
 hands every rule `stale_params`; in path space they are translated to path values for the rule
 inside, which is DC-ASGD as it stands.
 """
@@ -94,7 +94,6 @@ params = {
 gauge = find_gauge(logits, params, x[:1])
 start = balance(params, gauge)
 copy = gauge.rescale(start, keys[2], spread=0.7)
-skeleton = choose_skeleton(gauge, start, rule="largest", basis="cycles", tree_values="balanced")
 print(gauge)
 
 # %% [markdown]
@@ -124,7 +123,7 @@ def on_weights(rule):
 
 def on_paths(rule):
     """The rule on path values, gradients pulled back where they were taken."""
-    return in_path_space(rule, skeleton, stale_gradients=True)
+    return in_path_space(rule, gauge, stale_gradients=True)
 
 
 def sweep(space):
@@ -241,7 +240,6 @@ of Adam, on path values. Adam's step on path values is invariant like any other.
 """
 
 # %%
-skeleton = choose_skeleton(gauge, params, rule="largest", basis="cycles", tree_values="balanced")
 start = balance(params, gauge)
 both = jax.tree.map(
     lambda a, b: jnp.stack([a, b]), start, gauge.rescale(start, jax.random.key(5), spread=0.7)

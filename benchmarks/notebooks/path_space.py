@@ -248,8 +248,9 @@ their size, after each step?
 In a network of random weights the papers' path values are a bad choice: a step on $v_e$ is a step
 on $w_e$ divided by $(\alpha\beta)^2$, and small skeleton entries make that explode. Either all
 skeleton entries are first reset to 1, which is another start (`skeleton_init`, the papers' way), or
-the tree is made of the largest weights and coordinates are taken at its balanced values
-(`rule="largest", basis="cycles"`), which leaves the usual initialisation alone. That is used here.
+path values are the weights of the *balanced* copy of the start, in which every unit's incoming and
+outgoing weights have equal norms. These are never singular and leave the usual initialisation
+alone. They are what `in_path_space` takes when it is given the gauge, and used here.
 """
 
 # %%
@@ -284,23 +285,17 @@ def train(tx, params, xs, ys, probe):
     return params, losses, logits
 
 
-def skeleton_of(params):
-    """The largest tree, coordinates at its balanced values."""
-    gauge = find_gauge(network, params, all_x[:1])
-    return choose_skeleton(gauge, params, rule="largest", basis="cycles", tree_values="balanced")
-
-
 start = initial(jax.random.key(0), (64, 32, 32, 10))
-skeleton = skeleton_of(start)
-print(skeleton.gauge)
-optimisers = {"SGD": optax.sgd(0.1), "G-SGD": gsgd(0.1, skeleton),
-              "G-Adam": in_path_space(optax.adam(3e-3), skeleton)}  # fmt: skip
+gauge = find_gauge(network, start, all_x[:1])
+print(gauge)
+optimisers = {"SGD": optax.sgd(0.1), "G-SGD": gsgd(0.1, gauge),
+              "G-Adam": in_path_space(optax.adam(3e-3), gauge)}  # fmt: skip
 together = {}
 for name, dtype in (("SGD", "float32"), ("G-SGD", "float32"), ("G-SGD", "float64"),
                     ("G-Adam", "float64")):  # fmt: skip
     with jax.enable_x64(dtype == "float64"):
         first = [jnp.asarray(kernel, dtype) for kernel in start]
-        copy = skeleton.gauge.rescale(first, jax.random.key(1), spread=0.7)
+        copy = gauge.rescale(first, jax.random.key(1), spread=0.7)
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), first, copy)
         xs, ys = jnp.asarray(pixels[batches(0)], dtype), jnp.asarray(labels[batches(0)])
 
@@ -340,7 +335,7 @@ answers differ in the end: [gsgd_invariance](../evidence/gsgd_invariance.md).)
 ## Does it also learn better?
 
 The fair question is put beside SGD *from the same weights*, each at its own best step, chosen on
-validation data. Two starts: the usual initialisation, with the skeleton of the largest weights; and
+validation data. Two starts: the usual initialisation, with the weights of its balanced copy; and
 the papers', every skeleton entry 1, with their path values. One initialisation of each, three
 orders of the data.
 """
@@ -348,7 +343,7 @@ orders of the data.
 # %%
 rates = jnp.array([0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
 orders = jnp.asarray(np.stack([batches(seed) for seed in (1, 2, 3)]))
-papers = choose_skeleton(skeleton.gauge, start, basis="paths")
+papers = choose_skeleton(gauge, start, basis="paths")
 reset = skeleton_init(start, papers)
 
 
@@ -367,7 +362,7 @@ def sweep(make, params):
 
 runs = {
     "SGD, usual start": (sweep(optax.sgd, start), BLUE, "--"),
-    "G-SGD, usual start": (sweep(lambda rate: gsgd(rate, skeleton), start), BLUE, "-"),
+    "G-SGD, usual start": (sweep(lambda rate: gsgd(rate, gauge), start), BLUE, "-"),
     "SGD, papers' start": (sweep(optax.sgd, reset), ORANGE, "--"),
     "G-SGD, papers' start": (sweep(lambda rate: gsgd(rate, papers), reset), ORANGE, "-"),
 }
@@ -379,6 +374,7 @@ for name, ((losses, valid, tested), colour, line) in runs.items():
     best = int(valid.mean(1).argmax())
     smooth = np.convolve(losses[best].mean(0), np.ones(10) / 10, mode="valid")
     right.plot(smooth, color=colour, linestyle=line, label=f"{name}, step {rates[best]:g}")
+    assert mean[best] > 80, "every pair trains at its best step"
     print(f"{name:<21} best step {rates[best]:<6g} test {mean[best]:.1f} ± {spread[best]:.1f} %")
 left.set(xscale="log", title="test accuracy, %", xlabel="step size", ylim=(0, 100))
 left.legend(loc="lower center")

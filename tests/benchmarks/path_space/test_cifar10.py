@@ -115,9 +115,9 @@ def test_all_methods_see_the_same_batches_and_steps_that_fall_by_ten(monkeypatch
     """Runs that take down what they are given, and do nothing."""
     seen = []
 
-    def idle(step, state, data, *, order, epochs, **options):
+    def idle(step, state, data, *, keys, epochs, **options):
         del step, options
-        seen.append((np.asarray(state.model_state.rates), jax.random.key_data(order).tolist()))
+        seen.append((np.asarray(state.model_state.rates), jax.random.key_data(keys.order).tolist()))
         names = ("loss", "validation_accuracy", "test_accuracy", *training.CROSS_ENTROPIES)
         return Fit(state, dict.fromkeys(names, np.zeros(epochs)), np.asarray(-1))
 
