@@ -50,7 +50,7 @@ class SentenceTask:
 
     network: Literal["transformer"] = "transformer"
     lexicon: Lexicon = dataclasses.field(default_factory=Lexicon)
-    train_size: int = 2000
+    train_size: int = 1600
     validation_size: int = 200
     test_size: int = 500
     width: int = 16
@@ -159,7 +159,8 @@ def _sentences(task: SentenceTask) -> Problem:
     gauge, init = _traced(module, parts[0][0][:1])
     return Problem(
         task.network, gauge, init, translation_loss(module), translation_metrics(module),
-        parts[0], parts[1], parts[2], task.batch_size, task.epochs, "token_accuracy", 1 / len(data.words),
+        parts[0], parts[1], parts[2], task.batch_size, task.epochs, "token_accuracy",
+        1 / len(data.words),
     )  # fmt: skip
 
 
