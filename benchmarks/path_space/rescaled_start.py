@@ -21,6 +21,9 @@ is measured.
 Weight normalisation begins at g = |w| and v = w. It has a rescaling of its own, that of v, which is
 no part of the function but sets how far a step turns it; so it is not invariant either.
 
+As a control of what rounding alone does, one start is that of s = 0 with every weight moved to the
+next number of float32.
+
 Then perceptrons whose scale is bad because of what was done to them after training, fine-tuned on:
 pruned by magnitude (pruned entries stay zero), two of them averaged after matching their units,
 equalised across layers as for quantisation, and brought to the range 1 in each unit.
@@ -40,10 +43,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space.rescaled import damage, report
+from benchmarks.path_space.rescaled.board import CONTROL
 from benchmarks.path_space.rescaled.rows import RULES, WAYS, WEIGHTS, Rule, Way, row_name
 from benchmarks.path_space.rescaled.runs import Grid, Runner, Scores, Start, search, stacked
 from benchmarks.path_space.rescaled.tasks import (
@@ -69,7 +74,7 @@ class Settings:
     """Standard deviations of the log-scales; the first is 0."""
     damages: tuple[str, ...] = damage.DAMAGES
     """What else the perceptron is started from."""
-    kept_share: float = 0.1
+    kept_share: float = 0.2
     """Of each kernel's entries, after pruning."""
     pretraining_rate: float = 3e-3
     """Adam's, of the networks that are then pruned, merged or equalised."""
@@ -89,7 +94,7 @@ class Settings:
                 raise ValueError(f"{', '.join(known)} are known, got {', '.join(sorted(unknown))}.")
 
 
-_FEW: dict[str, Any] = {"train_size": 2000, "validation_size": 500, "test_size": 2000}
+_FEW: dict[str, Any] = {"train_size": 1600, "validation_size": 500, "test_size": 2000}
 _FEWER: dict[str, Any] = {"train_size": 1600, "validation_size": 500, "test_size": 1000}
 
 PRESETS = {
@@ -97,6 +102,7 @@ PRESETS = {
         tasks=(ImageTask("MLP", data="digits8x8", pool=1, sizes=(16, 16), train_size=320,
                          validation_size=100, test_size=100, epochs=4),),
         rules=("SGD", "Adam"), spreads=(0.0, 2.0), grid=Grid((1e-3, 1e-2, 1e-1), 10**0.5),
+        pretraining_rate=1e-2,
     ),
     "cpu": Settings(
         tasks=(
@@ -163,11 +169,19 @@ def _starts(runner: Runner, settings: Settings, seeds: Sequence[int]) -> list[St
         for spread in settings.spreads
         for seed, params in usual.items()
     ]
+    found += [
+        Start(CONTROL, None, seed, jax.tree.map(_next_number, params))
+        for seed, params in usual.items()
+    ]
     if given.name == "MLP" and settings.damages:
         found += _damaged(runner, settings, usual)
         ones = jax.tree.map(np.ones_like, found[0].params)
         found = [start if start.mask else start._replace(mask=ones) for start in found]
     return found
+
+
+def _next_number(leaf: jax.Array) -> jax.Array:
+    return jnp.nextafter(leaf, jnp.full_like(leaf, jnp.inf))
 
 
 def _fresh(seed: int, number: int) -> jax.Array:

@@ -11,6 +11,9 @@ from common.results.tables import group
 
 PROTOCOLS = ("tuned", "kept")
 
+CONTROL = "s = 0, one rounding on"
+"""The start that differs from that of s = 0 in the last digit of every weight."""
+
 
 class Board:
     """What is asked of the records, in one place."""
@@ -36,8 +39,9 @@ class Board:
         return [n for n in self._starts(problem) if self._spread(problem, n) is not None]
 
     def damages(self, problem: str) -> list[str]:
-        """The other starts."""
-        return [n for n in self._starts(problem) if self._spread(problem, n) is None]
+        """The starts to which something was done in earnest: not rescaled, not the control."""
+        others = [n for n in self._starts(problem) if self._spread(problem, n) is None]
+        return [n for n in others if n != CONTROL]
 
     def spread(self, problem: str, start: str) -> float:
         """The s of a start that was rescaled at random."""

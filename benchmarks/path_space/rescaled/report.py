@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.path_space.rescaled.board import PROTOCOLS, Board
+from benchmarks.path_space.rescaled.board import CONTROL, PROTOCOLS, Board
 from benchmarks.path_space.rescaled.rows import BALANCED, PATHS, WAYS, Way
 from benchmarks.path_space.rescaled.verdict import verdict
 from common.results.plots import COLOURS, MARKERS, figure, plot_spread
@@ -45,7 +45,7 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def _by_start(board: Board, problem: str, protocol: str) -> str:
-    names = board.rescaled(problem)
+    names = [*board.rescaled(problem), CONTROL]
     rows = [
         [board.row(rule, way), *(_cell(board, problem, rule, way, n, protocol) for n in names)]
         for rule in board.rules
@@ -117,8 +117,10 @@ def _head(panels: np.ndarray, title: str) -> None:
     """One legend above all panels, under the figure's title."""
     fig = panels[0, 0].figure
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    fig.suptitle(title, fontsize=11)
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    narrow = panels.shape[1] == 1
+    fig.suptitle(title.replace(": ", ":\n") if narrow else title, fontsize=11)
+    columns = 2 if narrow else len(labels)
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _damage_figure(board: Board, problem: str, path: Path) -> Path:
@@ -144,10 +146,8 @@ def _dots(axes: Axes, board: Board, problem: str, name: str) -> None:
             [v.mean() for v in values], places, xerr=sds, fmt=MARKERS[j], color=COLOURS[j],
             markersize=4, linewidth=1.2, label=way.name,
         )  # fmt: skip
-    low = axes.get_xlim()[0]
-    if before > low:
-        axes.axvline(before, color="grey", linestyle=":", label="before")
-    else:  # far outside: said, so that the differences stay in sight
-        axes.text(0.03, 0.02, f"before: {before:.1f}%", transform=axes.transAxes, fontsize=8)
+    # Said, not drawn: it is often far outside, and the differences should stay in sight.
+    axes.text(0.03, 0.02, f"before: {before:.1f}%", transform=axes.transAxes, fontsize=8)
     axes.set_yticks(range(len(board.rules)), board.rules)
+    axes.set_ylim(-0.5, len(board.rules) - 0.3)
     axes.invert_yaxis()

@@ -50,7 +50,7 @@ class SentenceTask:
 
     network: Literal["transformer"] = "transformer"
     lexicon: Lexicon = dataclasses.field(default_factory=Lexicon)
-    train_size: int = 2000
+    train_size: int = 1600
     validation_size: int = 200
     test_size: int = 500
     width: int = 16

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from benchmarks.path_space.rescaled.board import PROTOCOLS, Board
+from benchmarks.path_space.rescaled.board import CONTROL, PROTOCOLS, Board
 from benchmarks.path_space.rescaled.rows import BALANCED, NORMALISED, PATHS, WAYS, WEIGHTS, Way
 from common.results.comparison import Difference, interval
 
@@ -57,6 +57,20 @@ def _flat(board: Board) -> Iterator[str]:
             f"and rule; the largest change is {changes[where]:.2f} points ({where[1]}, {where[0]})."
         )
 
+    apart = [
+        abs(
+            _mean(board, problem, rule, way, CONTROL, "tuned")
+            - _mean(board, problem, rule, way, board.rescaled(problem)[0], "tuned")
+        )
+        for (problem, rule), way in product(_panels(board), (WEIGHTS, PATHS))
+    ]
+    yield (
+        "*What does rounding alone do?* The control, the start of s = 0 with each weight one "
+        f"rounding on, differs from it by at most {max(apart):.2f} points and within {FLAT:g} "
+        f"point in {sum(gap <= FLAT for gap in apart)} of {len(apart)} rows, on weights and in "
+        "path space."
+    )
+
 
 def _at(board: Board, problem: str) -> str:
     starts = board.rescaled(problem)
@@ -105,7 +119,7 @@ def _suffices(board: Board) -> Iterator[str]:
     """Whether balancing once gives what path space gives, from every start, at every step size."""
     apart, each = [], []
     for problem, rule in _panels(board):
-        for start in [*board.rescaled(problem), *board.damages(problem)]:
+        for start in [*board.rescaled(problem), CONTROL, *board.damages(problem)]:
             one, other = (board.records(problem, rule, way, start) for way in (BALANCED, PATHS))
             for a, b in zip(one, other, strict=True):
                 same = np.asarray(a.curve["learning_rate"]) == np.asarray(b.curve["learning_rate"])

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import rescaled_start
-from benchmarks.path_space.rescaled.board import Board
+from benchmarks.path_space.rescaled.board import CONTROL, Board
 from benchmarks.path_space.rescaled.damage import DAMAGES
 from benchmarks.path_space.rescaled.rows import BALANCED, NORMALISED, PATHS, WAYS, WEIGHTS
 from benchmarks.path_space.rescaled.runs import Grid
@@ -36,7 +36,7 @@ def board(records):
 
 def test_there_is_one_record_for_every_row_start_and_seed(records):
     found = {(r.method, r.setting["start"], r.seed) for r in records}
-    starts = ["s = 0", "s = 2", *DAMAGES]
+    starts = ["s = 0", "s = 2", CONTROL, *DAMAGES]
     assert len(found) == len(records) == 2 * len(WAYS) * len(starts) * 2
     for record in records:
         tried = record.curve["learning_rate"]
@@ -79,6 +79,7 @@ def test_path_space_and_balancing_once_are_flat_and_one_and_weights_are_not(boar
 def test_tables_and_plots_come_from_records(records, tmp_path):
     text = rescaled_start.tables(records)
     for part in (
+        "*What does rounding alone do?*",
         "*Is path space flat in s, step size tuned?* Yes",
         "*Does balancing once suffice?* Yes",
         "*What is lost on weights at s = 2, step size kept?*",
