@@ -89,7 +89,7 @@ def tables(records: Sequence[Record]) -> str:
                 name,
                 number(metric(runs, "error_left"), digits=2),
                 number(metric(runs, "error_left_scaled"), digits=2),
-                f"{metric(runs, 'factor').mean:.3g}",
+                _factor(metric(runs, "factor").mean),
                 number(metric(runs, "variance"), digits=2),
                 f"{metric(runs, 'time').mean:.2f}",
                 f"{metric(runs, 'copies').mean:.1f}",
@@ -102,6 +102,10 @@ def tables(records: Sequence[Record]) -> str:
             verdict(by_rung),
         ]
     return "\n\n".join(sections)
+
+
+def _factor(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def verdict(by_rung: Mapping[str, Sequence[Record]]) -> str:

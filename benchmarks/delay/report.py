@@ -72,12 +72,8 @@ def protocol_tables(
 ) -> str:
     """Both protocols, as Markdown: each rule at its own tuned step, and all at one step.
 
-    The one step is the first that ASGD does not bear (`intolerable_step`).
-
-    Args:
-        records: of one experiment, every method at every setting.
-        published: errors to set beside those of the records; None for none.
-        source: where they are from, and under which settings they were found.
+    The one step is the first that ASGD does not bear (`intolerable_step`). Below stand published
+    errors, if there are any, and where they are from.
     """
     tuned = {m: best_by_method(_beside(records, m)) for m in worker_counts(records)}
     sections = [

@@ -332,7 +332,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     path, plain = out / "throughput.png", where(records, rule="ASGD", log=False)
     networks = by_setting(plain, "network")
     with small_multiples(
-        path, [""], list(networks), labels=("workers", "throughput / synchronous SGD's"),
+        path, [""], list(networks), labels=("workers", "of synchronous throughput"),
         title=lambda _, network: network, panel=(4.4, 3.0),
     ) as panels:  # fmt: skip
         for (_, network), axes in panels.items():

@@ -149,7 +149,8 @@ CAPTIONS = {
     "m-synchronous SGD. From above: the largest stable step on the quadratic (dashed: ASGD's "
     "in closed form) and of the perceptron; the final training loss with all at one step, and "
     "with each at its own (dotted: SGD without delay). No mark: a seed ended above the start. "
-    "Compensation bears larger steps; at tuned ones there is little left to gain.",
+    "DC-ASGD-a bears larger steps than ASGD on both problems; at tuned steps there is little "
+    "left to gain.",
     "dcasgd_delay_diagnostics.png": "How stale ASGD's gradients were, and how far the weights had "
     "moved by the time they arrived: means over seeds. Staleness gathers around M - 1; the "
     "distance grows with it.",

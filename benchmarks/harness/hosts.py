@@ -46,11 +46,9 @@ def is_first() -> bool:
 
 
 def from_first(make: Callable[[], Any], *errors: type[Exception]) -> Any:
-    """What a function gives in process 0, in every process.
+    """What a function, called in process 0 only, gives there, in every process: what JSON can hold.
 
-    Args:
-        make: gives something that JSON can hold; called in process 0 only.
-        *errors: which, raised by it, are raised in every process with the same message.
+    Errors of the types named, raised by it, are raised in every process with the same message.
     """
     if jax.process_count() == 1:
         return make()

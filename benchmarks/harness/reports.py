@@ -4,6 +4,7 @@ A report reads records only. It picks runs (`where`), sets them side by side (`b
 `by_setting`), compares two methods seed by seed (`paired`), and says whether a target is met.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,15 @@ def paired(
 def met(value: float, target: float, *, at_most: bool = False) -> str:
     """Says whether a target, the least value wanted or the largest, is "met" or "missed"."""
     return "met" if (value <= target if at_most else value >= target) else "missed"
+
+
+def magnitude(value: float, *, digits: int = 1) -> str:
+    """A distance in the form in which its order of magnitude is read: 0.9, or 3 · 10⁻¹⁴."""
+    if value == 0 or not math.isfinite(value) or 0.01 <= value < 100:
+        return f"{value:.2g}"
+    leading, exponent = f"{value:.{digits - 1}e}".split("e")
+    raised = f"{int(exponent)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{leading} · 10{raised}"
 
 
 def source(origin: Mapping[str, Any]) -> str:

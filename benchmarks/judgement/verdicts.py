@@ -19,7 +19,15 @@ from benchmarks.delay.report import (
     intolerable_step,
     worker_counts,
 )
-from benchmarks.harness.reports import best_by_method, by_method, by_setting, numeric, values, where
+from benchmarks.harness.reports import (
+    best_by_method,
+    by_method,
+    by_setting,
+    magnitude,
+    numeric,
+    values,
+    where,
+)
 from benchmarks.latent.reports import domains as domain_report
 from benchmarks.latent.reports import styles
 from benchmarks.latent.reports.identifiability import (
@@ -63,15 +71,6 @@ def won_and_lost(differences: Sequence[Difference]) -> str:
         return "not compared"
     better, worse = (count or "none" for count in _counts(differences))
     return f"better in {better} of {len(differences)} comparisons, worse in {worse}"
-
-
-def magnitude(value: float) -> str:
-    """A distance in the form in which its order of magnitude is read: 0.9, or 3 × 10⁻¹⁴."""
-    if value == 0 or not math.isfinite(value) or 0.01 <= value < 100:
-        return f"{value:.2g}"
-    digits, exponent = f"{value:.0e}".split("e")
-    raised = f"{int(exponent)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{digits} \N{MULTIPLICATION SIGN} 10{raised}"
 
 
 def _share(differences: Sequence[Difference]) -> str:

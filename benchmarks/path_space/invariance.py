@@ -34,7 +34,7 @@ import optax
 from benchmarks.harness.figures import small_multiples
 from benchmarks.harness.images import rows_in_order
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import by_method, by_setting, numeric, where
+from benchmarks.harness.reports import by_method, by_setting, magnitude, numeric, where
 from common.data import load, pixel_statistics, pooled, standardise, take
 from common.networks import MLP
 from common.results.plots import plot_curve
@@ -258,7 +258,7 @@ def _distance(records: Sequence[Record]) -> str:
     distances = [record.metrics["distance"] for record in records]
     lost = sum(not math.isfinite(distance) for distance in distances)
     worst = max((distance for distance in distances if math.isfinite(distance)), default=math.nan)
-    return f"{worst:.1e}" + f" ({lost} of {len(distances)} diverged)" * (lost > 0)
+    return magnitude(worst, digits=2) + f" ({lost} of {len(distances)} diverged)" * (lost > 0)
 
 
 CAPTIONS = {

@@ -180,8 +180,8 @@ def tables(records: Sequence[Record]) -> str:
 CAPTIONS = {
     "steps.png": "Test accuracy against the step size, from the initialisation and, below, from a "
     "rescaled copy of it: mean and one standard deviation over seeds; where every seed "
-    "diverged there is no point. DC-ASGD-a bears larger steps in path space; with ASGD the "
-    "rescaled start costs weights more than path values.",
+    "diverged there is no point. With 8 workers DC-ASGD-a bears larger steps in path space, "
+    "and the rescaled start costs ASGD on weights most.",
 }
 
 

@@ -14,14 +14,11 @@ def diagnosis(
 ) -> dict[str, float]:
     """Linear probes of the posterior means, and the nats that the label keeps.
 
-    The images, of the training domains, are others than a model was trained on; `examples` are the
-    same as the model sees them.
-
-    Returns:
-        `s_tells_color`, `s_tells_digit` and likewise of v: the accuracy of a linear classifier of
-        the colour, or of whether the digit is 5 or more, fitted on one half of the images and
-        scored on the other. `label_given_digit`, `label_given_color`, `label_given_both`: the
-        entropy of the label given the digit's class, the colour, or both, in nats.
+    The images, of the training domains, are others than the model was trained on; `examples` are
+    the same as it sees them. `s_tells_color`, `s_tells_digit` and so of v are the accuracies of a
+    linear classifier of the colour, or of whether the digit is 5 or more, fitted on one half of the
+    images and scored on the other; `label_given_digit`, `label_given_color`, `label_given_both` the
+    entropy of the label given the digit's class, the colour, or both, in nats.
     """
     encode = jax.jit(lambda *inputs: model.apply(*inputs, method="encode"))
     posterior: Any = encode(variables, examples.images, examples.domains)

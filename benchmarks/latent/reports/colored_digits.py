@@ -128,8 +128,8 @@ def _steps(methods: Mapping[str, Chosen]) -> list[float]:
 
 CAPTIONS = {
     "search_steps.png": "Test accuracy along the latent search, mean and one standard deviation "
-    "over seeds; broken lines for methods without a search. Further steps do not help here: "
-    "what explains the image better is its colour.",
+    "over seeds; broken lines for methods without a search. Further steps do not help here, "
+    "and without flipped labels they harm.",
     "accuracy.png": "Test accuracy as chosen on validation data: dots are seeds, the mark their "
     "mean with one standard deviation. With flipped labels all but the colour-blind follow the "
     "colour.",

@@ -38,7 +38,7 @@ CAPTIONS = {
     f"mcc_{kind}.png": "How well latents are found against the number of domains: mean and one "
     "standard deviation over seeds, of LaCIM, of Pool-LaCIM, and of the control that separates s "
     "from v and is otherwise turned at random. Broken lines: means of the ceiling and of controls "
-    "that find nothing. The three bands overlap: more domains add little to what pooled data give."
+    "that find nothing. The three bands overlap."
     for kind in ("continuous", "discrete")
 }
 

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.harness import registry
 from benchmarks.judgement import evidence
 from benchmarks.judgement.page import BEGIN, END
 
@@ -30,7 +31,7 @@ def test_a_kept_run_gives_a_page_a_figure_and_a_place_in_the_index(folder, tmp_p
     table = (tmp_path / "results" / "tables.md").read_text()
     assert page.startswith("# line\n\n**A claim.**\n\nIts cost.\n\n## Preset `smoke`\n")
     assert all(part in page for part in table.strip().split("\n\n"))  # tables and caption alike
-    assert "(line/smoke_slope.png)" in page
+    assert "(line/smoke_slope.png)\n\n*Slopes of lines; all are near 1.*\n" in page
     assert (folder / "line" / "smoke_slope.png").read_bytes().startswith(b"\x89PNG")
     assert "[line](line.md): A claim. Presets: smoke." in (folder / "README.md").read_text()
     assert str(folder / "line" / "smoke.jsonl") in capsys.readouterr().out.replace("\n", "")
@@ -90,6 +91,16 @@ def test_a_folder_without_records_is_refused(folder, tmp_path, capsys):
     (tmp_path / "records.jsonl").write_text("")
     assert main(["report", "--take", str(tmp_path)]) == 2
     assert "no finished record" in capsys.readouterr().err
+
+
+def test_every_figure_that_is_kept_says_what_to_see():
+    kept_figures = {path.parent.name: set() for path in evidence.FOLDER.glob("*/*.png")}
+    for path in evidence.FOLDER.glob("*/*.png"):
+        kept_figures[path.parent.name].add(path.name.partition("_")[2])
+    for name, figures in kept_figures.items():
+        captions = vars(registry.load(name))["CAPTIONS"]
+        assert figures <= set(captions), name
+        assert all(caption.endswith(".") for caption in captions.values())
 
 
 def test_the_evidence_of_this_repository_is_what_its_records_say():

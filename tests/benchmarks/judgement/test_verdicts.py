@@ -9,7 +9,7 @@ from benchmarks.judgement import verdicts
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
 from benchmarks.judgement.page import BEGIN, END, claim_sections, claim_table, with_claims
 from benchmarks.judgement.speed_verdict import speed
-from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY, magnitude
+from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY
 from common.results.records import Record
 
 ORIGIN = {
@@ -62,12 +62,6 @@ def test_a_range_of_steps_alone_holds_partly():
         for r in records
     ]  # fmt: skip
     assert verdicts.path_space_training({"gsgd_cifar10": lost}).verdict == PARTLY
-
-
-def test_magnitudes_are_read_as_one_writes_them():
-    assert [magnitude(x) for x in (0.0, 0.94, 12.0, 3.2e-14, 2e5)] == [
-        "0", "0.94", "12", "3 \N{MULTIPLICATION SIGN} 10⁻¹⁴", "2 \N{MULTIPLICATION SIGN} 10⁵",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("apart", "verdict"), [(1e-6, HOLDS), (0.5, FAILS)])

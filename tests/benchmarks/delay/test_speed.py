@@ -1,0 +1,104 @@
+"""The cost of simulating, in the smallest form: every way is timed, verdicts are computed."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.delay import speed
+from benchmarks.harness.registry import Context
+from common.progress import Silent
+from common.results.records import Record
+
+CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
+SIMULATOR = dataclasses.replace(
+    speed.PRESETS["smoke"], width=8, workers=(1, 8), steps=(16, 2), repetitions=2
+)
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return list(speed.run(SIMULATOR, CONTEXT))
+
+
+def test_every_engine_is_timed_against_the_baseline(simulated):
+    ways = [(r.method, r.setting.get("workers"), r.setting.get("rule")) for r in simulated]
+    assert ways[0] == (speed.SYNCHRONOUS, None, None)
+    assert simulated[0].metrics["ratio"] == 1
+    for engine in (speed.SLOTS, speed.WAVES):
+        for workers in (1, 8):
+            assert (engine, workers, "ASGD") in ways
+    assert (speed.WAVES, 8, "DC-ASGD-c") in ways
+    for record in simulated:
+        assert len(record.curve["seconds"]) == 2
+        assert record.metrics["gradients_per_second"] > 0
+    for record in simulated:
+        if record.method == speed.SLOTS:
+            workers = record.setting["workers"]
+            # Of a network this small, logs and counters are a large part.
+            assert workers + 1 < record.metrics["copies"] < workers + 8
+
+
+def test_what_is_lost_is_told_in_copies_of_the_weights(simulated):
+    (copying,) = [r for r in simulated if r.method == speed.COPYING]
+    assert copying.setting["workers"] == 8
+    same = {"network": "MLP", "batch_size": 32}
+
+    def record(method, ratio, **setting):
+        metrics = {"gradients_per_second": 1000.0, "ratio": ratio}
+        return Record(method=method, setting=same | setting, seed=0, metrics=metrics, wall_time=1.0)
+
+    table = speed.tables(
+        [
+            record(speed.SYNCHRONOUS, 1.0),
+            record(speed.COPYING, 10.0, workers=64, rule="none", log=False),
+            record(speed.SLOTS, 0.9, workers=64, rule="ASGD", log=False),
+            record(speed.WAVES, 0.8, workers=64, rule="ASGD", log=False),
+        ]
+    )
+    # 1000 us over 0.8 is 1250; a copy is 100.
+    assert "takes 250 µs more than a synchronous one's 1000: 2.5 copies of the weights" in table
+    assert "100 µs each" in table
+
+
+def fabricated(ratio, copies, *, compensated=1.0):
+    """Records of eight workers, as if measured."""
+
+    def record(method, rule, log, value):
+        return Record(
+            method=method,
+            setting={"network": "MLP", "batch_size": 32, "workers": 8, "rule": rule, "log": log},
+            seed=0,
+            metrics={"gradients_per_second": 1.0, "ratio": value, "copies": copies},
+            wall_time=1.0,
+        )
+
+    plain = Record(
+        method=speed.SYNCHRONOUS,
+        setting={"network": "MLP", "batch_size": 32},
+        seed=0,
+        metrics={"gradients_per_second": 1000.0, "ratio": 1.0},
+        wall_time=1.0,
+    )
+    return [
+        plain,
+        record(speed.SLOTS, "ASGD", False, ratio),
+        record(speed.WAVES, "ASGD", False, ratio),
+        record(speed.WAVES, "DC-ASGD-c", False, ratio / compensated),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "verdicts"),
+    [
+        (fabricated(1.2, 10.0), ["0.95: met", "3%: met", "target 3: met"]),
+        (fabricated(0.9, 12.0, compensated=1.1), ["0.95: missed", "3%: missed", "3: missed"]),
+    ],
+)
+def test_verdicts_follow_from_the_records(records, verdicts):
+    table = speed.tables(records)
+    assert all(verdict in table for verdict in verdicts), table
+
+
+def test_plots_of_throughput(simulated, tmp_path):
+    (path,) = speed.plots(simulated, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,48 @@
+"""Panels side by side: one legend, shared ranges, rows of dots."""
+
+import numpy as np
+import pytest
+
+from benchmarks.harness.figures import dots_figure, doubling, plot_by, small_multiples
+from common.results.records import Record
+
+
+def runs(accuracy):
+    return [
+        Record(method="m", setting={}, seed=seed, metrics={"accuracy": accuracy + 0.01 * seed},
+               wall_time=0.0)
+        for seed in range(2)
+    ]  # fmt: skip
+
+
+def test_panels_share_a_legend_and_the_range_of_their_row(tmp_path):
+    path = tmp_path / "panels.png"
+    labels = (lambda column: f"x of {column}", "y")
+    with small_multiples(path, [4, 8], ["a", "b"], labels=labels) as panels:
+        for (row, column), axes in panels.items():
+            axes.plot([0, 1], [0, row if column == "a" else 1], label="line")
+        whole = panels[4, "a"].figure
+    assert [panels[4, c].get_ylim() for c in "ab"] == [panels[4, "a"].get_ylim()] * 2
+    assert panels[4, "a"].get_ylim() != panels[8, "a"].get_ylim()
+    assert panels[8, "b"].get_title() == "8, b"
+    assert (panels[8, "a"].get_xlabel(), panels[8, "b"].get_xlabel()) == ("x of a", "x of b")
+    (legend,) = whole.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["line"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_metric_is_drawn_against_what_runs_are_grouped_by(tmp_path):
+    path = tmp_path / "panels.png"
+    with small_multiples(path, [""], [""], labels=("x", "y")) as panels:
+        axes = panels["", ""]
+        plot_by(axes, {0.1: runs(0.5), 0.2: runs(0.6)}, "accuracy", scale=100, label="m", style=0)
+        doubling(axes, [0.1, 0.2])
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), [50.5, 60.5])
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.1", "0.2"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_rows_of_dots_share_their_names_and_their_range(log, tmp_path):
+    panels = {title: {"one": [1.0, 2.0], "two": [far]} for title, far in (("a", 3.0), ("b", 30.0))}
+    path = dots_figure(tmp_path / "dots.png", panels, label="x", reference=1.0, log=log)
+    assert path.read_bytes().startswith(b"\x89PNG")
