@@ -449,7 +449,9 @@ beyond = next(i for i in range(table["ASGD"][0], len(rates)) if own[i] < own.max
 print(f"{'':<15}{'tuned step':>10} {'lambda':>7} {'test %':>12}  {f'at {rates[beyond]:g}, %':>15}")
 for name, (tuned, chosen, _, final) in table.items():
     ends = [f"{row.mean():.1f} ± {row.std(ddof=1):.1f}" for row in (final[tuned], final[beyond])]
+    assert final[tuned].mean() > 90, "every rule trains at its tuned step"
     print(f"{name:<15}{rates[tuned]:>10.3g} {chosen:>7g} {ends[0]:>12}  {ends[1]:>15}")
+assert table["DC-ASGD-a"][3][beyond].mean() > own[beyond] + 5  # the room that compensation buys
 
 # %% [markdown]
 r"""

@@ -430,6 +430,7 @@ match = max((0, 1), key=lambda j: abs(np.corrcoef(truth.s[:, 0], estimate[:, j])
 for d in range(5):
     own = truth.domains == d
     right.plot(truth.s[own, 0], estimate[own, match], ".", color=f"C{d}", markersize=3)
+assert abs(np.corrcoef(truth.s[:, 0], estimate[:, match])[0, 1]) > 0.9  # s is found
 right.set(title="one dimension of s, by domain", xlabel="true", ylabel="found by LaCIM")
 plt.show()
 
