@@ -78,6 +78,34 @@ MODULES = {
 NAMES = tuple(MODULES)
 """Every experiment by its name on the command line and in records."""
 
+TITLES = {
+    "gsgd_mlp": "Path space: digits",
+    "gsgd_invariance": "Path space: one function, trained twice",
+    "gsgd_rescaled_start": "Path space: rescaled starts",
+    "gsgd_cifar10": "Path space: images",
+    "gsgd_sequence": "Path space: sentences",
+    "gsgd_control": "Path space: control",
+    "gsgd_delay": "Path space under delay",
+    "gsgd_stability": "Path space: nothing blows up",
+    "gsgd_speed": "Path space: what it costs",
+    "dcasgd_digits": "Delay: digits",
+    "dcasgd_cifar10": "Delay: CIFAR-10",
+    "dcasgd_imagenet": "Delay: ImageNet's setting",
+    "dcasgd_delay_tolerance": "Delay: how much is borne",
+    "dcasgd_lambda_sweep": "Delay: strength of compensation",
+    "dcasgd_hessian_ladder": "Delay: the Hessian and its stand-ins",
+    "dcasgd_speed": "Delay: speed of the simulator",
+    "lacim_colored_digits": "Latent causes: coloured digits",
+    "lacim_flip": "Latent causes: a flipped correlation",
+    "lacim_identifiability": "Latent causes: identifiability",
+    "lacim_baselines": "Latent causes: beside its baselines",
+    "lacim_pacs": "Latent causes: PACS",
+    "lacim_pictures": "Latent causes: what s and v look like",
+    "lacim_speed": "Latent causes: speed",
+    "preemption": "Killed runs",
+}
+"""What each experiment is called where it is read about."""
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")

@@ -170,6 +170,11 @@ def test_experiments_are_those_of_the_registry(tmp_path):
 WIDE = "---\nhide:\n  - toc\n---\n\n"
 
 
+def test_every_experiment_has_a_title_of_its_own():
+    assert set(registry.TITLES) == set(registry.NAMES)
+    assert len(set(registry.TITLES.values())) == len(registry.TITLES)
+
+
 def test_evidence_comes_with_its_figures(tmp_path):
     (tmp_path / "README.md").write_text("- [one](one.md)")
     (tmp_path / "one.md").write_text("lambda g*g*(w - w_stale), `a*b`.\nCommand: python -m x")
