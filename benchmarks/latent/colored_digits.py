@@ -100,7 +100,6 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-
 tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
