@@ -34,7 +34,6 @@ records.jsonl, manifest.json, tables.md and plots in --out. Records are appended
 tables and plots show the latest run. With "all": runs every one. With "report": makes the pages of
 evidence from the records that are kept with the code; "report --help" tells more."""
 
-
 _PROGRAM = "python -m benchmarks"
 
 _COMPILED = Path(__file__).resolve().parent.parent / ".cache" / "jax"

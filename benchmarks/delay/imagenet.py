@@ -59,7 +59,6 @@ PRESETS = {
     "full": _FULL,
 }  # fmt: skip
 
-
 __all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
 CAPTIONS = {"curves.png": TRAINING_CAPTION}

@@ -69,7 +69,6 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-
 __all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
 

@@ -269,7 +269,8 @@ def plot_times(records: Sequence[Record], path: Path) -> Path:
                         for m, runs in tuned.items()
                         if np.isfinite(values(runs, "seconds_to_target")).all()
                     }
-                    plot_by(axes, reached, "seconds_to_target", **look) if reached else None
+                    if reached:
+                        plot_by(axes, reached, "seconds_to_target", **look)
                 elif workers[-1] in tuned:
                     # Machines' times are drawn from the seed: the abscissa is the mean clock.
                     runs = tuned[workers[-1]]

@@ -62,7 +62,6 @@ PRESETS = {
     "full": Settings(pool=1, widths=(512, 256), epochs=60, trials=16, test_size=10_000),
 }  # fmt: skip
 
-
 tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 

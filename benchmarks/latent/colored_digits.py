@@ -110,7 +110,6 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-
 tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 
