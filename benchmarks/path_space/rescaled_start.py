@@ -16,7 +16,9 @@ balanced copy of the start. So "balanced once" and "in path space" must agree up
 training magnifies, and neither may depend on s. If they do, balancing once suffices for the
 function that is learnt; what path space has over it is that the weights stay in the user's scale
 and that no second copy of the network is needed. Whether both are any better than weights is what
-is measured.
+is measured. Where pruning has left units without incoming or without outgoing weights the two may
+differ by more: such units have no balance, `balance` leaves them the scale they have, path space
+gives them norm 1, and the balance of their neighbours depends on it.
 
 Weight normalisation begins at g = |w| and v = w. It has a rescaling of its own, that of v, which is
 no part of the function but sets how far a step turns it; so it is not invariant either.
