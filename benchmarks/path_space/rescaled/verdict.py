@@ -57,6 +57,7 @@ def _flat(board: Board) -> Iterator[str]:
             f"*Is path space flat in s, step size {protocol}?* {answer.capitalize()}: within "
             f"{FLAT:g} point of s = 0 at every s in {within} of {len(changes)} pairs of network "
             f"and rule; the largest change is {changes[where]:.2f} points ({where[1]}, {where[0]})."
+            + (_chosen_again(board) if protocol == "tuned" else "")
         )
     rescaled, control = [], []
     for problem, rule in _panels(board):
@@ -69,6 +70,26 @@ def _flat(board: Board) -> Iterator[str]:
         "*And run by run, at the same step size?* In path space a rescaled start ends "
         f"{_spread(rescaled)}. What rounding alone does: a start with each weight one rounding on "
         f"ends {_spread(control)}, on weights and in path space together."
+    )
+
+
+def _chosen_again(board: Board) -> str:
+    """What is left of the change where tuning chose the step of s = 0 again, and not its tie."""
+    changes, total = [], 0
+    for problem, rule in _panels(board):
+        first, *others = board.rescaled(problem)
+        total += len(others)
+        for start in others:
+            rates = [
+                board.records(problem, rule, PATHS, name)[0].metrics["tuned_rate"]
+                for name in (first, start)
+            ]
+            if rates[0] == rates[1]:
+                means = [_mean(board, problem, rule, PATHS, n, "tuned") for n in (first, start)]
+                changes.append(abs(means[0] - means[1]))
+    return (
+        f" Validation data chose the step of s = 0 again in {len(changes)} of {total} cells; the "
+        f"largest change in these is {max(changes, default=0.0):.2f} points."
     )
 
 
