@@ -120,7 +120,8 @@ def _head(panels: np.ndarray, title: str) -> None:
     narrow = panels.shape[1] == 1
     fig.suptitle(title.replace(": ", ":\n") if narrow else title, fontsize=11)
     columns = 2 if narrow else len(labels)
-    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
+    size = 8 if narrow else 10
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=size)
 
 
 def _damage_figure(board: Board, problem: str, path: Path) -> Path:

@@ -79,7 +79,8 @@ def test_path_space_and_balancing_once_are_flat_and_one_and_weights_are_not(boar
 def test_tables_and_plots_come_from_records(records, tmp_path):
     text = rescaled_start.tables(records)
     for part in (
-        "*What does rounding alone do?*",
+        "What rounding alone does",
+        "In path space it moves the mean over seeds by at most",
         "*Is path space flat in s, step size tuned?* Yes",
         "*Does balancing once suffice?* Yes",
         "*What is lost on weights at s = 2, step size kept?*",
