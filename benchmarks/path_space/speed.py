@@ -39,7 +39,7 @@ import optax
 
 from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import by_setting, joined, met, values, where
+from benchmarks.harness.reports import by_method, by_setting, joined, met, values, where
 from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
 from common.networks import MLP, plain, resnet
 from common.results.records import Record
@@ -279,16 +279,18 @@ def tables(records: Sequence[Record]) -> str:
                 _verdict(_median(runs, "extra_copies"), COPIES_TARGET),
             ]
         )
+    # Beside finding the group: `init`, and `choose_skeleton` in records of directed paths.
+    begun = [method for method in by_method(records) if method not in (SGD, GSGD)]
     once = []
     for network, runs in by_setting(records, "network").items():
-        seconds = [_median(where(runs, method), "seconds") for method in (FIND, INIT)]
+        seconds = [_median(where(runs, method), "seconds") for method in begun]
         target = f"{FIND_TARGET:g} s" if network == TRACED else "-"
         once.append([network, *("-" if np.isnan(s) else f"{s:.2f}" for s in seconds), target])
     return joined(
         markdown(header, rows),
         _compilation(records),
         "Once, before training:",
-        markdown(["seconds", FIND, INIT, f"target of {FIND}"], once),
+        markdown(["seconds", *begun, f"target of {FIND}"], once),
     )
 
 

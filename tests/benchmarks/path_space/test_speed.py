@@ -24,7 +24,7 @@ def stepped():
 def test_a_step_in_path_space_is_timed_against_one_on_weights(stepped, tmp_path):
     perceptron = [r for r in stepped if r.setting["network"] == speed.PERCEPTRON]
     found, chosen, weights, paths = perceptron
-    assert (found.method, chosen.method) == (speed.FIND, speed.CHOOSE)
+    assert (found.method, chosen.method) == (speed.FIND, speed.INIT)
     assert weights.metrics["ratio"] == weights.metrics["compile_ratio"] == 1
     assert weights.metrics["extra_copies"] == 0
     assert paths.metrics["ratio"] > 0
