@@ -108,7 +108,7 @@ def unit_inputs(params: optax.Params, gauge: Gauge, inputs: jax.Array) -> jax.Ar
 
     Args:
         params: as in `path_representation`.
-        gauge: likewise.
+        gauge: its gauge, as `mlp_gauge` gives it.
         inputs: float [batch, in].
 
     Returns:
