@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 
-from common.results.plots import figure
-from common.results.plots import plot_bars
-from common.results.plots import plot_curve
-from common.results.plots import plot_dots
-from common.results.plots import plot_spread
+from common.results.plots import figure, plot_curve, plot_dots, plot_spread
 from common.results.records import Record
 
 
