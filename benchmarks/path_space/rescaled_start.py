@@ -31,9 +31,10 @@ Then perceptrons whose scale is bad because of what was done to them after train
 pruned by magnitude (pruned entries stay zero), two of them averaged after matching their units,
 equalised across layers as for quantisation, and brought to the range 1 in each unit.
 
+`cpu` trains for 100 steps of 16 or 32 examples: a loss there is what a row cannot make up in them.
 No published figure is known for this comparison.
 
-Cost: smoke half a minute, cpu 13 minutes of one core. Full is sized for one accelerator and was not
+Cost: smoke half a minute, cpu 15 minutes of one core. Full is sized for one accelerator and was not
 run.
 Command: python -m benchmarks gsgd_rescaled_start --preset cpu --seeds 3
 """
