@@ -271,6 +271,17 @@ def tables(records: Sequence[Record]) -> str:
     return report.tables(records)
 
 
+CAPTIONS = {
+    "tuned.png": "Test accuracy against the spread s of the rescaled channels, the step size tuned "
+    "at each s: mean and standard deviation over seeds. In path space, and balanced once, it is "
+    "flat; on weights, and with weight normalisation, it falls.",
+    "kept.png": "The same with the step size tuned at s = 0 and kept: what is lost on weights is "
+    "more, since a rescaled start needs another step.",
+    "damaged.png": "Test accuracy of damaged perceptrons after fine-tuning, a point for each way "
+    "of training: ways differ where the damage is to the scale.",
+}
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Test accuracy against s, a figure a protocol; and the damaged networks.
 

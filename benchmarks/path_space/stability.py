@@ -294,6 +294,12 @@ def tables(records: Sequence[Record]) -> str:
     return "\n\n".join([verdict, markdown(header, rows), note])
 
 
+CAPTIONS = {
+    "best_losses.png": "A point for each network and optimiser: the loss at the best step size "
+    "over that on weights. Left of the line the coordinates train better than weights.",
+}
+
+
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """The loss at the best step over that on weights: a point for each network and optimiser.
 
