@@ -21,7 +21,7 @@ from lacim_jax import (
     gaussian_likelihood,
     lacim_loss,
 )
-from tests.compiled import compiled_quickly
+from tests.compiled import compiled_quickly, counting_compilations
 from tests.lacim_jax.exact import Identity, exact_model, observed
 from tests.oracles import linear_gaussian as oracle
 
@@ -195,12 +195,12 @@ def test_the_label_has_no_path_into_the_encoder():
 def test_compiles_once():
     examples = batch(7)
     variables = start()
-    before = compiled_elbo._cache_size()
-    for step in range(4):
-        fresh = small()  # equal, not the same object
-        beta = jnp.float32(step)
-        compiled_elbo(fresh, variables, examples, jax.random.key(step), num_samples=2, beta=beta)
-    assert compiled_elbo._cache_size() == before + 1
+    with counting_compilations() as counts:
+        for step in range(4):
+            model, beta = small(), jnp.float32(step)  # equal, not the same object
+            key = jax.random.key(step)
+            compiled_elbo(model, variables, examples, key, num_samples=2, beta=beta)
+    assert counts[compiled_elbo.__name__] == 1
 
 
 def test_gradients_are_finite_on_extreme_inputs():

@@ -8,6 +8,7 @@ import pytest
 
 from dcasgd_jax import constant_delay, dcasgd, delay_compensation, round_robin, simulate
 from dcasgd_jax._arguments import check_count
+from tests.compiled import counting_compilations
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -28,14 +29,15 @@ def test_every_worker_has_the_mean_square_of_its_own_gradients(x64):
     states = [shared.init(jnp.zeros(4)) for _ in range(WORKERS)]
     tx = delay_compensation(2.0, **OPTIONS)
     state, update = tx.init(jnp.zeros(4)), jax.jit(tx.update)
-    for g, s, w, worker in zip(gradients, stales, path, workers, strict=True):
-        g, s, w = jnp.asarray(g), jnp.asarray(s), jnp.asarray(w)
-        u, state = update(g, state, w, stale_params=s, worker=jnp.asarray(worker))
-        expected, states[worker] = shared.update(g, states[worker], w, stale_params=s)
-        np.testing.assert_allclose(u, expected, rtol=1e-12)
+    with counting_compilations() as counts:
+        for g, s, w, worker in zip(gradients, stales, path, workers, strict=True):
+            g, s, w = jnp.asarray(g), jnp.asarray(s), jnp.asarray(w)
+            u, state = update(g, state, w, stale_params=s, worker=jnp.asarray(worker))
+            expected, states[worker] = shared.update(g, states[worker], w, stale_params=s)
+            np.testing.assert_allclose(u, expected, rtol=1e-12)
     own = np.stack([s.mean_square for s in states])
     np.testing.assert_allclose(state.mean_square, own, rtol=1e-12)
-    assert update._cache_size() == 1
+    assert counts[tx.update.__name__] == 1
 
 
 def test_one_worker_is_the_server(x64):

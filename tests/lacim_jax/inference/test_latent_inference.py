@@ -17,6 +17,7 @@ from lacim_jax import (
     squared_norm,
 )
 from lacim_jax.inference import latent_inference
+from tests.compiled import counting_compilations
 from tests.lacim_jax.exact import exact_model
 from tests.lacim_jax.inference.small_model import (
     IMAGES,
@@ -185,14 +186,16 @@ def test_auto_drives_convolutions_on_cpu_and_scans_the_rest(monkeypatch):
 
 
 def test_one_compilation_serves_every_evaluation():
-    compiled = (latent_inference._begin, latent_inference._steps)
-    before = [function._cache_size() for function in compiled]
     optimiser = optax.sgd(0.01)
-    for weight, size, steps in ((1.0, 256, 2), (0.5, 3, 5), (0.0, 200, 1)):
-        model = model_with(MLPDecoder((8, 8, 1), (16,)))  # equal, not the same object
-        search = Search(optimiser=optimiser, weight=weight)
-        infer(model, VARIABLES, IMAGES[:size], jax.random.key(size), steps=steps, search=search)
-    assert [function._cache_size() for function in compiled] == [n + 1 for n in before]
+    with counting_compilations() as counts:
+        for weight, size, steps in ((1.0, 256, 2), (0.5, 3, 5), (0.0, 200, 1)):
+            model = model_with(MLPDecoder((8, 8, 1), (16,)))  # equal, not the same object
+            search = Search(optimiser=optimiser, weight=weight)
+            infer(model, VARIABLES, IMAGES[:size], jax.random.key(size), steps=steps, search=search)
+    assert [counts[f.__name__] for f in (latent_inference._begin, latent_inference._steps)] == [
+        1,
+        1,
+    ]
 
 
 def test_the_same_key_gives_the_same_latents():
