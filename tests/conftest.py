@@ -7,7 +7,12 @@ at work, or about the bits users get.
 """
 
 import os
+import signal
 from pathlib import Path
+
+# A shell starts what it puts in the background with Ctrl-C ignored, which children inherit: there
+# the programs that tests interrupt would run to their ends.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before jax is imported: compiled programs are kept between runs, and nothing looks for a device.
 _CACHE = Path(__file__).resolve().parent.parent / ".cache" / "jax"

@@ -127,9 +127,10 @@ class Checkpoints:
             ) from error
 
     def restore(self, template: Any, *, allow_nan: bool = False) -> Restored | None:
-        """Reads the newest checkpoint that is whole, or None where there is none.
+        """Reads the newest checkpoint that is whole, or None where none was ever finished.
 
-        One that is damaged is set aside as STEP.damaged, with a warning, if an older one is whole.
+        One that is damaged is set aside as STEP.damaged, with a warning, if an older one is whole,
+        or if the run was stopped while it wrote its first, so that nothing finished is lost.
 
         Args:
             template: a pytree of arrays of the structure, shapes and dtypes that were saved.
@@ -140,12 +141,12 @@ class Checkpoints:
             NotANumberError: a ValueError, if there is NaN in the state.
             DamagedCheckpointError: a ValueError, if all checkpoints are damaged.
         """
-        damaged: dict[int, str] = {}
+        damaged: dict[int, _DamageError] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._read(step, template)
             except _DamageError as damage:
-                damaged[step] = str(damage)
+                damaged[step] = damage
                 continue
             if not allow_nan and (leaves := leaves_with_nan(restored.state)):
                 raise NotANumberError(
@@ -153,14 +154,15 @@ class Checkpoints:
                     f"checkpoint {self._folder / str(step)} does; remove that folder to resume "
                     "from the one before it, or pass allow_nan=True."
                 )
-            self._set_aside(damaged, step)
+            self._set_aside(damaged, f"resumes from {self._folder / str(step)}")
             return restored
-        if damaged:
+        if not all(isinstance(damage, _CutShortError) for damage in damaged.values()):
             raise DamagedCheckpointError(
                 "no checkpoint can be read: "
                 + "; ".join(f"{self._folder / str(step)} ({why})" for step, why in damaged.items())
                 + f". Put a copy back, or remove {self._folder} to begin anew."
             )
+        self._set_aside(damaged, "begins anew")
         return None
 
     def _read(self, step: int, template: Any) -> Restored:
@@ -174,7 +176,7 @@ class Checkpoints:
         state = self._manager.restore(step, args=item)["state"]
         return Restored(step=step, state=state, notes=described["notes"])
 
-    def _set_aside(self, damaged: dict[int, str], good: int) -> None:
+    def _set_aside(self, damaged: dict[int, "_DamageError"], then: str) -> None:
         """Renames damaged checkpoints, so that nothing reads them again, and warns."""
         for step, why in damaged.items():
             path = self._folder / str(step)
@@ -182,7 +184,7 @@ class Checkpoints:
             path.rename(path.with_suffix(".damaged"))
             warnings.warn(
                 f"the checkpoint {path} is damaged ({why}); it is set aside as "
-                f"{step}.damaged, and training resumes from {self._folder / str(good)}.",
+                f"{step}.damaged, and training {then}.",
                 stacklevel=3,
             )
         if damaged:
@@ -214,6 +216,10 @@ def leaves_with_nan(state: Any) -> list[str]:
 
 class _DamageError(Exception):
     """What is wrong with a checkpoint."""
+
+
+class _CutShortError(_DamageError):
+    """The run was stopped while it wrote the checkpoint, which was never finished."""
 
 
 def _named(state: Any) -> Iterator[tuple[str, Any]]:
@@ -257,7 +263,7 @@ def _check_seal(folder: Path) -> None:
     try:
         sealed = json.loads((folder / _SEAL).read_bytes())
     except FileNotFoundError:
-        raise _DamageError("its writing was cut short") from None
+        raise _CutShortError("its writing was cut short") from None
     except ValueError:
         raise _DamageError(f"{_SEAL} is not what was written") from None
     sums = _sums(folder)

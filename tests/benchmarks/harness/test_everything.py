@@ -120,7 +120,11 @@ def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_
         while not log.exists():
             time.sleep(0.01)
         program.send_signal(asked)
-        _, said = program.communicate(timeout=60)
+        try:
+            _, said = program.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            program.kill()  # else the test ends when all experiments have
+            raise
     assert program.returncode == 130
     assert "interrupted; what is finished is kept" in said
     assert [path.name for path in tmp_path.iterdir()] == [registry.TIMED[0]]

@@ -87,6 +87,17 @@ def test_where_all_are_damaged_each_is_named(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
 
 
+def test_a_run_that_was_stopped_while_it_wrote_its_first_one_begins_anew(folder):
+    shutil.rmtree(folder / "1")
+    (folder / "2" / "seal.json").unlink()
+    with pytest.warns(UserWarning, match=r"/2 is damaged .*cut short.* training begins anew"):
+        assert restore(folder) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["2.damaged"]
+    with Checkpoints(folder) as opened:
+        opened.save(1, STATE, {"seen": "anew"})
+        assert opened.restore(STATE).notes == {"seen": "anew"}
+
+
 class Bomb:
     def __reduce__(self):
         return pytest.fail, ("unpickled",)
