@@ -50,7 +50,8 @@ def balance(
 
     Returns:
         Balanced weights of the same function, dtypes kept. A node whose incoming or outgoing
-        weights are all zero has no balance and keeps its scale.
+        weights are all zero has no balance and keeps its scale, so that copies of a pruned network
+        may differ there.
 
     Raises:
         TypeError: if a leaf in the group is not of real floating-point numbers.

@@ -30,7 +30,7 @@ def in_path_space(
     coordinates: Coordinates | Group | None,
     *,
     max_ratio: chex.Numeric | None = 10.0,
-    max_growth: chex.Numeric | None = 1024.0,
+    max_growth: chex.Numeric | None = 100.0,
     stale_gradients: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs an optax transformation on path values instead of weights.
@@ -241,7 +241,7 @@ def gsgd(
     momentum: float | None = None,
     nesterov: bool = False,
     max_ratio: chex.Numeric | None = 10.0,
-    max_growth: chex.Numeric | None = 1024.0,
+    max_growth: chex.Numeric | None = 100.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""G-SGD: gradient descent on path values, v' = v - η dL/dv.
 
