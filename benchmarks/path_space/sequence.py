@@ -41,7 +41,7 @@ from benchmarks.path_space.jobs import (
 )
 from benchmarks.path_space.methods import Grid
 from benchmarks.path_space.rates import Score
-from benchmarks.path_space.training import train_at_rates
+from benchmarks.path_space.training import Objective, Runs, train_at_rates
 from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Bar
@@ -108,8 +108,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
     def train(job: Job, bar: Bar) -> Curves:
         curve = train_at_rates(
-            job.make, lambda count: 1 - count.astype(jnp.float32) / steps, job.params, job.rates,
-            job.seeds, translation_loss(network), translation_metrics(network), parts,
+            job.make, lambda count: 1 - count.astype(jnp.float32) / steps,
+            Runs(job.params, job.rates, job.seeds),
+            Objective(translation_loss(network), translation_metrics(network)), parts,
             batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=context.mesh,
             evaluated=250,
         ).curve  # fmt: skip
