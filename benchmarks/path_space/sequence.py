@@ -10,7 +10,7 @@ ones and once the papers' initialisation, skeleton weights at 1. All at every st
 SGD's and Adam's being different ones, from the same seeds: same batches, same budget, steps that
 fall linearly to zero, no momentum and no weight decay.
 
-Told are the share of unseen sentences translated without a mistake, at the step size that
+Reported: the share of unseen sentences translated without a mistake, at the step size that
 validation sentences choose by their tokens, and that share against the step size. Greedy decoding
 makes no mistake in a sentence exactly if each of its tokens is the likeliest after the right ones
 before it, so one pass over the right translation tells.

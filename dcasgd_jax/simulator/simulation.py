@@ -116,7 +116,10 @@ def simulate(
             f"Known: {', '.join(_ENGINES)}."
         )
     if engine.mesh is not None and engine.name != "wavefront":
-        raise ValueError(f"engine={engine.name!r} computes on one device; use engine='wavefront'.")
+        raise ValueError(
+            f"engine={engine.name!r} computes on one device; leave out its mesh, or use the engine "
+            "'wavefront'."
+        )
     options = Options(
         engine=engine.name,
         merge=merge,
