@@ -32,7 +32,7 @@ _DESCRIPTION = """Experiments of G-SGD, DC-ASGD and LaCIM.
 Without a name: the list of experiments. With one: runs it, prints its tables, and leaves
 records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never overwritten;
 tables and plots show the latest run. With "all": runs every one. With "report": makes the pages of
-evidence from the records that are kept with the code; "report --help" tells more."""
+evidence from the records that are kept with the code; see "report --help"."""
 
 _PROGRAM = "python -m benchmarks"
 
@@ -57,24 +57,25 @@ class Arguments:
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder for records and plots; by default results/NAME."""
     resume: bool = False
-    """Goes on with the folder's last run, if that was stopped: what it finished is not computed
+    """Continues the folder's last run, if that was stopped: what it finished is not computed
     again. Needs the same code, versions, device, preset and seeds."""
     time_budget: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """After which no further stage is begun; exit status 3 then, and --resume goes on."""
+    """No further stage begins after so many minutes; the exit status is then 3, and --resume
+    continues the run."""
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Of "all": experiments run at a time, each on its share of the cores. Those that time programs
-    against each other run alone all the same, and from one seed; lacim_identifiability has 5 seeds
-    or more."""
+    """For "all": how many experiments run at the same time, each on its share of the cores. Those
+    that compare the speed of programs always run alone, with one seed; lacim_identifiability runs
+    with 5 seeds or more."""
     distributed: bool = False
-    """Trains on all devices of several processes, each of which is given this same command line.
-    SLURM, Open MPI and Cloud TPUs are recognised; elsewhere the three options below say who is
-    who. Process 0 writes."""
+    """Trains on all devices of several processes; start each with this same command line. SLURM,
+    Open MPI and Cloud TPUs are recognised; elsewhere give the three options below. Process 0
+    writes the results."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Of --distributed: process 0's address, with a port that is free there."""
+    """For --distributed: process 0's address, with a port that is free there."""
     num_processes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Of --distributed: how many processes there are."""
+    """For --distributed: how many processes there are."""
     process_id: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Of --distributed: which of them this is, counted from 0."""
+    """For --distributed: which of them this is, counted from 0."""
 
     def command(self) -> str:
         """The command line again, without the machine's own paths."""

@@ -76,10 +76,12 @@ from dcasgd_jax.schedules import (
 )
 from dcasgd_jax.simulator import (
     BatchesEndedError,
+    Engine,
     SimulationInfo,
     Simulator,
     SimulatorLog,
     SimulatorState,
+    Together,
     simulate,
     slot_simulator,
     wavefront_simulator,
@@ -116,8 +118,10 @@ __all__ = [
     "Waves",
     "simulate",
     "SimulationInfo",
+    "Engine",
     "slot_simulator",
     "wavefront_simulator",
+    "Together",
     "Simulator",
     "SimulatorState",
     "SimulatorLog",

@@ -1,13 +1,21 @@
-"""The rules of the house that a program can check: length, exports, docstrings."""
+"""The rules of the house that a program can check: length, parameters, exports, docstrings."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("gsgd_jax", "dcasgd_jax", "lacim_jax")
 PACKAGES = (*METHODS, "common", "benchmarks")
-MAX_LINES = 500
+MAX_LINES = 350
+MAX_PARAMETERS = 10
+"""Of a function: every named one counts, with or without a default; not *args and **kwargs."""
+MAX_CODE_LINES = 60
+"""Of a function: from its `def` on, without docstring, comments and blank lines."""
+NOTEBOOKS = {f"benchmarks/notebooks/{name}.py" for name in notebooks.NAMES}
+"""May be longer: each is one text that is read from top to end, most of it prose and figures."""
 
 
 def python_files(root: Path) -> list[Path]:
@@ -19,7 +27,47 @@ def python_files(root: Path) -> list[Path]:
 
 def too_long(root: Path) -> list[str]:
     sizes = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in python_files(root)}
-    return [f"{p.relative_to(root)} has {n} lines" for p, n in sizes.items() if n > MAX_LINES]
+    return [
+        f"{p.relative_to(root)} has {n} lines"
+        for p, n in sizes.items()
+        if n > MAX_LINES and p.relative_to(root).as_posix() not in NOTEBOOKS
+    ]
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def num_parameters(function: Function) -> int:
+    """How many named parameters a function has."""
+    arguments = function.args
+    return sum(map(len, (arguments.posonlyargs, arguments.args, arguments.kwonlyargs)))
+
+
+def num_code_lines(function: Function, lines: list[str]) -> int:
+    """How many lines of code a function has, those of functions in it included."""
+    first, last = function.lineno, function.end_lineno
+    assert last is not None
+    documentation = set()
+    if ast.get_docstring(function) is not None:
+        text = function.body[0]
+        assert text.end_lineno is not None
+        documentation = set(range(text.lineno, text.end_lineno + 1))
+    return sum(
+        number not in documentation and bool(line) and line[0] != "#"
+        for number, line in enumerate((line.strip() for line in lines[first - 1 : last]), first)
+    )
+
+
+def function_faults(path: Path) -> Iterator[str]:
+    """The functions of a file with too many parameters or lines of code, wherever in it."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, Function):
+            parameters, lines = num_parameters(node), num_code_lines(node, source.splitlines())
+            if parameters > MAX_PARAMETERS:
+                yield f"{node.name} has {parameters} parameters"
+            if lines > MAX_CODE_LINES:
+                yield f"{node.name} has {lines} lines of code"
 
 
 def export_faults(init: Path) -> list[str]:
@@ -88,6 +136,12 @@ def test_no_file_is_too_long():
     assert too_long(ROOT) == []
 
 
+def test_no_function_is_too_long_or_takes_too_much():
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    faults = {str(p.relative_to(ROOT)): list(function_faults(p)) for p in files}
+    assert {name: found for name, found in faults.items() if found} == {}
+
+
 def test_all_lists_exactly_what_a_package_offers():
     inits = [init for package in PACKAGES for init in (ROOT / package).rglob("__init__.py")]
     assert len(inits) >= len(PACKAGES)
@@ -112,6 +166,14 @@ def test_planted_faults_are_found(tmp_path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "theirs.py").write_text("\n" * 9999)
     assert too_long(tmp_path) == [f"common/long.py has {MAX_LINES + 1} lines"]
+
+    full = [f"p{i}" for i in range(MAX_PARAMETERS)]
+    body = ['    """Text,', "", '    of lines."""', "", "    # Why.", *["    pass"] * 59]
+    functions = tmp_path / "functions.py"
+    functions.write_text(f"def fits({', '.join(full)}, *args, **kwargs):\n" + "\n".join(body))
+    assert list(function_faults(functions)) == []
+    functions.write_text(f"def f({', '.join(full)}, *, last=0):\n" + "\n".join([*body, "    pass"]))
+    assert list(function_faults(functions)) == ["f has 11 parameters", "f has 61 lines of code"]
 
     init = tmp_path / "__init__.py"
     init.write_text(

@@ -57,19 +57,25 @@ from dcasgd_jax import Schedule, dcasgd, round_robin, slot_simulator
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the experiment depends on."""
+class DigitTask:
+    """Digits and the perceptron that learns them, as all experiments with them have it."""
 
     data: str = "mnist5k"
-    validation: float = 0.1
-    """Share of the training images that steps and lambdas are chosen on."""
     pool: int = 2
     """Images are reduced by averaging over squares of this side."""
-    train_sample: int = 2000
-    """Training images that the training loss is measured on."""
     widths: tuple[int, ...] = (32, 32, 10)
     batch_size: int = 32
     """Of one gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(DigitTask):
+    """What the experiment depends on."""
+
+    validation: float = 0.1
+    """Share of the training images that steps and lambdas are chosen on."""
+    train_sample: int = 2000
+    """Training images that the training loss is measured on."""
     workers: tuple[int, ...] = (8, 16)
     epochs: int = 10
     evaluations: int = 1

@@ -123,10 +123,13 @@ def verdict(by_rung: Mapping[str, Sequence[Record]]) -> str:
     if not best:
         return "No rung leaves less error than ASGD."
     listed = "; ".join(
-        f"{name} ({1 - points[name][1]:.0%} of the error for {points[name][0]:.2f} of ASGD's time)"
+        f"{name} ({1 - points[name][1]:.0%} for {points[name][0]:.2f} times ASGD's time)"
         for name in sorted(best, key=lambda name: points[name])
     )
-    return f"Not beaten in both cost and error, best scaled, cheapest first: {listed}."
+    return (
+        "What each rung removes of the error, best scaled, and what an arrival costs; those that "
+        f"no other beats in both, cheapest first: {listed}."
+    )
 
 
 CAPTIONS = {

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.delay.digits import Images
+from benchmarks.delay.digits import DigitTask, Images
 from benchmarks.delay.report import ASGD
 from benchmarks.harness.images import rows_in_order
 from common.networks import MLP
@@ -38,15 +38,11 @@ from dcasgd_jax import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(DigitTask):
     """What the experiment depends on."""
 
-    data: str = "mnist5k"
-    pool: int = 2
-    widths: tuple[int, ...] = (32, 32, 10)
     activations: tuple[str, ...] = ("tanh", "relu")
     workers: int = 8
-    batch_size: int = 32
     learning_rate: float = 0.1
     steps: int = 800
     ranks: tuple[int, ...] = (1, 4, 16)

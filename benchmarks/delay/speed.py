@@ -14,7 +14,7 @@ What a simulated step cannot do without, beside what a synchronous one does: the
 worker pulls have to be kept, one write, and are read again only when the M - 1 others have been,
 which for M copies larger than the caches is one read from memory. So the time of one copy of the
 weights among M, from slot to slot, is measured in the same turns; where a target is missed, the
-time lost a step is told in such copies.
+time lost per step is given in such copies.
 
 Cost: smoke 1 minute; cpu 7 minutes on two cores, with a thin ResNet-20; full was not run.
 Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from benchmarks.delay import quadratic_limits
-from benchmarks.delay.digits import Data, classifier
+from benchmarks.delay.digits import Data, DigitTask, classifier
 from benchmarks.delay.report import ADAPTIVE, ASGD, CONSTANT, SGD, SYNCHRONOUS
 from benchmarks.delay.tolerance_report import HESSIAN, LOW_RANK, NETWORK, QUADRATIC, STALENESS
 from benchmarks.harness.images import rows_in_order
@@ -34,7 +34,7 @@ from dcasgd_jax.diagnostics import distance_by_staleness
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(DigitTask):
     """What the experiment depends on."""
 
     delays: tuple[int, ...] = (0, 1, 7, 31)
@@ -42,12 +42,6 @@ class Settings:
     dim: int = 16
     quadratic_steps: tuple[float, ...] = tuple(np.geomspace(0.03, 2.5, 32).tolist())
     quadratic_length: int = 800
-    data: str = "mnist5k"
-    pool: int = 2
-    """Images are reduced by averaging over squares of this side."""
-    widths: tuple[int, ...] = (32, 32, 10)
-    batch_size: int = 32
-    """Of one gradient."""
     workers: tuple[int, ...] = (4, 32)
     variation: float = 0.1
     """Coefficient of variation of a machine's times."""

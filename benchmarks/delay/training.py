@@ -38,7 +38,14 @@ from common.results.records import Record
 from common.seeds import streams
 from common.training import groups
 from common.training.classification import evaluator
-from dcasgd_jax import Schedule, Simulator, gamma_times, slot_simulator, wavefront_simulator
+from dcasgd_jax import (
+    Schedule,
+    Simulator,
+    Together,
+    gamma_times,
+    slot_simulator,
+    wavefront_simulator,
+)
 
 
 class Run(NamedTuple):
@@ -201,7 +208,8 @@ class Trainer:
             )
             gradient, tx = jax.grad(self._loss, has_aux=True), rule(learning_rate=0.1)
             if isinstance(self.data.train, Streamed) and jax.default_backend() != "cpu":
-                made = wavefront_simulator(gradient, tx, self._slots, longest=self.settings.longest)
+                bound = Together(longest=self.settings.longest)
+                made = wavefront_simulator(gradient, tx, self._slots, together=bound)
             else:
                 # On CPU convolutions gain nothing by waves, and one event is the smaller program.
                 made = slot_simulator(gradient, tx, self._slots)

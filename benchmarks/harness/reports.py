@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from common.results.comparison import Difference
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import Summary, group, summarise
@@ -73,6 +74,15 @@ def magnitude(value: float, *, digits: int = 1) -> str:
     leading, exponent = f"{value:.{digits - 1}e}".split("e")
     raised = f"{int(exponent)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{leading} · 10{raised}"
+
+
+def won_and_lost(differences: Sequence[Difference]) -> str:
+    """How many of some comparisons are won and lost, in words."""
+    if not differences:
+        return "not compared"
+    better = sum(d.above for d in differences) or "none"
+    worse = sum(d.below for d in differences) or "none"
+    return f"better in {better} of {len(differences)} comparisons, worse in {worse}"
 
 
 def source(origin: Mapping[str, Any]) -> str:

@@ -261,8 +261,8 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 def made_by(origin: Mapping[str, Any]) -> str:
     """Where a table's figures came from, in one line."""
-    made = origin["provenance"]
+    made, seeds = origin["provenance"], len(origin["seeds"])
     return (
         f"{source(origin)}, jax {made['versions']['jax']}, {made['dtype']}, n = "
-        f"{len(origin['seeds'])} seeds, mean ± sample standard deviation."
+        f"{seeds} seed{'s' * (seeds != 1)}, mean ± sample standard deviation."
     )

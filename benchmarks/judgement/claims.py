@@ -104,7 +104,7 @@ CLAIMS: Sequence[Claim] = (
         "Coloured MNIST, chosen on training domains / by the oracle: ERM 10.0 / 28.7, IRM 10.2 / "
         "58.5, V-REx 10.2 / 55.2; PACS, pretrained, on training domains: ERM 85.5, CORAL 86.2 "
         "(DomainBed, arxiv.org/abs/2007.01434). No figure of LaCIM in this setting is known to us.",
-        "The same two settings with small networks that nothing pretrained, on smaller images; "
+        "The same two settings with small networks without pretraining, on smaller images; "
         "every method has the same encoder and as many trials.",
     ),
     Claim(

@@ -27,6 +27,7 @@ from benchmarks.harness.reports import (
     numeric,
     values,
     where,
+    won_and_lost,
 )
 from benchmarks.latent.reports import domains as domain_report
 from benchmarks.latent.reports import styles
@@ -63,14 +64,6 @@ class Finding(NamedTuple):
 def _counts(differences: Sequence[Difference]) -> tuple[int, int]:
     """How many of some comparisons are won, and how many lost."""
     return sum(d.above for d in differences), sum(d.below for d in differences)
-
-
-def won_and_lost(differences: Sequence[Difference]) -> str:
-    """How many of some comparisons are won and lost, in words."""
-    if not differences:
-        return "not compared"
-    better, worse = (count or "none" for count in _counts(differences))
-    return f"better in {better} of {len(differences)} comparisons, worse in {worse}"
 
 
 def _share(differences: Sequence[Difference]) -> str:
@@ -123,9 +116,10 @@ def path_space_training(measured: Measured) -> Finding:
     ]
     over_grid = list(map(_over_grid, pairs))
     figures = (
-        f"Of {len(pairs)} pairs (network, rule, initialisation), path space is "
-        f"{won_and_lost(at_best)} at the best step of each, and on average over the grid of steps, "
-        f"where a diverged run counts as one that learnt nothing, {won_and_lost(over_grid)}."
+        "Each comparison is of one rule on one network from one initialisation, in path space and "
+        f"on weights. With each side at its best step, path space is {won_and_lost(at_best)}. On "
+        "average over the grid of steps, where a diverged run counts as one that learnt nothing, "
+        f"it is {won_and_lost(over_grid)}."
     )
     better, wider = _share(at_best), _share(over_grid)
     verdict = better if better == wider else PARTLY
@@ -343,7 +337,7 @@ def identifiability(measured: Measured) -> Finding:
     if fewer := [m for m in counts if 1 < m < enough]:
         more = paired_difference(ours, where(counts[fewer[-1]], LACIM), "s_within")
         met.append(more.mean >= 0)
-        figures += f", {more.mean:+.2f} over {fewer[-1]} domains (target +0)"
+        figures += f", {more.mean:+.2f} over {fewer[-1]} domains (target 0)"
     verdict = HOLDS if all(met) else PARTLY if met[0] else FAILS
     headline = f"s is found with an MCC of {mcc.mean:.2f}, by Pool-LaCIM {mcc.mean - over.mean:.2f}"
     return Finding(verdict, headline, figures + ".")

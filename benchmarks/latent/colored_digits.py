@@ -13,9 +13,9 @@ whatever the factors, the priors and the number of draws, and a narrow s takes t
 better predictor, first. More training domains
 help as far as their colours cancel out: where the two entropies are equal over all domains
 together, ERM needs no colour either. In the flip test (`lacim_flip`) the graph holds, and so does
-the claim. Without flipped labels it holds here too: the digit leaves nothing to be told, to ERM
-neither. The entropies, and linear probes of s and of v for colour and digit, stand below the
-accuracies of each version.
+the claim. Without flipped labels it holds here too, and for ERM as well: given the digit, the
+colour says nothing more about the label. The entropies, and linear probes of s and of v for colour
+and digit, stand below the accuracies of each version.
 
 All methods have the same encoder, data order, number of steps and number of trials of their
 training settings, a Latin hypercube; trials are chosen by mean validation accuracy over the seeds,

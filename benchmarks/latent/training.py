@@ -48,16 +48,22 @@ def variables_of(state: Any, run: int) -> dict[str, Any]:
     return {"params": jax.tree.map(lambda leaf: leaf[run], state.params)}
 
 
+class Runs(NamedTuple):
+    """What tells runs apart that are trained at once; one entry a run."""
+
+    seeds: Sequence[int]  # of first weights, order and noise
+    setups: Any  # what tells them apart within a method: the loss's model state, [runs, ...]
+    learning_rates: jax.Array  # [runs]
+    weight_decays: jax.Array  # [runs]
+
+
 def fit(
-    model: Any, loss: Any, train: Examples, *, inputs: tuple[Any, ...], seeds: Sequence[int],
-    setups: Any, learning_rates: jax.Array, weight_decays: jax.Array, batch_size: int, epochs: int,
-    bar: Bar, at_once: int | None = None,
+    model: Any, loss: Any, train: Examples, runs: Runs, *, inputs: tuple[Any, ...],
+    batch_size: int, epochs: int, bar: Bar, at_once: int | None = None,
 ) -> Fit:  # fmt: skip
     """Trains all runs by AdamW, each learning rate falling along a cosine to zero.
 
-    Examples are [n, columns, ...]; everything else that tells runs apart is [runs, ...]. A setup is
-    what tells runs apart within a method, and the loss's model state; a seed is of first weights,
-    order and noise. The bar is advanced by 1 an epoch.
+    Examples are [n, columns, ...]. The bar is advanced by 1 an epoch.
     """
     steps = num_steps(train, batch_size=batch_size, epochs=epochs)
     schedule = optax.cosine_decay_schedule(1.0, steps)
@@ -76,12 +82,12 @@ def fit(
         return init_state(params, tunable(learning_rate=rate, weight_decay=decay), setup)
 
     init = jax.jit(model.init)
-    initial = {seed: init(streams(seed).init, *inputs)["params"] for seed in set(seeds)}
-    params = jax.tree.map(lambda *w: jnp.stack(w), *(initial[seed] for seed in seeds))
-    keys = [streams(seed) for seed in seeds]
+    initial = {seed: init(streams(seed).init, *inputs)["params"] for seed in set(runs.seeds)}
+    params = jax.tree.map(lambda *w: jnp.stack(w), *(initial[seed] for seed in runs.seeds))
+    keys = [streams(seed) for seed in runs.seeds]
     return fit_epochs(
         train_step(cast("LossFn", loss), tunable(learning_rate=0.0, weight_decay=0.0)),
-        jax.vmap(start)(params, learning_rates, weight_decays, setups), train,
+        jax.vmap(start)(params, runs.learning_rates, runs.weight_decays, runs.setups), train,
         keys=Keys(jnp.stack([k.order for k in keys]), jnp.stack([k.noise for k in keys])),
         batch_size=batch_size, epochs=epochs, bar=bar, execution=Execution(at_once=at_once),
     )  # fmt: skip
@@ -146,12 +152,14 @@ def best_starts(
         model,
         loss,
         train,
+        Runs(
+            # Starts of one seed are seeds of their own, beyond those that are asked for.
+            seeds=[seeds[c] + 1000 * start for c, start in runs],
+            setups=Start(index, jnp.zeros_like(index)),
+            learning_rates=jnp.full(len(runs), settings.learning_rate),
+            weight_decays=jnp.zeros(len(runs)),
+        ),
         inputs=inputs_of(model, of_column(train, 0)),
-        # Starts of one seed are seeds of their own, beyond those that are asked for.
-        seeds=[seeds[c] + 1000 * start for c, start in runs],
-        setups=Start(index, jnp.zeros_like(index)),
-        learning_rates=jnp.full(len(runs), settings.learning_rate),
-        weight_decays=jnp.zeros(len(runs)),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         bar=bar,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.latent.methods import Hyper, Method, Sizes
-from benchmarks.latent.training import fit, num_steps, of_column, warm_up
+from benchmarks.latent.training import Runs, fit, num_steps, of_column, warm_up
 from common.progress import Bar
 from common.results.selection import latin_hypercube
 from common.training import Fit
@@ -79,14 +79,16 @@ def train(
     def setup(hyper: Hyper, column: jax.Array) -> Setup:
         return Setup(column, hyper, jnp.zeros([], jnp.int32), method.state(sizes))
 
-    first, runs = of_column(examples, 0), len(cases)
+    first = of_column(examples, 0)
     hyper = {name: jnp.asarray([trial[name] for trial, _ in cases]) for name in cases[0][0]}
-    return fit(
-        model, loss, examples,
-        inputs=(first.images[:1], *((first.domains[:1],) if method.takes_domains else ())),
+    runs = Runs(
         seeds=[seeds[c] for _, c in cases],
         setups=jax.vmap(setup)(hyper, jnp.asarray([c for _, c in cases])),
         learning_rates=hyper["learning_rate"],
-        weight_decays=hyper.get("weight_decay", jnp.zeros(runs)), batch_size=settings.batch_size,
-        epochs=settings.epochs, at_once=settings.at_once, bar=bar,
+        weight_decays=hyper.get("weight_decay", jnp.zeros(len(cases))),
+    )
+    return fit(
+        model, loss, examples, runs,
+        inputs=(first.images[:1], *((first.domains[:1],) if method.takes_domains else ())),
+        batch_size=settings.batch_size, epochs=settings.epochs, at_once=settings.at_once, bar=bar,
     )  # fmt: skip

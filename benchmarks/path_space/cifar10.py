@@ -2,7 +2,7 @@
 
 Every method at every step size of its grid, from the same seeds: same batches, same budget, no
 momentum or weight decay, step sizes falling by ten after half and three quarters of the epochs.
-Told are the accuracy at step 1.0, the published one; that at the step which validation images
+Reported: the accuracy at step 1.0, the published one; that at the step which validation images
 choose; and the whole curve of accuracy against step size. SGD and its kin share one grid, Adam,
 RMSProp and theirs another.
 

@@ -37,7 +37,7 @@ from benchmarks.harness.images import ImageSettings, Part
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import best_by_method, by_setting, where
 from benchmarks.path_space.rates import Line
-from benchmarks.path_space.training import train_at_rates
+from benchmarks.path_space.training import Objective, Runs, train_at_rates
 from common.networks import MLP
 from common.progress import Bar
 from common.results.plots import plot_curve
@@ -201,9 +201,10 @@ def _train(
         for rate in settings.learning_rates
     ]
     params, seeds, rates = zip(*cases, strict=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     return train_at_rates(
-        make, decay, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params), np.asarray(rates),
-        seeds, cross_entropy_loss(apply_fn), classification_metrics(apply_fn), parts,
+        make, decay, Runs(stacked, np.asarray(rates), seeds),
+        Objective(cross_entropy_loss(apply_fn), classification_metrics(apply_fn)), parts,
         batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=mesh,
     )  # fmt: skip
 

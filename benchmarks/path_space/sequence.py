@@ -10,7 +10,7 @@ ones and once the papers' initialisation, skeleton weights at 1. All at every st
 SGD's and Adam's being different ones, from the same seeds: same batches, same budget, steps that
 fall linearly to zero, no momentum and no weight decay.
 
-Told are the share of unseen sentences translated without a mistake, at the step size that
+Reported: the share of unseen sentences translated without a mistake, at the step size that
 validation sentences choose by their tokens, and that share against the step size. Greedy decoding
 makes no mistake in a sentence exactly if each of its tokens is the likeliest after the right ones
 before it, so one pass over the right translation tells.
@@ -41,7 +41,7 @@ from benchmarks.path_space.jobs import (
 )
 from benchmarks.path_space.methods import Grid
 from benchmarks.path_space.rates import Score
-from benchmarks.path_space.training import train_at_rates
+from benchmarks.path_space.training import Objective, Runs, train_at_rates
 from common.data.generated.translation import PAD, Lexicon, translations
 from common.networks import Transformer
 from common.progress import Bar
@@ -108,8 +108,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
     def train(job: Job, bar: Bar) -> Curves:
         curve = train_at_rates(
-            job.make, lambda count: 1 - count.astype(jnp.float32) / steps, job.params, job.rates,
-            job.seeds, translation_loss(network), translation_metrics(network), parts,
+            job.make, lambda count: 1 - count.astype(jnp.float32) / steps,
+            Runs(job.params, job.rates, job.seeds),
+            Objective(translation_loss(network), translation_metrics(network)), parts,
             batch_size=settings.batch_size, epochs=settings.epochs, bar=bar, mesh=context.mesh,
             evaluated=250,
         ).curve  # fmt: skip

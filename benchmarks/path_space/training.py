@@ -40,16 +40,31 @@ CROSS_ENTROPIES = ("validation_cross_entropy", "test_cross_entropy")
 """Where they are not finite, a network's answers are none."""
 
 
+class Runs(NamedTuple):
+    """What tells runs apart that are trained side by side; one entry a run."""
+
+    params: Any  # first weights, leaves [runs, ...]
+    rates: jax.Array | np.ndarray  # [runs]
+    seeds: Sequence[int]  # of the order of the examples, and of noise
+
+
+class Objective(NamedTuple):
+    """What is minimised on a batch, and what is measured on held-out examples."""
+
+    loss: LossFn
+    metrics: MetricsFn
+
+
 def train_at_rates(
     make: Callable[[optax.Schedule], optax.GradientTransformation],
-    factor: Callable[[jax.Array], jax.Array], params: Any, rates: jax.Array | np.ndarray,
-    seeds: Sequence[int], loss: LossFn, metrics: MetricsFn, parts: Sequence[Part], *,
-    batch_size: int, epochs: int, bar: Bar, mesh: Mesh | None, evaluated: int = 1000,
+    factor: Callable[[jax.Array], jax.Array], runs: Runs, objective: Objective,
+    parts: Sequence[Part], *, batch_size: int, epochs: int, bar: Bar, mesh: Mesh | None,
+    evaluated: int = 1000,
 ) -> Fit:  # fmt: skip
     """Trains runs side by side, each at its own rate times a factor by the number of steps taken.
 
-    `make` makes what steps from a schedule; first weights, rates and seeds have one entry a run;
-    the parts are trained, validated and tested on, `evaluated` examples at once.
+    `make` makes what steps from a schedule; the parts are trained, validated and tested on,
+    `evaluated` examples at once.
     """
 
     def rule(learning_rate: float) -> optax.GradientTransformation:
@@ -62,13 +77,13 @@ def train_at_rates(
 
     train, *rest = parts
     validate, score = (
-        evaluator(metrics, part, batch_size=evaluated, prefix=prefix, many_runs=True)
+        evaluator(objective.metrics, part, batch_size=evaluated, prefix=prefix, many_runs=True)
         for part, prefix in zip(rest, ("validation_", "test_"), strict=True)
     )
-    keys = [streams(seed) for seed in seeds]
+    keys = [streams(seed) for seed in runs.seeds]
     return fit(
-        train_step(loss, tunable(learning_rate=0.0)),
-        jax.jit(jax.vmap(first))(params, jnp.asarray(rates)), train,
+        train_step(objective.loss, tunable(learning_rate=0.0)),
+        jax.jit(jax.vmap(first))(runs.params, jnp.asarray(runs.rates)), train,
         keys=Keys(jnp.stack([k.order for k in keys]), jnp.stack([k.noise for k in keys])),
         batch_size=batch_size, epochs=epochs,
         evaluate=lambda state: {**validate(state), **score(state)}, bar=bar,

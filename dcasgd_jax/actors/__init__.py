@@ -23,7 +23,7 @@ traces are read and replayed without it.
 
 from dcasgd_jax.actors.recording import Recording, read_recording
 from dcasgd_jax.actors.run import AsynchronousInfo, run_asynchronously
-from dcasgd_jax.actors.settings import Checkpoint, Cluster
+from dcasgd_jax.actors.settings import Checkpoint, Cluster, Monitoring
 from dcasgd_jax.schedules.trace import read_batch_order
 from dcasgd_jax.simulator.batches import reorder_batches
 
@@ -32,6 +32,7 @@ __all__ = [
     "AsynchronousInfo",
     "Cluster",
     "Checkpoint",
+    "Monitoring",
     "reorder_batches",
     "Recording",
     "read_recording",

@@ -261,7 +261,8 @@ class Coordinator:
             f"worker {done.worker} sent a gradient with NaN or infinity for server step {step}, "
             f"computed on batch {done.batch_number} at the weights of step {done.version}. It was "
             f"not applied; {kept}. Look at that batch, take smaller steps, or pass "
-            "check_finite=False to leave it to the rule (optax.apply_if_finite)."
+            "monitoring=Monitoring(check_finite=False) to leave it to the rule "
+            "(optax.apply_if_finite)."
         )
 
     def _mend(self, error: Exception, done: Assignment | None = None) -> None:

@@ -1,7 +1,6 @@
 """Asynchronous training by real workers, recorded so that the simulator can repeat it."""
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import DTypeLike
 
 from dcasgd_jax.actors.coordinator import Coordinator, Job
 from dcasgd_jax.actors.host_arrays import from_host, shapes, to_host
@@ -18,6 +16,7 @@ from dcasgd_jax.actors.recording import TraceColumns, restore
 from dcasgd_jax.actors.settings import (
     Checkpoint,
     Cluster,
+    Monitoring,
     absolute_checkpoint,
     check_cluster,
     check_whole_number,
@@ -54,11 +53,8 @@ def run_asynchronously(
     num_steps: int,
     model_state: Any = (),
     merge: Merge | None = None,
-    snapshot_dtype: DTypeLike | None = None,
-    log_distance: bool = True,
-    check_finite: bool = True,
     checkpoint: Checkpoint | str | Path | None = None,
-    on_step: Callable[[int], object] | None = None,
+    monitoring: Monitoring = Monitoring(),  # noqa: B008 (immutable)
 ) -> tuple[optax.Params, AsynchronousInfo]:
     r"""Trains asynchronously with real workers: `simulate`, but processes decide who arrives when.
 
@@ -117,19 +113,15 @@ def run_asynchronously(
         batches: pytree of arrays, each of shape [num_steps, ...]; or a function from the number of
             a batch (int32 scalar, traced) to it. A function that reads from disk is a
             `jax.pure_callback` with `vmap_method="sequential"`; the worker's own machine runs it.
-        cluster: how many workers and servers there are, and what they ask Ray for.
+        cluster: how many workers and servers there are, what they ask Ray for, and in which dtype
+            weights are sent.
         num_steps: server steps T >= 0. A checkpoint of fewer can be gone on from.
         model_state: running averages and the like; () for none. It is on the first server.
         merge: (the server's model state, what was pushed) -> the next; None for the latter.
-        snapshot_dtype: bfloat16, say, halves what is sent to workers: gradients are taken at the
-            rounded weights, which are `stale_params` too. None keeps the parameters' dtypes.
-        log_distance: whether |w - snapshot| is computed at every step.
-        check_finite: whether NaN and infinity in a gradient end the run. False hands them to the
-            rule, as for `optax.apply_if_finite`.
         checkpoint: the file that state and trace are kept in, every 100 steps, or as often as
             `Checkpoint(path, every)` says; None for none.
-        on_step: called in this process with t when gradient t has been handed to the server, for
-            progress; with some t anew after a restoration.
+        monitoring: whether distances are logged, whether gradients are checked to be finite, and
+            what is called at every step.
 
     Returns:
         The weights after the last step, in the dtypes of `params`, and the log of the run.
@@ -168,7 +160,11 @@ def run_asynchronously(
     check_whole_number("num_steps", num_steps, least=0)
     _check_batches(batches, num_steps)
     checkpoint = absolute_checkpoint(checkpoint)
-    options = Options(merge=merge, snapshot_dtype=snapshot_dtype, log_distance=log_distance)
+    options = Options(
+        merge=merge,
+        snapshot_dtype=cluster.snapshot_dtype,
+        log_distance=monitoring.log_distance,
+    )
     server = make_server(tx, cluster.num_workers, options)
     # Snapshots are held by workers here, so that of M only one is made.
     state = server_part(initial_state(server._replace(num_workers=1), params, model_state))
@@ -178,12 +174,12 @@ def run_asynchronously(
     shards = assign_leaves(server, template, batch, cluster.num_servers)
     job = Job(
         server=server,
-        task=Task(grad_fn, template, shards, check_finite),
+        task=Task(grad_fn, template, shards, monitoring.check_finite),
         batches=batches if callable(batches) else jax.tree.map(_on_host, batches),
         num_steps=num_steps,
         cluster=cluster,
         checkpoint=checkpoint,
-        on_step=on_step,
+        on_step=monitoring.on_step,
     )
     coordinator = Coordinator(job, *_begin_or_restore(job, state))
     if len(coordinator.columns) < num_steps:

@@ -1,8 +1,10 @@
 """Where a real run takes place, and where its state is kept."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from jax.typing import DTypeLike
 
 from dcasgd_jax._arguments import check_number
 
@@ -21,6 +23,22 @@ class Cluster(NamedTuple):
     """Of each server's actor, as for `options` of Ray, beside {"num_cpus": 0}."""
     start_timeout: float = 120.0
     """Seconds that all actors together may take to start."""
+    snapshot_dtype: DTypeLike | None = None
+    """Of the weights sent to workers: bfloat16, say, halves what is sent. Gradients are taken at
+    the rounded weights, which are `stale_params` too. None keeps the parameters' dtypes."""
+
+
+class Monitoring(NamedTuple):
+    """What is logged and checked at every step of a run, and who hears of it."""
+
+    log_distance: bool = True
+    """Whether |w - snapshot| is computed."""
+    check_finite: bool = True
+    """Whether NaN and infinity in a gradient end the run. False hands them to the rule, as for
+    `optax.apply_if_finite`."""
+    on_step: Callable[[int], object] | None = None
+    """Called in the process of `run_asynchronously` with t when gradient t has been handed to the
+    server, for progress; with some t anew after a restoration."""
 
 
 class Checkpoint(NamedTuple):

@@ -16,14 +16,32 @@ gradients with convolutions on CPU, which XLA runs 5 to 24 times slower inside a
 (https://github.com/jax-ml/jax/issues/12868); waves of a larger network on CPU, where a loop would
 copy a snapshot at every step; and batches that are iterated over."""
 
-Together = str
-"""How the wavefront engine computes gradients together: "vmap", vectorised; "pmap", vectorised and
-shared by the local devices; "unrolled", side by side in one program; or "auto".
 
-"auto" vectorises, with two exceptions on CPU. Convolutions with a kernel for each worker become
-grouped convolutions, which XLA runs many times slower there: they are unrolled. Gradients at
-weights that fill the caches are computed one worker after another. What "auto" unrolls and drives
-from Python also keeps every snapshot in arrays of its own and copies none."""
+class Engine(NamedTuple):
+    """How `simulate` computes a run: by which engine, in which loop and on which devices."""
+
+    name: str = "slots"
+    """One event at a time, "slots", or a wave of gradients at a time, "wavefront"."""
+    loop: Loop = "auto"
+    """One compiled loop, "scan"; chunk after chunk from Python, "driven"; or the faster, "auto"."""
+    mesh: Mesh | None = None
+    """Of one axis: devices that share the gradients of a wave; for "wavefront" only."""
+
+
+class Together(NamedTuple):
+    """How the wavefront engine computes gradients together, and how many at most.
+
+    "auto" vectorises, with two exceptions on CPU. Convolutions with a kernel for each worker become
+    grouped convolutions, which XLA runs many times slower there: they are unrolled. Gradients at
+    weights that fill the caches are computed one worker after another. What "auto" unrolls and
+    drives from Python also keeps every snapshot in arrays of its own and copies none.
+    """
+
+    how: str = "auto"
+    """Vectorised, "vmap"; vectorised and shared by the local devices, "pmap"; side by side in one
+    program, "unrolled"; or "auto"."""
+    longest: int | None = None
+    """At most this many gradients are computed together, >= 1; None for no bound."""
 
 
 class Options(NamedTuple):
@@ -38,7 +56,7 @@ class Options(NamedTuple):
     loop: Loop = "auto"
     log_distance: bool = True
     """Whether |w - snapshot| is computed at every step."""
-    together: Together = "auto"  # this one and all below: of "wavefront" only
+    together: str = "auto"  # as `Together.how`; this one and all below: of "wavefront" only
     longest: int | None = None
     """At most this many gradients are computed together; None for no bound."""
     mesh: Mesh | None = None

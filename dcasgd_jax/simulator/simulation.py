@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Column, Schedule
-from dcasgd_jax.simulator.options import Loop, Options
+from dcasgd_jax.simulator.options import Engine, Options
 from dcasgd_jax.simulator.slot_engine import simulator_by_slots
 from dcasgd_jax.simulator.state import Batches, GradFn, Merge, Simulator, SimulatorState
 from dcasgd_jax.simulator.wavefront_engine import simulator_by_waves
@@ -33,13 +32,11 @@ def simulate(
     schedule: Schedule,
     batches: Batches,
     *,
-    engine: str = "slots",
+    engine: str | Engine = "slots",
     model_state: Any = (),
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
-    loop: Loop = "auto",
     log_distance: bool = True,
-    mesh: Mesh | None = None,
 ) -> tuple[optax.Params, SimulationInfo]:
     """Trains asynchronously: each gradient is taken at its worker's snapshot, applied at w.
 
@@ -80,15 +77,14 @@ def simulate(
             it, as one that draws from a key folded with t; or an iterable of batches, one a
             step, for data that do not fit into memory.
         engine: how it is computed. "slots": one event at a time. "wavefront": gradients that do
-            not depend on each other together, on all devices of a mesh; see `wavefront_simulator`.
+            not depend on each other together; see `wavefront_simulator`. `Engine(name, loop, mesh)`
+            also says whether one compiled loop runs all steps, and which devices share a wave.
         model_state: running averages and the like; () for none.
         merge: (the server's model state, what was pushed) -> the next; None for the latter.
         snapshot_dtype: bfloat16, say, halves the memory of M snapshots: gradients are taken at the
             rounded weights, which are `stale_params` too. None keeps the parameters' dtypes.
-        loop: "scan", "driven" from Python, or "auto"; see `Loop`.
         log_distance: whether |w - snapshot| is computed at every step; reading all weights twice
             more, it is what a simulated step costs most beside its gradient.
-        mesh: devices that share the gradients of a wave, for "wavefront".
 
     Returns:
         The weights after the last step, in the dtypes of `params`, and the log of the run.
@@ -112,23 +108,27 @@ def simulate(
         >>> int(info.staleness.max()), float(info.clock[-1])
         (7, 25.0)
     """
-    if engine not in _ENGINES:
-        near = difflib.get_close_matches(str(engine), _ENGINES, n=1, cutoff=0.0)
+    engine = engine if isinstance(engine, Engine) else Engine(engine)
+    if engine.name not in _ENGINES:
+        near = difflib.get_close_matches(str(engine.name), _ENGINES, n=1, cutoff=0.0)
         raise ValueError(
-            f"no engine is called {engine!r}: did you mean {near[0]!r}? "
+            f"no engine is called {engine.name!r}: did you mean {near[0]!r}? "
             f"Known: {', '.join(_ENGINES)}."
         )
-    if mesh is not None and engine != "wavefront":
-        raise ValueError(f"engine={engine!r} computes on one device; use engine='wavefront'.")
+    if engine.mesh is not None and engine.name != "wavefront":
+        raise ValueError(
+            f"engine={engine.name!r} computes on one device; leave out its mesh, or use the engine "
+            "'wavefront'."
+        )
     options = Options(
-        engine=engine,
+        engine=engine.name,
         merge=merge,
         snapshot_dtype=snapshot_dtype,
-        loop=loop,
+        loop=engine.loop,
         log_distance=log_distance,
-        mesh=mesh,
+        mesh=engine.mesh,
     )
-    simulator = _ENGINES[engine](grad_fn, tx, schedule.num_workers, options)
+    simulator = _ENGINES[engine.name](grad_fn, tx, schedule.num_workers, options)
     state, log = simulator.run(simulator.init(params, model_state), schedule, batches)
     return state.params, SimulationInfo(*log, clock=schedule.clock, state=state)
 

@@ -46,8 +46,7 @@ def wavefront_simulator(
     snapshot_dtype: DTypeLike | None = None,
     loop: Loop = "auto",
     log_distance: bool = True,
-    together: Together = "auto",
-    longest: int | None = None,
+    together: str | Together = "auto",
     mesh: Mesh | None = None,
     shard_snapshots: bool = False,
 ) -> Simulator:
@@ -69,7 +68,7 @@ def wavefront_simulator(
 
     Memory: w, one snapshot a worker, the rule's own state, and for each step of the widest chunk a
     gradient, the activations of one batch, and a copy of its snapshot (but for chunks that read
-    every slot once, or all the same one). `longest` bounds it.
+    every slot once, or all the same one). `Together(longest=...)` bounds it.
 
     Args:
         grad_fn: (params, batch) -> gradients of one batch's loss, as from `jax.grad`; with a model
@@ -81,8 +80,8 @@ def wavefront_simulator(
             the parameters' own.
         loop: "scan", "driven" from Python, or "auto"; see `Loop`.
         log_distance: whether |w - snapshot| is computed at every step.
-        together: "vmap", "pmap", "unrolled" or "auto"; see `Together`.
-        longest: no more gradients than this are computed together, at least 1; None for no bound.
+        together: "vmap", "pmap", "unrolled" or "auto", how gradients are computed together; or
+            `Together(how, longest)`, which also bounds how many are.
         mesh: devices to share the gradients of a chunk, a mesh of one axis; None for one device.
             It may span processes: each then calls `init` and `run` with the same arguments.
         shard_snapshots: whether each device of the mesh keeps its share of the snapshots alone;
@@ -108,14 +107,15 @@ def wavefront_simulator(
         >>> f"{state.params:.3f}"
         '0.000'
     """
+    together = together if isinstance(together, Together) else Together(together)
     options = Options(
         engine="wavefront",
         merge=merge,
         snapshot_dtype=snapshot_dtype,
         loop=loop,
         log_distance=log_distance,
-        together=together,
-        longest=longest,
+        together=together.how,
+        longest=together.longest,
         mesh=mesh,
         shard_snapshots=shard_snapshots,
     )

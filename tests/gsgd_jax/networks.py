@@ -13,6 +13,7 @@ from tests.compiled import compiled_quickly
 
 WIDTHS = ([5, 7, 7, 7, 3], [4, 9, 3, 6, 2], [3, 5, 8, 2], [10, 4, 12, 4, 12, 6])
 VALLEY = [3, 4, 2, 4, 3]  # narrowest in the middle: where the published closed form is wrong
+NETWORKS = [(tuple(widths), bias) for widths in (*WIDTHS, VALLEY) for bias in (False, True)]
 
 Layers = list[tuple[jax.Array, ...]]
 
@@ -103,3 +104,14 @@ def train(tx, layers, data, steps, loss=loss):
         return jax.lax.scan(step, (layers, tx.init(layers)), length=steps)[0]
 
     return run(layers)
+
+
+def free_entries(skeleton):
+    """The numbers of the entries of S and N."""
+    return np.setdiff1d(np.arange(skeleton.gauge.num_entries), skeleton.in_edges)
+
+
+def relative(one, other):
+    """The largest difference, relative where entries are above one."""
+    one, other = ravel(one), ravel(other)
+    return float((np.abs(one - other) / (1 + np.abs(other))).max())

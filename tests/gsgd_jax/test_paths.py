@@ -1,4 +1,4 @@
-"""Path values, weight allocation and the inverse chain rule: sections 1 to 3 of the derivation."""
+"""Path values, weight allocation and the inverse chain rule: sections 2 and 3 of the derivation."""
 
 import functools
 import types
@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from gsgd_jax import (
-    GROUND,
-    Gauge,
-    Skeleton,
     allocate,
     balance,
     choose_skeleton,
@@ -24,36 +21,33 @@ from gsgd_jax import (
     weight_updates,
 )
 from tests.gsgd_jax.networks import (
-    VALLEY,
-    WIDTHS,
+    NETWORKS,
     apply,
     batch,
     compiled_quickly,
+    free_entries,
     furthest,
     loss,
     perceptron,
     ravel,
+    relative,
     rescaled,
     values_of,
 )
 from tests.oracles.path_enumeration import (
     all_paths,
     entry_numbers,
-    num_entries,
     path_slopes,
     rank,
     skeleton_path,
-    structure_matrix,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-ALL = [(tuple(widths), bias) for widths in (*WIDTHS, VALLEY) for bias in (False, True)]
-BIASED = [network for network in ALL if network[1]]
-every_network = pytest.mark.parametrize(("widths", "bias"), ALL)
+BIASED = [network for network in NETWORKS if network[1]]
 # Each compiles for a second or two, so not every combination; the last widths are the valley.
 ON_PATHS = [
-    *((*network, "diagonal") for network in (*BIASED, ALL[0], ALL[-2])),
+    *((*network, "diagonal") for network in (*BIASED, NETWORKS[0], NETWORKS[-2])),
     *((*network, "largest") for network in (BIASED[1], BIASED[-1])),
 ]
 EVERY = [
@@ -65,21 +59,11 @@ every_path_case = pytest.mark.parametrize(("widths", "bias", "rule"), ON_PATHS)
 every_case = pytest.mark.parametrize(("widths", "bias", "rule", "basis"), EVERY)
 
 
-def free_entries(skeleton):
-    """The numbers of the entries of S and N."""
-    return np.setdiff1d(np.arange(skeleton.gauge.num_entries), skeleton.in_edges)
-
-
 def basis_paths(widths, bias, skeleton):
     return [
         skeleton_path(widths, bias, int(e), skeleton.in_edges, skeleton.out_edges)
         for e in free_entries(skeleton)
     ]
-
-
-def relative(one, other):
-    one, other = ravel(one), ravel(other)
-    return float((np.abs(one - other) / (1 + np.abs(other))).max())
 
 
 def wave(tree, factor):
@@ -124,33 +108,6 @@ def measured(widths, bias, rule, basis):
     return types.SimpleNamespace(skeleton=skeleton, free=free_entries(skeleton), **found)
 
 
-# Section 1: the dimension of path space.
-
-
-# The widest network's 27,648 paths once, with biases.
-@pytest.mark.parametrize(("widths", "bias"), [n for n in ALL if n != (tuple(WIDTHS[3]), False)])
-def test_rank_of_the_structure_matrix_is_entries_minus_nodes(widths, bias):
-    paths, num = all_paths(widths, bias), num_entries(widths, bias)
-    gauge = mlp_gauge(jax.eval_shape(lambda: perceptron(widths, bias)))
-    assert (gauge.num_entries, gauge.num_nodes) == (num, sum(widths[1:-1]))
-    assert rank(paths, num) == gauge.num_free
-
-
-@every_network
-def test_every_path_is_invariant_under_the_group_of_the_gauge(widths, bias):
-    """A path enters and leaves a node once, or not at all: hence the bound m - H on the rank."""
-    gauge = mlp_gauge(jax.eval_shape(lambda: perceptron(widths, bias)))
-    incidence = np.zeros((gauge.num_entries, gauge.num_nodes + 1))
-    for i, shape in enumerate(gauge.shapes):
-        numbers = gauge.offsets[i] + np.arange(gauge.sizes[i])
-        np.add.at(incidence, (numbers, np.broadcast_to(gauge.heads[i], shape).ravel()), 1)
-        np.add.at(incidence, (numbers, np.broadcast_to(gauge.tails[i], shape).ravel()), -1)
-    incidence = incidence[:, :-1]
-    assert np.linalg.matrix_rank(incidence) == gauge.num_nodes
-    paths = all_paths(widths, bias)[:5000]
-    assert not (incidence.T @ structure_matrix(paths, gauge.num_entries)).any()
-
-
 # Section 2: basis paths.
 
 
@@ -167,7 +124,7 @@ def test_path_values_are_products_of_weights_along_real_paths(widths, bias, rule
 
 
 @pytest.mark.parametrize("rule", ["diagonal", "largest"])
-@every_network
+@pytest.mark.parametrize(("widths", "bias"), NETWORKS)
 def test_basis_paths_are_independent(widths, bias, rule):
     params = perceptron(widths, bias)
     skeleton = choose_skeleton(mlp_gauge(params), params, rule=rule, basis="paths")
@@ -326,131 +283,6 @@ def test_leaves_outside_the_group_pass_unchanged():
     skeleton = choose_skeleton(mlp_gauge(params, layers=["w0", "w1"]), params, basis="paths")
     for function in (path_values, lambda p, s: weight_updates(p, p, s)[0]):
         np.testing.assert_array_equal(function(params, skeleton)["steps"], [5, 6])
-
-
-# Section 1 again: the same functions on graphs that are no perceptron.
-
-
-def convolutional():
-    """Convolution with bias, depthwise convolution, dense: 3x3x2 -> 3, 3x3 each, 3 -> 2."""
-    units, chain = np.arange(3), np.arange(3, 6)
-    gauge = Gauge(
-        names=("conv", "bias", "depthwise", "head"),
-        shapes=((3, 3, 2, 3), (3,), (3, 3, 1, 3), (3, 2)),
-        tails=(
-            np.full((1, 1, 2, 1), GROUND),
-            np.full(1, GROUND),
-            units.reshape(1, 1, 1, 3),
-            chain[:, None],
-        ),
-        heads=(
-            units.reshape(1, 1, 1, 3),
-            units,
-            chain.reshape(1, 1, 1, 3),
-            np.full((1, 2), GROUND),
-        ),
-        num_nodes=6,
-    )
-
-    def network(params, x):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        conv = jax.lax.conv_general_dilated
-        x = conv(x, params[0], (1, 1), "SAME", dimension_numbers=dimensions)
-        x = jax.nn.relu(x + params[1].reshape(1, 1, 1, 3))
-        x = conv(x, params[2], (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=3)
-        return jax.nn.relu(x).mean((1, 2)) @ params[3]
-
-    return gauge, network, (4, 5, 5, 2)
-
-
-def residual():
-    """A stream of 4 channels to which a block of 3 units adds: one node a channel."""
-    stream, block = np.arange(4), np.arange(4, 7)
-    gauge = Gauge(
-        names=("in", "down", "up", "out"),
-        shapes=((3, 4), (4, 3), (3, 4), (4, 2)),
-        tails=(np.full((3, 1), GROUND), stream[:, None], block[:, None], stream[:, None]),
-        heads=(stream[None], block[None], stream[None], np.full((1, 2), GROUND)),
-        num_nodes=7,
-    )
-
-    def network(params, x):
-        x = x @ params[0]
-        x = x + jax.nn.relu(x @ params[1]) @ params[2]
-        return jax.nn.relu(x) @ params[3]
-
-    return gauge, network, (4, 3)
-
-
-def recurrent():
-    """A ReLU recurrence over three steps ties the hidden scale at all times."""
-    units = np.arange(3)
-    gauge = Gauge(
-        names=("in", "recurrent", "out"),
-        shapes=((2, 3), (3, 3), (3, 2)),
-        tails=(np.full((2, 1), GROUND), units[:, None], units[:, None]),
-        heads=(units[None], units[None], np.full((1, 2), GROUND)),
-        num_nodes=3,
-    )
-
-    def network(params, x):
-        hidden = jnp.zeros((len(x), 3))
-        for t in range(3):
-            hidden = jax.nn.relu(x[:, t] @ params[0] + hidden @ params[1])
-        return hidden @ params[2]
-
-    return gauge, network, (4, 3, 2)
-
-
-@pytest.mark.parametrize("basis", ["paths", "cycles"])
-@pytest.mark.parametrize("model", [convolutional, residual, recurrent])
-def test_any_graph_will_do(model, basis):
-    """Round trip, closed form and invariance, on skeletons given by hand."""
-    gauge, network, shape = model()
-    generator = np.random.default_rng(0)
-    params = [jnp.asarray(generator.normal(size=s)) for s in gauge.shapes]
-    x = jnp.asarray(generator.normal(size=shape))
-    skeleton = by_hand(gauge, model, basis)
-
-    @compiled_quickly
-    def everything(params):
-        outputs = network(params, x)
-        grads = jax.grad(lambda params: jnp.sum(network(params, x) ** 2))(params)
-        values = path_values(params, skeleton)
-        back, pullback = jax.vjp(lambda values: allocate(values, params, skeleton), values)
-        closed = inverse_chain_rule(grads, params, skeleton)
-        return outputs, values, back, closed, pullback(grads)[0]
-
-    moved = rescaled(gauge, params)
-    outputs, values, back, closed, vjp = everything(params)
-    moved_outputs, moved_values, _, moved_closed, _ = everything(moved)
-    np.testing.assert_allclose(moved_outputs, outputs, rtol=1e-9)
-    assert furthest(moved, params) > 0.1
-    assert relative(back, params) < 1e-13
-    assert relative(closed, vjp) < 1e-12
-    assert relative(moved_closed, closed) < 1e-9
-    free = free_entries(skeleton)
-    np.testing.assert_allclose(ravel(moved_values)[free], ravel(values)[free], rtol=1e-11)
-
-
-def by_hand(gauge, model, basis):
-    if model is convolutional:
-        first, depthwise, head = gauge.offsets[[0, 2, 3]]
-        in_edges = [*(first + 24 + np.arange(3)), *(depthwise + 12 + np.arange(3))]
-        out_edges = [*(depthwise + 9 + np.arange(3)), *(head + np.array([0, 3, 4]))]
-    elif model is residual:
-        down, up, out = gauge.offsets[[1, 2, 3]]
-        in_edges = [*range(4), *(down + np.arange(3))]
-        out_edges = [
-            *(down + np.array([0, 4])),
-            *(out + np.array([4, 7])),
-            *(up + np.array([2, 6, 11])),
-        ]
-    else:
-        feedback, out = gauge.offsets[[1, 2]]
-        in_edges = [0, feedback + 1, feedback + 5]  # 0 from the input, 1 from 0, 2 from 1
-        out_edges = [feedback + 2, out + 2, out + 5]
-    return Skeleton(gauge, np.array(in_edges), np.array(out_edges), basis)
 
 
 @settings(derandomize=True, deadline=None, max_examples=8)

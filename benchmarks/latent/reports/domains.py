@@ -68,9 +68,9 @@ def tables(records: Sequence[Record]) -> str:
         rows.append(row)
     header = ["chosen on training domains", "setting", "validation %", *_UNCERTAINTY.values()]
     return (
-        f"{accuracy}\n\nCalibration on the test domain, and how well the test domain is told from "
-        "the training ones (AUROC, 0.5 says nothing) by doubt, 1 - max p(y|x), and by what a "
-        f"latent search leaves:\n\n{markdown(header, rows)}"
+        f"{accuracy}\n\nCalibration on the test domain; and how well its images are distinguished "
+        "from those of the training domains (AUROC; 0.5 is chance) by the doubt 1 - max p(y|x), "
+        f"and by what a latent search leaves:\n\n{markdown(header, rows)}"
     )
 
 

@@ -5,9 +5,10 @@ from itertools import product
 
 import numpy as np
 
+from benchmarks.harness.reports import magnitude, won_and_lost
 from benchmarks.path_space.rescaled.board import CONTROL, PROTOCOLS, Board
 from benchmarks.path_space.rescaled.rows import BALANCED, NORMALISED, PATHS, WAYS, WEIGHTS, Way
-from common.results.comparison import Difference, interval
+from common.results.comparison import interval
 
 FLAT = 0.1
 """Points of accuracy within which a curve is called flat, or two rows the same."""
@@ -16,7 +17,7 @@ LOSS = 2.0
 """Points of accuracy that weights were expected to lose at least."""
 
 AT = 2.0
-"""The s at which losses are told: the spread nearest to it."""
+"""Losses are reported at the spread s nearest to this one."""
 
 
 def verdict(board: Board) -> str:
@@ -70,10 +71,11 @@ def _flat(board: Board) -> Iterator[str]:
             control += _gaps(board, problem, rule, (way, CONTROL), (way, first))
     most = max(moved, key=lambda key: moved[key])
     yield (
-        "*And run by run, at the same step size?* In path space a rescaled start ends "
-        f"{_spread(rescaled)}. What rounding alone does: a start with each weight one rounding on "
-        f"ends {_spread(control)}, on weights and in path space together. In path space it moves "
-        f"the mean over seeds by at most {moved[most]:.2f} points ({most[1]}, {most[0]})."
+        "*And run by run, at the same step size?* A start and its rescaled copy, both in path "
+        f"space, end {_spread(rescaled)}. What rounding alone does: a start and the same start "
+        f"with every weight moved by one rounding end {_spread(control)}, on weights and in path "
+        "space together. In path space this moves the mean over seeds by at most "
+        f"{moved[most]:.2f} points ({most[1]}, {most[0]})."
     )
 
 
@@ -115,11 +117,12 @@ def _gaps(
 
 
 def _spread(gaps: list[float]) -> str:
-    """The sizes of some differences."""
+    """How far apart pairs of runs end."""
     sizes = np.abs(gaps)
     return (
-        f"{sizes.mean():.3f} points away on average, {(sizes == 0).mean():.0%} of {len(sizes)} "
-        f"runs exactly the same, 99% within {np.quantile(sizes, 0.99):.2f}"
+        f"{sizes.mean():.3f} points apart on average ({len(sizes)} pairs of runs: "
+        f"{(sizes == 0).mean():.0%} exactly the same, 99% within {np.quantile(sizes, 0.99):.2f} "
+        "points)"
     )
 
 
@@ -157,8 +160,8 @@ def _lost(board: Board) -> Iterator[str]:
     ]
     yield (
         f"*And the step size on weights?* The one tuned at {_at(board, board.problems[0])} is "
-        f"{np.median(ratios):.2g} times that tuned at s = 0 (median), from {min(ratios):.2g} to "
-        f"{max(ratios):.2g} times."
+        f"{magnitude(float(np.median(ratios)))} times the one tuned at s = 0 (median; from "
+        f"{magnitude(min(ratios), digits=2)} to {magnitude(max(ratios))} times)."
     )
 
 
@@ -181,14 +184,14 @@ def _suffices(board: Board) -> Iterator[str]:
         means[problem] = float(np.mean(own))
         every += own
     answer = "Yes" if max(map(abs, means.values())) <= FLAT else "No"
-    told = ", ".join(f"{mean:+.3f} ({problem})" for problem, mean in means.items())
+    by_problem = ", ".join(f"{mean:+.3f} ({problem})" for problem, mean in means.items())
     yield (
-        f"*Does balancing once suffice?* {answer}, for the function that is learnt: at the same "
-        f"step size, balanced once minus in path space is {told} points on average; run by run "
-        f"the one ends {_spread(every)} of the other. Means over seeds at the chosen steps agree "
+        f"*Does balancing once suffice?* {answer}, for the function that is learnt. At the same "
+        f"step size, balanced once minus in path space is {by_problem} points on average; run by "
+        f"run the two end {_spread(every)}. Means over seeds at the chosen steps agree "
         f"within {FLAT:g} point in {sum(gap <= FLAT for gap in apart)} of {len(apart)} "
-        f"comparisons, and differ by at most {max(apart):.2f}. What it does not do is leave the "
-        "weights in the scale in which they were given."
+        f"comparisons, and differ by at most {max(apart):.2f} points. But balancing does not leave "
+        "the weights in the scale in which they were given."
     )
     damaged = {
         start: [
@@ -200,12 +203,12 @@ def _suffices(board: Board) -> Iterator[str]:
         for start in board.damages(problem)
     }
     if damaged:
-        told = "; ".join(
-            f"{start} {np.mean(gaps):+.3f} on average, {np.mean(np.asarray(gaps) == 0):.0%} of "
-            f"{len(gaps)} runs the same"
+        by_damage = "; ".join(
+            f"{start} {np.mean(gaps):+.3f} points on average, "
+            f"{np.mean(np.asarray(gaps) == 0):.0%} of {len(gaps)} runs the same"
             for start, gaps in damaged.items()
         )
-        yield f"*And from damaged networks?* Balanced once minus in path space: {told}."
+        yield f"*And from damaged networks?* Balanced once minus in path space: {by_damage}."
 
 
 def _gain(board: Board) -> Iterator[str]:
@@ -215,7 +218,7 @@ def _gain(board: Board) -> Iterator[str]:
         ("from damaged networks", board.damages),
     ]
     for where, starts_of in places:
-        told = []
+        gains = []
         for way in WAYS[1:]:
             found = [
                 interval(
@@ -226,15 +229,15 @@ def _gain(board: Board) -> Iterator[str]:
                 for start in starts_of(problem)
             ]
             if found:
-                told.append(f"{way.name} {_told(found)}")
-        if told:
-            yield f"*What is gained {where}, against weights at tuned steps?* {'; '.join(told)}."
+                mean = 100 * float(np.mean([d.mean for d in found]))
+                gains.append(f"{way.name} {mean:+.2f} points on average, {won_and_lost(found)}")
+        if gains:
+            text = "; ".join(gains)
+            yield f"*What is gained {where}, against weights at tuned steps?* {_capital(text)}."
 
 
-def _told(found: list[Difference]) -> str:
-    above, below = sum(d.above for d in found), sum(d.below for d in found)
-    mean = 100 * float(np.mean([d.mean for d in found]))
-    return f"{mean:+.2f} points on average, above in {above} of {len(found)}, below in {below}"
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _edges(board: Board) -> Iterator[str]:
@@ -246,5 +249,8 @@ def _edges(board: Board) -> Iterator[str]:
             tried, rate = record.curve["learning_rate"], record.metrics["tuned_rate"]
             lost[way][0] += rate in (tried[0], tried[-1])
             lost[way][1] += 1
-    told = ", ".join(f"{way.name} {n} of {total}" for way, (n, total) in lost.items())
-    yield f"*Was the grid wide enough?* The step chosen is the last one tried at an end: {told}."
+    by_way = ", ".join(f"{way.name} {n} of {total}" for way, (n, total) in lost.items())
+    yield (
+        "*Was the grid wide enough?* How often the chosen step was the smallest or the largest one "
+        f"tried: {by_way}."
+    )

@@ -106,8 +106,8 @@ def test_rungs_beaten_in_cost_and_error_are_not_named():
 
     found = [rung("a", 1.0, 0.9), rung("b", 2.0, 0.95), rung("c", 3.0, 0.4), rung("d", 0.5, 1.0)]
     said = experiment.verdict({r.method: [r] for r in found})
-    assert said.endswith("first: a (10% of the error for 1.00 of ASGD's time); "
-                         "c (60% of the error for 3.00 of ASGD's time).")  # fmt: skip
+    assert said.endswith("first: a (10% for 1.00 times ASGD's time); "
+                         "c (60% for 3.00 times ASGD's time).")  # fmt: skip
     assert experiment.verdict({"d": [found[3]]}) == "No rung leaves less error than ASGD."
 
 

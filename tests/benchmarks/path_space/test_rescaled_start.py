@@ -80,7 +80,8 @@ def test_tables_and_plots_come_from_records(records, tmp_path):
     text = rescaled_start.tables(records)
     for part in (
         "What rounding alone does",
-        "In path space it moves the mean over seeds by at most",
+        "In path space this moves the mean over seeds by at most",
+        "better in none of 2 comparisons",
         "*Is path space flat in s, step size tuned?* Yes",
         "*Does balancing once suffice?* Yes",
         "*What is lost on weights at s = 2, step size kept?*",

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from dcasgd_jax import delay_compensation
-from dcasgd_jax.actors import Checkpoint, Cluster, run_asynchronously
+from dcasgd_jax.actors import Checkpoint, Cluster, Monitoring, run_asynchronously
 from tests.dcasgd_jax.networks import gradient, weights_of
 
 STEPS, EVERY = 40, 10
@@ -75,7 +75,7 @@ def is_killed(folder, address):
             os.kill(os.getpid(), signal.SIGKILL)
 
     ray.init(address=address, log_to_driver=False)
-    train(folder, on_step=on_step)
+    train(folder, monitoring=Monitoring(on_step=on_step))
 
 
 def asks_for_too_much():

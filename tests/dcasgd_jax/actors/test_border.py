@@ -64,7 +64,10 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         ),
         ({"checkpoint": Checkpoint("run.npz", every=0)}, "`every` must be an int >= 1, got 0"),
         ({"cluster": Cluster(2, start_timeout=0.0)}, "start_timeout must be a finite scalar > 0"),
-        ({"snapshot_dtype": jnp.int32}, "snapshot_dtype must be None or a floating-point dtype"),
+        (
+            {"cluster": Cluster(2, snapshot_dtype=jnp.int32)},
+            "snapshot_dtype must be None or a floating-point dtype",
+        ),
         ({"batches": jnp.ones((5, 3))}, "the leading axis of batches is the server step, 6"),
         ({"batches": iter([1.0])}, "asked for again when a gradient is lost.* not an iterable"),
         ({"checkpoint": "/nowhere/run.npz"}, "folder /nowhere is missing; create it first"),

@@ -21,6 +21,7 @@ from dcasgd_jax import (
 from dcasgd_jax.actors import (
     Checkpoint,
     Cluster,
+    Monitoring,
     read_batch_order,
     read_recording,
     reorder_batches,
@@ -130,7 +131,9 @@ def test_deaths_and_stops_leave_a_run_that_the_simulator_repeats(shared, tmp_pat
                 raise KeyboardInterrupt
 
         try:
-            params, info, _ = run(next(seeds), death=DEATH, on_step=on_step, **options)
+            params, info, _ = run(
+                next(seeds), death=DEATH, monitoring=Monitoring(on_step=on_step), **options
+            )
             break
         except (KeyboardInterrupt, RuntimeError):
             if path.exists():
@@ -167,7 +170,7 @@ def test_a_stop_keeps_the_steps_until_then(tmp_path):
 
     path = tmp_path / "run.npz"
     with pytest.raises(KeyboardInterrupt):
-        run(2, checkpoint=Checkpoint(path, every=10), on_step=stop)
+        run(2, checkpoint=Checkpoint(path, every=10), monitoring=Monitoring(on_step=stop))
     recorded = read_recording(path)
     assert recorded.batch.size == 18
     params, info, _ = run(3, checkpoint=path)
@@ -202,7 +205,7 @@ def test_a_gradient_that_is_not_finite_names_worker_step_and_batch(tmp_path):
     assert read_recording(path).batch.size == 20
     params, info, _ = run(6, checkpoint=path)  # the batch mended, it goes on
     assert_repeated(params, info)
-    params, _, _ = run(6, batches=spoilt, check_finite=False)
+    params, _, _ = run(6, batches=spoilt, monitoring=Monitoring(check_finite=False))
     assert np.isnan(params["w"]).any()
 
 
@@ -231,8 +234,8 @@ def test_running_averages_and_small_snapshots_on_several_servers(x64):
     options = {
         "model_state": {"mean": jnp.zeros(3)},
         "merge": running_average(0.9),
-        "snapshot_dtype": jnp.bfloat16,
     }
+    half = jnp.bfloat16
 
     def loss(params, model_state, batch):
         out = jnp.tanh(batch @ params["a"]) * (batch @ params["b"]) - batch @ params["c"]
@@ -240,10 +243,10 @@ def test_running_averages_and_small_snapshots_on_several_servers(x64):
 
     rule = optax.chain(dcasgd(0.1, 0.5), optax.trace(0.5))
     job = jax.grad(loss, has_aux=True), params, rule
-    got, info, ray = run(
-        0, job=job, batches=batches, cluster=Cluster(WORKERS, num_servers=3), **options
-    )
+    cluster = Cluster(WORKERS, num_servers=3, snapshot_dtype=half)
+    got, info, ray = run(0, job=job, batches=batches, cluster=cluster, **options)
     assert len(ray.actors) == WORKERS + 3
-    due, simulated = simulate(*job, info.schedule, reorder_batches(batches, info.batch), **options)
+    again = reorder_batches(batches, info.batch)
+    due, simulated = simulate(*job, info.schedule, again, snapshot_dtype=half, **options)
     assert_close((got, info.state), (due, simulated.state), rtol=1e-12)
     np.testing.assert_allclose(simulated.distance, info.distance, rtol=1e-12)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcasgd_jax import gamma_times, round_robin, simulate, slot_simulator
+from dcasgd_jax import Engine, gamma_times, round_robin, simulate, slot_simulator
 from tests.dcasgd_jax.networks import assert_same_bits, gradient, weights_of
 
 SIZES, STEPS, WORKERS = (4, 3), 20, 4
@@ -38,7 +38,7 @@ def test_three_forms_of_the_same_data_make_the_same_run(engine):
 
     def run(given):
         tx = optax.sgd(0.2, momentum=0.9)
-        return simulate(gradient, params, tx, schedule, given, engine=engine, loop="driven")[0]
+        return simulate(gradient, params, tx, schedule, given, engine=Engine(engine, "driven"))[0]
 
     expected = run(batches)
     assert_same_bits(run(drawn), expected)
@@ -83,7 +83,9 @@ def test_errors_name_the_step_and_the_remedy():
     with pytest.raises(ValueError, match="ended before step 0"):
         simulate(gradient, params, optax.sgd(0.1), schedule, iter(()))
     with pytest.raises(ValueError, match="iterated over cannot be scanned"):
-        simulate(gradient, params, optax.sgd(0.1), schedule, iter(short), loop="scan")
+        simulate(
+            gradient, params, optax.sgd(0.1), schedule, iter(short), engine=Engine(loop="scan")
+        )
 
     def inside(params):
         return simulate(gradient, params, optax.sgd(0.1), schedule, iter(short))[0]

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcasgd_jax import (
+    Engine,
+    Together,
     dcasgd,
     failure_times,
     from_arrivals,
@@ -222,7 +224,8 @@ def test_a_chunk_holds_no_more_than_it_says():
 
     # The state itself is M + 1 copies; batches and the log are less than a hundredth of one.
     assert temporaries("slots") <= 8 + 3 + 0.01
-    whole, bounded = temporaries("wavefront"), temporaries("wavefront", longest=2)
+    whole = temporaries("wavefront")
+    bounded = temporaries("wavefront", together=Together(longest=2))
     assert whole <= 8 + 3 + 8 + 0.01
     assert bounded <= 8 + 3 + 2 * 2 + 0.01
     assert bounded < whole
@@ -245,10 +248,10 @@ def test_errors_name_what_came():
     with pytest.raises(ValueError, match="floating-point dtype"):
         make(snapshot_dtype=jnp.int8)
     with pytest.raises(ValueError, match="longest must be None or at least 1, got 0"):
-        make(longest=0).run(state, schedule, batches)
+        make(together=Together(longest=0)).run(state, schedule, batches)
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     with pytest.raises(ValueError, match="engine='slots' computes on one device"):
-        simulate(gradient, params, optax.sgd(0.1), schedule, batches, mesh=mesh)
+        simulate(gradient, params, optax.sgd(0.1), schedule, batches, engine=Engine(mesh=mesh))
 
 
 @pytest.mark.parametrize("engine", ["slots", "wavefront"])
