@@ -1,8 +1,8 @@
 """Balancing (equi-normalisation): of all rescaled copies, the one of least squared norm."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ from gsgd_jax._factors import (
     factor_parts,
     group_leaves,
     leaf_tables,
-    log_parts,
     power_part,
 )
+from gsgd_jax._incidence import ON_DEVICE, ON_HOST, Arrays, Incidence
+from gsgd_jax._least_squares import least_squares
 from gsgd_jax._precision import cast_like, working_dtype
 
 
@@ -46,7 +47,7 @@ def balance(
         gauge: their rescaling group.
         tolerance: stop when no node's two squared norms differ by more than this, relatively;
             never less than 64 units in the last place.
-        max_steps: stop after so many Newton steps in any case; about ten are usual.
+        max_steps: stop after so many steps in any case; ten to thirty are usual.
 
     Returns:
         Balanced weights of the same function, dtypes kept. A node whose incoming or outgoing
@@ -66,8 +67,7 @@ def balance(
 
     References:
         Stock et al., *Equi-normalization of neural networks*, ICLR 2019, who visit one node after
-        another. Sun and Tran-Dinh, *Generalized self-concordant functions: a recipe for Newton-type
-        methods*, Mathematical Programming, 2019, for the damping.
+        another.
     """
     scales = balancing_scales(
         params, gauge, one_sided=False, tolerance=tolerance, max_steps=max_steps
@@ -105,7 +105,7 @@ def balancing_scales(
         group: their rescaling group.
         one_sided: whether a node all of whose incoming, or all of whose outgoing, weights are zero
             (or absent, where a norm absorbs its scale) is given the scale at which the others have
-            norm 1; otherwise it keeps its scale.
+            the squared norm of `usual_squares`; otherwise it keeps its scale.
         still: numbers of nodes that keep their scale in any case.
         tolerance: see `balance`.
         max_steps: see `balance`.
@@ -156,30 +156,6 @@ def _addressable(leaf: jax.Array | np.ndarray) -> bool:
     return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
 
 
-class _Arrays(NamedTuple):
-    """Arithmetic on the host, which compiles nothing, or under a trace."""
-
-    xp: Any  # numpy or jax.numpy
-    add_at: Callable[[np.ndarray, Any, int], Any]  # ids, values, length: sums of the values by id
-    loop: Callable[[Callable[[Any], Any], Callable[[Any], Any], Any], Any]  # while_loop
-
-
-def _host_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
-    while condition(state):
-        state = body(state)
-    return state
-
-
-ON_HOST = _Arrays(
-    np, lambda ids, values, length: np.bincount(ids.ravel(), values.ravel(), length), _host_loop
-)
-ON_DEVICE = _Arrays(
-    jnp,
-    lambda ids, values, length: jnp.zeros(length, values.dtype).at[ids].add(values),
-    jax.lax.while_loop,
-)
-
-
 def _scales(
     weights: Sequence[Any],
     group: Group,
@@ -187,14 +163,15 @@ def _scales(
     still: tuple[int, ...],
     tolerance: float,
     max_steps: int,
-    arrays: _Arrays,
+    arrays: Arrays,
 ) -> Any:
     """`balancing_scales` of the leaves in the group, in their dtype."""
     xp, tables = arrays.xp, [parts for parts in leaf_tables(group) if parts]
     squares = [_reduced(xp.square(w), parts, xp) for w, parts in zip(weights, tables, strict=True)]
     may_move = ~np.isin(np.arange(group.num_nodes), still)
+    due = usual_squares(group) if one_sided else None
     least = functools.partial(
-        _least_squares, tables, may_move, one_sided, tolerance=tolerance, max_steps=max_steps
+        least_squares, tables, may_move, due, tolerance=tolerance, max_steps=max_steps
     )
 
     def balanced_from(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -217,112 +194,48 @@ def _scales(
     return xp.exp(logs) * powers
 
 
+@functools.lru_cache(maxsize=64)
+def usual_squares(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of squares as initialisers make them, of all that enters and all that leaves each node.
+
+    Balance says nothing about a node with weights on one side alone, such as the residual stream of
+    a network with RMS norms, which all layers write to. Kernels have their outputs on the last axis
+    (or, of a node that is one input or output of theirs, on the first), and initialisers give the
+    weights into each output a sum of squares of about 1. So a node is due the number of outputs
+    that it scales, over all leaves. Vectors, such as biases, which usually begin at zero, count
+    for nothing where there are others. Much less or more would be passed on to all nodes near by:
+    a chain of n balanced layers turns a factor here into its n-th power in its last one.
+    """
+    tables = [parts for parts in leaf_tables(group) if parts]
+    shapes = [s for s, parts in zip(group.shapes, leaf_tables(group), strict=True) if parts]
+    incidence, due = Incidence(tables, group.num_nodes), np.zeros((2, group.num_nodes + 1))
+    for leaf, shape in zip(incidence.leaves, shapes, strict=True):
+        if sum(n > 1 for n in shape) < 2:
+            continue
+        for own, places in zip(leaf.shapes, leaf.places, strict=True):
+            powers = incidence.powers[places]
+            for side, there in enumerate((powers > 0, powers < 0)):
+                first, last = (
+                    _extents(incidence.nodes[places], there, own, axis, group.num_nodes)
+                    * (1 if own[axis] == shape[axis] else shape[axis])
+                    for axis in (0, -1)
+                )
+                due[side] += np.where((first == 1) | (last == 1), 1, last)
+    entering, leaving = np.maximum(due, 1)[:, :-1]
+    return entering, leaving
+
+
+def _extents(
+    nodes: np.ndarray, there: np.ndarray, shape: Sequence[int], axis: int, count: int
+) -> np.ndarray:
+    """At how many indices along an axis of a part each node occurs, [count + 1]."""
+    indices = np.indices(tuple(shape))[axis].reshape(-1, 1)
+    pairs = np.unique((nodes.astype(np.int64) * shape[axis] + indices)[there])
+    return np.bincount(pairs // shape[axis], minlength=count + 1)
+
+
 def _reduced(array: Any, tables: Sequence[Table], xp: Any) -> Any:
     """Summed over the axes along which no factor varies, such as a convolution's taps."""
     varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in tables))
     axes = tuple(a for a, n in enumerate(varying) if n == 1 and array.shape[a] > 1)
     return xp.sum(array, axis=axes, keepdims=True)
-
-
-def _least_squares(
-    tables: Sequence[tuple[Table, ...]],
-    may_move: np.ndarray,
-    one_sided: bool,
-    squares: Sequence[Any],
-    *,
-    arrays: _Arrays,
-    tolerance: float,
-    max_steps: int,
-) -> Any:
-    r"""The x that minimises F(x) = ½ Σ_e w_e² exp(2 Σ_h k_eh x_h) - Σ_h p_h x_h, [num_nodes].
-
-    p_h is 0 for a node with weights on both sides, 1 for one with incoming weights alone and -1
-    for one with outgoing ones alone, which gives these a sum of squares of 1. Newton's method:
-
-        ∂F/∂x_h = Σ_e k_eh size_e - p_h,    ∂²F/∂x_h∂x_g = 2 Σ_e k_eh k_eg size_e,
-
-    size_e being w_e² of the copy at x. The damping needs no line search (Sun and Tran-Dinh).
-    """
-    xp, sums = arrays.xp, functools.partial(_node_sums, tables, arrays, len(may_move))
-    dtype = squares[0].dtype
-    present = [(square > 0).astype(dtype) for square in squares]
-    entered, left = sums(present, lambda k: k > 0) > 0, sums(present, lambda k: k < 0) > 0
-    pull = xp.where(entered & ~left, 1.0, xp.where(left & ~entered, -1.0, 0.0))
-    moves = (entered | left if one_sided else entered & left) & may_move
-    pull = xp.where(moves, pull, 0.0).astype(dtype)
-
-    def logs_of(vector: Any) -> list[Any]:
-        """Σ_h k_eh x_h of every entry."""
-        padded = xp.append(vector, xp.zeros_like(vector[:1]))
-        return [functools.reduce(xp.add, log_parts(parts, padded, xp)) for parts in tables]
-
-    def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        """From (x, steps, _) to the next x, but from the last one to itself, and its error."""
-        logs, steps, _ = state
-        sizes = [s * xp.exp(2 * k) for s, k in zip(squares, logs_of(logs), strict=True)]
-        slope = xp.where(moves, sums(sizes, lambda k: k) - pull, 0)
-        both_sides = xp.where(moves, sums(sizes, np.abs) + xp.abs(pull), 1)
-        error = xp.max(xp.abs(slope) / both_sides, initial=0)
-        diagonal = xp.where(moves, 2 * sums(sizes, np.square), 1)
-
-        def hessian(direction: Any) -> Any:
-            along = [2 * s * k for s, k in zip(sizes, logs_of(direction), strict=True)]
-            return xp.where(moves, sums(along, lambda k: k), direction)
-
-        slope = xp.where((error > enough) & (steps < max_steps), slope, 0)
-        direction = _conjugate_gradients(hessian, -slope, diagonal, arrays)
-        along = xp.stack([xp.max(xp.abs(change), initial=0) for change in logs_of(direction)])
-        longest = 2 * xp.max(along) + jnp.finfo(dtype).tiny
-        return logs + direction * xp.log1p(longest) / longest, steps + 1, error
-
-    # Relative differences of a node's two sums of squares.
-    enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
-    start = (xp.zeros(len(may_move), dtype), 0, xp.full([], np.inf, dtype))
-    return arrays.loop(lambda state: (state[2] > enough) & (state[1] <= max_steps), step, start)[0]
-
-
-def _node_sums(
-    tables: Sequence[tuple[Table, ...]],
-    arrays: _Arrays,
-    count: int,
-    values: Sequence[Any],
-    weigh: Callable[[np.ndarray], np.ndarray],
-) -> Any:
-    """Σ_e weigh(k_eh) value_e of every node h."""
-    total = arrays.xp.zeros(count + 1, values[0].dtype)
-    for value, parts in zip(values, tables, strict=True):
-        for table in parts:
-            shape = table.nodes.shape[:-1]
-            axes = tuple(a for a, n in enumerate(shape) if n == 1 and value.shape[a] > 1)
-            own = arrays.xp.sum(value, axis=axes, keepdims=True)
-            own = arrays.xp.broadcast_to(own, shape)[..., None]
-            weighed = own * weigh(table.powers).astype(value.dtype)
-            total = total + arrays.add_at(table.nodes, weighed, count + 1)
-    return total[:-1]
-
-
-def _conjugate_gradients(
-    matrix: Callable[[Any], Any], target: Any, diagonal: Any, arrays: _Arrays
-) -> Any:
-    """Solves a positive definite system, to four digits: Newton's method corrects the rest.
-
-    Of libraries, scipy's is no dependency and jax's would have the host compile a program first.
-    """
-    zero, first = arrays.xp.zeros_like(target), target / diagonal
-    size = target @ first
-    tiny = jnp.finfo(target.dtype).tiny
-
-    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        solution, residual, search, size, count = state
-        image = matrix(search)
-        length = size / (search @ image + tiny)
-        solution, residual = solution + length * search, residual - length * image
-        scaled = residual / diagonal
-        new_size = residual @ scaled
-        return solution, residual, scaled + new_size / (size + tiny) * search, new_size, count + 1
-
-    return arrays.loop(
-        lambda state: (state[3] > 1e-8 * size) & (state[4] < 200),
-        step,
-        (zero, target, first, size, 0),
-    )[0]

@@ -32,9 +32,11 @@ class Balanced:
 
     The frame, c and the factors f, is found once, from the start; it is data, not a constant of the
     program, so that one compiled step serves all seeds. A node all of whose incoming, or all of
-    whose outgoing, weights are zero is given the scale at which the others have norm 1. So is one
-    whose scale normalisation absorbs. What an epsilon inside a norm makes approximate is exact
-    here, since nothing is ever rescaled: f only says in which units steps are taken.
+    whose outgoing, weights are zero is given the scale at which the others have the norm that
+    initialisers give them, 1 for one hidden unit. So is one whose scale normalisation absorbs, such
+    as the residual stream of a network with RMS norms, whose writers together get that norm. What
+    an epsilon inside a norm makes approximate is exact here, since nothing is ever rescaled: f only
+    says in which units steps are taken.
 
     Two starts that differ by powers of two follow the same trajectory to the bit, in float32 and
     bfloat16 too (away from overflow and underflow): c is computed by operations that commute with

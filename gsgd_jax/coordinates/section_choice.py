@@ -34,12 +34,12 @@ def choose_section(
 
     Balanced are, of all copies that the exact nodes give, the weights with the least
 
-        Σ_e w_e² - 2 Σ_a log |c_a|,
+        Σ_e w_e² - 2 Σ_a n_a log |c_a|,
 
     a running over the nodes that normalisation absorbs, and others all of whose entries on one side
-    are zero: the second sum gives the entries that such a node moves a sum of squares of 1, where
-    the first alone would send them to zero. It is convex
-    in log c, so the copy, the choice and the magnitudes are the same for all weights that the group
+    are zero: the second sum gives the entries that such a node moves a sum of squares of n_a, the
+    number of outputs that it scales, where the first alone would send them to zero. It is convex in
+    log c, so the copy, the choice and the magnitudes are the same for all weights that the group
     connects, up to rounding and ties.
 
     Args:

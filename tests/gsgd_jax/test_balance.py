@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.optimize import minimize
 
-from gsgd_jax import balance, mlp_gauge, trivial_gauge
+from gsgd_jax import balance, find_gauge, in_path_space, mlp_gauge, trivial_gauge
+from gsgd_jax.balance import usual_squares
+from gsgd_jax.coordinates.balanced import Balanced
 from tests.gsgd_jax.networks import apply, batch, furthest, perceptron, ravel
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -102,3 +105,60 @@ def test_what_cannot_be_balanced_is_refused():
 def test_nothing_to_balance():
     params = {"w": jnp.ones((2, 2))}
     assert furthest(balance(params, trivial_gauge(params)), params) == 0
+
+
+def residual_stream(params, x):
+    """Two layers that read a stream through an RMS norm and write to it."""
+
+    def norm(x, gain):
+        return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True)) * gain[None]
+
+    x = x @ params["in"]
+    for layer in params["layers"]:
+        x = x + jax.nn.relu(norm(x, layer["gain"]) @ layer["up"]) @ layer["down"]
+    return norm(x, params["gain"]) @ params["out"]
+
+
+def residual_stream_params(width=16, hidden=48, rng=None):
+    """At the scale of usual initialisers: every output's weights have norm 1."""
+    rng = np.random.default_rng(0) if rng is None else rng
+
+    def kernel(*shape):
+        return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]))
+
+    def layer():
+        return {"gain": jnp.ones(width), "up": kernel(width, hidden), "down": kernel(hidden, width)}
+
+    ends = {"in": kernel(5, width), "gain": jnp.ones(width), "out": kernel(width, 3)}
+    return ends | {"layers": [layer(), layer()]}
+
+
+def test_what_nothing_balances_is_kept_at_the_scale_of_initialisers():
+    """A stream that norms absorb: with a norm of 1, all it is chained to would shrink with it."""
+    params = residual_stream_params()
+    x = jax.random.normal(jax.random.key(0), (7, 5))
+    group = find_gauge(residual_stream, params, x)
+    moved = group.rescale(params, jax.random.key(1), spread=2.0)
+    values = [
+        Balanced(group).at(start, in_path_space(optax.sgd(0.1), group).init(start).frame).values()
+        for start in (params, moved)
+    ]
+    assert furthest(*values) < 1e-9
+    value = values[0]
+    writers = [value["in"], *(layer["down"] for layer in value["layers"])]
+    # Each of the three has 16 outputs.
+    np.testing.assert_allclose(sum(jnp.sum(w**2) for w in writers), 3 * 16, rtol=1e-9)
+    for new, old in zip(jax.tree.leaves(value), jax.tree.leaves(params), strict=True):
+        assert 0.4 < jnp.linalg.norm(new) / jnp.linalg.norm(old) < 2.5
+
+
+def test_usual_squares_count_the_outputs_that_a_node_scales():
+    gauge = mlp_gauge(perceptron([3, 4, 2], True))
+    entering, leaving = usual_squares(gauge)
+    np.testing.assert_array_equal(entering, 1)  # one output of the first kernel; biases are zero
+    np.testing.assert_array_equal(leaving, 1)  # one input of the second
+    x = jnp.ones((2, 5))
+    group = find_gauge(residual_stream, residual_stream_params(), x)
+    stream = np.argmax(usual_squares(group)[0])
+    assert usual_squares(group)[0][stream] == 3 * 16
+    np.testing.assert_array_equal(np.delete(usual_squares(group)[0], stream), 1)

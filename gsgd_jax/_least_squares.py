@@ -1,0 +1,130 @@
+"""The group element that makes the weights' sum of squares least, by Newton's method."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gsgd_jax._factors import Table
+from gsgd_jax._incidence import Arrays, Incidence
+
+_SWEEPS = 40
+"""How many steps of every node by itself are taken at most, before Newton's."""
+
+
+def least_squares(
+    tables: Sequence[tuple[Table, ...]],
+    may_move: np.ndarray,
+    due: tuple[np.ndarray, np.ndarray] | None,
+    squares: Sequence[Any],
+    *,
+    arrays: Arrays,
+    tolerance: float,
+    max_steps: int,
+) -> Any:
+    r"""The x that minimises F(x) = ½ Σ_e w_e² exp(2 Σ_h k_eh x_h) - Σ_h p_h x_h, [num_nodes].
+
+    p_h is 0 for a node with weights on both sides, what is due to it for one with incoming weights
+    alone, and minus that for one with outgoing ones alone: the sum of squares that they end with.
+    Newton's method:
+
+        ∂F/∂x_h = Σ_e k_eh size_e - p_h,    ∂²F/∂x_h∂x_g = 2 Σ_e k_eh k_eg size_e,
+
+    size_e being w_e² of the copy at x. The damping needs no line search. It is slow far from the
+    minimum, so steps of every node by itself come first, which are exact for one alone: with I_h
+    and O_h the two sums of squares at a node, x_h + ¼ log(O_h / I_h) makes them equal. Taken
+    together, steps 1/n as long never overshoot where at most n nodes scale an entry, F being
+    convex.
+
+    Args:
+        tables: of every leaf, the parts of its factor.
+        may_move: which nodes may move, bool [num_nodes].
+        due: sums of squares for nodes with weights on one side alone, of those that enter and
+            those that leave; None for such nodes to keep their scale.
+        squares: w_e² of every leaf.
+        arrays: where this is worked out.
+        tolerance: relative difference of a node's two sums of squares at which to stop.
+        max_steps: after how many Newton steps to stop in any case.
+
+    References:
+        Sun and Tran-Dinh, *Generalized self-concordant functions: a recipe for Newton-type
+        methods*, Mathematical Programming, 2019, for the damping.
+    """
+    xp, incidence = arrays.xp, Incidence(tables, len(may_move))
+    dtype = squares[0].dtype
+    start = xp.zeros(len(may_move), dtype)
+    present = incidence.totals(
+        [(s > 0).astype(dtype) for s in squares], incidence.logs(start, xp), arrays
+    )
+    sides = incidence.sums(present, (lambda k: k > 0, lambda k: k < 0), arrays)
+    entered, left = (side > 0.5 for side in sides)
+    moves = (entered & left if due is None else entered | left) & may_move
+    entering_due, leaving_due = due or (start, start)
+    # What enters a node that nothing leaves is weighed against what is due to it, and vice versa.
+    pulls = (
+        xp.where(left & ~entered, leaving_due, 0).astype(dtype),
+        xp.where(entered & ~left, entering_due, 0).astype(dtype),
+    )
+    alone_step = incidence.longest_steps().astype(dtype)
+
+    def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        """From (x, steps, _) to the next x, but from the last one to itself, and its error."""
+        x, steps, _ = state
+        logs = incidence.logs(x, xp)
+        totals = incidence.totals(squares, logs, arrays)
+        weighings = (lambda k: np.maximum(k, 0), lambda k: np.maximum(-k, 0), np.square)
+        *sides, squared = incidence.sums(totals, weighings, arrays)
+        entering, leaving = (
+            xp.where(moves, side + pull, 1) for side, pull in zip(sides, pulls, strict=True)
+        )
+        error = xp.max(xp.abs(entering - leaving) / (entering + leaving), initial=0)
+        far = (error > 0.1) & (steps < min(_SWEEPS, max_steps))
+        on = (error > enough) & (steps < max_steps)
+
+        def hessian(direction: Any) -> Any:
+            along = incidence.logs(direction, xp)
+            slopes = incidence.slopes(squares, logs, totals, along, arrays)
+            return xp.where(moves, incidence.sums(slopes, (np.positive,), arrays)[0], direction)
+
+        # Where the target is 0, nothing is solved.
+        target = xp.where(on & ~far, leaving - entering, 0)
+        diagonal = xp.where(moves, 2 * squared, 1)
+        direction = _conjugate_gradients(hessian, target, diagonal, arrays)
+        furthest = incidence.most_parts * xp.max(xp.abs(incidence.logs(direction, xp)), initial=0)
+        longest = 2 * furthest + jnp.finfo(dtype).tiny  # at least by how much any entry's log moves
+        newton = direction * xp.log1p(longest) / longest
+        own = alone_step * (xp.log(leaving) - xp.log(entering))
+        return x + xp.where(far, own, newton), steps + 1, error
+
+    # Relative differences of a node's two sums of squares.
+    enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
+    first = (start, 0, xp.full([], np.inf, dtype))
+    return arrays.loop(lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first)[0]
+
+
+def _conjugate_gradients(
+    matrix: Callable[[Any], Any], target: Any, diagonal: Any, arrays: Arrays
+) -> Any:
+    """Solves a positive definite system, to four digits: Newton's method corrects the rest.
+
+    Of libraries, scipy's is no dependency and jax's would have the host compile a program first.
+    """
+    zero, first = arrays.xp.zeros_like(target), target / diagonal
+    size = target @ first
+    tiny = jnp.finfo(target.dtype).tiny
+
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        solution, residual, search, size, count = state
+        image = matrix(search)
+        length = size / (search @ image + tiny)
+        solution, residual = solution + length * search, residual - length * image
+        scaled = residual / diagonal
+        new_size = residual @ scaled
+        return solution, residual, scaled + new_size / (size + tiny) * search, new_size, count + 1
+
+    return arrays.loop(
+        lambda state: (state[3] > 1e-8 * size) & (state[4] < 200),
+        step,
+        (zero, target, first, size, 0),
+    )[0]
