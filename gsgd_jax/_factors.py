@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.tracing.found import RescalingGroup
+from gsgd_jax.tracing.result import RescalingGroup
 from gsgd_jax.tracing.solver import Form
 
 Group: TypeAlias = Gauge | RescalingGroup

@@ -9,14 +9,14 @@ import optax
 from jax.interpreters import partial_eval
 
 from gsgd_jax.gauge import leaf_names
-from gsgd_jax.tracing import contractions, control, elementwise, layout
-from gsgd_jax.tracing.found import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.graph import choose_nodes, edges, exponents, fill_ground, one_sided
-from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real, source
+from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
 from gsgd_jax.tracing.partition import Partition, axis_partitions
+from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
+from gsgd_jax.tracing.rules import RULES
 from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.source import source
 
-_RULES = elementwise.RULES | layout.RULES | contractions.RULES | control.RULES
 _SMALL = 2**12
 
 
@@ -89,29 +89,29 @@ def find_gauge(
     jaxpr, used_inputs = live[0], live[1]
     shapes = [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
-    trace = Trace(_RULES, soften=absorbing)
+    trace = Trace(RULES, soften=absorbing)
     leaves: list[Value | None] = [None] * len(shapes)
     partitions: list[Partition] = [()] * len(shapes)
     for i, groups in zip(used, axis_partitions(jaxpr, len(used)), strict=True):
         if is_real(closed.jaxpr.invars[i].aval) and 0 not in shapes[i]:
             partitions[i] = groups
             leaves[i] = trace.scales.fresh(shapes[i], groups)
-    given = [leaves[i] or Value(shapes[i]) for i in used]
+    inputs = [leaves[i] or Value(shapes[i]) for i in used]
     for var in jaxpr.invars[len(used) :]:
-        given.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
-    outputs = trace.settle(trace.run(jaxpr, closed.consts, given))
+        inputs.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
+    outputs = trace.settle(trace.run(jaxpr, closed.consts, inputs))
     for output in outputs:
         trace.scales.ground(output)
     if any(leaf is not None for leaf in leaves):
         # Channels before the factors by which a norm divides them.
-        seen = sorted(trace.seen, key=lambda value: value.size or value.derived)
+        channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
         small = [v for v in leaves if v is not None and np.prod(v.shape) <= _SMALL]
-        apart: dict[tuple, Value] = {}
-        for value in (*seen, *small):
-            apart.setdefault(_content(value), value)
-        channels = [trace.scales.entries(value) for value in apart.values()]
-        choose_nodes(trace.system, [c for c in channels if c is not None], leaves)
-    return _found(_Traced(trace, leaves, partitions, leaf_names(params), shapes), absorbing)
+        distinct: dict[tuple, Value] = {}
+        for value in (*channels, *small):
+            distinct.setdefault(_content(value), value)
+        candidates = [trace.scales.entries(value) for value in distinct.values()]
+        choose_nodes(trace.system, [c for c in candidates if c is not None], leaves)
+    return _result(_Traced(trace, leaves, partitions, leaf_names(params), shapes), absorbing)
 
 
 def _content(value: Value) -> tuple:
@@ -126,7 +126,7 @@ class _Traced(NamedTuple):
     shapes: list[tuple[int, ...]]
 
 
-def _found(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
+def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
     """Nodes, and edges if there are any, from the solved equations."""
     trace = traced.trace
     factors, basis = exponents(trace.system, traced.leaves)
@@ -152,7 +152,7 @@ def _found(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
     gauge = None
     if absorbed or approximate:
         trace.system.drop([basis[node] for node in {*absorbed, *approximate}])
-        exact = _found(traced, False)
+        exact = _result(traced, False)
         gauge = exact if isinstance(exact, FoundGauge) else None
     return RescalingGroup(
         *fields,
@@ -187,10 +187,10 @@ def _variables(trace: Trace, values: Iterable[Value]) -> set[int]:
 
 def _approximations(trace: Trace, place: dict[int, int]) -> dict[tuple[str, str, float], set[int]]:
     """By epsilon the nodes that move what it was added to."""
-    found: dict[tuple[str, str, float], set[int]] = {}
+    nodes_by_epsilon: dict[tuple[str, str, float], set[int]] = {}
     for value, epsilon in trace.softened:
         nodes = {place[v] for v in _variables(trace, [value]) if v in place}
         if nodes:
             where = epsilon.equation.primitive.name, source(epsilon.equation), epsilon.amount
-            found.setdefault(where, set()).update(nodes)
-    return found
+            nodes_by_epsilon.setdefault(where, set()).update(nodes)
+    return nodes_by_epsilon

@@ -56,12 +56,12 @@ def choose_nodes(
         candidates: form numbers of hidden channels, in the order of the model.
         leaves: of the parameters; None outside the group.
     """
-    own = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
-    spanned = {v for n in np.unique(np.concatenate(own)).tolist() for v in system.form(n)}
+    parameters = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
+    spanned = {v for n in np.unique(np.concatenate(parameters)).tolist() for v in system.form(n)}
     # Channels are a basis only if the parameters' scales span all that there is.
-    complete = system.rank(own) == len(spanned)
+    complete = system.rank(parameters) == len(spanned)
     tried = set()
-    for numbers in [*(candidates if complete else []), *own]:
+    for numbers in [*(candidates if complete else []), *parameters]:
         for number in dict.fromkeys(numbers.ravel().tolist()):
             if number in tried:
                 continue
@@ -83,18 +83,18 @@ def exponents(system: System, leaves: Sequence[Value | None]) -> tuple[list[Expo
         blocks = () if leaf is None else leaf.blocks
         tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in blocks)
         raw.append(Exponents(overall, tuple((a, t) for a, t in tables if any(t))))
-    met = {v for leaf in raw for form in _forms(leaf) for v in form}
-    basis = sorted(met, reverse=True)
+    variables = {v for leaf in raw for form in _forms(leaf) for v in form}
+    basis = sorted(variables, reverse=True)
     place = {v: node for node, v in enumerate(basis)}
 
     def renamed(form: Form) -> Form:
         return {place[v]: c for v, c in form.items()}
 
-    found = [
+    factors = [
         Exponents(renamed(x.overall), tuple((a, list(map(renamed, t))) for a, t in x.blocks))
         for x in raw
     ]
-    return found, basis
+    return factors, basis
 
 
 def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -108,9 +108,9 @@ def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
         Node numbers of shapes that broadcast to the leaf's.
     """
     if len(leaf.blocks) > 1:
-        found = _separate_edges(leaf, shape)
-        if found is not None:
-            return found
+        separate = _separate_edges(leaf, shape)
+        if separate is not None:
+            return separate
     axes = tuple(itertools.chain.from_iterable(axes for axes, _ in leaf.blocks))
     if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_LEAF and len(leaf.blocks) > 1:
         return None
@@ -122,6 +122,8 @@ def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
         ends.append(end)
     dims, order = [shape[a] for a in axes], np.argsort(axes).astype(int)
     full = [n if a in axes else 1 for a, n in enumerate(shape)]
+    # Tables come in the order of the blocks: laid out over (axes of block 1, of block 2, ...), then
+    # brought into the order of the leaf's axes.
     tails, heads = (
         np.array(side).reshape(dims).transpose(order).reshape(full)
         for side in zip(*ends, strict=True)
@@ -143,17 +145,17 @@ def fill_ground(
         partition: its groups of axes; of two, the inputs come first.
     """
     ends = [_along_few_axes(tails), _along_few_axes(heads)]
-    for own, other in ((0, 1), (1, 0)):
-        if (ends[own] == GROUND).all() and not (ends[other] == GROUND).all():
+    for side, other in ((0, 1), (1, 0)):
+        if (ends[side] == GROUND).all() and not (ends[other] == GROUND).all():
             varying = {a for a, n in enumerate(ends[other].shape) if n > 1}
             if varying:
                 groups = [group for group in partition if not varying & set(group)]
             else:  # a layer of one unit varies along no axis
-                groups = [partition[own]] if len(partition) == 2 else []
+                groups = [partition[side]] if len(partition) == 2 else []
             if groups:
                 axes = set(itertools.chain.from_iterable(groups))
                 dims = [n if a in axes else 1 for a, n in enumerate(shape)]
-                ends[own] = np.full(dims, GROUND)
+                ends[side] = np.full(dims, GROUND)
     return ends[0], ends[1]
 
 
@@ -177,16 +179,18 @@ def one_sided(leaves: Sequence[Exponents], count: int) -> np.ndarray:
     """
     entered, left = np.zeros(count, bool), np.zeros(count, bool)
     for leaf in leaves:
+        # Blocks vary independently, so the largest exponent of a leaf is the sum of the largest of
+        # its parts; a form that lacks the node counts as exponent 0.
         least, most = dict(leaf.overall), dict(leaf.overall)
         for _, table in leaf.blocks:
             ranges: dict[int, list[int | Fraction]] = {}
             for form in table:
                 for node, c in form.items():
                     ranges.setdefault(node, []).append(c)
-            for node, met in ranges.items():
-                others = () if len(met) == len(table) else (0,)
-                least[node] = least.get(node, 0) + min(*met, *others, met[0])
-                most[node] = most.get(node, 0) + max(*met, *others, met[0])
+            for node, powers in ranges.items():
+                others = () if len(powers) == len(table) else (0,)
+                least[node] = least.get(node, 0) + min(*powers, *others, powers[0])
+                most[node] = most.get(node, 0) + max(*powers, *others, powers[0])
         entered[[node for node, c in most.items() if c > 0]] = True
         left[[node for node, c in least.items() if c < 0]] = True
     return np.flatnonzero(~(entered & left))

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from gsgd_jax.tracing.control import called, scan_arguments
-from gsgd_jax.tracing.interpreter import CALLS
+from gsgd_jax.tracing.calls import CALLS, called, scan_arguments
 
 Partition = tuple[tuple[int, ...], ...]
 """Disjoint groups of axes; the scale of an entry is a product over groups. Others are constant."""
@@ -27,31 +26,31 @@ def axis_partitions(jaxpr: Any, count: int) -> list[Partition]:
         jaxpr: of the model.
         count: of inputs that are parameters.
     """
-    found: dict[int, Partition] = {}
+    partitions: dict[int, Partition] = {}
     tracked = {
         var: (leaf, tuple(range(len(var.aval.shape))))
         for leaf, var in enumerate(jaxpr.invars[:count])
     }
-    _walk(jaxpr, tracked, found)
-    partitions = []
+    _walk(jaxpr, tracked, partitions)
+    result = []
     for leaf, var in enumerate(jaxpr.invars[:count]):
         shape = var.aval.shape
         small = np.prod(shape, dtype=np.int64) <= _SMALL
         free = (tuple(range(len(shape))),) if small else tuple((a,) for a in range(len(shape)))
-        groups = found.get(leaf, free)
-        partitions.append(tuple(tuple(sorted(group)) for group in groups if group))
-    return partitions
+        groups = partitions.get(leaf, free)
+        result.append(tuple(tuple(sorted(group)) for group in groups if group))
+    return result
 
 
 _Tracked = dict[Any, tuple[int, tuple[int, ...]]]
 """Variable -> the parameter that it is, and which axis of it each of its axes is."""
 
 
-def _walk(jaxpr: Any, tracked: _Tracked, found: dict[int, Partition]) -> None:
+def _walk(jaxpr: Any, tracked: _Tracked, partitions: dict[int, Partition]) -> None:
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        met = [None if isinstance(v, core.Literal) else tracked.get(v) for v in eqn.invars]
-        if not any(met):
+        places = [None if isinstance(v, core.Literal) else tracked.get(v) for v in eqn.invars]
+        if not any(places):
             continue
         if name in ("convert_element_type", "copy", "stop_gradient", "reduce_precision"):
             tracked[eqn.outvars[0]] = tracked[eqn.invars[0]]
@@ -62,28 +61,28 @@ def _walk(jaxpr: Any, tracked: _Tracked, found: dict[int, Partition]) -> None:
         elif name in CALLS:
             inner, _ = called(eqn)
             if inner is not None:
-                _enter(inner, met, found)
+                _enter(inner, places, partitions)
         elif name == "scan":
             body = eqn.params["jaxpr"].jaxpr
             split, carries = scan_arguments(eqn.params)
             stacked = split + carries
-            steps = [None if m is None else (m[0], m[1][1:]) for m in met[stacked:]]
+            steps = [None if m is None else (m[0], m[1][1:]) for m in places[stacked:]]
             unknown = [None] * (stacked - split)
-            _enter(body, [*met[:split], *unknown, *steps], found)
+            _enter(body, [*places[:split], *unknown, *steps], partitions)
         elif name == "cond":
             for branch in eqn.params["branches"]:
-                _enter(branch.jaxpr, met[1:], found)
+                _enter(branch.jaxpr, places[1:], partitions)
         elif name in ("dot_general", "conv_general_dilated"):
-            for side, place in enumerate(met):
-                if place is not None and place[0] not in found:
+            for side, place in enumerate(places):
+                if place is not None and place[0] not in partitions:
                     leaf, axes = place
                     groups = _groups(eqn, side, len(axes))
-                    found[leaf] = tuple(tuple(axes[a] for a in group) for group in groups)
+                    partitions[leaf] = tuple(tuple(axes[a] for a in group) for group in groups)
 
 
-def _enter(inner: Any, met: Sequence[Any], found: dict[int, Partition]) -> None:
-    pairs = zip(inner.invars, met, strict=True)
-    _walk(inner, {var: place for var, place in pairs if place is not None}, found)
+def _enter(inner: Any, places: Sequence[Any], partitions: dict[int, Partition]) -> None:
+    pairs = zip(inner.invars, places, strict=True)
+    _walk(inner, {var: place for var, place in pairs if place is not None}, partitions)
 
 
 def _groups(eqn: Any, side: int, rank: int) -> list[tuple[int, ...]]:

@@ -74,6 +74,8 @@ class Scales:
         """
         shape = np.broadcast_shapes(left.shape, right.shape)
         components = _merge([axes for axes, _ in (*left.blocks, *right.blocks)])
+        # log(ab) = log a + log b, entry by entry. Blocks that share an axis become one, whose table
+        # has an entry for every combination; where that is too many, the axes must be constant.
         blocks = []
         for axes in components:
             if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_TABLE:
@@ -94,11 +96,13 @@ class Scales:
         """
         shape = np.broadcast_shapes(left.shape, right.shape)
         data, absorbing = left.data or right.data, left.absorbing and right.absorbing
-        count, kept = 0, right if left.absorbing else left
+        # c x + d y is a scaled x + y only if c = d: log(left/right) = 0 in every entry. Zeros and
+        # infinities are themselves after any scaling, and follow the other side.
+        count, result = 0, right if left.absorbing else left
         if not (left.absorbing or right.absorbing):
             count = self.ground(self.multiply(left, right, -1))
-            kept = min(left, right, key=lambda value: sum(t.size for _, t in value.blocks))
-        return Value(shape, kept.overall, kept.blocks, absorbing, None, data), count
+            result = min(left, right, key=lambda value: sum(t.size for _, t in value.blocks))
+        return Value(shape, result.overall, result.blocks, absorbing, None, data), count
 
     def ground(self, value: Value) -> int:
         """Requires that the value is left alone; returns how many equations that took.
@@ -108,6 +112,7 @@ class Scales:
         """
         if value.absorbing:
             return 0
+        # Tables start at zero, so overall = 0 and every table = 0 says that each entry is.
         tables = [table for _, table in value.blocks]
         return sum(self.system.vanish(numbers) for numbers in (value.overall, *tables))
 
@@ -119,19 +124,20 @@ class Scales:
             axes: numbers of axes.
         """
         blocks, among = [], set(axes)
-        for own, table in value.blocks:
-            if among & set(own) and not value.absorbing:
-                first = table[tuple(slice(0, 1) if a in among else slice(None) for a in own)]
+        for block, table in value.blocks:
+            if among & set(block) and not value.absorbing:
+                # table[.., a, ..] = table[.., 0, ..] for every a along these axes.
+                first = table[tuple(slice(0, 1) if a in among else slice(None) for a in block)]
                 self.system.vanish(self.system.combine(table, first, -1))
-            blocks.append((own, table))
-        kept = [
+            blocks.append((block, table))
+        rest = [
             (
-                tuple(a for a in own if a not in among),
-                np.asarray(table[tuple(0 if a in among else slice(None) for a in own)]),
+                tuple(a for a in block if a not in among),
+                np.asarray(table[tuple(0 if a in among else slice(None) for a in block)]),
             )
-            for own, table in blocks
+            for block, table in blocks
         ]
-        return self._remake(value, value.shape, value.overall, kept)
+        return self._remake(value, value.shape, value.overall, rest)
 
     def reduce(self, value: Value, axes: Iterable[int]) -> Value:
         """Sums, or takes the greatest, along axes, which must then be constant.
@@ -204,6 +210,8 @@ class Scales:
         Returns:
             The joined value, and the number of equations it took.
         """
+        # Only blocks that hold the axis may differ between the parts. Zeros take whatever scale
+        # they later meet, hence fresh variables.
         live = [v for v in values if not v.absorbing]
         size = sum(int(v.shape[axis]) for v in values)
         shape = tuple(size if a == axis else n for a, n in enumerate(values[0].shape))
@@ -244,8 +252,8 @@ class Scales:
         """
         blocks = [(axes, self.system.times(table, exponent)) for axes, table in value.blocks]
         overall = int(self.system.times(value.overall, exponent))
-        made = self._make(value.shape, overall, blocks)
-        return made._replace(absorbing=value.absorbing, data=value.data)
+        powered = self._make(value.shape, overall, blocks)
+        return powered._replace(absorbing=value.absorbing, data=value.data)
 
     def entries(self, value: Value) -> np.ndarray | None:
         """All form numbers that occur, [n], in row-major order; None where there are too many.
@@ -263,9 +271,9 @@ class Scales:
     def _table(self, value: Value, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The blocks within some axes as one table."""
         total = np.zeros([shape[a] for a in axes], np.int64)
-        for own, table in value.blocks:
-            if set(own) <= set(axes):
-                dims = [shape[a] if a in own else 1 for a in axes]
+        for block, table in value.blocks:
+            if set(block) <= set(axes):
+                dims = [shape[a] if a in block else 1 for a in axes]
                 total = self.system.combine(total, table.reshape(dims))
         return total
 
@@ -280,24 +288,24 @@ class Scales:
         return self._remake(value, shape, value.overall, blocks)
 
     def _remake(self, old: Value, shape: tuple[int, ...], overall: int, blocks: list) -> Value:
-        made = self._make(shape, overall, blocks)
-        return made._replace(absorbing=old.absorbing, data=old.data)
+        value = self._make(shape, overall, blocks)
+        return value._replace(absorbing=old.absorbing, data=old.data)
 
     def _make(self, shape: tuple[int, ...], overall: int, blocks: Iterable[Block]) -> Value:
         """A value in canonical form: tables start at zero, and those that are zero are left out."""
-        kept = []
+        canonical = []
         for axes, table in blocks:
             if not table.size:
                 continue
             axes = tuple(a for a, n in zip(axes, table.shape, strict=True) if n > 1)
             numbers = self.system.simplified(table).reshape([n for n in table.shape if n > 1])
             first = numbers.flat[0]
-            if first:
+            if first:  # overall + table = (overall + first) + (table - first)
                 numbers = self.system.combine(numbers, int(first), -1)
                 overall = self._plus(overall, int(first))
             if numbers.any():
-                kept.append((axes, numbers))
-        return Value(tuple(shape), overall, tuple(kept))
+                canonical.append((axes, numbers))
+        return Value(tuple(shape), overall, tuple(canonical))
 
 
 def _merge(groups: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:

@@ -83,6 +83,7 @@ class System:
             return left
         if sign == 1 and not left.any():
             return right
+        # Each pair of numbers is added once, however often it occurs: pairs as left * base + right.
         base = len(self._forms)
         unique, inverse = np.unique(left * base + right, return_inverse=True)
         sums = []
@@ -138,6 +139,7 @@ class System:
         form = dict(self.form(number))
         if all(variable < 0 for variable in form):
             return None
+        # b = form as the equation form - b = 0, which eliminates a variable of the form.
         self._basis += 1
         form[-self._basis] = -1
         self._eliminate(form)
@@ -171,6 +173,7 @@ class System:
         free = [v for v in form if v > 0] or list(form)
         pivot = max(free, key=lambda v: (abs(form[v]) == 1, v))
         factor = form[pivot]
+        # a p + sum_v c_v v = 0 gives p = sum_v (-c_v / a) v, where -c / a = -c a for a = 1 or -1.
         self._solved[pivot] = {
             v: _tidy(Fraction(-c) / factor) if abs(factor) != 1 else _tidy(-c * factor)
             for v, c in form.items()
@@ -178,6 +181,7 @@ class System:
         }
 
     def _resolve(self, form: Form) -> Form:
+        # Solved variables may be expressed in others solved since: followed, and kept, to the end.
         if self._solved.keys().isdisjoint(form):
             return form
         total: dict[int, int | Fraction] = {}

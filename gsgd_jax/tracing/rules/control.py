@@ -1,28 +1,16 @@
 """How calls, loops and branches pass scales on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from gsgd_jax.tracing.interpreter import CALLS, Rule, Trace, is_inexact
+from gsgd_jax.tracing.calls import CALLS, called, scan_arguments
+from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
 from gsgd_jax.tracing.scales import Value
 
 
 def _call(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     inner, consts = called(eqn)
     return trace.give_up(eqn, values) if inner is None else trace.run(inner, consts, values)
-
-
-def called(eqn: Any) -> tuple[Any, Sequence[Any]]:
-    """The jaxpr within a call, and its constants; None where there is none.
-
-    Args:
-        eqn: the equation of a call.
-    """
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = eqn.params.get(name)
-        if inner is not None:
-            return getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-    return None, ()
 
 
 def _fresh_carry(trace: Trace, avals: Sequence[Any]) -> list[Value]:
@@ -45,28 +33,22 @@ def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Valu
             trace.charge(eqn, count)
 
 
-def scan_arguments(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many of a scan's operands are constants, and how many carries; the rest are sequences."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    constants, carries, _ = params["ft_in"].unpack()  # from jax 0.12 on
-    return len(constants), len(carries)
-
-
 def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     p = eqn.params
     body, steps = p["jaxpr"], p["length"]
     consts, carries = scan_arguments(p)
     start, sequences = values[consts : consts + carries], values[consts + carries :]
     data = any(value.data for value in values)
+    # The scales s of the carry are unknown: s = s(start) and s = s(body(carry)), a fixed point.
     carry = _fresh_carry(trace, [v.aval for v in body.jaxpr.invars[consts : consts + carries]])
     carry = [value._replace(data=data) for value in carry]
     _close(trace, eqn, carry, start)
     slices = [trace.scales.reduce(value, (0,)) for value in sequences]
-    made = trace.settle(trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices]))
-    _close(trace, eqn, carry, made[:carries])
+    results = trace.settle(trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices]))
+    _close(trace, eqn, carry, results[:carries])
     stacked = [
-        trace.scales.place(v, (steps, *v.shape), range(1, len(v.shape) + 1)) for v in made[carries:]
+        trace.scales.place(value, (steps, *value.shape), range(1, len(value.shape) + 1))
+        for value in results[carries:]
     ]
     return [*carry, *stacked]
 
@@ -80,8 +62,8 @@ def _while(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     carry = [value._replace(data=data) for value in carry]
     _close(trace, eqn, carry, start)
     trace.run(test.jaxpr, test.consts, [*values[:tests], *carry])
-    given = [*values[tests : tests + bodies], *carry]
-    _close(trace, eqn, carry, trace.settle(trace.run(body.jaxpr, body.consts, given)))
+    operands = [*values[tests : tests + bodies], *carry]
+    _close(trace, eqn, carry, trace.settle(trace.run(body.jaxpr, body.consts, operands)))
     return carry
 
 
