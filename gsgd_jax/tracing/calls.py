@@ -33,3 +33,15 @@ def scan_arguments(params: Mapping[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     constants, carries, _ = params["ft_in"].unpack()  # from jax 0.12 on
     return len(constants), len(carries)
+
+
+_MOST_LAYERS = 128
+
+
+def in_layers(length: int) -> bool:
+    """Whether a scan is short enough to give each of its layers scales of its own.
+
+    Args:
+        length: of the scan.
+    """
+    return length <= _MOST_LAYERS

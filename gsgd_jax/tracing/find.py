@@ -9,13 +9,14 @@ import optax
 from jax.interpreters import partial_eval
 
 from gsgd_jax.gauge import leaf_names
-from gsgd_jax.tracing.graph import choose_nodes, edges, exponents, fill_ground, one_sided
+from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground, node_exponents, one_sided
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
-from gsgd_jax.tracing.partition import Partition, axis_partitions
+from gsgd_jax.tracing.partition import Layout, layouts
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.rules import RULES
 from gsgd_jax.tracing.scales import Value
 from gsgd_jax.tracing.source import source
+from gsgd_jax.tracing.stacks import fresh, single
 
 _SMALL = 2**12
 
@@ -91,11 +92,11 @@ def find_gauge(
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
     trace = Trace(RULES, soften=absorbing)
     leaves: list[Value | None] = [None] * len(shapes)
-    partitions: list[Partition] = [()] * len(shapes)
-    for i, groups in zip(used, axis_partitions(jaxpr, len(used)), strict=True):
+    layout_of = [Layout((), ())] * len(shapes)
+    for i, layout in zip(used, layouts(jaxpr, len(used)), strict=True):
         if is_real(closed.jaxpr.invars[i].aval) and 0 not in shapes[i]:
-            partitions[i] = groups
-            leaves[i] = trace.scales.fresh(shapes[i], groups)
+            layout_of[i] = layout
+            leaves[i] = fresh(trace.scales, shapes[i], layout)
     inputs = [leaves[i] or Value(shapes[i]) for i in used]
     for var in jaxpr.invars[len(used) :]:
         inputs.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
@@ -105,13 +106,14 @@ def find_gauge(
     if any(leaf is not None for leaf in leaves):
         # Channels before the factors by which a norm divides them.
         channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
-        small = [v for v in leaves if v is not None and np.prod(v.shape) <= _SMALL]
+        parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
+        small = [part for part in parts if np.prod(part.shape) <= _SMALL]
         distinct: dict[tuple, Value] = {}
         for value in (*channels, *small):
             distinct.setdefault(_content(value), value)
         candidates = [trace.scales.entries(value) for value in distinct.values()]
         choose_nodes(trace.system, [c for c in candidates if c is not None], leaves)
-    return _result(_Traced(trace, leaves, partitions, leaf_names(params), shapes), absorbing)
+    return _result(_Traced(trace, leaves, layout_of, leaf_names(params), shapes), absorbing)
 
 
 def _content(value: Value) -> tuple:
@@ -121,7 +123,7 @@ def _content(value: Value) -> tuple:
 class _Traced(NamedTuple):
     trace: Trace
     leaves: list[Value | None]
-    partitions: list[Partition]
+    layouts: list[Layout]
     names: list[str]
     shapes: list[tuple[int, ...]]
 
@@ -129,17 +131,17 @@ class _Traced(NamedTuple):
 def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
     """Nodes, and edges if there are any, from the solved equations."""
     trace = traced.trace
-    factors, basis = exponents(trace.system, traced.leaves)
+    factors, basis = node_exponents(trace.system, traced.leaves)
     normalised = _variables(trace, trace.divisors) if absorbing else set()
-    sinks = one_sided(factors, len(basis)).tolist()
+    sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
     lost = [basis[node] for node in sinks if basis[node] not in normalised]
     pins = trace.pins
     if lost:  # an edge needs two ends; such scales reach no output
         trace.system.drop(lost)
         pins = (*pins, Pin("want of an outlet", "scales the outputs never see", len(lost)))
-        factors, basis = exponents(trace.system, traced.leaves)
+        factors, basis = node_exponents(trace.system, traced.leaves)
     place = {variable: node for node, variable in enumerate(basis)}
-    sinks = one_sided(factors, len(basis)).tolist()
+    sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
     absorbed = tuple(node for node in sinks if basis[node] in normalised)
     approximations = _approximations(trace, place)
     approximate = tuple(sorted({node for nodes in approximations.values() for node in nodes}))
@@ -172,7 +174,8 @@ def _gauge(
 ) -> FoundGauge:
     names, shapes = tuple(traced.names), tuple(traced.shapes)
     tails, heads = [end[0] for end in ends], [end[1] for end in ends]
-    filled = list(map(fill_ground, tails, heads, shapes, traced.partitions))
+    groups = [layout.groups for layout in traced.layouts]
+    filled = list(map(fill_ground, tails, heads, shapes, groups))
     tails, heads = zip(*filled, strict=True) if filled else ((), ())
     return FoundGauge(names, shapes, tails, heads, count, pins)
 

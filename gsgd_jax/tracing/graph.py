@@ -3,47 +3,25 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax.gauge import GROUND
+from gsgd_jax.tracing.exponents import (
+    Exponents,
+    combined,
+    disjoint,
+    separated,
+    shared_axis,
+    stacked,
+    unstacked,
+)
 from gsgd_jax.tracing.partition import Partition
 from gsgd_jax.tracing.scales import Value
 from gsgd_jax.tracing.solver import Form, System
+from gsgd_jax.tracing.stacks import single
 
 _LARGEST_LEAF = 2**16
-
-
-class Exponents(NamedTuple):
-    """The factor of a leaf's entries: that of the first times those of blocks of axes."""
-
-    overall: Form  # node -> exponent
-    blocks: tuple[tuple[tuple[int, ...], list[Form]], ...]  # axes, exponents in row-major order
-
-
-def log_factors(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax.Array:
-    """The logarithm of every entry's factor, Σ_h k_eh log c_h.
-
-    Args:
-        leaf: the exponents of its entries.
-        shape: of the leaf.
-        logs: log c, [num_nodes].
-
-    Returns:
-        A shape that broadcasts to the leaf's.
-    """
-    total = jnp.zeros((1,) * len(shape), logs.dtype)
-    for axes, table in [((), [leaf.overall]), *leaf.blocks]:
-        places = [i for i, form in enumerate(table) for _ in form]
-        nodes = [node for form in table for node in form]
-        powers = jnp.array([float(c) for form in table for c in form.values()], logs.dtype)
-        moved = powers * logs[jnp.array(nodes, jnp.int32)]
-        sums = jnp.zeros(len(table), logs.dtype).at[jnp.array(places, jnp.int32)].add(moved)
-        total = total + sums.reshape([n if a in axes else 1 for a, n in enumerate(shape)])
-    return total
 
 
 def choose_nodes(
@@ -70,19 +48,16 @@ def choose_nodes(
                 system.adopt(number)
 
 
-def exponents(system: System, leaves: Sequence[Value | None]) -> tuple[list[Exponents], list[int]]:
+def node_exponents(
+    system: System, leaves: Sequence[Value | None]
+) -> tuple[list[Exponents], list[int]]:
     """The leaves' factors by node, nodes numbered 0, 1, ..., and the nodes' variables.
 
     Args:
         system: of equations, with a basis.
         leaves: of the parameters; None outside the group.
     """
-    raw = []
-    for leaf in leaves:
-        overall = {} if leaf is None else system.form(leaf.overall)
-        blocks = () if leaf is None else leaf.blocks
-        tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in blocks)
-        raw.append(Exponents(overall, tuple((a, t) for a, t in tables if any(t))))
+    raw = [Exponents({}, ()) if leaf is None else _forms_of(system, leaf) for leaf in leaves]
     variables = {v for leaf in raw for form in _forms(leaf) for v in form}
     basis = sorted(variables, reverse=True)
     place = {v: node for node, v in enumerate(basis)}
@@ -97,6 +72,17 @@ def exponents(system: System, leaves: Sequence[Value | None]) -> tuple[list[Expo
     return factors, basis
 
 
+def _forms_of(system: System, leaf: Value) -> Exponents:
+    """The factors of a leaf in the system's variables."""
+    if leaf.layers:
+        layers = [_forms_of(system, layer) for layer in leaf.layers]
+        return stacked(layers, leaf.layers[0].shape, leaf.along)
+    tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in leaf.blocks)
+    return separated(
+        Exponents(system.form(leaf.overall), tuple((a, t) for a, t in tables if any(t)))
+    )
+
+
 def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
     """Every entry's tail and head, or None if some entry has several of either.
 
@@ -107,6 +93,14 @@ def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
     Returns:
         Node numbers of shapes that broadcast to the leaf's.
     """
+    along = shared_axis(leaf)
+    if along is not None:
+        layers = [edges(*layer) for layer in unstacked(leaf, shape, along)]
+        sides = [[end[side] for end in layers if end is not None] for side in (0, 1)]
+        if len(sides[0]) < len(layers):
+            return None
+        tails, heads = (np.stack(np.broadcast_arrays(*side), axis=along) for side in sides)
+        return tails, heads
     if len(leaf.blocks) > 1:
         separate = _separate_edges(leaf, shape)
         if separate is not None:
@@ -116,7 +110,7 @@ def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
         return None
     ends = []
     for terms in itertools.product(*(table for _, table in leaf.blocks)):
-        end = _ends(_sum(leaf.overall, *terms))
+        end = _ends(combined(leaf.overall, *terms))
         if end is None:
             return None
         ends.append(end)
@@ -167,18 +161,23 @@ def _along_few_axes(ids: np.ndarray) -> np.ndarray:
     return ids
 
 
-def one_sided(leaves: Sequence[Exponents], count: int) -> np.ndarray:
+def one_sided(
+    leaves: Sequence[Exponents], shapes: Sequence[tuple[int, ...]], count: int
+) -> np.ndarray:
     """Nodes that no entry enters or none leaves: nothing makes up for their scale.
 
     Args:
         leaves: their factors.
+        shapes: of the leaves.
         count: of nodes.
 
     Returns:
         Their numbers, ascending.
     """
     entered, left = np.zeros(count, bool), np.zeros(count, bool)
-    for leaf in leaves:
+    apart = (layer for leaf, shape in zip(leaves, shapes, strict=True)
+             for layer, _ in disjoint(leaf, shape))  # fmt: skip
+    for leaf in apart:
         # Blocks vary independently, so the largest exponent of a leaf is the sum of the largest of
         # its parts; a form that lacks the node counts as exponent 0.
         least, most = dict(leaf.overall), dict(leaf.overall)
@@ -204,10 +203,10 @@ def _separate_edges(
         return None
     for into, out_of in (leaf.blocks, leaf.blocks[::-1]):
         for first_head, first_tail in itertools.product(_bases(leaf, 1), _bases(leaf, -1)):
-            if _sum(_unit(first_head), _unit(first_tail, -1)) != leaf.overall:
+            if combined(_unit(first_head), _unit(first_tail, -1)) != leaf.overall:
                 continue
-            heads = [_node(_sum(_unit(first_head), form)) for form in into[1]]
-            tails = [_node(_sum(_unit(first_tail), form, sign=-1)) for form in out_of[1]]
+            heads = [_node(combined(_unit(first_head), form)) for form in into[1]]
+            tails = [_node(combined(_unit(first_tail), form, sign=-1)) for form in out_of[1]]
             if None not in heads and None not in tails:
                 return _laid_out(tails, out_of[0], shape), _laid_out(heads, into[0], shape)
     return None
@@ -246,14 +245,6 @@ def _ends(form: Form) -> tuple[int, int] | None:
     return None if tail is None or head is None else (tail, head)
 
 
-def _sum(first: Form, *others: Form, sign: int = 1) -> Form:
-    total = dict(first)
-    for form in others:
-        for v, c in form.items():
-            total[v] = total.get(v, 0) + sign * c
-    return {v: c for v, c in total.items() if c}
-
-
 def _forms(leaf: Exponents) -> Iterator[Form]:
     yield leaf.overall
     for _, table in leaf.blocks:
@@ -261,4 +252,8 @@ def _forms(leaf: Exponents) -> Iterator[Form]:
 
 
 def _numbers(leaf: Value) -> list[np.ndarray]:
-    return [np.array([leaf.overall], np.int64), *(table.ravel() for _, table in leaf.blocks)]
+    return [
+        numbers
+        for part in single(leaf)
+        for numbers in (np.array([part.overall], np.int64), *(t.ravel() for _, t in part.blocks))
+    ]

@@ -170,7 +170,7 @@ class Trace:
                     return [constant(eqn.primitive.bind(*arrays, **eqn.params))]
         if name not in self._rules:
             return self.give_up(eqn, self.settle(values))
-        if name in CALLS:
+        if name in CALLS or name == "scan":
             return self._rules[name](self, eqn, values)
         divided_by = divisor(eqn, values)
         if divided_by is None and name in _MOVES:

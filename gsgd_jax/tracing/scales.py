@@ -11,7 +11,7 @@ from gsgd_jax.tracing.solver import ZERO, System
 Block = tuple[tuple[int, ...], np.ndarray]
 """Axes, ascending, and a table of form numbers over them whose first entry is zero."""
 
-_LARGEST_TABLE = 2**20
+LARGEST_TABLE = 2**20
 """Tables beyond it are not made: their axes are required to be constant, which is always safe."""
 
 
@@ -38,6 +38,8 @@ class Value(NamedTuple):
     size: bool = False  # whether it is made of squares or absolute values, as a variance is
     derived: bool = False  # whether it depends on the inputs by way of sizes alone
     soft: Epsilon | None = None  # what was added to it, so far thought to be nothing
+    layers: tuple["Value", ...] = ()  # of a stack, which has no scales but those of its layers
+    along: int = 0  # the axis that they are stacked along
 
 
 class Scales:
@@ -78,7 +80,7 @@ class Scales:
         # has an entry for every combination; where that is too many, the axes must be constant.
         blocks = []
         for axes in components:
-            if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_TABLE:
+            if np.prod([shape[a] for a in axes], dtype=np.int64) > LARGEST_TABLE:
                 left, right = self.constant(left, axes), self.constant(right, axes)
             else:
                 tables = self._table(left, axes, shape), self._table(right, axes, shape)
@@ -113,6 +115,8 @@ class Scales:
         if value.absorbing:
             return 0
         # Tables start at zero, so overall = 0 and every table = 0 says that each entry is.
+        if value.layers:
+            return sum(map(self.ground, value.layers))
         tables = [table for _, table in value.blocks]
         return sum(self.system.vanish(numbers) for numbers in (value.overall, *tables))
 
@@ -179,7 +183,7 @@ class Scales:
         for axes in _merge([*touched, *(axes for axes, _ in value.blocks)]):
             target = [b for old, new in groups if set(old) & set(axes) for b in new]
             dims = tuple(shape[b] for b in target)
-            if np.prod(dims, dtype=np.int64) > _LARGEST_TABLE:
+            if np.prod(dims, dtype=np.int64) > LARGEST_TABLE:
                 value = self.constant(value, axes)
             else:
                 blocks.append((tuple(target), self._table(value, axes, value.shape).reshape(dims)))
@@ -263,7 +267,7 @@ class Scales:
         """
         numbers = np.array([value.overall], np.int64)
         for _, table in value.blocks:
-            if numbers.size * table.size > _LARGEST_TABLE:
+            if numbers.size * table.size > LARGEST_TABLE:
                 return None
             numbers = self.system.combine(numbers[:, None], table.reshape(1, -1)).ravel()
         return numbers

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gsgd_jax.tracing.graph import Exponents
+from gsgd_jax.tracing.exponents import Exponents, disjoint
 from gsgd_jax.tracing.interpreter import Pin
 
 _SHOWN = 12
@@ -46,6 +46,11 @@ def num_moved(leaf: Exponents, shape: tuple[int, ...]) -> int:
         leaf: its factors.
         shape: its shape.
     """
+    return sum(_num_moved(*part) for part in disjoint(leaf, shape))
+
+
+def _num_moved(leaf: Exponents, shape: tuple[int, ...]) -> int:
+    """The same, of a leaf whose blocks share no axis."""
     # An entry stands still if overall + sum of its parts = 0: for each combination of the shorter
     # tables, count in the longest the forms that cancel it. Other axes repeat each combination.
     *shorter, longest = sorted([[{}], *(table for _, table in leaf.blocks)], key=len)

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gsgd_jax.tracing.calls import CALLS, called, scan_arguments
+import numpy as np
+
+from gsgd_jax.tracing.calls import CALLS, called, in_layers, scan_arguments
 from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
-from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.scales import ZERO, Value
+from gsgd_jax.tracing.stacks import layers_of, merged, stack
 
 
 def _call(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -28,12 +31,47 @@ def _fresh_carry(trace: Trace, avals: Sequence[Any]) -> list[Value]:
 def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Value]) -> None:
     """The scales of a carry are the same at all steps."""
     for one, other in zip(carry, others, strict=True):
-        _, count = trace.scales.equate(one, other)
+        _, count = trace.scales.equate(one, merged(trace.scales, other))
         if other.known is not None:
             trace.charge(eqn, count)
 
 
 def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Layers one by one, each with its own slice of the parameters; steps in time all alike."""
+    consts, carries = scan_arguments(eqn.params)
+    scanned = any(_moves(value) for value in values[consts + carries :])
+    if scanned and in_layers(eqn.params["length"]):
+        return _layer_by_layer(trace, eqn, values)
+    return _steps_alike(trace, eqn, trace.settle(values))
+
+
+def _moves(value: Value) -> bool:
+    """Whether this is a parameter, or made of parameters alone, and may be scaled."""
+    moves = value.overall != ZERO or value.blocks or value.layers
+    return bool(moves) and not value.data
+
+
+def _num_scales(value: Value) -> int:
+    return 1 + sum(len(np.unique(table)) - 1 for _, table in value.blocks)
+
+
+def _layer_by_layer(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """As the loop that the scan stands for: the carry may change scale from layer to layer."""
+    p = eqn.params
+    body, steps = p["jaxpr"], p["length"]
+    consts, carries = scan_arguments(p)
+    fixed, carry = values[:consts], values[consts : consts + carries]
+    sequences = [layers_of(trace.scales, value, 0) for value in values[consts + carries :]]
+    outcomes: list[list[Value]] = [[]] * steps
+    for i in reversed(range(steps)) if p["reverse"] else range(steps):
+        slices = [layers[i] for layers in sequences]
+        results = trace.run(body.jaxpr, body.consts, [*fixed, *carry, *slices])
+        carry, outcomes[i] = results[:carries], trace.settle(results[carries:])
+    stacked = [stack(layers, 0) for layers in zip(*outcomes, strict=True)]
+    return [*carry, *(merged(trace.scales, value) for value in stacked)]
+
+
+def _steps_alike(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     p = eqn.params
     body, steps = p["jaxpr"], p["length"]
     consts, carries = scan_arguments(p)
@@ -43,7 +81,10 @@ def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     carry = _fresh_carry(trace, [v.aval for v in body.jaxpr.invars[consts : consts + carries]])
     carry = [value._replace(data=data) for value in carry]
     _close(trace, eqn, carry, start)
-    slices = [trace.scales.reduce(value, (0,)) for value in sequences]
+    slices = [trace.scales.reduce(merged(trace.scales, value), (0,)) for value in sequences]
+    for value, layer in zip(sequences, slices, strict=True):
+        if _moves(value):  # too many layers: the others lose what one has, or at most that much
+            trace.charge(eqn, (steps - 1) * _num_scales(layer))
     results = trace.settle(trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices]))
     _close(trace, eqn, carry, results[:carries])
     stacked = [
@@ -73,9 +114,9 @@ def _branch(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     outcomes = [trace.settle(trace.run(b.jaxpr, b.consts, operands)) for b in branches]
     results = []
     for first, *others in zip(*outcomes, strict=True):
-        total = first._replace(known=None)
+        total = merged(trace.scales, first)._replace(known=None)
         for other in others:
-            total, _ = trace.scales.equate(total, other)
+            total, _ = trace.scales.equate(total, merged(trace.scales, other))
         results.append(total)
     return results
 

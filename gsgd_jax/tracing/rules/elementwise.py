@@ -112,7 +112,7 @@ def _general_power(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     return [trace.scales.power(values[0], exponent)]
 
 
-_KEPT = ("stop_gradient", "copy", "copy_p", "device_put")
+_KEPT = ("stop_gradient", "copy", "copy_p", "device_put", "name", "sharding_constraint")
 
 RULES: dict[str, Rule] = {
     "mul": _multiply,

@@ -8,6 +8,7 @@ from jax import lax
 
 from gsgd_jax.tracing.interpreter import Rule, Trace
 from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.stacks import layers_of, merged, stack
 
 
 def _shape(eqn: Any) -> tuple[int, ...]:
@@ -66,8 +67,23 @@ def _tile(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 
 def _concatenate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
-    value, _ = trace.scales.concatenate(values, int(eqn.params["dimension"]))
+    axis = int(eqn.params["dimension"])
+    parameters = not any(v.data or v.absorbing or v.known is not None for v in values)
+    if parameters and len(values) > 1 and all(v.shape[axis] == 1 for v in values):
+        return [stack([trace.scales.reduce(v, (axis,)) for v in values], axis)]
+    value, _ = trace.scales.concatenate(values, axis)
     return [value]
+
+
+def _stack(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Parameters stay apart, for a scan over them; entries of data are joined."""
+    stacked = stack(values, int(eqn.params["axis"]))
+    parameters = not any(v.data or v.absorbing or v.known is not None for v in values)
+    return [stacked if parameters else merged(trace.scales, stacked)]
+
+
+def _unstack(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    return layers_of(trace.scales, values[0], int(eqn.params["axis"]))
 
 
 def _pad(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -183,6 +199,8 @@ RULES: dict[str, Rule] = {
     "rev": _reverse,
     "tile": _tile,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
     "pad": _pad,
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,

@@ -2,11 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
 
-from gsgd_jax.tracing import find_gauge
 from tests.gsgd_jax.tracing.rules.two_kernels import assert_scales_left
 
 
@@ -49,17 +47,3 @@ PASSED = {
 @pytest.mark.parametrize("name", PASSED)
 def test_scales_left_between_two_kernels(x64, name):
     assert_scales_left(*PASSED[name])
-
-
-def test_layers_stacked_for_a_scan_share_their_scales(x64):
-    def model(p, x):
-        h = x @ p["in"]
-        h = lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), h, p["stack"])[0]
-        return h @ p["out"]
-
-    rng = np.random.default_rng(0)
-    shapes = {"in": (3, 4), "stack": (5, 4, 4), "out": (4, 2)}
-    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
-    gauge = find_gauge(model, params, jnp.ones((2, 3)))
-    assert gauge.num_nodes == 4
-    assert gauge.verify(model, params, jnp.ones((2, 3)), tolerance=1e-9) < 1e-9

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from gsgd_jax.tracing import find_gauge
 from tests.gsgd_jax.tracing.rules.two_kernels import assert_scales_left
@@ -27,6 +28,7 @@ PASSED = {
     "stopped": (lambda h: h - lax.stop_gradient(0.5 * h), 4),
     "half precision": (lambda h: h.astype(jnp.bfloat16).astype(h.dtype), 4),
     "normalised": (lambda h: h / jnp.sum(jnp.abs(h), axis=1, keepdims=True), 1),
+    "named": (lambda h: checkpoint_name(h, "hidden"), 4),
     "barrier": (lambda h: lax.optimization_barrier((h, h))[1], 4),
     "rounded": (jnp.round, 0),
     "tanh": (jnp.tanh, 0),

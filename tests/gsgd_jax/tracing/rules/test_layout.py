@@ -17,6 +17,8 @@ PASSED = {
     "reversed": (lambda h: h[:, ::-1], 4),
     "split heads": (lambda h: h.reshape(-1, 2, 2).swapaxes(1, 2).reshape(-1, 4), 4),
     "halves": (lambda h: jnp.concatenate(jnp.split(h, 2, axis=1)[::-1], axis=1), 4),
+    "stacked": (lambda h: jnp.stack([h, 2.0 * h], axis=1).sum(1), 4),
+    "unstacked": (lambda h: jnp.stack(jnp.unstack(h, axis=1)[::-1], axis=1), 4),
     "padded": (lambda h: jnp.pad(h[:, 1:3], ((0, 0), (1, 1))) + h, 4),
     "mean pooled": (
         lambda h: lax.reduce_window(h, 0.0, lax.add, (2, 1), (1, 1), "SAME") / 2.0,
