@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsgd_jax.tracing.solver import Form
+from gsgd_jax.tracing.algebra.solver import Form
 
 
 class Exponents(NamedTuple):

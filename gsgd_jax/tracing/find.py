@@ -1,6 +1,6 @@
 """Finding the rescaling group of any model by tracing it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +9,15 @@ import optax
 from jax.interpreters import partial_eval
 
 from gsgd_jax.gauge import leaf_names
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.stacks import Layout, fresh, single
+from gsgd_jax.tracing.algebra.tables import free_rows, without_trials
 from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground, node_exponents, one_sided
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
-from gsgd_jax.tracing.partition import Layout, layouts
+from gsgd_jax.tracing.partition import layouts
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.rules import RULES
-from gsgd_jax.tracing.scales import Value
 from gsgd_jax.tracing.source import source
-from gsgd_jax.tracing.stacks import fresh, single
 
 _SMALL = 2**12
 
@@ -43,6 +44,16 @@ def find_gauge(
     Only scalings by the channel are looked for: a matrix product of two kernels without activation
     in between allows more, of which the scalings are found. Of a model that returns its new running
     averages these are outputs too, and pin: trace the function that training differentiates.
+
+    Layers run by `jax.lax.scan` (flax's `nn.scan`, a stack of blocks) have scales of their own, as
+    the same layers have in a Python loop: parameters that are scanned over, up to 128 layers, are
+    followed layer by layer, and so are stacks that a function takes apart by index. In longer scans
+    layers share their scales, and a pin says so. Steps in time share theirs in any case.
+
+    Rows of an embedding that are looked up by indices have one scale in common, as far as tokens
+    meet: in a sum with positions, in a residual stream. Where a norm takes every token's scale away
+    before, each row has a scale of its own, whatever the indices. To see it the example needs two
+    tokens or more along each axis of the indices, and no more than 4096 in all.
 
     A scale that normalisation takes away (BatchNorm, LayerNorm, RMSNorm, GroupNorm, weights divided
     by their norm: recognised by what is computed, whoever wrote it) is a node that no edge leaves,
@@ -86,34 +97,70 @@ def find_gauge(
         True
     """
     closed = jax.make_jaxpr(apply_fn)(params, *example_inputs)
+    names, shapes = leaf_names(params), [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
+    trace, leaves, layout_of = _interpret(closed, shapes, absorbing)
+    if any(leaf is not None for leaf in leaves):
+        rows = _with_free_rows(trace, leaves)
+        choose_nodes(trace.system, _candidates(trace, leaves, rows), leaves)
+    return _result(_Traced(trace, leaves, layout_of, names, shapes), absorbing)
+
+
+def _interpret(
+    closed: Any, shapes: Sequence[tuple[int, ...]], soften: bool
+) -> tuple[Trace, list[Value | None], list[Layout]]:
+    """Walks through the model: its equations, the leaves' scales, and where these may vary."""
     live = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     jaxpr, used_inputs = live[0], live[1]
-    shapes = [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
-    trace = Trace(RULES, soften=absorbing)
+    trace = Trace(RULES, soften=soften)
     leaves: list[Value | None] = [None] * len(shapes)
     layout_of = [Layout((), ())] * len(shapes)
     for i, layout in zip(used, layouts(jaxpr, len(used)), strict=True):
         if is_real(closed.jaxpr.invars[i].aval) and 0 not in shapes[i]:
             layout_of[i] = layout
-            leaves[i] = fresh(trace.scales, shapes[i], layout)
+            leaf = fresh(trace.scales, shapes[i], layout)
+            leaves[i] = leaf if leaf.layers else leaf._replace(table=i)
     inputs = [leaves[i] or Value(shapes[i]) for i in used]
     for var in jaxpr.invars[len(used) :]:
         inputs.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
-    outputs = trace.settle(trace.run(jaxpr, closed.consts, inputs))
-    for output in outputs:
+    for output in trace.settle(trace.run(jaxpr, closed.consts, inputs)):
+        trace.tables.tie(output)
         trace.scales.ground(output)
-    if any(leaf is not None for leaf in leaves):
-        # Channels before the factors by which a norm divides them.
-        channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
-        parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
-        small = [part for part in parts if np.prod(part.shape) <= _SMALL]
-        distinct: dict[tuple, Value] = {}
-        for value in (*channels, *small):
-            distinct.setdefault(_content(value), value)
-        candidates = [trace.scales.entries(value) for value in distinct.values()]
-        choose_nodes(trace.system, [c for c in candidates if c is not None], leaves)
-    return _result(_Traced(trace, leaves, layout_of, leaf_names(params), shapes), absorbing)
+    return trace, leaves, layout_of
+
+
+def _with_free_rows(trace: Trace, leaves: list[Value | None]) -> list[Value]:
+    """Gives rows of tables scales of their own where nothing forbids it, and returns these."""
+    scales = []
+    tables = trace.tables.settle(leaves)
+    divisors, softened = tuple(trace.divisors), tuple(trace.softened)
+    for number, alone in tables.items():
+        leaf = leaves[number]
+        assert leaf is not None
+        rows = free_rows(trace.scales, leaf, alone, divisors, softened)
+        leaves[number] = rows.leaf
+        scales.append(rows.scales)
+        # Rows are absorbed, and approximate, where what moves with them is.
+        trace.divisors += [rows.scales] * rows.divides
+        trace.softened += [(rows.scales, epsilon) for epsilon in rows.softened]
+    return scales
+
+
+def _candidates(
+    trace: Trace, leaves: Sequence[Value | None], rows: Sequence[Value]
+) -> list[np.ndarray]:
+    """Form numbers of what may become a node, in the order of the model."""
+    # Channels before the factors by which a norm divides them.
+    channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
+    if trace.tables.used:
+        channels = [without_trials(trace.scales, value) for value in channels]
+    parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
+    small = [part for part in parts if np.prod(part.shape) <= _SMALL]
+    distinct: dict[tuple, Value] = {}
+    for value in (*channels, *rows, *small):
+        distinct.setdefault(_content(value), value)
+    candidates = [trace.scales.entries(value) for value in distinct.values()]
+    return [numbers for numbers in candidates if numbers is not None]
 
 
 def _content(value: Value) -> tuple:

@@ -7,6 +7,9 @@ from fractions import Fraction
 import numpy as np
 
 from gsgd_jax.gauge import GROUND
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.solver import Form, System
+from gsgd_jax.tracing.algebra.stacks import Partition, single
 from gsgd_jax.tracing.exponents import (
     Exponents,
     combined,
@@ -16,10 +19,6 @@ from gsgd_jax.tracing.exponents import (
     stacked,
     unstacked,
 )
-from gsgd_jax.tracing.partition import Partition
-from gsgd_jax.tracing.scales import Value
-from gsgd_jax.tracing.solver import Form, System
-from gsgd_jax.tracing.stacks import single
 
 _LARGEST_LEAF = 2**16
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from gsgd_jax.tracing.algebra.scales import Epsilon, Scales, Value
+from gsgd_jax.tracing.algebra.solver import System
+from gsgd_jax.tracing.algebra.tables import Tables
 from gsgd_jax.tracing.calls import CALLS
 from gsgd_jax.tracing.normalisation import all_sizes, divisor, makes_size
-from gsgd_jax.tracing.scales import Epsilon, Scales, Value
-from gsgd_jax.tracing.solver import System
 from gsgd_jax.tracing.source import source
 
 Rule = Callable[["Trace", Any, list[Value]], list[Value]]
@@ -29,6 +30,10 @@ _MOVES = frozenset({
     "copy", "stop_gradient", "sqrt",
 })  # fmt: skip
 """What a variance with its epsilon may go through on the way to where it divides."""
+
+
+_HAND_ON = CALLS | {"scan", "while", "cond", "gather"}
+"""Primitives that hand a table on, or look it up."""
 
 
 class Pin(NamedTuple):
@@ -66,6 +71,8 @@ class Trace:
         self.divisors: list[Value] = []  # what normalises: sizes by which something is divided
         self.softened: list[tuple[Value, Epsilon]] = []  # those to which an epsilon was added
         self.soften = soften
+        self.tables = Tables(self.scales)
+        self.alike = False  # whether what is walked through stands for many steps at once
         self._rules = rules
         self._pins: dict[tuple[str, str], int] = {}
 
@@ -94,6 +101,10 @@ class Trace:
         for eqn in jaxpr.eqns:
             operands = [read(atom) for atom in eqn.invars]
             results = self._apply(eqn, operands)
+            if eqn.primitive.name not in _HAND_ON:
+                for value in operands:
+                    if all(value.table != result.table for result in results):
+                        self.tables.tie(value)
             data = any(value.data for value in operands)
             size = makes_size(eqn) or all_sizes(operands)
             derived = all(v.size or v.derived for v in operands if v.data)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.algebra.scales import Value
 
 
 def makes_size(eqn: Any) -> bool:

@@ -6,18 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core
 
+from gsgd_jax.tracing.algebra.stacks import Layout, Partition
 from gsgd_jax.tracing.calls import CALLS, called, in_layers, scan_arguments
-
-Partition = tuple[tuple[int, ...], ...]
-"""Disjoint groups of axes; the scale of an entry is a product over groups. Others are constant."""
-
-
-class Layout(NamedTuple):
-    """Where the scales of a parameter may vary."""
-
-    stacked: tuple[int, ...]  # axes of layers, outermost first: each layer has its own scales
-    groups: Partition  # of the other axes
-
 
 _SMALL = 2**14
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from gsgd_jax.tracing.algebra.solver import Form
 from gsgd_jax.tracing.result import RescalingGroup
-from gsgd_jax.tracing.solver import Form
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from gsgd_jax.tracing.algebra.scales import Value
 from gsgd_jax.tracing.interpreter import Rule, Trace
-from gsgd_jax.tracing.scales import Value
 
 
 def _dot_general(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:

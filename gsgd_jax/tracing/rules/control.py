@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from gsgd_jax.tracing.algebra.scales import ZERO, Value
+from gsgd_jax.tracing.algebra.stacks import layers_of, merged, stack
 from gsgd_jax.tracing.calls import CALLS, called, in_layers, scan_arguments
 from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
-from gsgd_jax.tracing.scales import ZERO, Value
-from gsgd_jax.tracing.stacks import layers_of, merged, stack
 
 
 def _call(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -31,9 +31,18 @@ def _fresh_carry(trace: Trace, avals: Sequence[Any]) -> list[Value]:
 def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Value]) -> None:
     """The scales of a carry are the same at all steps."""
     for one, other in zip(carry, others, strict=True):
+        trace.tables.tie(other)
         _, count = trace.scales.equate(one, merged(trace.scales, other))
         if other.known is not None:
             trace.charge(eqn, count)
+
+
+def _run_alike(trace: Trace, body: Any, operands: list[Value]) -> list[Value]:
+    """The values that a body gives at every step."""
+    before, trace.alike = trace.alike, True
+    results = trace.run(body.jaxpr, body.consts, operands)
+    trace.alike = before
+    return results
 
 
 def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -61,6 +70,8 @@ def _layer_by_layer(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     body, steps = p["jaxpr"], p["length"]
     consts, carries = scan_arguments(p)
     fixed, carry = values[:consts], values[consts : consts + carries]
+    for value in values[consts + carries :]:
+        trace.tables.tie(value)
     sequences = [layers_of(trace.scales, value, 0) for value in values[consts + carries :]]
     outcomes: list[list[Value]] = [[]] * steps
     for i in reversed(range(steps)) if p["reverse"] else range(steps):
@@ -83,9 +94,11 @@ def _steps_alike(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     _close(trace, eqn, carry, start)
     slices = [trace.scales.reduce(merged(trace.scales, value), (0,)) for value in sequences]
     for value, layer in zip(sequences, slices, strict=True):
+        trace.tables.tie(value)
         if _moves(value):  # too many layers: the others lose what one has, or at most that much
             trace.charge(eqn, (steps - 1) * _num_scales(layer))
-    results = trace.settle(trace.run(body.jaxpr, body.consts, [*values[:consts], *carry, *slices]))
+    operands = [*values[:consts], *carry, *slices]
+    results = trace.settle(_run_alike(trace, body, operands))
     _close(trace, eqn, carry, results[:carries])
     stacked = [
         trace.scales.place(value, (steps, *value.shape), range(1, len(value.shape) + 1))
@@ -102,9 +115,9 @@ def _while(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     carry = _fresh_carry(trace, [v.aval for v in body.jaxpr.invars[bodies:]])
     carry = [value._replace(data=data) for value in carry]
     _close(trace, eqn, carry, start)
-    trace.run(test.jaxpr, test.consts, [*values[:tests], *carry])
+    _run_alike(trace, test, [*values[:tests], *carry])
     operands = [*values[tests : tests + bodies], *carry]
-    _close(trace, eqn, carry, trace.settle(trace.run(body.jaxpr, body.consts, operands)))
+    _close(trace, eqn, carry, trace.settle(_run_alike(trace, body, operands)))
     return carry
 
 

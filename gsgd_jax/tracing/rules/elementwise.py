@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from gsgd_jax.tracing.algebra.scales import ZERO, Epsilon, Value
 from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
-from gsgd_jax.tracing.scales import ZERO, Epsilon, Value
 
 _LARGEST_EPSILON = 1e-2
 """What is larger changes what is computed; Keras normalises with 1e-3."""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jax import lax
 
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.stacks import layers_of, merged, stack
 from gsgd_jax.tracing.interpreter import Rule, Trace
-from gsgd_jax.tracing.scales import Value
-from gsgd_jax.tracing.stacks import layers_of, merged, stack
 
 
 def _shape(eqn: Any) -> tuple[int, ...]:
@@ -151,7 +151,10 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     sizes, shape = p["slice_sizes"], _shape(eqn)
     filler = p.get("fill_value")
-    if (filler is not None and filler != 0) or getattr(dims, "operand_batching_dims", ()):
+    # Beyond the table stand zeros or NaN, which no factor changes.
+    fixed = filler is not None and filler != 0 and not np.isnan(filler)
+    if fixed or getattr(dims, "operand_batching_dims", ()):
+        trace.tables.tie(value)
         return trace.give_up(eqn, values)
     axes = [a for a in range(len(value.shape)) if a not in dims.collapsed_slice_dims]
     batch = [a for a in range(len(shape)) if a not in dims.offset_dims]
@@ -159,6 +162,7 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     if index.known is not None and len(indexed) == 1 and indexed == set(dims.collapsed_slice_dims):
         (axis,) = indexed
         flat = index.known.reshape(-1)
+        trace.tables.tie(value)
         inside = ((flat >= 0) & (flat < value.shape[axis])).all()
         if inside or p["mode"] == lax.GatherScatterMode.CLIP:
             known = trace.scales.take(value, axis, np.clip(flat, 0, value.shape[axis] - 1))
@@ -168,10 +172,16 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
             lengths = tuple(shape[a] for a in batch)
             known = trace.scales.reshape(known, (*spread, *lengths))
             return [trace.scales.place(known, shape, [*dims.offset_dims, *batch])]
+    tokens = None
+    if indexed == {0} == set(dims.collapsed_slice_dims) and not trace.alike:
+        tokens = trace.tables.look_up(value, shape, batch)
+    else:
+        trace.tables.tie(value)
     value = trace.scales.constant(value, indexed)
     rest = trace.scales.reduce(value, dims.collapsed_slice_dims)
     rest = rest._replace(shape=tuple(sizes[a] for a in axes))
-    return [trace.scales.place(rest, shape, dims.offset_dims)]
+    rows = trace.scales.place(rest, shape, dims.offset_dims)
+    return [rows if tokens is None else trace.scales.multiply(rows, tokens)]
 
 
 def _dynamic_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.stacks import merged, stack
 from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
-from gsgd_jax.tracing.scales import Value
-from gsgd_jax.tracing.stacks import merged, stack
 
 
 def by_layers(name: str, rule: Rule) -> Rule:

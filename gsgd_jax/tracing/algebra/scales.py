@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gsgd_jax.tracing.solver import ZERO, System
+from gsgd_jax.tracing.algebra.axes import factor, merge
+from gsgd_jax.tracing.algebra.solver import ZERO, System
 
 Block = tuple[tuple[int, ...], np.ndarray]
 """Axes, ascending, and a table of form numbers over them whose first entry is zero."""
@@ -40,6 +41,12 @@ class Value(NamedTuple):
     soft: Epsilon | None = None  # what was added to it, so far thought to be nothing
     layers: tuple["Value", ...] = ()  # of a stack, which has no scales but those of its layers
     along: int = 0  # the axis that they are stacked along
+    table: int | None = None  # the number of the parameter that this is, as it is
+
+    def numbers(self) -> list[int]:
+        """The form numbers that describe it, those of its layers included."""
+        parts = [self.overall, *(n for _, table in self.blocks for n in np.unique(table).tolist())]
+        return [*parts, *(number for layer in self.layers for number in layer.numbers())]
 
 
 class Scales:
@@ -66,6 +73,16 @@ class Scales:
             blocks.append((tuple(axes), numbers.astype(np.int64).reshape(dims)))
         return self._make(shape, int(self.system.fresh(1)[0]), blocks)
 
+    def varying(self, shape: tuple[int, ...], axes: tuple[int, ...], numbers: np.ndarray) -> Value:
+        """A value with given scales.
+
+        Args:
+            shape: of the array.
+            axes: along which they vary, ascending.
+            numbers: of their forms, over these axes.
+        """
+        return self._make(shape, ZERO, [(axes, numbers)])
+
     def multiply(self, left: Value, right: Value, sign: int = 1) -> Value:
         """The product (sign 1) or quotient (-1); shapes of one rank that broadcast.
 
@@ -75,7 +92,7 @@ class Scales:
             sign: of the right's logarithm.
         """
         shape = np.broadcast_shapes(left.shape, right.shape)
-        components = _merge([axes for axes, _ in (*left.blocks, *right.blocks)])
+        components = merge([axes for axes, _ in (*left.blocks, *right.blocks)])
         # log(ab) = log a + log b, entry by entry. Blocks that share an axis become one, whose table
         # has an entry for every combination; where that is too many, the axes must be constant.
         blocks = []
@@ -176,11 +193,11 @@ class Scales:
         if 0 in shape:
             return self._remake(value, shape, value.overall, [])
         blocks = []
-        groups = _factor(value.shape, shape)
+        groups = factor(value.shape, shape)
         touched = [
             old for old, _ in groups if any(set(old) & set(axes) for axes, _ in value.blocks)
         ]
-        for axes in _merge([*touched, *(axes for axes, _ in value.blocks)]):
+        for axes in merge([*touched, *(axes for axes, _ in value.blocks)]):
             target = [b for old, new in groups if set(old) & set(axes) for b in new]
             dims = tuple(shape[b] for b in target)
             if np.prod(dims, dtype=np.int64) > LARGEST_TABLE:
@@ -224,12 +241,12 @@ class Scales:
             return Value(shape, absorbing=True, data=data), 0
         joint = next(
             axes
-            for axes in _merge([(axis,), *(axes for v in live for axes, _ in v.blocks)])
+            for axes in merge([(axis,), *(axes for v in live for axes, _ in v.blocks)])
             if axis in axes
         )
         outside, count = live[0], 0
         for v in live[1:]:
-            for axes in _merge([a for a, _ in (*outside.blocks, *v.blocks) if axis not in a]):
+            for axes in merge([a for a, _ in (*outside.blocks, *v.blocks) if axis not in a]):
                 if not set(axes) & set(joint):
                     one, other = self._table(outside, axes, shape), self._table(v, axes, shape)
                     count += self.system.vanish(self.system.combine(one, other, -1))
@@ -310,33 +327,3 @@ class Scales:
             if numbers.any():
                 canonical.append((axes, numbers))
         return Value(tuple(shape), overall, tuple(canonical))
-
-
-def _merge(groups: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
-    """Unites groups that share an axis."""
-    merged: list[set[int]] = []
-    for group in groups:
-        united = set(group)
-        apart = [other for other in merged if not other & united]
-        merged = [*apart, united.union(*(other for other in merged if other & united))]
-    return [tuple(sorted(group)) for group in merged if group]
-
-
-def _factor(
-    old: tuple[int, ...], new: tuple[int, ...]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Matches runs of axes of equal size between two shapes of one size, leaving out size 1."""
-    ours = [a for a, n in enumerate(old) if n != 1]
-    theirs = [b for b, n in enumerate(new) if n != 1]
-    groups, i, j = [], 0, 0
-    while i < len(ours) and j < len(theirs):
-        first_i, first_j = i, j
-        left, right = old[ours[i]], new[theirs[j]]
-        i, j = i + 1, j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[ours[i]], i + 1
-            else:
-                right, j = right * new[theirs[j]], j + 1
-        groups.append((tuple(ours[first_i:i]), tuple(theirs[first_j:j])))
-    return groups

@@ -1,11 +1,21 @@
 """Stacks of layers: arrays with an axis along which every entry has scales of its own."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from gsgd_jax.tracing.partition import Layout
-from gsgd_jax.tracing.scales import LARGEST_TABLE, Scales, Value
+from gsgd_jax.tracing.algebra.scales import LARGEST_TABLE, Scales, Value
+
+Partition = tuple[tuple[int, ...], ...]
+"""Disjoint groups of axes; the scale of an entry is a product over groups. Others are constant."""
+
+
+class Layout(NamedTuple):
+    """Where the scales of a parameter may vary."""
+
+    stacked: tuple[int, ...]  # axes of layers, outermost first: each layer has its own scales
+    groups: Partition  # of the other axes
 
 
 def fresh(scales: Scales, shape: tuple[int, ...], layout: Layout) -> Value:

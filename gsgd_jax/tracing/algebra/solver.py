@@ -40,11 +40,21 @@ class System:
         self._solved: dict[int, Form] = {}
         self._variables = 0
         self._basis = 0
+        self._trials: set[int] = set()
 
-    def fresh(self, count: int) -> np.ndarray:
-        """Numbers of `count` new variables, int64 [count]."""
+    def fresh(self, count: int, *, trial: bool = False) -> np.ndarray:
+        """Numbers of `count` new variables, int64 [count].
+
+        Args:
+            count: of variables.
+            trial: whether they will be set to zero in the end. They are eliminated only from
+                equations between them, and not counted then, so that others fare as if these had
+                been zero from the start.
+        """
         first = self._variables + 1
         self._variables += count
+        if trial:
+            self._trials.update(range(first, first + count))
         return np.array([self._number({v: 1}) for v in range(first, first + count)], np.int64)
 
     def form(self, number: int | np.integer | np.ndarray) -> Form:
@@ -121,9 +131,16 @@ class System:
         for number in np.unique(numbers).tolist():
             form = self.form(number)
             if form:
-                self._eliminate(form)
-                independent += 1
+                independent += self._eliminate(form) not in self._trials
         return independent
+
+    def copy(self) -> "System":
+        """Another system of the same equations, which counts all variables."""
+        other = System()
+        other._forms, other._numbers = self._forms.copy(), self._numbers.copy()
+        other._solved = self._solved.copy()
+        other._variables, other._basis = self._variables, self._basis
+        return other
 
     def adopt(self, number: int | np.integer | np.ndarray) -> int | None:
         """Makes a form a basis element, in which other forms are then expressed.
@@ -168,9 +185,13 @@ class System:
                 count += 1
         return count
 
-    def _eliminate(self, form: Form) -> None:
+    def _eliminate(self, form: Form) -> int:
         """Solves form = 0 for the last variable that can be solved for without fractions."""
         free = [v for v in form if v > 0] or list(form)
+        if self._trials:
+            # An equation between trials alone says nothing once they are zero; any other takes a
+            # variable from those that stay.
+            free = [v for v in free if v not in self._trials] or free
         pivot = max(free, key=lambda v: (abs(form[v]) == 1, v))
         factor = form[pivot]
         # a p + sum_v c_v v = 0 gives p = sum_v (-c_v / a) v, where -c / a = -c a for a = 1 or -1.
@@ -179,6 +200,7 @@ class System:
             for v, c in form.items()
             if v != pivot
         }
+        return pivot
 
     def _resolve(self, form: Form) -> Form:
         # Solved variables may be expressed in others solved since: followed, and kept, to the end.

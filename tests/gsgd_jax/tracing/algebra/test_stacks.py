@@ -10,7 +10,7 @@ from jax import lax
 
 from gsgd_jax import balance, choose_section, choose_skeleton, in_path_space
 from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge
-from tests.gsgd_jax.tracing.stacks import LAYERS, STACKS, as_list, as_stack
+from tests.gsgd_jax.tracing.stacked_layers import LAYERS, STACKS, as_list, as_stack
 from tests.gsgd_jax.trajectories import assert_one_function
 
 every_stack = pytest.mark.parametrize("name", STACKS)
