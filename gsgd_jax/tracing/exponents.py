@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -61,10 +62,17 @@ def separated(leaf: Exponents) -> Exponents:
             before = sum(node in form for form in table)
             after = sum(form.get(node, 0) != -power for form in table)
             if after <= before:
-                blocks[place] = (axes, [combined(form, {node: power}) for form in table])
+                blocks[place] = (axes, [_plus(form, node, power) for form in table])
                 del overall[node]
                 break
     return Exponents(overall, tuple(blocks))
+
+
+def _plus(form: Form, node: int, power: int | Fraction) -> Form:
+    """The form with more of a node."""
+    total = form.get(node, 0) + power
+    rest = {v: c for v, c in form.items() if v != node}
+    return {**rest, node: total} if total else rest
 
 
 def stacked(layers: Sequence[Exponents], shape: tuple[int, ...], along: int) -> Exponents:

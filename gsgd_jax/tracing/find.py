@@ -11,7 +11,7 @@ from jax.interpreters import partial_eval
 from gsgd_jax.gauge import leaf_names
 from gsgd_jax.tracing.algebra.scales import Value
 from gsgd_jax.tracing.algebra.stacks import Layout, fresh, single
-from gsgd_jax.tracing.algebra.tables import free_rows, without_trials
+from gsgd_jax.tracing.algebra.tables import free_rows
 from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground, node_exponents, one_sided
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
 from gsgd_jax.tracing.partition import layouts
@@ -152,19 +152,22 @@ def _candidates(
     """Form numbers of what may become a node, in the order of the model."""
     # Channels before the factors by which a norm divides them.
     channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
-    if trace.tables.used:
-        channels = [without_trials(trace.scales, value) for value in channels]
     parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
     small = [part for part in parts if np.prod(part.shape) <= _SMALL]
-    distinct: dict[tuple, Value] = {}
-    for value in (*channels, *rows, *small):
-        distinct.setdefault(_content(value), value)
-    candidates = [trace.scales.entries(value) for value in distinct.values()]
+    # Many values of a layer have the same scales; some only since equations were solved.
+    distinct = _distinct((*channels, *rows, *small))
+    distinct = _distinct([trace.scales.simplified(value) for value in distinct])
+    candidates = [trace.scales.entries(value) for value in distinct]
     return [numbers for numbers in candidates if numbers is not None]
 
 
-def _content(value: Value) -> tuple:
-    return value.overall, tuple((table.shape, table.tobytes()) for _, table in value.blocks)
+def _distinct(values: Sequence[Value]) -> list[Value]:
+    """Values of different scales, the first of equals, in the same order."""
+    first: dict[tuple, Value] = {}
+    for value in values:
+        tables = tuple((table.shape, table.tobytes()) for _, table in value.blocks)
+        first.setdefault((value.overall, tables), value)
+    return list(first.values())
 
 
 class _Traced(NamedTuple):
@@ -187,16 +190,20 @@ def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
         trace.system.drop(lost)
         pins = (*pins, Pin("want of an outlet", "scales the outputs never see", len(lost)))
         factors, basis = node_exponents(trace.system, traced.leaves)
+        sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
     place = {variable: node for node, variable in enumerate(basis)}
-    sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
     absorbed = tuple(node for node in sinks if basis[node] in normalised)
     approximations = _approximations(trace, place)
     approximate = tuple(sorted({node for nodes in approximations.values() for node in nodes}))
     notes = tuple(Approximation(*where, len(nodes)) for where, nodes in approximations.items())
-    ends = [edges(leaf, shape) for leaf, shape in zip(factors, traced.shapes, strict=True)]
-    tangled = [name for name, end in zip(traced.names, ends, strict=True) if end is None]
+    ends, obstacle = [], None
+    for name, leaf, shape in zip(traced.names, factors, traced.shapes, strict=True):
+        ends.append(edges(leaf, shape))
+        if ends[-1] is None:
+            obstacle = name
+            break
     fields = (tuple(traced.names), tuple(traced.shapes))
-    if not (tangled or absorbed or approximate):
+    if obstacle is None and not (absorbed or approximate):
         return _gauge(traced, [end for end in ends if end is not None], len(basis), pins)
     gauge = None
     if absorbed or approximate:
@@ -208,7 +215,7 @@ def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
         tuple(factors),
         len(basis),
         pins,
-        tangled[0] if tangled else None,
+        obstacle,
         absorbing=absorbed,
         approximate=approximate,
         approximations=notes,

@@ -34,9 +34,11 @@ def choose_nodes(
         leaves: of the parameters; None outside the group.
     """
     parameters = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
-    spanned = {v for n in np.unique(np.concatenate(parameters)).tolist() for v in system.form(n)}
+    forms = [system.form(n) for n in np.unique(np.concatenate(parameters)).tolist()]
+    spanned = {v for form in forms for v in form}
+    single_variables = {v for form in forms if len(form) == 1 for v in form}
     # Channels are a basis only if the parameters' scales span all that there is.
-    complete = system.rank(parameters) == len(spanned)
+    complete = single_variables == spanned or system.rank(parameters) == len(spanned)
     tried = set()
     for numbers in [*(candidates if complete else []), *parameters]:
         for number in dict.fromkeys(numbers.ravel().tolist()):
@@ -61,8 +63,11 @@ def node_exponents(
     basis = sorted(variables, reverse=True)
     place = {v: node for node, v in enumerate(basis)}
 
+    shared: dict[tuple, Form] = {}  # forms that recur are kept once
+
     def renamed(form: Form) -> Form:
-        return {place[v]: c for v, c in form.items()}
+        named = {place[v]: c for v, c in form.items()}
+        return shared.setdefault(tuple(named.items()), named)
 
     factors = [
         Exponents(renamed(x.overall), tuple((a, list(map(renamed, t))) for a, t in x.blocks))
@@ -181,14 +186,21 @@ def one_sided(
         # its parts; a form that lacks the node counts as exponent 0.
         least, most = dict(leaf.overall), dict(leaf.overall)
         for _, table in leaf.blocks:
-            ranges: dict[int, list[int | Fraction]] = {}
+            lows: dict[int, int | Fraction] = {}
+            highs: dict[int, int | Fraction] = {}
+            occurrences: dict[int, int] = {}
             for form in table:
                 for node, c in form.items():
-                    ranges.setdefault(node, []).append(c)
-            for node, powers in ranges.items():
-                others = () if len(powers) == len(table) else (0,)
-                least[node] = least.get(node, 0) + min(*powers, *others, powers[0])
-                most[node] = most.get(node, 0) + max(*powers, *others, powers[0])
+                    occurrences[node] = occurrences.get(node, 0) + 1
+                    if c < lows.get(node, c + 1):
+                        lows[node] = c
+                    if c > highs.get(node, c - 1):
+                        highs[node] = c
+            for node, count_of_node in occurrences.items():
+                everywhere = count_of_node == len(table)
+                low, high = lows[node], highs[node]
+                least[node] = least.get(node, 0) + (low if everywhere else min(low, 0))
+                most[node] = most.get(node, 0) + (high if everywhere else max(high, 0))
         entered[[node for node, c in most.items() if c > 0]] = True
         left[[node for node, c in least.items() if c < 0]] = True
     return np.flatnonzero(~(entered & left))

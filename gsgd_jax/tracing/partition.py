@@ -29,7 +29,7 @@ def layouts(jaxpr: Any, count: int) -> list[Layout]:
         var: _Place(leaf, tuple(range(len(var.aval.shape))), ())
         for leaf, var in enumerate(jaxpr.invars[:count])
     }
-    uses = _Uses({}, {})
+    uses = _Uses({}, {}, set(jaxpr.invars[count:]))
     _walk(jaxpr, tracked, uses)
     result = []
     for leaf, var in enumerate(jaxpr.invars[:count]):
@@ -56,6 +56,7 @@ class _Place(NamedTuple):
 class _Uses(NamedTuple):
     groups: dict[int, Partition]
     stacked: dict[int, tuple[int, ...]]
+    data: set[Any]  # variables that depend on the inputs
 
     def note(self, place: _Place) -> None:
         """That one entry along some axes was met: layers within layers are longer."""
@@ -70,23 +71,31 @@ def _walk(jaxpr: Any, tracked: _Tracked, uses: _Uses) -> None:
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         places = [None if isinstance(v, core.Literal) else tracked.get(v) for v in eqn.invars]
+        data = [not isinstance(v, core.Literal) and v in uses.data for v in eqn.invars]
+        if any(data):
+            uses.data.update(eqn.outvars)
         if not any(places):
             continue
         if name in CALLS:
             inner, _ = called(eqn)
             if inner is not None:
-                _enter(inner, places, uses)
+                _enter(inner, places, data, uses)
         elif name == "scan":
             _enter_scan(eqn, places, uses)
         elif name == "cond":
             for branch in eqn.params["branches"]:
-                _enter(branch.jaxpr, places[1:], uses)
+                _enter(branch.jaxpr, places[1:], data[1:], uses)
         elif name in ("dot_general", "conv_general_dilated"):
             for side, place in enumerate(places):
                 if place is not None and place.leaf not in uses.groups:
                     groups = _groups(eqn, side, len(place.axes))
                     axes = tuple(tuple(place.axes[a] for a in group) for group in groups)
                     uses.groups[place.leaf] = axes
+        elif name == "gather" and places[0] is not None and data[1]:
+            place = places[0]
+            indexed = eqn.params["dimension_numbers"].start_index_map
+            free = tuple(axis for a, axis in enumerate(place.axes) if a not in indexed)
+            uses.groups.setdefault(place.leaf, tuple((axis,) for axis in free))
         elif name == "unstack" and places[0] is not None:
             place, axis = places[0], eqn.params["axis"]
             axes = place.axes[:axis] + place.axes[axis + 1 :]
@@ -109,9 +118,9 @@ def _moved(eqn: Any, place: _Place) -> _Place | None:
         return place if eqn.invars[1].aval.shape == () else None
     if name == "transpose":
         return place._replace(axes=tuple(place.axes[a] for a in eqn.params["permutation"]))
-    if name == "slice":
+    if name in ("slice", "dynamic_slice"):
         cut = [n for n, m in zip(shape, eqn.outvars[0].aval.shape, strict=True) if n != m]
-        whole = eqn.params["strides"] is None and len(cut) == 1 and in_layers(cut[0])
+        whole = eqn.params.get("strides") is None and len(cut) == 1 and in_layers(cut[0])
         return place if whole and 1 in eqn.outvars[0].aval.shape else None
     if name == "squeeze":
         dims = eqn.params["dimensions"]
@@ -120,7 +129,8 @@ def _moved(eqn: Any, place: _Place) -> _Place | None:
     return None
 
 
-def _enter(inner: Any, places: Sequence[_Place | None], uses: _Uses) -> None:
+def _enter(inner: Any, places: Sequence[_Place | None], data: Sequence[bool], uses: _Uses) -> None:
+    uses.data.update(var for var, is_data in zip(inner.invars, data, strict=True) if is_data)
     pairs = zip(inner.invars, places, strict=True)
     _walk(inner, {var: place for var, place in pairs if place is not None}, uses)
 
@@ -136,7 +146,9 @@ def _enter_scan(eqn: Any, places: Sequence[_Place | None], uses: _Uses) -> None:
         layers = place.axes[:1] if in_layers(eqn.params["length"]) else ()
         slices.append(_Place(place.leaf, place.axes[1:], (*place.stacked, *layers)))
         uses.note(slices[-1])
-    _enter(eqn.params["jaxpr"].jaxpr, [*places[:split], *[None] * carries, *slices], uses)
+    places = [*places[:split], *[None] * carries, *slices]
+    data = [var in uses.data for var in eqn.invars if not isinstance(var, core.Literal)]
+    _enter(eqn.params["jaxpr"].jaxpr, places, [any(data)] * len(places), uses)
 
 
 def _groups(eqn: Any, side: int, rank: int) -> list[tuple[int, ...]]:

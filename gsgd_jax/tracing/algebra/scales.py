@@ -276,6 +276,15 @@ class Scales:
         powered = self._make(value.shape, overall, blocks)
         return powered._replace(absorbing=value.absorbing, data=value.data)
 
+    def simplified(self, value: Value) -> Value:
+        """The same scales, by all equations so far.
+
+        Args:
+            value: a value that is no stack.
+        """
+        overall = int(self.system.simplified(value.overall))
+        return self._remake(value, value.shape, overall, value.blocks)
+
     def entries(self, value: Value) -> np.ndarray | None:
         """All form numbers that occur, [n], in row-major order; None where there are too many.
 
@@ -308,7 +317,9 @@ class Scales:
             blocks.append((tuple(sorted(label[a] for a in axes)), table.transpose(order)))
         return self._remake(value, shape, value.overall, blocks)
 
-    def _remake(self, old: Value, shape: tuple[int, ...], overall: int, blocks: list) -> Value:
+    def _remake(
+        self, old: Value, shape: tuple[int, ...], overall: int, blocks: Iterable[Block]
+    ) -> Value:
         value = self._make(shape, overall, blocks)
         return value._replace(absorbing=old.absorbing, data=old.data)
 

@@ -28,11 +28,6 @@ class Tables:
         self._tokens: dict[int, list[np.ndarray]] = {}  # numbers of the tokens' scales
         self._tied: set[int] = set()
 
-    @property
-    def used(self) -> bool:
-        """Whether any table was looked up."""
-        return bool(self._tokens)
-
     def tie(self, value: Value) -> None:
         """Notes that a table is used otherwise than row by row.
 
@@ -132,13 +127,3 @@ def free_rows(
 
     notes = [epsilon for value, epsilon in softened if moves(value)]
     return Rows(moved, rows, any(map(moves, divisors)), notes)
-
-
-def without_trials(scales: Scales, value: Value) -> Value:
-    """The same value, its tables without what has been settled.
-
-    Args:
-        scales: the algebra.
-        value: a value.
-    """
-    return scales.power(value, 1)

@@ -49,7 +49,8 @@ def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     """Layers one by one, each with its own slice of the parameters; steps in time all alike."""
     consts, carries = scan_arguments(eqn.params)
     scanned = any(_moves(value) for value in values[consts + carries :])
-    if scanned and in_layers(eqn.params["length"]):
+    counted = any(value.layers for value in values[:consts])  # a loop over the number of the layer
+    if (scanned or counted) and in_layers(eqn.params["length"]):
         return _layer_by_layer(trace, eqn, values)
     return _steps_alike(trace, eqn, trace.settle(values))
 

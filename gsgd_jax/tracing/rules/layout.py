@@ -186,6 +186,10 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 def _dynamic_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     value, shape = values[0], _shape(eqn)
+    for axis, (size, start) in enumerate(zip(shape, values[1:], strict=True)):
+        if start.known is not None:
+            first = min(max(int(start.known), 0), value.shape[axis] - size)
+            value = trace.scales.take(value, axis, np.arange(first, first + size))
     moved = [a for a, n in enumerate(value.shape) if n != shape[a]]
     return [trace.scales.constant(value, moved)._replace(shape=shape)]
 

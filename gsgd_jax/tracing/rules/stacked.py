@@ -69,6 +69,17 @@ def _sliced(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
     return [stack(layers, value.along)] if whole else None
 
 
+def _dynamically_sliced(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
+    """One layer, by its number: as in a loop that counts."""
+    value, *starts = values
+    sizes, start = eqn.params["slice_sizes"], starts[value.along].known
+    whole = all(n == value.shape[a] or (a == value.along and n == 1) for a, n in enumerate(sizes))
+    if start is None or not whole:
+        return None
+    place = min(max(int(start), 0), len(value.layers) - 1)
+    return [stack([value.layers[place]], value.along)]
+
+
 def _squeezed(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
     (value,) = values
     alone = len(value.layers) == 1 and tuple(eqn.params["dimensions"]) == (value.along,)
@@ -85,6 +96,7 @@ _RULES = {
     "div": _times_constant,
     "transpose": _transposed,
     "slice": _sliced,
+    "dynamic_slice": _dynamically_sliced,
     "squeeze": _squeezed,
 }
 _RULES |= dict.fromkeys(

@@ -144,6 +144,13 @@ def _by_index(stack, params, x):
     return h @ params["out"]
 
 
+def _counted(stack, params, x):
+    def body(i, h):
+        return stack.layer(jax.tree.map(lambda p: p[i], params["layers"]), h, 0.0)
+
+    return lax.fori_loop(0, LAYERS, body, x @ params["in"]) @ params["out"]
+
+
 def _of_a_list(stack, params, x):
     return stack.scanned(as_stack(params), x)
 
@@ -162,6 +169,7 @@ WAYS = {
     "layers last": _layers_last,
     "with data": _with_data,
     "by index": _by_index,
+    "counted": _counted,
     "of a list": _of_a_list,
     "in part": _in_part,
 }

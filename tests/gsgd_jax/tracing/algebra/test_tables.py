@@ -1,5 +1,6 @@
 """Rows of an embedding are free behind a norm, and tied wherever tokens meet."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -246,6 +247,21 @@ def test_a_lone_token_ties_rows_safely(x64):
     group = find_gauge(model.apply, params, *inputs)
     assert group.num_nodes == 6 + 1
     assert group.verify(model.apply, params, *model.draw(0)[1], tolerance=1e-9) < 1e-9
+
+
+def test_large_vocabularies_from_shapes_alone():
+    """Rows that are tied are no variables, and free ones are found."""
+    shapes = {"embed": (5_000, 4), "positions": (6, 4), "up": (4, 6), "down": (6, 3)}
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    ids = jax.ShapeDtypeStruct((2, 6), jnp.int32)
+
+    def apply(p, ids, tied):
+        h = p["embed"][ids] + (p["positions"][None] if tied else 0.0)
+        return jax.nn.relu(_norm(h) @ p["up"]) @ p["down"]
+
+    assert find_gauge(functools.partial(apply, tied=True), params, ids).num_nodes == 6 + 1
+    free = find_gauge(functools.partial(apply, tied=False), params, ids)
+    assert free.num_nodes == 6 + 5_000
 
 
 def test_pins_count_no_tokens():
