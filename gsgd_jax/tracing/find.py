@@ -236,10 +236,8 @@ def _gauge(
 
 def _variables(trace: Trace, values: Iterable[Value]) -> set[int]:
     """The variables in which the scales of some values are expressed."""
-    tables = [np.append(table, value.overall) for value in values for _, table in value.blocks]
-    single = [value.overall for value in values if not value.blocks]
-    numbers = np.unique(np.concatenate([np.array(single, np.int64), *map(np.ravel, tables)]))
-    return {variable for number in numbers.tolist() for variable in trace.system.form(number)}
+    numbers = {number for value in values for number in value.numbers()}
+    return {variable for number in numbers for variable in trace.system.form(number)}
 
 
 def _approximations(trace: Trace, place: dict[int, int]) -> dict[tuple[str, str, float], set[int]]:
