@@ -7,7 +7,7 @@ from gsgd_jax._factors import Group
 from gsgd_jax.coordinates.balanced import Balanced
 from gsgd_jax.coordinates.protocol import Coordinates, StepInfo
 from gsgd_jax.gauge import Gauge
-from gsgd_jax.tracing.found import RescalingGroup
+from gsgd_jax.tracing.result import RescalingGroup
 
 
 def coordinates_of(coordinates: Coordinates | Group) -> Coordinates:

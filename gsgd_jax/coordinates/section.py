@@ -14,7 +14,7 @@ from gsgd_jax._precision import cast_like, working_dtype
 from gsgd_jax.coordinates.node_vectors import entries
 from gsgd_jax.coordinates.protocol import StepInfo
 from gsgd_jax.tracing import RescalingGroup
-from gsgd_jax.tracing.graph import log_factors
+from gsgd_jax.tracing.exponents import log_factors
 from gsgd_jax.tracing.rows import exponent_rows
 
 

@@ -7,7 +7,7 @@ skeleton = choose_skeleton(gauge, params, basis="paths")       # where the group
 """
 
 from gsgd_jax.tracing.find import find_gauge
-from gsgd_jax.tracing.found import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.interpreter import Approximation, Pin
+from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
 
 __all__ = ["find_gauge", "FoundGauge", "RescalingGroup", "Pin", "Approximation"]

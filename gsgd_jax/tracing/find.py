@@ -1,6 +1,6 @@
 """Finding the rescaling group of any model by tracing it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +9,16 @@ import optax
 from jax.interpreters import partial_eval
 
 from gsgd_jax.gauge import leaf_names
-from gsgd_jax.tracing import contractions, control, elementwise, layout
-from gsgd_jax.tracing.found import FoundGauge, RescalingGroup
-from gsgd_jax.tracing.graph import choose_nodes, edges, exponents, fill_ground, one_sided
-from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real, source
-from gsgd_jax.tracing.partition import Partition, axis_partitions
-from gsgd_jax.tracing.scales import Value
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.stacks import Layout, fresh, single
+from gsgd_jax.tracing.algebra.tables import free_rows
+from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground, node_exponents, one_sided
+from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
+from gsgd_jax.tracing.partition import layouts
+from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
+from gsgd_jax.tracing.rules import RULES
+from gsgd_jax.tracing.source import source
 
-_RULES = elementwise.RULES | layout.RULES | contractions.RULES | control.RULES
 _SMALL = 2**12
 
 
@@ -42,6 +44,16 @@ def find_gauge(
     Only scalings by the channel are looked for: a matrix product of two kernels without activation
     in between allows more, of which the scalings are found. Of a model that returns its new running
     averages these are outputs too, and pin: trace the function that training differentiates.
+
+    Layers run by `jax.lax.scan` (flax's `nn.scan`, a stack of blocks) have scales of their own, as
+    the same layers have in a Python loop: parameters that are scanned over, up to 128 layers, are
+    followed layer by layer, and so are stacks that a function takes apart by index. In longer scans
+    layers share their scales, and a pin says so. Steps in time share theirs in any case.
+
+    Rows of an embedding that are looked up by indices have one scale in common, as far as tokens
+    meet: in a sum with positions, in a residual stream. Where a norm takes every token's scale away
+    before, each row has a scale of its own, whatever the indices. To see it the example needs two
+    tokens or more along each axis of the indices, and no more than 4096 in all.
 
     A scale that normalisation takes away (BatchNorm, LayerNorm, RMSNorm, GroupNorm, weights divided
     by their norm: recognised by what is computed, whoever wrote it) is a node that no edge leaves,
@@ -85,81 +97,125 @@ def find_gauge(
         True
     """
     closed = jax.make_jaxpr(apply_fn)(params, *example_inputs)
+    names, shapes = leaf_names(params), [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
+    trace, leaves, layout_of = _interpret(closed, shapes, absorbing)
+    if any(leaf is not None for leaf in leaves):
+        rows = _with_free_rows(trace, leaves)
+        choose_nodes(trace.system, _candidates(trace, leaves, rows), leaves)
+    return _result(_Traced(trace, leaves, layout_of, names, shapes), absorbing)
+
+
+def _interpret(
+    closed: Any, shapes: Sequence[tuple[int, ...]], soften: bool
+) -> tuple[Trace, list[Value | None], list[Layout]]:
+    """Walks through the model: its equations, the leaves' scales, and where these may vary."""
     live = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     jaxpr, used_inputs = live[0], live[1]
-    shapes = [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
-    trace = Trace(_RULES, soften=absorbing)
+    trace = Trace(RULES, soften=soften)
     leaves: list[Value | None] = [None] * len(shapes)
-    partitions: list[Partition] = [()] * len(shapes)
-    for i, groups in zip(used, axis_partitions(jaxpr, len(used)), strict=True):
+    layout_of = [Layout((), ())] * len(shapes)
+    for i, layout in zip(used, layouts(jaxpr, len(used)), strict=True):
         if is_real(closed.jaxpr.invars[i].aval) and 0 not in shapes[i]:
-            partitions[i] = groups
-            leaves[i] = trace.scales.fresh(shapes[i], groups)
-    given = [leaves[i] or Value(shapes[i]) for i in used]
+            layout_of[i] = layout
+            leaf = fresh(trace.scales, shapes[i], layout)
+            leaves[i] = leaf if leaf.layers else leaf._replace(table=i)
+    inputs = [leaves[i] or Value(shapes[i]) for i in used]
     for var in jaxpr.invars[len(used) :]:
-        given.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
-    outputs = trace.settle(trace.run(jaxpr, closed.consts, given))
-    for output in outputs:
+        inputs.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
+    for output in trace.settle(trace.run(jaxpr, closed.consts, inputs)):
+        trace.tables.tie(output)
         trace.scales.ground(output)
-    if any(leaf is not None for leaf in leaves):
-        # Channels before the factors by which a norm divides them.
-        seen = sorted(trace.seen, key=lambda value: value.size or value.derived)
-        small = [v for v in leaves if v is not None and np.prod(v.shape) <= _SMALL]
-        apart: dict[tuple, Value] = {}
-        for value in (*seen, *small):
-            apart.setdefault(_content(value), value)
-        channels = [trace.scales.entries(value) for value in apart.values()]
-        choose_nodes(trace.system, [c for c in channels if c is not None], leaves)
-    return _found(_Traced(trace, leaves, partitions, leaf_names(params), shapes), absorbing)
+    return trace, leaves, layout_of
 
 
-def _content(value: Value) -> tuple:
-    return value.overall, tuple((table.shape, table.tobytes()) for _, table in value.blocks)
+def _with_free_rows(trace: Trace, leaves: list[Value | None]) -> list[Value]:
+    """Gives rows of tables scales of their own where nothing forbids it, and returns these."""
+    scales = []
+    tables = trace.tables.settle(leaves)
+    divisors, softened = tuple(trace.divisors), tuple(trace.softened)
+    for number, alone in tables.items():
+        leaf = leaves[number]
+        assert leaf is not None
+        rows = free_rows(trace.scales, leaf, alone, divisors, softened)
+        leaves[number] = rows.leaf
+        scales.append(rows.scales)
+        # Rows are absorbed, and approximate, where what moves with them is.
+        trace.divisors += [rows.scales] * rows.divides
+        trace.softened += [(rows.scales, epsilon) for epsilon in rows.softened]
+    return scales
+
+
+def _candidates(
+    trace: Trace, leaves: Sequence[Value | None], rows: Sequence[Value]
+) -> list[np.ndarray]:
+    """Form numbers of what may become a node, in the order of the model."""
+    # Channels before the factors by which a norm divides them.
+    channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
+    parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
+    small = [part for part in parts if np.prod(part.shape) <= _SMALL]
+    # Many values of a layer have the same scales; some only since equations were solved.
+    distinct = _distinct((*channels, *rows, *small))
+    distinct = _distinct([trace.scales.simplified(value) for value in distinct])
+    candidates = [trace.scales.entries(value) for value in distinct]
+    return [numbers for numbers in candidates if numbers is not None]
+
+
+def _distinct(values: Sequence[Value]) -> list[Value]:
+    """Values of different scales, the first of equals, in the same order."""
+    first: dict[tuple, Value] = {}
+    for value in values:
+        tables = tuple((table.shape, table.tobytes()) for _, table in value.blocks)
+        first.setdefault((value.overall, tables), value)
+    return list(first.values())
 
 
 class _Traced(NamedTuple):
     trace: Trace
     leaves: list[Value | None]
-    partitions: list[Partition]
+    layouts: list[Layout]
     names: list[str]
     shapes: list[tuple[int, ...]]
 
 
-def _found(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
+def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
     """Nodes, and edges if there are any, from the solved equations."""
     trace = traced.trace
-    factors, basis = exponents(trace.system, traced.leaves)
+    factors, basis = node_exponents(trace.system, traced.leaves)
     normalised = _variables(trace, trace.divisors) if absorbing else set()
-    sinks = one_sided(factors, len(basis)).tolist()
+    sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
     lost = [basis[node] for node in sinks if basis[node] not in normalised]
     pins = trace.pins
     if lost:  # an edge needs two ends; such scales reach no output
         trace.system.drop(lost)
         pins = (*pins, Pin("want of an outlet", "scales the outputs never see", len(lost)))
-        factors, basis = exponents(trace.system, traced.leaves)
+        factors, basis = node_exponents(trace.system, traced.leaves)
+        sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
     place = {variable: node for node, variable in enumerate(basis)}
-    sinks = one_sided(factors, len(basis)).tolist()
     absorbed = tuple(node for node in sinks if basis[node] in normalised)
     approximations = _approximations(trace, place)
     approximate = tuple(sorted({node for nodes in approximations.values() for node in nodes}))
     notes = tuple(Approximation(*where, len(nodes)) for where, nodes in approximations.items())
-    ends = [edges(leaf, shape) for leaf, shape in zip(factors, traced.shapes, strict=True)]
-    tangled = [name for name, end in zip(traced.names, ends, strict=True) if end is None]
+    ends, obstacle = [], None
+    for name, leaf, shape in zip(traced.names, factors, traced.shapes, strict=True):
+        ends.append(edges(leaf, shape))
+        if ends[-1] is None:
+            obstacle = name
+            break
     fields = (tuple(traced.names), tuple(traced.shapes))
-    if not (tangled or absorbed or approximate):
+    if obstacle is None and not (absorbed or approximate):
         return _gauge(traced, [end for end in ends if end is not None], len(basis), pins)
     gauge = None
     if absorbed or approximate:
         trace.system.drop([basis[node] for node in {*absorbed, *approximate}])
-        exact = _found(traced, False)
+        exact = _result(traced, False)
         gauge = exact if isinstance(exact, FoundGauge) else None
     return RescalingGroup(
         *fields,
         tuple(factors),
         len(basis),
         pins,
-        tangled[0] if tangled else None,
+        obstacle,
         absorbing=absorbed,
         approximate=approximate,
         approximations=notes,
@@ -172,25 +228,24 @@ def _gauge(
 ) -> FoundGauge:
     names, shapes = tuple(traced.names), tuple(traced.shapes)
     tails, heads = [end[0] for end in ends], [end[1] for end in ends]
-    filled = list(map(fill_ground, tails, heads, shapes, traced.partitions))
+    groups = [layout.groups for layout in traced.layouts]
+    filled = list(map(fill_ground, tails, heads, shapes, groups))
     tails, heads = zip(*filled, strict=True) if filled else ((), ())
     return FoundGauge(names, shapes, tails, heads, count, pins)
 
 
 def _variables(trace: Trace, values: Iterable[Value]) -> set[int]:
     """The variables in which the scales of some values are expressed."""
-    tables = [np.append(table, value.overall) for value in values for _, table in value.blocks]
-    single = [value.overall for value in values if not value.blocks]
-    numbers = np.unique(np.concatenate([np.array(single, np.int64), *map(np.ravel, tables)]))
-    return {variable for number in numbers.tolist() for variable in trace.system.form(number)}
+    numbers = {number for value in values for number in value.numbers()}
+    return {variable for number in numbers for variable in trace.system.form(number)}
 
 
 def _approximations(trace: Trace, place: dict[int, int]) -> dict[tuple[str, str, float], set[int]]:
     """By epsilon the nodes that move what it was added to."""
-    found: dict[tuple[str, str, float], set[int]] = {}
+    nodes_by_epsilon: dict[tuple[str, str, float], set[int]] = {}
     for value, epsilon in trace.softened:
         nodes = {place[v] for v in _variables(trace, [value]) if v in place}
         if nodes:
             where = epsilon.equation.primitive.name, source(epsilon.equation), epsilon.amount
-            found.setdefault(where, set()).update(nodes)
-    return found
+            nodes_by_epsilon.setdefault(where, set()).update(nodes)
+    return nodes_by_epsilon

@@ -3,47 +3,24 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax.gauge import GROUND
-from gsgd_jax.tracing.partition import Partition
-from gsgd_jax.tracing.scales import Value
-from gsgd_jax.tracing.solver import Form, System
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.solver import Form, System
+from gsgd_jax.tracing.algebra.stacks import Partition, single
+from gsgd_jax.tracing.exponents import (
+    Exponents,
+    combined,
+    disjoint,
+    separated,
+    shared_axis,
+    stacked,
+    unstacked,
+)
 
 _LARGEST_LEAF = 2**16
-
-
-class Exponents(NamedTuple):
-    """The factor of a leaf's entries: that of the first times those of blocks of axes."""
-
-    overall: Form  # node -> exponent
-    blocks: tuple[tuple[tuple[int, ...], list[Form]], ...]  # axes, exponents in row-major order
-
-
-def log_factors(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax.Array:
-    """The logarithm of every entry's factor, Σ_h k_eh log c_h.
-
-    Args:
-        leaf: the exponents of its entries.
-        shape: of the leaf.
-        logs: log c, [num_nodes].
-
-    Returns:
-        A shape that broadcasts to the leaf's.
-    """
-    total = jnp.zeros((1,) * len(shape), logs.dtype)
-    for axes, table in [((), [leaf.overall]), *leaf.blocks]:
-        places = [i for i, form in enumerate(table) for _ in form]
-        nodes = [node for form in table for node in form]
-        powers = jnp.array([float(c) for form in table for c in form.values()], logs.dtype)
-        moved = powers * logs[jnp.array(nodes, jnp.int32)]
-        sums = jnp.zeros(len(table), logs.dtype).at[jnp.array(places, jnp.int32)].add(moved)
-        total = total + sums.reshape([n if a in axes else 1 for a, n in enumerate(shape)])
-    return total
 
 
 def choose_nodes(
@@ -56,12 +33,14 @@ def choose_nodes(
         candidates: form numbers of hidden channels, in the order of the model.
         leaves: of the parameters; None outside the group.
     """
-    own = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
-    spanned = {v for n in np.unique(np.concatenate(own)).tolist() for v in system.form(n)}
+    parameters = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
+    forms = [system.form(n) for n in np.unique(np.concatenate(parameters)).tolist()]
+    spanned = {v for form in forms for v in form}
+    single_variables = {v for form in forms if len(form) == 1 for v in form}
     # Channels are a basis only if the parameters' scales span all that there is.
-    complete = system.rank(own) == len(spanned)
+    complete = single_variables == spanned or system.rank(parameters) == len(spanned)
     tried = set()
-    for numbers in [*(candidates if complete else []), *own]:
+    for numbers in [*(candidates if complete else []), *parameters]:
         for number in dict.fromkeys(numbers.ravel().tolist()):
             if number in tried:
                 continue
@@ -70,31 +49,42 @@ def choose_nodes(
                 system.adopt(number)
 
 
-def exponents(system: System, leaves: Sequence[Value | None]) -> tuple[list[Exponents], list[int]]:
+def node_exponents(
+    system: System, leaves: Sequence[Value | None]
+) -> tuple[list[Exponents], list[int]]:
     """The leaves' factors by node, nodes numbered 0, 1, ..., and the nodes' variables.
 
     Args:
         system: of equations, with a basis.
         leaves: of the parameters; None outside the group.
     """
-    raw = []
-    for leaf in leaves:
-        overall = {} if leaf is None else system.form(leaf.overall)
-        blocks = () if leaf is None else leaf.blocks
-        tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in blocks)
-        raw.append(Exponents(overall, tuple((a, t) for a, t in tables if any(t))))
-    met = {v for leaf in raw for form in _forms(leaf) for v in form}
-    basis = sorted(met, reverse=True)
+    raw = [Exponents({}, ()) if leaf is None else _forms_of(system, leaf) for leaf in leaves]
+    variables = {v for leaf in raw for form in _forms(leaf) for v in form}
+    basis = sorted(variables, reverse=True)
     place = {v: node for node, v in enumerate(basis)}
 
-    def renamed(form: Form) -> Form:
-        return {place[v]: c for v, c in form.items()}
+    shared: dict[tuple, Form] = {}  # forms that recur are kept once
 
-    found = [
+    def renamed(form: Form) -> Form:
+        named = {place[v]: c for v, c in form.items()}
+        return shared.setdefault(tuple(named.items()), named)
+
+    factors = [
         Exponents(renamed(x.overall), tuple((a, list(map(renamed, t))) for a, t in x.blocks))
         for x in raw
     ]
-    return found, basis
+    return factors, basis
+
+
+def _forms_of(system: System, leaf: Value) -> Exponents:
+    """The factors of a leaf in the system's variables."""
+    if leaf.layers:
+        layers = [_forms_of(system, layer) for layer in leaf.layers]
+        return stacked(layers, leaf.layers[0].shape, leaf.along)
+    tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in leaf.blocks)
+    return separated(
+        Exponents(system.form(leaf.overall), tuple((a, t) for a, t in tables if any(t)))
+    )
 
 
 def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -107,21 +97,31 @@ def edges(leaf: Exponents, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
     Returns:
         Node numbers of shapes that broadcast to the leaf's.
     """
+    along = shared_axis(leaf)
+    if along is not None:
+        layers = [edges(*layer) for layer in unstacked(leaf, shape, along)]
+        sides = [[end[side] for end in layers if end is not None] for side in (0, 1)]
+        if len(sides[0]) < len(layers):
+            return None
+        tails, heads = (np.stack(np.broadcast_arrays(*side), axis=along) for side in sides)
+        return tails, heads
     if len(leaf.blocks) > 1:
-        found = _separate_edges(leaf, shape)
-        if found is not None:
-            return found
+        separate = _separate_edges(leaf, shape)
+        if separate is not None:
+            return separate
     axes = tuple(itertools.chain.from_iterable(axes for axes, _ in leaf.blocks))
     if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_LEAF and len(leaf.blocks) > 1:
         return None
     ends = []
     for terms in itertools.product(*(table for _, table in leaf.blocks)):
-        end = _ends(_sum(leaf.overall, *terms))
+        end = _ends(combined(leaf.overall, *terms))
         if end is None:
             return None
         ends.append(end)
     dims, order = [shape[a] for a in axes], np.argsort(axes).astype(int)
     full = [n if a in axes else 1 for a, n in enumerate(shape)]
+    # Tables come in the order of the blocks: laid out over (axes of block 1, of block 2, ...), then
+    # brought into the order of the leaf's axes.
     tails, heads = (
         np.array(side).reshape(dims).transpose(order).reshape(full)
         for side in zip(*ends, strict=True)
@@ -143,17 +143,17 @@ def fill_ground(
         partition: its groups of axes; of two, the inputs come first.
     """
     ends = [_along_few_axes(tails), _along_few_axes(heads)]
-    for own, other in ((0, 1), (1, 0)):
-        if (ends[own] == GROUND).all() and not (ends[other] == GROUND).all():
+    for side, other in ((0, 1), (1, 0)):
+        if (ends[side] == GROUND).all() and not (ends[other] == GROUND).all():
             varying = {a for a, n in enumerate(ends[other].shape) if n > 1}
             if varying:
                 groups = [group for group in partition if not varying & set(group)]
             else:  # a layer of one unit varies along no axis
-                groups = [partition[own]] if len(partition) == 2 else []
+                groups = [partition[side]] if len(partition) == 2 else []
             if groups:
                 axes = set(itertools.chain.from_iterable(groups))
                 dims = [n if a in axes else 1 for a, n in enumerate(shape)]
-                ends[own] = np.full(dims, GROUND)
+                ends[side] = np.full(dims, GROUND)
     return ends[0], ends[1]
 
 
@@ -165,28 +165,42 @@ def _along_few_axes(ids: np.ndarray) -> np.ndarray:
     return ids
 
 
-def one_sided(leaves: Sequence[Exponents], count: int) -> np.ndarray:
+def one_sided(
+    leaves: Sequence[Exponents], shapes: Sequence[tuple[int, ...]], count: int
+) -> np.ndarray:
     """Nodes that no entry enters or none leaves: nothing makes up for their scale.
 
     Args:
         leaves: their factors.
+        shapes: of the leaves.
         count: of nodes.
 
     Returns:
         Their numbers, ascending.
     """
     entered, left = np.zeros(count, bool), np.zeros(count, bool)
-    for leaf in leaves:
+    apart = (layer for leaf, shape in zip(leaves, shapes, strict=True)
+             for layer, _ in disjoint(leaf, shape))  # fmt: skip
+    for leaf in apart:
+        # Blocks vary independently, so the largest exponent of a leaf is the sum of the largest of
+        # its parts; a form that lacks the node counts as exponent 0.
         least, most = dict(leaf.overall), dict(leaf.overall)
         for _, table in leaf.blocks:
-            ranges: dict[int, list[int | Fraction]] = {}
+            lows: dict[int, int | Fraction] = {}
+            highs: dict[int, int | Fraction] = {}
+            occurrences: dict[int, int] = {}
             for form in table:
                 for node, c in form.items():
-                    ranges.setdefault(node, []).append(c)
-            for node, met in ranges.items():
-                others = () if len(met) == len(table) else (0,)
-                least[node] = least.get(node, 0) + min(*met, *others, met[0])
-                most[node] = most.get(node, 0) + max(*met, *others, met[0])
+                    occurrences[node] = occurrences.get(node, 0) + 1
+                    if c < lows.get(node, c + 1):
+                        lows[node] = c
+                    if c > highs.get(node, c - 1):
+                        highs[node] = c
+            for node, count_of_node in occurrences.items():
+                everywhere = count_of_node == len(table)
+                low, high = lows[node], highs[node]
+                least[node] = least.get(node, 0) + (low if everywhere else min(low, 0))
+                most[node] = most.get(node, 0) + (high if everywhere else max(high, 0))
         entered[[node for node, c in most.items() if c > 0]] = True
         left[[node for node, c in least.items() if c < 0]] = True
     return np.flatnonzero(~(entered & left))
@@ -200,10 +214,10 @@ def _separate_edges(
         return None
     for into, out_of in (leaf.blocks, leaf.blocks[::-1]):
         for first_head, first_tail in itertools.product(_bases(leaf, 1), _bases(leaf, -1)):
-            if _sum(_unit(first_head), _unit(first_tail, -1)) != leaf.overall:
+            if combined(_unit(first_head), _unit(first_tail, -1)) != leaf.overall:
                 continue
-            heads = [_node(_sum(_unit(first_head), form)) for form in into[1]]
-            tails = [_node(_sum(_unit(first_tail), form, sign=-1)) for form in out_of[1]]
+            heads = [_node(combined(_unit(first_head), form)) for form in into[1]]
+            tails = [_node(combined(_unit(first_tail), form, sign=-1)) for form in out_of[1]]
             if None not in heads and None not in tails:
                 return _laid_out(tails, out_of[0], shape), _laid_out(heads, into[0], shape)
     return None
@@ -242,14 +256,6 @@ def _ends(form: Form) -> tuple[int, int] | None:
     return None if tail is None or head is None else (tail, head)
 
 
-def _sum(first: Form, *others: Form, sign: int = 1) -> Form:
-    total = dict(first)
-    for form in others:
-        for v, c in form.items():
-            total[v] = total.get(v, 0) + sign * c
-    return {v: c for v, c in total.items() if c}
-
-
 def _forms(leaf: Exponents) -> Iterator[Form]:
     yield leaf.overall
     for _, table in leaf.blocks:
@@ -257,4 +263,8 @@ def _forms(leaf: Exponents) -> Iterator[Form]:
 
 
 def _numbers(leaf: Value) -> list[np.ndarray]:
-    return [np.array([leaf.overall], np.int64), *(table.ravel() for _, table in leaf.blocks)]
+    return [
+        numbers
+        for part in single(leaf)
+        for numbers in (np.array([part.overall], np.int64), *(t.ravel() for _, t in part.blocks))
+    ]

@@ -1,8 +1,6 @@
 """Walks a jaxpr with symbolic log-scales in place of arrays."""
 
-import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,72 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from gsgd_jax.tracing.scales import Epsilon, Scales, Value
-from gsgd_jax.tracing.solver import System
+from gsgd_jax.tracing.algebra.scales import Epsilon, Scales, Value
+from gsgd_jax.tracing.algebra.solver import System
+from gsgd_jax.tracing.algebra.tables import Tables
+from gsgd_jax.tracing.calls import CALLS
+from gsgd_jax.tracing.normalisation import all_sizes, divisor, makes_size
+from gsgd_jax.tracing.source import source
 
 Rule = Callable[["Trace", Any, list[Value]], list[Value]]
 """(trace, equation, values of its inputs) -> values of its outputs."""
 
-_FOLDED = frozenset(
-    (
-        "add",
-        "sub",
-        "mul",
-        "neg",
-        "max",
-        "min",
-        "rem",
-        "div",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "eq",
-        "ne",
-        "and",
-        "or",
-        "not",
-        "select_n",
-        "iota",
-        "reshape",
-        "squeeze",
-        "expand_dims",
-        "broadcast_in_dim",
-        "convert_element_type",
-        "concatenate",
-        "slice",
-    )
-)
+_FOLDED = frozenset({
+    "add", "sub", "mul", "neg", "max", "min", "rem", "div", "lt", "le", "gt", "ge", "eq", "ne",
+    "and", "or", "not", "select_n", "iota", "reshape", "squeeze", "expand_dims",
+    "broadcast_in_dim", "convert_element_type", "concatenate", "slice",
+})  # fmt: skip
+"""Primitives that are computed where all of their inputs are known."""
 _LARGEST_KNOWN = 2**16
-CALLS = frozenset(
-    (
-        "jit",
-        "pjit",
-        "closed_call",
-        "core_call",
-        "checkpoint",
-        "remat",
-        "remat2",
-        "custom_jvp_call",
-        "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
-    )
-)
-"""Primitives that hand their inputs, one by one, to a jaxpr within."""
-_MOVES = frozenset(
-    (
-        "broadcast_in_dim",
-        "reshape",
-        "squeeze",
-        "expand_dims",
-        "transpose",
-        "convert_element_type",
-        "copy",
-        "stop_gradient",
-        "sqrt",
-    )
-)
+_MOVES = frozenset({
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "convert_element_type",
+    "copy", "stop_gradient", "sqrt",
+})  # fmt: skip
 """What a variance with its epsilon may go through on the way to where it divides."""
+
+
+_HAND_ON = CALLS | {"scan", "while", "cond", "gather"}
+"""Primitives that hand a table on, or look it up."""
 
 
 class Pin(NamedTuple):
@@ -109,10 +67,12 @@ class Trace:
     def __init__(self, rules: dict[str, Rule], *, soften: bool = True):
         self.system = System()
         self.scales = Scales(self.system)
-        self.seen: list[Value] = []  # values that depend on the inputs, in order
+        self.intermediates: list[Value] = []  # values that depend on the inputs, in order
         self.divisors: list[Value] = []  # what normalises: sizes by which something is divided
         self.softened: list[tuple[Value, Epsilon]] = []  # those to which an epsilon was added
         self.soften = soften
+        self.tables = Tables(self.scales)
+        self.alike = False  # whether what is walked through stands for many steps at once
         self._rules = rules
         self._pins: dict[tuple[str, str], int] = {}
 
@@ -139,12 +99,16 @@ class Trace:
             return constant(atom.val) if isinstance(atom, core.Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
-            given = [read(atom) for atom in eqn.invars]
-            made = self._apply(eqn, given)
-            data = any(value.data for value in given)
-            size = _makes_size(eqn) or _all_sizes(given)
-            derived = all(v.size or v.derived for v in given if v.data)
-            for var, value in zip(eqn.outvars, made, strict=True):
+            operands = [read(atom) for atom in eqn.invars]
+            results = self._apply(eqn, operands)
+            if eqn.primitive.name not in _HAND_ON:
+                for value in operands:
+                    if all(value.table != result.table for result in results):
+                        self.tables.tie(value)
+            data = any(value.data for value in operands)
+            size = makes_size(eqn) or all_sizes(operands)
+            derived = all(v.size or v.derived for v in operands if v.data)
+            for var, value in zip(eqn.outvars, results, strict=True):
                 if not is_inexact(var.aval):
                     value = Value(tuple(getattr(var.aval, "shape", ())), known=value.known)
                 value = value._replace(
@@ -154,7 +118,7 @@ class Trace:
                 )
                 env[var] = value
                 if value.data and not value.absorbing:
-                    self.seen.append(value)
+                    self.intermediates.append(value)
         return [read(atom) for atom in jaxpr.outvars]
 
     def pin(self, eqn: Any, value: Value) -> None:
@@ -210,25 +174,27 @@ class Trace:
             size = int(np.prod(outs[0].shape, dtype=np.int64))
             if size <= (1 if is_inexact(outs[0]) else _LARGEST_KNOWN):
                 with jax.ensure_compile_time_eval():
-                    given = [
+                    arrays = [
                         jnp.asarray(value.known, atom.aval.dtype)
                         for value, atom in zip(values, eqn.invars, strict=True)
                     ]
-                    return [constant(eqn.primitive.bind(*given, **eqn.params))]
+                    return [constant(eqn.primitive.bind(*arrays, **eqn.params))]
         if name not in self._rules:
             return self.give_up(eqn, self.settle(values))
-        if name in CALLS:
+        if name in CALLS or name == "scan":
             return self._rules[name](self, eqn, values)
-        divisor = _divisor(eqn, values)
-        if divisor is None and name in _MOVES:
+        divided_by = divisor(eqn, values)
+        if divided_by is None and name in _MOVES:
             (moved,) = self._rules[name](self, eqn, [values[0]._replace(soft=None), *values[1:]])
             return [moved._replace(soft=values[0].soft)]
-        if divisor is not None:
-            if divisor.size:
-                self.divisors.append(divisor)
-            if divisor.soft is not None:
-                self.softened.append((divisor, divisor.soft))
-            values = [v._replace(soft=None) if v is divisor else v for v in values]
+        if divided_by is not None:
+            # (x^2 + epsilon)^-1/2 scales as 1/x where epsilon is nothing beside x^2: here, and
+            # only here, the epsilon added before is forgiven.
+            if divided_by.size:
+                self.divisors.append(divided_by)
+            if divided_by.soft is not None:
+                self.softened.append((divided_by, divided_by.soft))
+            values = [v._replace(soft=None) if v is divided_by else v for v in values]
         return self._rules[name](self, eqn, self.settle(values))
 
 
@@ -248,38 +214,6 @@ def constant(array: Any) -> Value:
     return Value(shape, absorbing=absorbing, known=known)
 
 
-def _makes_size(eqn: Any) -> bool:
-    """Whether an equation squares something, or takes its absolute value."""
-    name = eqn.primitive.name
-    if name == "mul":
-        return eqn.invars[0] is eqn.invars[1]
-    if name == "dot_general" and eqn.invars[0] is eqn.invars[1]:
-        (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
-        rank = len(eqn.invars[0].aval.shape)  # every entry must meet itself
-        return (left, left_batch) == (right, right_batch) and rank == len(left) + len(left_batch)
-    return name in ("square", "abs") or (name == "integer_pow" and eqn.params["y"] == 2)
-
-
-def _all_sizes(values: Sequence[Value]) -> bool:
-    made = [value for value in values if value.known is None]
-    return bool(made) and all(value.size for value in made)
-
-
-def _divisor(eqn: Any, values: Sequence[Value]) -> Value | None:
-    """Which of its inputs an equation divides by."""
-    name = eqn.primitive.name
-    if name == "div":
-        return values[1]
-    if name == "rsqrt":
-        return values[0]
-    if name == "integer_pow" and eqn.params["y"] < 0:
-        return values[0]
-    if name == "pow":
-        exponent = values[1].known
-        return values[0] if exponent is not None and np.all(exponent < 0) else None
-    return None
-
-
 def is_inexact(aval: Any) -> bool:
     """Whether values of this type can be scaled.
 
@@ -297,24 +231,3 @@ def is_real(aval: Any) -> bool:
         aval: an abstract value.
     """
     return is_inexact(aval) and bool(jnp.issubdtype(aval.dtype, jnp.floating))
-
-
-def source(eqn: Any) -> str:
-    """The innermost line outside of installed packages, else the innermost outside of JAX.
-
-    Args:
-        eqn: the equation of which it tells where it was written.
-    """
-    traceback = eqn.source_info.traceback
-    frames = [] if traceback is None else traceback.frames
-    ours, libraries = Path(__file__).resolve().parents[1], Path(jax.__file__).parents[1]
-    outside = [f for f in frames if not _is_below(f.file_name, ours)]
-    users = [f for f in outside if not _is_below(f.file_name, libraries)]
-    others = [f for f in outside if not _is_below(f.file_name, Path(jax.__file__).parent)]
-    for frame in itertools.islice(itertools.chain(users, others), 1):
-        return f"{Path(frame.file_name).name}:{frame.line_num} ({frame.function_name})"
-    return "unknown source"
-
-
-def _is_below(file: str, folder: Path) -> bool:
-    return file.startswith(f"{folder}/") or file.startswith("<frozen")

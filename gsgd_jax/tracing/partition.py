@@ -1,89 +1,154 @@
 """Which axes of a parameter may scale jointly, judged by what the model does with it first."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend import core
 
-from gsgd_jax.tracing.control import called, scan_arguments
-from gsgd_jax.tracing.interpreter import CALLS
-
-Partition = tuple[tuple[int, ...], ...]
-"""Disjoint groups of axes; the scale of an entry is a product over groups. Others are constant."""
+from gsgd_jax.tracing.algebra.stacks import Layout, Partition
+from gsgd_jax.tracing.calls import CALLS, called, in_layers, scan_arguments
 
 _SMALL = 2**14
 
 
-def axis_partitions(jaxpr: Any, count: int) -> list[Partition]:
-    """A partition for each of the first inputs of a model.
+def layouts(jaxpr: Any, count: int) -> list[Layout]:
+    """A layout for each of the first inputs of a model.
 
     It only says where scales are looked for: too coarse costs time, too fine finds too little, and
     neither can find a scaling that is none. A kernel of a matrix product splits into the axes that
     are summed over and the others, that of a convolution into input and output channels, which vary
-    jointly if it is grouped. What is used otherwise varies freely if it is small, else by axis.
+    jointly if it is grouped. What is used otherwise varies freely if it is small, else by axis. An
+    axis that is scanned over, or taken apart by index, is one of layers.
 
     Args:
         jaxpr: of the model.
         count: of inputs that are parameters.
     """
-    found: dict[int, Partition] = {}
     tracked = {
-        var: (leaf, tuple(range(len(var.aval.shape))))
+        var: _Place(leaf, tuple(range(len(var.aval.shape))), ())
         for leaf, var in enumerate(jaxpr.invars[:count])
     }
-    _walk(jaxpr, tracked, found)
-    partitions = []
+    uses = _Uses({}, {}, set(jaxpr.invars[count:]))
+    _walk(jaxpr, tracked, uses)
+    result = []
     for leaf, var in enumerate(jaxpr.invars[:count]):
-        shape = var.aval.shape
-        small = np.prod(shape, dtype=np.int64) <= _SMALL
-        free = (tuple(range(len(shape))),) if small else tuple((a,) for a in range(len(shape)))
-        groups = found.get(leaf, free)
-        partitions.append(tuple(tuple(sorted(group)) for group in groups if group))
-    return partitions
+        shape, stacked = var.aval.shape, uses.stacked.get(leaf, ())
+        groups = uses.groups.get(leaf)
+        if groups is not None and set(stacked) & {a for group in groups for a in group}:
+            stacked = ()  # used as a whole before
+        rest = tuple(a for a in range(len(shape)) if a not in stacked)
+        if groups is None:
+            small = np.prod([shape[a] for a in rest], dtype=np.int64) <= _SMALL
+            groups = (rest,) if small else tuple((a,) for a in rest)
+        result.append(Layout(stacked, tuple(tuple(sorted(group)) for group in groups if group)))
+    return result
 
 
-_Tracked = dict[Any, tuple[int, tuple[int, ...]]]
-"""Variable -> the parameter that it is, and which axis of it each of its axes is."""
+class _Place(NamedTuple):
+    """What a variable is of a parameter."""
+
+    leaf: int
+    axes: tuple[int, ...]  # which axis of the parameter each of its own is
+    stacked: tuple[int, ...]  # axes of the parameter of which it is one entry
 
 
-def _walk(jaxpr: Any, tracked: _Tracked, found: dict[int, Partition]) -> None:
+class _Uses(NamedTuple):
+    groups: dict[int, Partition]
+    stacked: dict[int, tuple[int, ...]]
+    data: set[Any]  # variables that depend on the inputs
+
+    def note(self, place: _Place) -> None:
+        """That one entry along some axes was met: layers within layers are longer."""
+        if len(place.stacked) > len(self.stacked.get(place.leaf, ())):
+            self.stacked[place.leaf] = place.stacked
+
+
+_Tracked = dict[Any, _Place]
+
+
+def _walk(jaxpr: Any, tracked: _Tracked, uses: _Uses) -> None:
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        met = [None if isinstance(v, core.Literal) else tracked.get(v) for v in eqn.invars]
-        if not any(met):
+        places = [None if isinstance(v, core.Literal) else tracked.get(v) for v in eqn.invars]
+        data = [not isinstance(v, core.Literal) and v in uses.data for v in eqn.invars]
+        if any(data):
+            uses.data.update(eqn.outvars)
+        if not any(places):
             continue
-        if name in ("convert_element_type", "copy", "stop_gradient", "reduce_precision"):
-            tracked[eqn.outvars[0]] = tracked[eqn.invars[0]]
-        elif name == "transpose":
-            leaf, axes = tracked[eqn.invars[0]]
-            order = eqn.params["permutation"]
-            tracked[eqn.outvars[0]] = (leaf, tuple(axes[a] for a in order))
-        elif name in CALLS:
+        if name in CALLS:
             inner, _ = called(eqn)
             if inner is not None:
-                _enter(inner, met, found)
+                _enter(inner, places, data, uses)
         elif name == "scan":
-            body = eqn.params["jaxpr"].jaxpr
-            split, carries = scan_arguments(eqn.params)
-            stacked = split + carries
-            steps = [None if m is None else (m[0], m[1][1:]) for m in met[stacked:]]
-            unknown = [None] * (stacked - split)
-            _enter(body, [*met[:split], *unknown, *steps], found)
+            _enter_scan(eqn, places, uses)
         elif name == "cond":
             for branch in eqn.params["branches"]:
-                _enter(branch.jaxpr, met[1:], found)
+                _enter(branch.jaxpr, places[1:], data[1:], uses)
         elif name in ("dot_general", "conv_general_dilated"):
-            for side, place in enumerate(met):
-                if place is not None and place[0] not in found:
-                    leaf, axes = place
-                    groups = _groups(eqn, side, len(axes))
-                    found[leaf] = tuple(tuple(axes[a] for a in group) for group in groups)
+            for side, place in enumerate(places):
+                if place is not None and place.leaf not in uses.groups:
+                    groups = _groups(eqn, side, len(place.axes))
+                    axes = tuple(tuple(place.axes[a] for a in group) for group in groups)
+                    uses.groups[place.leaf] = axes
+        elif name == "gather" and places[0] is not None and data[1]:
+            place = places[0]
+            indexed = eqn.params["dimension_numbers"].start_index_map
+            free = tuple(axis for a, axis in enumerate(place.axes) if a not in indexed)
+            uses.groups.setdefault(place.leaf, tuple((axis,) for axis in free))
+        elif name == "unstack" and places[0] is not None:
+            place, axis = places[0], eqn.params["axis"]
+            axes = place.axes[:axis] + place.axes[axis + 1 :]
+            entry = _Place(place.leaf, axes, (*place.stacked, place.axes[axis]))
+            tracked |= dict.fromkeys(eqn.outvars, entry)
+            uses.note(entry)
+        elif places[0] is not None:
+            moved = _moved(eqn, places[0])
+            if moved is not None:
+                tracked[eqn.outvars[0]] = moved
+                uses.note(moved)
 
 
-def _enter(inner: Any, met: Sequence[Any], found: dict[int, Partition]) -> None:
-    pairs = zip(inner.invars, met, strict=True)
-    _walk(inner, {var: place for var, place in pairs if place is not None}, found)
+def _moved(eqn: Any, place: _Place) -> _Place | None:
+    """Which part of the parameter comes out of an equation, if that is one."""
+    name, shape = eqn.primitive.name, eqn.invars[0].aval.shape
+    if name in ("convert_element_type", "copy", "stop_gradient", "reduce_precision"):
+        return place
+    if name in ("mul", "div") and eqn.outvars[0].aval.shape == shape:
+        return place if eqn.invars[1].aval.shape == () else None
+    if name == "transpose":
+        return place._replace(axes=tuple(place.axes[a] for a in eqn.params["permutation"]))
+    if name in ("slice", "dynamic_slice"):
+        cut = [n for n, m in zip(shape, eqn.outvars[0].aval.shape, strict=True) if n != m]
+        whole = eqn.params.get("strides") is None and len(cut) == 1 and in_layers(cut[0])
+        return place if whole and 1 in eqn.outvars[0].aval.shape else None
+    if name == "squeeze":
+        dims = eqn.params["dimensions"]
+        axes = tuple(axis for a, axis in enumerate(place.axes) if a not in dims)
+        return _Place(place.leaf, axes, (*place.stacked, *(place.axes[a] for a in dims)))
+    return None
+
+
+def _enter(inner: Any, places: Sequence[_Place | None], data: Sequence[bool], uses: _Uses) -> None:
+    uses.data.update(var for var, is_data in zip(inner.invars, data, strict=True) if is_data)
+    pairs = zip(inner.invars, places, strict=True)
+    _walk(inner, {var: place for var, place in pairs if place is not None}, uses)
+
+
+def _enter_scan(eqn: Any, places: Sequence[_Place | None], uses: _Uses) -> None:
+    """Into the body of a scan, with one entry of each of its sequences."""
+    split, carries = scan_arguments(eqn.params)
+    slices = []
+    for place in places[split + carries :]:
+        if place is None:
+            slices.append(None)
+            continue
+        layers = place.axes[:1] if in_layers(eqn.params["length"]) else ()
+        slices.append(_Place(place.leaf, place.axes[1:], (*place.stacked, *layers)))
+        uses.note(slices[-1])
+    places = [*places[:split], *[None] * carries, *slices]
+    data = [var in uses.data for var in eqn.invars if not isinstance(var, core.Literal)]
+    _enter(eqn.params["jaxpr"].jaxpr, places, [any(data)] * len(places), uses)
 
 
 def _groups(eqn: Any, side: int, rank: int) -> list[tuple[int, ...]]:

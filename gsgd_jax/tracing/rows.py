@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from gsgd_jax.tracing.found import RescalingGroup
-from gsgd_jax.tracing.solver import Form
+from gsgd_jax.tracing.algebra.solver import Form
+from gsgd_jax.tracing.result import RescalingGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,10 @@ def exponent_rows(group: RescalingGroup) -> Rows:
         for axes, table in tables:
             slots = _slots(table)
             inner = [n if axis in axes else 1 for axis, n in enumerate(shape)]
-            for found, values in zip(slots, (nodes, powers), strict=True):
-                wide = np.broadcast_to(
-                    found.reshape(*inner, found.shape[-1]), (*shape, found.shape[-1])
-                )
-                values.append(wide.reshape(int(np.prod(shape, dtype=np.int64)), found.shape[-1]))
+            for per_form, columns in zip(slots, (nodes, powers), strict=True):
+                width = per_form.shape[-1]
+                wide = np.broadcast_to(per_form.reshape(*inner, width), (*shape, width))
+                columns.append(wide.reshape(int(np.prod(shape, dtype=np.int64)), width))
         parts.append((np.concatenate(nodes, axis=-1), np.concatenate(powers, axis=-1)))
     width = max((nodes.shape[1] for nodes, _ in parts), default=0)
     nodes, powers = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gsgd_jax.tracing.graph import Exponents
+from gsgd_jax.tracing.exponents import Exponents, disjoint
 from gsgd_jax.tracing.interpreter import Pin
 
 _SHOWN = 12
@@ -31,10 +31,10 @@ def per_leaf(moved: Sequence[set[int]], counts: Sequence[int], sizes: Sequence[i
         counts: how many of its entries move.
         sizes: how many there are.
     """
-    ends, met = [], set()
+    ends, counted = [], set()
     for nodes, count, size in zip(moved, counts, sizes, strict=True):
-        new = len(nodes - met)
-        met |= nodes
+        new = len(nodes - counted)
+        counted |= nodes
         ends.append(f"{count} edges, {size - new} free")
     return ends
 
@@ -46,15 +46,22 @@ def num_moved(leaf: Exponents, shape: tuple[int, ...]) -> int:
         leaf: its factors.
         shape: its shape.
     """
+    return sum(_num_moved(*part) for part in disjoint(leaf, shape))
+
+
+def _num_moved(leaf: Exponents, shape: tuple[int, ...]) -> int:
+    """The same, of a leaf whose blocks share no axis."""
+    # An entry stands still if overall + sum of its parts = 0: for each combination of the shorter
+    # tables, count in the longest the forms that cancel it. Other axes repeat each combination.
     *shorter, longest = sorted([[{}], *(table for _, table in leaf.blocks)], key=len)
-    met = collections.Counter(frozenset(form.items()) for form in longest)
+    occurrences = collections.Counter(frozenset(form.items()) for form in longest)
     still, combinations = 0, len(longest) * int(np.prod([len(table) for table in shorter]))
     for forms in itertools.product(*shorter):
         opposite: dict[int, Any] = {}
         for form in (leaf.overall, *forms):
             for node, c in form.items():
                 opposite[node] = opposite.get(node, 0) - c
-        still += met[frozenset((node, c) for node, c in opposite.items() if c)]
+        still += occurrences[frozenset((node, c) for node, c in opposite.items() if c)]
     size = int(np.prod(shape, dtype=np.int64))
     return size - still * (size // combinations)
 

@@ -49,39 +49,6 @@ def test_agrees_with_the_null_space(x64, name):
         assert model.nodes == dimension
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.graph])
-def test_says_what_has_no_skeleton(x64, name):
-    model = MODELS[name]
-    found = find_gauge(model.apply, *model.draw(0))
-    assert found.obstacle in found.names
-    assert str(found).startswith(f"rescaling group: {model.nodes} nodes")
-    assert f"not a graph ({found.obstacle} moves" in str(found)
-    assert "no skeleton; `choose_section` gives it" in str(found)
-    with pytest.raises(ValueError, match="the tree must have leaves of shapes"):
-        found.rescale({"gate": jnp.ones((2, 2))}, jax.random.key(0))
-
-
-def test_acts_as_mlp_gauge(x64):
-    model = MODELS["mlp"]
-    params, x = model.draw(0)
-    found = find_gauge(model.apply, params, x)
-    named = mlp_gauge(params, layers=[("w1", "b1"), ("w2", "b2"), ("w3", "b3")])
-    scales = jnp.exp(jax.random.normal(jax.random.key(0), (11,)))
-    for ours, theirs in zip(
-        jax.tree.leaves(found.act(params, scales)),
-        jax.tree.leaves(named.act(params, scales)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    assert found.num_edges == named.num_edges
-    for rule in ("diagonal", "largest"):
-        ours, theirs = (
-            choose_skeleton(g, params, rule=rule, basis="paths") for g in (found, named)
-        )
-        np.testing.assert_array_equal(ours.in_edges, theirs.in_edges)
-        np.testing.assert_array_equal(ours.out_edges, theirs.out_edges)
-
-
 LAYERS = st.lists(
     st.tuples(st.sampled_from(["dense", "residual", "dense block", "leaky"]), st.integers(1, 4)),
     max_size=4,
@@ -221,18 +188,6 @@ def test_flax_attention_has_a_node_per_head_and_dimension():
     assert found.verify(model.apply, params, x) < 1e-4
 
 
-def test_summary_has_nodes_edges_and_free_dimensions_of_every_leaf(x64):
-    model = MODELS["flat_heads"]
-    lines = str(find_gauge(model.apply, *model.draw(0))).split("\n")[1:5]
-    # A node takes its dimension from the leaf that has it first: query-key ones from k.
-    assert [line.split("  ")[-1].strip() for line in lines] == [
-        "18 edges, 12 free",
-        "12 edges, 6 free",
-        "18 edges, 18 free",
-        "18 edges, 18 free",
-    ]
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Layer:
@@ -291,28 +246,6 @@ def test_functions_transformed_into_pure_ones(x64):
     gauge = find_gauge(apply, params, jax.random.key(0), x)
     assert gauge.num_nodes == 10
     assert gauge.verify(apply, params, jax.random.key(0), x, tolerance=1e-9) < 1e-9
-
-
-def test_pins_name_primitive_and_line():
-    def model(w, x):
-        return jnp.tanh(x @ w[0]) @ w[1] + jax.nn.relu(x @ w[2]) @ w[3]
-
-    w = [jnp.ones((2, 3)), jnp.ones((3, 2)), jnp.ones((2, 4)), jnp.ones((4, 2))]
-    gauge = find_gauge(model, w, jnp.ones((1, 2)))
-    assert gauge.num_nodes == 4
-    (pin,) = gauge.pins
-    assert (pin.primitive, pin.scales) == ("tanh", 3)
-    line = model.__code__.co_firstlineno + 1
-    assert pin.source == f"test_find.py:{line} ({model.__qualname__})"
-    assert f"pinned by tanh at {pin.source}: 3 scales" in str(gauge)
-
-
-def test_verify_says_by_how_much():
-    model = MODELS["mlp"]
-    params, x = jax.tree.map(lambda a: a.astype(jnp.float32), model.draw(0))
-    gauge = find_gauge(model.apply, params, x)
-    with pytest.raises(ValueError, match=r"moved them by \d.* of the largest"):
-        gauge.verify(lambda p, x: jnp.tanh(x @ p["w1"]), params, x)
 
 
 def test_parameters_that_reach_no_output_are_outside():

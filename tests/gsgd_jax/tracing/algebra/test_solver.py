@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsgd_jax.tracing.solver import ZERO, System
+from gsgd_jax.tracing.algebra.solver import ZERO, System
 
 WIDTH = 5
 rows = st.lists(st.lists(st.integers(-2, 2), min_size=WIDTH, max_size=WIDTH), max_size=7)
@@ -62,3 +62,26 @@ def test_a_basis_expresses_what_it_spans():
     system.drop([-2])
     assert system.form(x) == {-1: 1}
     assert all(v > 0 for v in system.form(z))
+
+
+def test_trials_take_no_part_in_the_count():
+    system = System()
+    x, y = system.fresh(2)
+    first, second = system.fresh(2, trial=True)
+    assert system.vanish(system.combine(x, first, -1)) == 1  # x = 0 once the trial is
+    assert system.vanish(system.combine(x, second, -1)) == 0  # first = second: says nothing then
+    assert system.vanish(second) == 0
+    assert not system.form(x)
+    assert system.form(y)
+
+
+def test_a_copy_goes_its_own_way():
+    system = System()
+    x, y = system.fresh(2)
+    (trial,) = system.fresh(1, trial=True)
+    system.vanish(system.combine(x, y, -1))
+    other = system.copy()
+    assert other.vanish(np.array([x, trial])) == 2
+    assert not other.form(y)
+    assert system.form(y)
+    assert system.form(trial)

@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from gsgd_jax.tracing.algebra.scales import ZERO, Epsilon, Value
 from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
-from gsgd_jax.tracing.scales import ZERO, Epsilon, Value
 
 _LARGEST_EPSILON = 1e-2
 """What is larger changes what is computed; Keras normalises with 1e-3."""
-
-
 _LARGEST_DENOMINATOR = 8
 """Of exponents; others, such as 0.1, are no short fractions in binary."""
 
@@ -91,6 +89,7 @@ def _sign(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 def _power(exponent: Fraction | int) -> Rule:
     def rule(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+        # (c x)^p = c^p x^p for c > 0.
         return [trace.scales.power(values[0], exponent)]
 
     return rule
@@ -106,13 +105,14 @@ def _general_power(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     known = values[1].known
     if known is None or known.size != 1 or not np.isfinite(known) or not np.any(known):
         return trace.give_up(eqn, values)
+    # Binary floats are fractions over powers of two; a long one stands for no exact exponent.
     exponent = Fraction(float(known.item()))
     if exponent.denominator > _LARGEST_DENOMINATOR:
         return trace.give_up(eqn, values)
     return [trace.scales.power(values[0], exponent)]
 
 
-_KEPT = ("stop_gradient", "copy", "copy_p", "device_put")
+_KEPT = ("stop_gradient", "copy", "copy_p", "device_put", "name", "sharding_constraint")
 
 RULES: dict[str, Rule] = {
     "mul": _multiply,

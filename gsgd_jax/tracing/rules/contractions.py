@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from gsgd_jax.tracing.algebra.scales import Value
 from gsgd_jax.tracing.interpreter import Rule, Trace
-from gsgd_jax.tracing.scales import Value
 
 
 def _dot_general(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -22,6 +22,7 @@ def _dot_general(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         where = dict(zip(order, places, strict=True))
         return trace.scales.place(value, tuple(shape), [where[a] for a in range(len(order))])
 
+    # sum_k a[b, k, i] w[b, k, j] carries log a + log w, which must not depend on k.
     common = list(range(shared))
     first, second = shared, shared + len(left_free)
     product = trace.scales.multiply(
@@ -40,6 +41,8 @@ def _convolution(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     numbers, groups = p["dimension_numbers"], p["feature_group_count"]
     batch, channel, *space = numbers.lhs_spec
     target, source, *taps = numbers.rhs_spec
+    # Every output pixel sums over taps and over the channels of its group: scales must not vary
+    # along space, taps, or, for the product of image and kernel, channels within the group.
     images, kernel = trace.scales.reduce(images, space), trace.scales.reduce(kernel, taps)
     if batch > channel:
         images = trace.scales.place(images, images.shape[::-1], (1, 0))

@@ -11,7 +11,7 @@ import optax
 
 from gsgd_jax._precision import cast_like, working_dtype
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.tracing.graph import Exponents, log_factors
+from gsgd_jax.tracing.exponents import Exponents, log_factors
 from gsgd_jax.tracing.interpreter import Approximation, Pin
 from gsgd_jax.tracing.summary import nodes_of, num_moved, per_leaf, pin_lines, shortened
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jax import lax
 
+from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.algebra.stacks import layers_of, merged, stack
 from gsgd_jax.tracing.interpreter import Rule, Trace
-from gsgd_jax.tracing.scales import Value
 
 
 def _shape(eqn: Any) -> tuple[int, ...]:
@@ -66,8 +67,23 @@ def _tile(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 
 def _concatenate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
-    value, _ = trace.scales.concatenate(values, int(eqn.params["dimension"]))
+    axis = int(eqn.params["dimension"])
+    parameters = not any(v.data or v.absorbing or v.known is not None for v in values)
+    if parameters and len(values) > 1 and all(v.shape[axis] == 1 for v in values):
+        return [stack([trace.scales.reduce(v, (axis,)) for v in values], axis)]
+    value, _ = trace.scales.concatenate(values, axis)
     return [value]
+
+
+def _stack(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Parameters stay apart, for a scan over them; entries of data are joined."""
+    stacked = stack(values, int(eqn.params["axis"]))
+    parameters = not any(v.data or v.absorbing or v.known is not None for v in values)
+    return [stacked if parameters else merged(trace.scales, stacked)]
+
+
+def _unstack(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    return layers_of(trace.scales, values[0], int(eqn.params["axis"]))
 
 
 def _pad(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -135,7 +151,10 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     p, dims = eqn.params, eqn.params["dimension_numbers"]
     sizes, shape = p["slice_sizes"], _shape(eqn)
     filler = p.get("fill_value")
-    if (filler is not None and filler != 0) or getattr(dims, "operand_batching_dims", ()):
+    # Beyond the table stand zeros or NaN, which no factor changes.
+    fixed = filler is not None and filler != 0 and not np.isnan(filler)
+    if fixed or getattr(dims, "operand_batching_dims", ()):
+        trace.tables.tie(value)
         return trace.give_up(eqn, values)
     axes = [a for a in range(len(value.shape)) if a not in dims.collapsed_slice_dims]
     batch = [a for a in range(len(shape)) if a not in dims.offset_dims]
@@ -143,6 +162,7 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     if index.known is not None and len(indexed) == 1 and indexed == set(dims.collapsed_slice_dims):
         (axis,) = indexed
         flat = index.known.reshape(-1)
+        trace.tables.tie(value)
         inside = ((flat >= 0) & (flat < value.shape[axis])).all()
         if inside or p["mode"] == lax.GatherScatterMode.CLIP:
             known = trace.scales.take(value, axis, np.clip(flat, 0, value.shape[axis] - 1))
@@ -152,14 +172,24 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
             lengths = tuple(shape[a] for a in batch)
             known = trace.scales.reshape(known, (*spread, *lengths))
             return [trace.scales.place(known, shape, [*dims.offset_dims, *batch])]
+    tokens = None
+    if indexed == {0} == set(dims.collapsed_slice_dims) and not trace.alike:
+        tokens = trace.tables.look_up(value, shape, batch)
+    else:
+        trace.tables.tie(value)
     value = trace.scales.constant(value, indexed)
     rest = trace.scales.reduce(value, dims.collapsed_slice_dims)
     rest = rest._replace(shape=tuple(sizes[a] for a in axes))
-    return [trace.scales.place(rest, shape, dims.offset_dims)]
+    rows = trace.scales.place(rest, shape, dims.offset_dims)
+    return [rows if tokens is None else trace.scales.multiply(rows, tokens)]
 
 
 def _dynamic_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     value, shape = values[0], _shape(eqn)
+    for axis, (size, start) in enumerate(zip(shape, values[1:], strict=True)):
+        if start.known is not None:
+            first = min(max(int(start.known), 0), value.shape[axis] - size)
+            value = trace.scales.take(value, axis, np.arange(first, first + size))
     moved = [a for a, n in enumerate(value.shape) if n != shape[a]]
     return [trace.scales.constant(value, moved)._replace(shape=shape)]
 
@@ -183,6 +213,8 @@ RULES: dict[str, Rule] = {
     "rev": _reverse,
     "tile": _tile,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
     "pad": _pad,
     "gather": _gather,
     "dynamic_slice": _dynamic_slice,

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gsgd_jax.tracing.solver import ZERO, System
+from gsgd_jax.tracing.algebra.axes import factor, merge
+from gsgd_jax.tracing.algebra.solver import ZERO, System
 
 Block = tuple[tuple[int, ...], np.ndarray]
 """Axes, ascending, and a table of form numbers over them whose first entry is zero."""
 
-_LARGEST_TABLE = 2**20
+LARGEST_TABLE = 2**20
 """Tables beyond it are not made: their axes are required to be constant, which is always safe."""
 
 
@@ -38,6 +39,14 @@ class Value(NamedTuple):
     size: bool = False  # whether it is made of squares or absolute values, as a variance is
     derived: bool = False  # whether it depends on the inputs by way of sizes alone
     soft: Epsilon | None = None  # what was added to it, so far thought to be nothing
+    layers: tuple["Value", ...] = ()  # of a stack, which has no scales but those of its layers
+    along: int = 0  # the axis that they are stacked along
+    table: int | None = None  # the number of the parameter that this is, as it is
+
+    def numbers(self) -> list[int]:
+        """The form numbers that describe it, those of its layers included."""
+        parts = [self.overall, *(n for _, table in self.blocks for n in np.unique(table).tolist())]
+        return [*parts, *(number for layer in self.layers for number in layer.numbers())]
 
 
 class Scales:
@@ -64,6 +73,16 @@ class Scales:
             blocks.append((tuple(axes), numbers.astype(np.int64).reshape(dims)))
         return self._make(shape, int(self.system.fresh(1)[0]), blocks)
 
+    def varying(self, shape: tuple[int, ...], axes: tuple[int, ...], numbers: np.ndarray) -> Value:
+        """A value with given scales.
+
+        Args:
+            shape: of the array.
+            axes: along which they vary, ascending.
+            numbers: of their forms, over these axes.
+        """
+        return self._make(shape, ZERO, [(axes, numbers)])
+
     def multiply(self, left: Value, right: Value, sign: int = 1) -> Value:
         """The product (sign 1) or quotient (-1); shapes of one rank that broadcast.
 
@@ -73,10 +92,12 @@ class Scales:
             sign: of the right's logarithm.
         """
         shape = np.broadcast_shapes(left.shape, right.shape)
-        components = _merge([axes for axes, _ in (*left.blocks, *right.blocks)])
+        components = merge([axes for axes, _ in (*left.blocks, *right.blocks)])
+        # log(ab) = log a + log b, entry by entry. Blocks that share an axis become one, whose table
+        # has an entry for every combination; where that is too many, the axes must be constant.
         blocks = []
         for axes in components:
-            if np.prod([shape[a] for a in axes], dtype=np.int64) > _LARGEST_TABLE:
+            if np.prod([shape[a] for a in axes], dtype=np.int64) > LARGEST_TABLE:
                 left, right = self.constant(left, axes), self.constant(right, axes)
             else:
                 tables = self._table(left, axes, shape), self._table(right, axes, shape)
@@ -94,11 +115,13 @@ class Scales:
         """
         shape = np.broadcast_shapes(left.shape, right.shape)
         data, absorbing = left.data or right.data, left.absorbing and right.absorbing
-        count, kept = 0, right if left.absorbing else left
+        # c x + d y is a scaled x + y only if c = d: log(left/right) = 0 in every entry. Zeros and
+        # infinities are themselves after any scaling, and follow the other side.
+        count, result = 0, right if left.absorbing else left
         if not (left.absorbing or right.absorbing):
             count = self.ground(self.multiply(left, right, -1))
-            kept = min(left, right, key=lambda value: sum(t.size for _, t in value.blocks))
-        return Value(shape, kept.overall, kept.blocks, absorbing, None, data), count
+            result = min(left, right, key=lambda value: sum(t.size for _, t in value.blocks))
+        return Value(shape, result.overall, result.blocks, absorbing, None, data), count
 
     def ground(self, value: Value) -> int:
         """Requires that the value is left alone; returns how many equations that took.
@@ -108,6 +131,9 @@ class Scales:
         """
         if value.absorbing:
             return 0
+        # Tables start at zero, so overall = 0 and every table = 0 says that each entry is.
+        if value.layers:
+            return sum(map(self.ground, value.layers))
         tables = [table for _, table in value.blocks]
         return sum(self.system.vanish(numbers) for numbers in (value.overall, *tables))
 
@@ -119,19 +145,20 @@ class Scales:
             axes: numbers of axes.
         """
         blocks, among = [], set(axes)
-        for own, table in value.blocks:
-            if among & set(own) and not value.absorbing:
-                first = table[tuple(slice(0, 1) if a in among else slice(None) for a in own)]
+        for block, table in value.blocks:
+            if among & set(block) and not value.absorbing:
+                # table[.., a, ..] = table[.., 0, ..] for every a along these axes.
+                first = table[tuple(slice(0, 1) if a in among else slice(None) for a in block)]
                 self.system.vanish(self.system.combine(table, first, -1))
-            blocks.append((own, table))
-        kept = [
+            blocks.append((block, table))
+        rest = [
             (
-                tuple(a for a in own if a not in among),
-                np.asarray(table[tuple(0 if a in among else slice(None) for a in own)]),
+                tuple(a for a in block if a not in among),
+                np.asarray(table[tuple(0 if a in among else slice(None) for a in block)]),
             )
-            for own, table in blocks
+            for block, table in blocks
         ]
-        return self._remake(value, value.shape, value.overall, kept)
+        return self._remake(value, value.shape, value.overall, rest)
 
     def reduce(self, value: Value, axes: Iterable[int]) -> Value:
         """Sums, or takes the greatest, along axes, which must then be constant.
@@ -166,14 +193,14 @@ class Scales:
         if 0 in shape:
             return self._remake(value, shape, value.overall, [])
         blocks = []
-        groups = _factor(value.shape, shape)
+        groups = factor(value.shape, shape)
         touched = [
             old for old, _ in groups if any(set(old) & set(axes) for axes, _ in value.blocks)
         ]
-        for axes in _merge([*touched, *(axes for axes, _ in value.blocks)]):
+        for axes in merge([*touched, *(axes for axes, _ in value.blocks)]):
             target = [b for old, new in groups if set(old) & set(axes) for b in new]
             dims = tuple(shape[b] for b in target)
-            if np.prod(dims, dtype=np.int64) > _LARGEST_TABLE:
+            if np.prod(dims, dtype=np.int64) > LARGEST_TABLE:
                 value = self.constant(value, axes)
             else:
                 blocks.append((tuple(target), self._table(value, axes, value.shape).reshape(dims)))
@@ -204,6 +231,8 @@ class Scales:
         Returns:
             The joined value, and the number of equations it took.
         """
+        # Only blocks that hold the axis may differ between the parts. Zeros take whatever scale
+        # they later meet, hence fresh variables.
         live = [v for v in values if not v.absorbing]
         size = sum(int(v.shape[axis]) for v in values)
         shape = tuple(size if a == axis else n for a, n in enumerate(values[0].shape))
@@ -212,12 +241,12 @@ class Scales:
             return Value(shape, absorbing=True, data=data), 0
         joint = next(
             axes
-            for axes in _merge([(axis,), *(axes for v in live for axes, _ in v.blocks)])
+            for axes in merge([(axis,), *(axes for v in live for axes, _ in v.blocks)])
             if axis in axes
         )
         outside, count = live[0], 0
         for v in live[1:]:
-            for axes in _merge([a for a, _ in (*outside.blocks, *v.blocks) if axis not in a]):
+            for axes in merge([a for a, _ in (*outside.blocks, *v.blocks) if axis not in a]):
                 if not set(axes) & set(joint):
                     one, other = self._table(outside, axes, shape), self._table(v, axes, shape)
                     count += self.system.vanish(self.system.combine(one, other, -1))
@@ -244,8 +273,17 @@ class Scales:
         """
         blocks = [(axes, self.system.times(table, exponent)) for axes, table in value.blocks]
         overall = int(self.system.times(value.overall, exponent))
-        made = self._make(value.shape, overall, blocks)
-        return made._replace(absorbing=value.absorbing, data=value.data)
+        powered = self._make(value.shape, overall, blocks)
+        return powered._replace(absorbing=value.absorbing, data=value.data)
+
+    def simplified(self, value: Value) -> Value:
+        """The same scales, by all equations so far.
+
+        Args:
+            value: a value that is no stack.
+        """
+        overall = int(self.system.simplified(value.overall))
+        return self._remake(value, value.shape, overall, value.blocks)
 
     def entries(self, value: Value) -> np.ndarray | None:
         """All form numbers that occur, [n], in row-major order; None where there are too many.
@@ -255,7 +293,7 @@ class Scales:
         """
         numbers = np.array([value.overall], np.int64)
         for _, table in value.blocks:
-            if numbers.size * table.size > _LARGEST_TABLE:
+            if numbers.size * table.size > LARGEST_TABLE:
                 return None
             numbers = self.system.combine(numbers[:, None], table.reshape(1, -1)).ravel()
         return numbers
@@ -263,9 +301,9 @@ class Scales:
     def _table(self, value: Value, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The blocks within some axes as one table."""
         total = np.zeros([shape[a] for a in axes], np.int64)
-        for own, table in value.blocks:
-            if set(own) <= set(axes):
-                dims = [shape[a] if a in own else 1 for a in axes]
+        for block, table in value.blocks:
+            if set(block) <= set(axes):
+                dims = [shape[a] if a in block else 1 for a in axes]
                 total = self.system.combine(total, table.reshape(dims))
         return total
 
@@ -279,52 +317,24 @@ class Scales:
             blocks.append((tuple(sorted(label[a] for a in axes)), table.transpose(order)))
         return self._remake(value, shape, value.overall, blocks)
 
-    def _remake(self, old: Value, shape: tuple[int, ...], overall: int, blocks: list) -> Value:
-        made = self._make(shape, overall, blocks)
-        return made._replace(absorbing=old.absorbing, data=old.data)
+    def _remake(
+        self, old: Value, shape: tuple[int, ...], overall: int, blocks: Iterable[Block]
+    ) -> Value:
+        value = self._make(shape, overall, blocks)
+        return value._replace(absorbing=old.absorbing, data=old.data)
 
     def _make(self, shape: tuple[int, ...], overall: int, blocks: Iterable[Block]) -> Value:
         """A value in canonical form: tables start at zero, and those that are zero are left out."""
-        kept = []
+        canonical = []
         for axes, table in blocks:
             if not table.size:
                 continue
             axes = tuple(a for a, n in zip(axes, table.shape, strict=True) if n > 1)
             numbers = self.system.simplified(table).reshape([n for n in table.shape if n > 1])
             first = numbers.flat[0]
-            if first:
+            if first:  # overall + table = (overall + first) + (table - first)
                 numbers = self.system.combine(numbers, int(first), -1)
                 overall = self._plus(overall, int(first))
             if numbers.any():
-                kept.append((axes, numbers))
-        return Value(tuple(shape), overall, tuple(kept))
-
-
-def _merge(groups: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
-    """Unites groups that share an axis."""
-    merged: list[set[int]] = []
-    for group in groups:
-        united = set(group)
-        apart = [other for other in merged if not other & united]
-        merged = [*apart, united.union(*(other for other in merged if other & united))]
-    return [tuple(sorted(group)) for group in merged if group]
-
-
-def _factor(
-    old: tuple[int, ...], new: tuple[int, ...]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Matches runs of axes of equal size between two shapes of one size, leaving out size 1."""
-    ours = [a for a, n in enumerate(old) if n != 1]
-    theirs = [b for b, n in enumerate(new) if n != 1]
-    groups, i, j = [], 0, 0
-    while i < len(ours) and j < len(theirs):
-        first_i, first_j = i, j
-        left, right = old[ours[i]], new[theirs[j]]
-        i, j = i + 1, j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[ours[i]], i + 1
-            else:
-                right, j = right * new[theirs[j]], j + 1
-        groups.append((tuple(ours[first_i:i]), tuple(theirs[first_j:j])))
-    return groups
+                canonical.append((axes, numbers))
+        return Value(tuple(shape), overall, tuple(canonical))

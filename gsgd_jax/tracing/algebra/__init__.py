@@ -1,0 +1,1 @@
+"""Log-scales of arrays as linear forms, and the equations between them."""

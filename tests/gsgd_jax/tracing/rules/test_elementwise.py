@@ -1,0 +1,59 @@
+"""Which scales arithmetic on entries passes on, ties or pins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from gsgd_jax.tracing import find_gauge
+from tests.gsgd_jax.tracing.rules.two_kernels import assert_scales_left
+
+MASK = np.array([True, False, True, True])
+
+# Between h = x @ w, four hidden units, and the output kernel v: how many scales are left.
+PASSED = {
+    "relu": (jax.nn.relu, 4),
+    "leaky relu": (jax.nn.leaky_relu, 4),
+    "abs": (jnp.abs, 4),
+    "masked": (lambda h: jnp.where(MASK[None], h, 0.0), 4),
+    "constant factor": (lambda h: 3.0 * h / 7.0, 4),
+    "square": (lambda h: jnp.square(jax.nn.relu(h)), 4),
+    "cube": (lambda h: h**3, 4),
+    "square root": (lambda h: jnp.sqrt(jax.nn.relu(h)), 4),
+    "selected": (lambda h: lax.select(h > 0, h, 0.2 * h), 4),
+    "divided": (lambda h: h / jnp.arange(1.0, 5.0)[None], 4),
+    "least of two": (lambda h: jnp.minimum(h, -h), 4),
+    "stopped": (lambda h: h - lax.stop_gradient(0.5 * h), 4),
+    "half precision": (lambda h: h.astype(jnp.bfloat16).astype(h.dtype), 4),
+    "normalised": (lambda h: h / jnp.sum(jnp.abs(h), axis=1, keepdims=True), 1),
+    "named": (lambda h: checkpoint_name(h, "hidden"), 4),
+    "barrier": (lambda h: lax.optimization_barrier((h, h))[1], 4),
+    "rounded": (jnp.round, 0),
+    "tanh": (jnp.tanh, 0),
+    "softplus": (jax.nn.softplus, 0),
+    "gelu": (jax.nn.gelu, 0),
+    "relu6": (jax.nn.relu6, 0),
+    "plus one": (lambda h: h + 1.0, 0),
+    "threshold": (lambda h: jnp.where(h > 0.5, h, 0.0), 0),
+    "as integers": (lambda h: h.astype(jnp.int32).astype(h.dtype), 0),
+}
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_scales_left_between_two_kernels(x64, name):
+    # Two dtypes are met in one case, and rounding in bfloat16 is not scaled exactly.
+    tolerance = 0.05 if name == "half precision" else 1e-9
+    assert_scales_left(*PASSED[name], tolerance=tolerance)
+
+
+def test_prelu_slopes_stay(x64):
+    def model(p, x):
+        h = x @ p["w"]
+        return jnp.where(h > 0, h, p["slope"][None] * h) @ p["v"]
+
+    params = {"w": jnp.ones((3, 4)), "slope": jnp.ones(4), "v": jnp.ones((4, 2))}
+    gauge = find_gauge(model, params, jnp.ones((2, 3)))
+    assert gauge.num_nodes == 4
+    assert not gauge.touches(gauge.names.index("slope"))
