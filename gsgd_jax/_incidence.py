@@ -241,9 +241,13 @@ def _contracted(
     if len(factors) == 1:
         over = tuple(a for a, n in enumerate(shape) if n < squares.shape[a])
         return arrays.xp.sum(squares, axis=over, keepdims=True) if over else squares
-    if squares.ndim == 2 and len(factors) == 2:
-        column = factors[1 - kept].ravel()
-        pair = (squares, column) if axes[kept] == (0,) else (column, squares)
+    rows = axes.index(min(axes))
+    columns = len(axes) - 1 - rows
+    if len(axes) == 2 and axes[rows][-1] < axes[columns][0]:
+        # One part varies along earlier axes than the other; along all others there is one entry.
+        matrix = squares.reshape(factors[rows].size, factors[columns].size)
+        vector = factors[1 - kept].ravel()
+        pair = (matrix, vector) if kept == rows else (vector, matrix)
         return arrays.matmul(*pair).reshape(shape)
     operands: list[Any] = [squares, list(range(squares.ndim))]
     for q, factor in enumerate(factors):
