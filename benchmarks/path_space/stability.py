@@ -269,7 +269,8 @@ def tables(records: Sequence[Record]) -> str:
         records: of this experiment.
     """
     header = [
-        "coordinates", "runs", "finite", "finite on weights", "overflowed, finite on weights",
+        "coordinates", "runs", "finite on weights", "overflowed, finite on weights",
+        "finite, overflowed on weights",
         f"a weight over {OUTGROWN:g} times the balanced copy's", "largest such ratio",
         "loss at the best step / on weights",
     ]  # fmt: skip
@@ -281,14 +282,19 @@ def tables(records: Sequence[Record]) -> str:
         }
         worst = max(r.metrics["largest_growth"] for r in own)
         quality = np.nanmedian([r.metrics["loss_over_weights"] for r in own])
-        rows.append([method, *(f"{count:.0f}" for count in sums.values()),
+        saved = sums["finite"] - (sums["finite_on_weights"] - sums["overflowed"])
+        counts = (
+            sums["runs"], sums["finite_on_weights"], sums["overflowed"], saved, sums["outgrown"]
+        )  # fmt: skip
+        rows.append([method, *(f"{count:.0f}" for count in counts),
                      f"{worst:.3g}", f"{quality:.2f}"])  # fmt: skip
     balanced = [r for r in records if r.method == BALANCED]
     runs = sum(r.metrics["finite_on_weights"] for r in balanced)
     lost = sum(r.metrics["overflowed"] for r in balanced)
+    saved = sum(r.metrics["finite"] for r in balanced) - (runs - lost)
     verdict = (
         f"Of {runs:.0f} runs that stay finite on weights, {lost:.0f} overflow in path space by "
-        "default."
+        f"default; {saved:.0f} that overflow on weights stay finite there."
     )
     note = "The last column is the median over networks and optimisers."
     return "\n\n".join([verdict, markdown(header, rows), note])

@@ -11,6 +11,7 @@ from gsgd_jax import balance, find_gauge, in_path_space, mlp_gauge, trivial_gaug
 from gsgd_jax.balance import usual_squares
 from gsgd_jax.coordinates.balanced import Balanced
 from tests.gsgd_jax.networks import apply, batch, furthest, perceptron, ravel
+from tests.gsgd_jax.tracing.models import MODELS
 
 pytestmark = pytest.mark.usefixtures("x64")
 WIDTHS = [4, 9, 3, 6, 2]
@@ -54,6 +55,25 @@ def test_no_representative_has_a_smaller_norm():
         lambda x: np.square(ravel(act(params, np.exp(x)))).sum(), np.zeros(4), method="BFGS"
     )
     np.testing.assert_allclose(least, found.fun, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_direction_of_any_group_makes_it_smaller(name):
+    """The slope of the sum of squares along every node's log c, by the group's own action."""
+    model = MODELS[name]
+    params, x = model.draw(0)
+    group = find_gauge(model.apply, params, x)
+
+    @jax.jit
+    @jax.grad
+    def slope(logs, params):
+        return sum(jnp.sum(w**2) for w in jax.tree.leaves(group.act(params, jnp.exp(logs))))
+
+    start = jnp.zeros(group.num_nodes)
+    # A node that normalisation absorbs has weights on one side alone, and keeps its scale.
+    balanced = np.delete(slope(start, balance(params, group)), getattr(group, "absorbing", ()))
+    before = np.delete(slope(start, params), getattr(group, "absorbing", ()))
+    np.testing.assert_allclose(balanced, 0, atol=1e-9 * np.abs(before).max(initial=1))
 
 
 def test_deep_and_narrow_networks_converge():
