@@ -162,14 +162,9 @@ class Gauge:
             )
         shapes = tuple(np.shape(leaf) for leaf in leaves)
         if shapes != self.shapes:
-            wrong = [
-                f"{name} {want}, got {got}"
-                for name, want, got in zip(self.names, self.shapes, shapes, strict=False)
-                if want != got
-            ]
-            detail = wrong[0] if wrong else f"{len(self.shapes)} leaves, got {len(shapes)}"
             raise ValueError(
-                f"the tree must have the leaves that the gauge was built for: {detail}; build "
+                "the tree must have the leaves that the gauge was built for: "
+                f"{difference(self.names, self.shapes, params)}; build "
                 "gauge and skeleton from the parameters that they are used with."
             )
         for i, leaf in enumerate(leaves):
@@ -292,6 +287,29 @@ def leaf_names(params: optax.Params) -> list[str]:
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
     return [name.removesuffix("/value") for name in names]  # which Flax nnx adds
+
+
+def difference(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], params: optax.Params
+) -> str:
+    """What sets a tree apart from one with leaves of these names and shapes.
+
+    Leaves are compared by name only where some are missing or too many: elsewhere names may differ,
+    since a wrapper such as Flax's {"params": ...} adds to all of them.
+    """
+    present = leaf_names(params)
+    got = [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
+    if len(got) != len(shapes):
+        missing = [name for name in names if name not in present]
+        extra = [name for name in present if name not in names]
+        details = [
+            f"{what} {', '.join(some[:5])}{', ...' if len(some) > 5 else ''}"
+            for what, some in (("without", missing), ("with", extra))
+            if some
+        ]
+        return " ".join([f"{len(shapes)} leaves, got {len(got)}", *details])
+    pairs = zip(names, shapes, got, strict=True)
+    return next(f"{name} {want}, got {is_}" for name, want, is_ in pairs if want != is_)
 
 
 def _is_masked(leaf: Any) -> bool:

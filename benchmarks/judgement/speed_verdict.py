@@ -22,7 +22,7 @@ def speed(measured: Measured) -> Finding:
 def _steps(measured: Measured) -> Iterator[tuple[str, str]]:
     timed = [r for r in measured.get("gsgd_speed", ()) if "ratio" in r.metrics]
     for network, runs in by_setting(where(timed, path_space.GSGD), "network").items():
-        worst, target = max(values(runs, "ratio")), path_space.TARGETS[network]
+        worst, target = max(values(runs, "ratio")), path_space.TARGET
         yield (
             f"step in path space, {network}, {worst:.2f} of SGD's (target {target:g})",
             met(worst, target, at_most=True),

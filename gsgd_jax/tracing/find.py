@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.interpreters import partial_eval
@@ -80,7 +81,8 @@ def find_gauge(
         `RescalingGroup`, which can be counted, applied and verified.
 
     Raises:
-        TypeError: from JAX, if the function cannot be traced.
+        TypeError: if no leaf is of real floating-point numbers; from JAX, if the function cannot
+            be traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,6 +98,16 @@ def find_gauge(
         >>> gauge.verify(model, params, jnp.ones((1, 3))) < 1e-5
         True
     """
+    kinds = [
+        leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        for leaf in jax.tree.leaves(params)
+    ]
+    if kinds and not any(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise TypeError(
+            "find_gauge needs real floating-point parameters, got "
+            f"{', '.join(dict.fromkeys(map(str, kinds)))} alone; cast them, and pass inputs after "
+            "the parameters."
+        )
     closed = jax.make_jaxpr(apply_fn)(params, *example_inputs)
     names, shapes = leaf_names(params), [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
     trace, leaves, layout_of = _interpret(closed, shapes, absorbing)

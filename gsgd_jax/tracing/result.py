@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._precision import cast_like, working_dtype
-from gsgd_jax.gauge import GROUND, Gauge
+from gsgd_jax.gauge import GROUND, Gauge, difference
 from gsgd_jax.tracing.exponents import Exponents, log_factors
 from gsgd_jax.tracing.interpreter import Approximation, Pin
 from gsgd_jax.tracing.summary import nodes_of, num_moved, per_leaf, pin_lines, shortened
@@ -223,8 +223,9 @@ class RescalingGroup:
         shapes = tuple(np.shape(array) for array in arrays)
         if shapes != self.shapes:
             raise ValueError(
-                f"the tree must have leaves of shapes {self.shapes}, as the model that was traced, "
-                f"got {shapes}; find the group of the parameters that it is used with."
+                "the tree must have the leaves of the parameters that were traced: "
+                f"{difference(self.names, self.shapes, params)}; find the group of the parameters "
+                "that it is used with."
             )
         return arrays
 

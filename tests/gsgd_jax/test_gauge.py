@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from gsgd_jax import GROUND, Gauge, mlp_gauge, trivial_gauge
+from gsgd_jax import GROUND, Gauge, find_gauge, mlp_gauge, trivial_gauge
 from tests.gsgd_jax.networks import WIDTHS, apply, batch, furthest, perceptron
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -155,6 +155,25 @@ def test_trees_that_do_not_fit_are_refused():
         gauge.leaves([jnp.ones((3, 2)), optax.MaskedNode()])
     with pytest.raises(TypeError, match="real floating-point parameters, got int32"):
         gauge.act([jnp.ones((3, 2), jnp.int32), jnp.ones((2, 1))], jnp.ones(2))
+
+
+TREE = {"w": np.ones((2, 4)), "v": np.ones((4, 1))}
+
+
+def test_a_tree_with_other_leaves_is_told_by_their_names():
+    gauge = find_gauge(lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"], TREE, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match="2 leaves, got 1 without v;"):
+        gauge.leaves({"w": TREE["w"]})
+    with pytest.raises(ValueError, match="2 leaves, got 3 with b;"):
+        gauge.leaves(TREE | {"b": jnp.ones(4)})
+    with pytest.raises(ValueError, match=r"w \(2, 4\), got \(2, 5\);"):
+        gauge.leaves(TREE | {"w": jnp.ones((2, 5))})
+
+
+def test_parameters_without_a_floating_point_number_are_refused():
+    counts = jax.tree.map(lambda leaf: leaf.astype(np.int32), TREE)
+    with pytest.raises(TypeError, match="real floating-point parameters, got int32 alone; cast"):
+        find_gauge(lambda p, x: x @ p["w"] @ p["v"], counts, jnp.ones((1, 2)))
 
 
 def test_other_containers_with_the_same_leaves_are_accepted():

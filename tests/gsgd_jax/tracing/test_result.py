@@ -18,7 +18,7 @@ def test_says_what_has_no_skeleton(x64, name):
     assert str(found).startswith(f"rescaling group: {model.nodes} nodes")
     assert f"not a graph ({found.obstacle} moves" in str(found)
     assert "no skeleton; `choose_section` gives it" in str(found)
-    with pytest.raises(ValueError, match="the tree must have leaves of shapes"):
+    with pytest.raises(ValueError, match="must have the leaves of the parameters that were"):
         found.rescale({"gate": jnp.ones((2, 2))}, jax.random.key(0))
 
 
