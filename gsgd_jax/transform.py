@@ -1,6 +1,6 @@
 """Any optax transformation in path space."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -30,7 +30,7 @@ def in_path_space(
     coordinates: Coordinates | Group | None,
     *,
     max_ratio: chex.Numeric | None = 10.0,
-    max_growth: chex.Numeric | None = 100.0,
+    max_growth: chex.Numeric | Literal["advised"] | None = "advised",
     stale_gradients: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs an optax transformation on path values instead of weights.
@@ -83,7 +83,9 @@ def in_path_space(
         coordinates: the rescaling group of the parameters, as `find_gauge` or `mlp_gauge` gives it;
             or a skeleton or section chosen for it; None for no group, which is `inner` itself.
         max_ratio: r > 1, for directed paths; None for no bound, as published. Others need none.
-        max_growth: the bound on weights, above 1; None for none, as published.
+        max_growth: the bound on weights, above 1: "advised" is 100 for balanced coordinates, and
+            1,024 for others, which it would keep from places that they go through; None for none,
+            as published.
         stale_gradients: whether gradients were taken at other weights, which `update` then needs as
             `stale_params`: asynchronous SGD in path space. They are pulled back there, and `inner`
             is given the path values of those weights as `stale_params`, so that a delay
@@ -118,7 +120,10 @@ def in_path_space(
         width. Stock et al., *Equi-normalization of neural networks*, ICLR 2019, for balance.
     """
     check_bound("max_ratio", max_ratio)
-    check_bound("max_growth", max_growth)
+    if not isinstance(max_growth, str):
+        check_bound("max_growth", max_growth)
+    elif max_growth != "advised":
+        raise ValueError(f'max_growth is a number, "advised" or None, got "{max_growth}".')
     if not isinstance(inner, optax.GradientTransformation):
         raise TypeError(
             "in_path_space needs an optax transformation first and coordinates second, got "
@@ -126,6 +131,8 @@ def in_path_space(
         )
     inner = optax.with_extra_args_support(inner)
     chosen = None if coordinates is None else coordinates_of(coordinates)
+    if isinstance(max_growth, str):
+        max_growth = None if chosen is None else chosen.advised_growth
 
     def init_fn(params: optax.Params) -> PathSpaceState:
         return first_state(inner, params, chosen)
@@ -241,7 +248,7 @@ def gsgd(
     momentum: float | None = None,
     nesterov: bool = False,
     max_ratio: chex.Numeric | None = 10.0,
-    max_growth: chex.Numeric | None = 100.0,
+    max_growth: chex.Numeric | Literal["advised"] | None = "advised",
 ) -> optax.GradientTransformationExtraArgs:
     r"""G-SGD: gradient descent on path values, v' = v - η dL/dv.
 
@@ -258,7 +265,7 @@ def gsgd(
         max_ratio: with directed paths the largest factor, above 1, by which a step may change a
             free skeleton path value; None for no bound, as published.
         max_growth: how many times the largest balanced weight of the start a balanced weight may
-            reach, above 1; None for no bound, as published.
+            reach, above 1; see `in_path_space`.
 
     Returns:
         A transformation whose `update` needs `params`.

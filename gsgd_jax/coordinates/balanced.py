@@ -1,7 +1,7 @@
 """Coordinates that are never singular: the weights of the balanced copy of a network."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import chex
 import jax
@@ -47,6 +47,7 @@ class Balanced:
     """
 
     group: Group
+    advised_growth: ClassVar[float] = 100.0
 
     def frame(self, params: optax.Params) -> Frame:
         """The balanced frame of a start; works under jit."""

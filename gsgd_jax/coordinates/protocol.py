@@ -1,6 +1,6 @@
 """What all coordinates of path space have in common."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import chex
 import jax
@@ -53,6 +53,9 @@ class Coordinates(Protocol):
     A run first asks for the *frame* of its start, arrays that stay fixed while it lasts and that an
     optimiser keeps in its state, and then for a chart at every step.
     """
+
+    advised_growth: ClassVar[float]
+    """How many times the largest balanced weight of its start a run's may reach, by default."""
 
     def frame(self, params: optax.Params) -> Any:
         """What stays fixed along a run from these weights: a tree of arrays. Works under jit."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import chex
 import jax
@@ -49,6 +49,7 @@ class Section:
     group: RescalingGroup
     entries: np.ndarray
     magnitudes: np.ndarray
+    advised_growth: ClassVar[float] = 1024.0
 
     def __post_init__(self):
         """Refuses pivots that fix no copy, or more than one."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,7 @@ class Skeleton:
     basis: Basis = "paths"
     tree_scales: np.ndarray | None = None
     left_out: tuple[int, ...] = ()
+    advised_growth: ClassVar[float] = 1024.0
 
     def __post_init__(self):
         """Checks the edges and makes the arrays read-only."""

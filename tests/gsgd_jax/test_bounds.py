@@ -120,7 +120,7 @@ def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
         return [steps[0], (steps[1][0].at[0, 0].set(-2 * values[1][0][0, 0]),)]
 
     inner, largest = optax.stateless(through_zero), {}
-    for growth in (100.0, None):
+    for growth in (1024.0, None):
         tx = in_path_space(inner, skeleton, max_growth=growth)
         weights, state = params, tx.init(params)
         for _ in range(20):
@@ -129,7 +129,7 @@ def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
         assert int(state.bounded) == 20
         scaled = skeleton.gauge.act(weights, state.frame.scales)
         largest[growth] = np.abs(ravel(scaled)).max() / float(state.frame.largest)
-    assert 10 < largest[100.0] <= 100 * (1 + 1e-12)
+    assert 100 < largest[1024.0] <= 1024 * (1 + 1e-12)
     assert largest[None] > 1e19  # the control
 
 
@@ -151,3 +151,20 @@ def test_not_a_number_is_not_hidden_by_the_guard():
     _, updates, state = one_step(tx, jax.tree.map(lambda g: g * jnp.nan, grads), params)
     assert np.isnan(np.asarray(updates[1])).all()
     assert np.isnan(state.least_ratio)
+
+
+def test_each_kind_of_coordinates_advises_its_own_bound_on_weights(unchecked):
+    """What balanced coordinates need against overflow would hold directed paths up near zero."""
+    params = [(jnp.array([[1.0], [1.0]]),), (jnp.array([[1.0, 2.0]]),)]
+    gauge = mlp_gauge(params)
+    far = optax.stateless(lambda steps, _: jax.tree.map(lambda u: jnp.full_like(u, 1e9), steps))
+    paths = choose_skeleton(gauge, params, basis="paths")
+    for coordinates, advised in ((gauge, 100), (paths, 1024)):
+        tx = in_path_space(far, coordinates)
+        state = tx.init(params)
+        updates, _ = tx.update(params, state, params)
+        scaled = gauge.act(optax.apply_updates(params, updates), state.frame.scales)
+        reached = np.abs(ravel(scaled)).max() / float(state.frame.largest)
+        np.testing.assert_allclose(reached, advised, rtol=1e-6)
+    with pytest.raises(ValueError, match='a number, "advised" or None, got "none"'):
+        in_path_space(far, gauge, max_growth="none")

@@ -85,7 +85,9 @@ def test_schedules_and_injected_hyperparameters():
     within, _ = train(inside, params, data, 4)
     assert furthest(scheduled, outside) < 1e-7  # hyperparameters are kept in float32
     assert furthest(scheduled, within) < 1e-7
-    assert set(state.hyperparams) == {"learning_rate", "max_ratio", "max_growth"}
+    assert set(state.hyperparams) == {"learning_rate", "max_ratio"}
+    bounded = optax.inject_hyperparams(gsgd)(0.1, coordinates=skeleton, max_growth=50.0)
+    assert bounded.init(params).hyperparams["max_growth"] == 50
 
 
 def test_weight_decay_and_clipping_inside_act_on_path_values():
