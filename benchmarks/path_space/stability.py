@@ -8,7 +8,9 @@ optimisers and steps from 1e-4 to 10, each run in every kind of coordinates from
 - balanced at every step: the balanced copy is kept by equi-normalisation after every step. For SGD
   this is the horizontal step, too: at a balanced point the gradient is orthogonal to the orbit;
 - cycles: the tree of the largest balanced weights is frozen;
-- directed paths, the papers', on the same tree, with their bounds.
+- directed paths, the papers', on the same tree.
+
+In path space weights are bounded alike, as balanced coordinates advise.
 
 Counted are runs that overflow though the run on weights stays finite, and runs in which a weight
 ends more than 100 times as large as the largest of the balanced copy of the same function. What a
@@ -40,6 +42,7 @@ from common.results.plots import figure
 from common.results.records import Record
 from common.results.tables import group, markdown
 from gsgd_jax import Gauge, balance, choose_skeleton, find_gauge, in_path_space
+from gsgd_jax.coordinates.balanced import Balanced
 from gsgd_jax.family import with_enorm
 
 WEIGHTS, BALANCED, EVERY_STEP = "on weights", "balanced", "balanced at every step"
@@ -177,7 +180,7 @@ def _rows(
 
 
 def _inside(inner: optax.GradientTransformation, *, coordinates: Any) -> Any:
-    return in_path_space(inner, coordinates)
+    return in_path_space(inner, coordinates, max_growth=Balanced.advised_growth)
 
 
 def trained(
