@@ -6,6 +6,7 @@ quick; in the processes that tests begin too. `optimised` asks for the former wh
 at work, or about the bits users get.
 """
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -31,12 +32,19 @@ import jaxtyping  # noqa: E402  (as above)
 import pytest  # noqa: E402  (as above)
 
 from tests.compiled import as_users_do  # noqa: E402  (as above)
+from tests.typechecked import beartype_once  # noqa: E402  (as above)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes and dtypes written in annotations are checked here, and only here.
-jaxtyping.install_import_hook(["gsgd_jax", "dcasgd_jax", "lacim_jax"], "beartype.beartype")
+jaxtyping.install_import_hook(
+    ["gsgd_jax", "dcasgd_jax", "lacim_jax"], f"{beartype_once.__module__}.{beartype_once.__name__}"
+)
+
+# Tracing makes objects by the million and hardly a cycle among them: to look for these after every
+# 700 takes a twentieth of the time.
+gc.set_threshold(50_000)
 
 # A test may be skipped only for want of something this machine need not have.
 ALLOWED_SKIP = "needs "

@@ -15,6 +15,7 @@ from benchmarks.path_space.random_networks import KINDS, draw_network
 from common.progress import Silent
 from common.results.records import Record
 from gsgd_jax import Gauge, find_gauge, in_path_space
+from tests.compiled import as_users_do
 
 RATES = np.array([1e-4, 1e-2, 0.3, 10.0], np.float32)
 
@@ -31,7 +32,8 @@ def test_wherever_weights_stay_finite_so_does_path_space(seed, kind, optimiser):
     starts = [network.init(np.random.default_rng([seed, i])) for i in range(2)]
     gauge = find_gauge(network.apply, starts[0], network.inputs[:1])
     make, steps = stability.OPTIMISERS[optimiser], 20
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes counts and decays
+    # Optax's Adam mixes counts and decays; and convolutions are soon slower than their compilation.
+    with jax.numpy_dtype_promotion("standard"), as_users_do():
         on_weights, inside = (
             stability.trained(network, make, around, starts, RATES, steps)
             for around in (lambda inner: inner, lambda inner: in_path_space(inner, gauge))
