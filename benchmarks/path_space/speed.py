@@ -4,8 +4,9 @@ A whole step (gradient, transformation, update) by `in_path_space(optax.sgd(...)
 one by `optax.sgd`, on the same network and batch, in one process: scanned for the perceptron,
 driven from Python for convolutions on CPU, where XLA runs their gradients many times slower inside
 a loop. Ways are timed in turns; a ratio is the median over repetitions. Beside it: how much longer
-the step takes to compile, and where (in tracing, in lowering, or in XLA), how much more memory it
-needs, and how long `find_gauge` and `init`, which balances the start, take once.
+the step takes to compile, the median of three, and where (in tracing, in lowering, or in XLA), how
+much more memory it needs, and how long `find_gauge` and `init`, which balances the start, take
+once.
 
 XLA compiles every distinct loop once. A step on weights has one loop for each shape of leaf; in
 path space that loop also multiplies by the factors of the leaf's rows and columns.
@@ -38,20 +39,27 @@ import optax
 from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_method, by_setting, joined, met, values, where
-from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
-from common.networks import MLP, plain, resnet
+from benchmarks.harness.timing import descent, memory_in_copies, ratio, take_turns
+from benchmarks.path_space.speed_networks import (
+    PERCEPTRON,
+    PLAIN,
+    RESIDUAL,
+    TRACED,
+    Workload,
+    build,
+    logits_of,
+    network_of,
+)
 from common.results.records import Record
 from common.results.tables import group, markdown
 from common.seeds import streams
 from gsgd_jax import Gauge, find_gauge, gsgd
 
-PERCEPTRON, PLAIN, RESIDUAL = "MLP 3x512", "plain-34", "ResNet-34"
 SGD, GSGD, FIND, INIT = "SGD", "G-SGD", "find_gauge", "init"
 TARGET = 1.05
 COMPILE_TARGET, COPIES_TARGET, FIND_TARGET = 1.5, 1.0, 10.0
 STAGES = ("trace", "lower", "XLA")
 """Of compilation, in order."""
-TRACED = "ResNet-50"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,26 +75,17 @@ class Settings:
     """Steps timed at once: for the perceptron, for the others."""
     repetitions: tuple[int, int] = (7, 7)
     """For the perceptron, for the others."""
+    compilations: int = 3
+    """Times that every way is compiled."""
     traces: int = 3
     """Times that `find_gauge` is timed alone."""
 
 
 PRESETS = {
     "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
-    "cpu": Settings(repetitions=(9, 3)),
+    "cpu": Settings(repetitions=(25, 3)),
     "full": Settings(steps=(2000, 100), repetitions=(11, 11)),
 }  # fmt: skip
-
-
-class Workload(NamedTuple):
-    """A network with its loss, and batches to time it on."""
-
-    logits: Callable[[Any, jax.Array], jax.Array]
-    params: Any
-    images: jax.Array  # [steps, batch, ...]
-    labels: jax.Array  # [steps, batch]
-    driven: bool
-    """Whether steps are driven from Python."""
 
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
@@ -106,38 +105,6 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         yield from context.stages.of(
             f"traces, seed {seed}", functools.partial(_traced, settings, seed)
         )
-
-
-def build(
-    network: str, batch_size: int, *, width: float = 1.0, steps: int = 1, seed: int = 0
-) -> Workload:
-    """The network, its first weights, and random batches; what is in them does not matter."""
-    module, shape, options = _network(network, width)
-    images, labels = random_images(shape, steps=steps, batch_size=batch_size, seed=seed)
-    variables = jax.jit(module.init)(streams(seed).init, images[0, :1])
-    driven = bool(options) and jax.default_backend() == "cpu"
-    return Workload(
-        _logits(module, variables, options), variables["params"], images, labels, driven
-    )
-
-
-def _network(name: str, width: float) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
-    """The module, the shape of one image, and what applying the module asks for."""
-    if name == PERCEPTRON:
-        return MLP((*[round(512 * width)] * 3, 10)), (784,), {}
-    family, depth = {PLAIN: (plain, 34), RESIDUAL: (resnet, 34), TRACED: (resnet, 50)}[name]
-    options = {"train": True, "mutable": ["batch_stats"]}
-    return family(depth, 10, width=width), (32, 32, 3), options
-
-
-def _logits(module: Any, variables: Any, options: dict[str, Any]) -> Callable[..., Any]:
-    rest = {name: value for name, value in variables.items() if name != "params"}
-
-    def logits(params: Any, inputs: jax.Array) -> Any:
-        outputs = module.apply({"params": params, **rest}, inputs, **options)
-        return outputs[0] if options else outputs
-
-    return logits
 
 
 def _exact_gauge(logits: Callable[..., Any], params: Any, images: Any) -> Gauge:
@@ -163,7 +130,12 @@ def _compare(
             method=method, setting={"network": network, "batch_size": batch_size}, seed=seed,
             metrics={"seconds": seconds}, wall_time=seconds,
         )  # fmt: skip
-    ways = [_way(workload, tx) for tx in (optax.sgd(0.01), gsgd(0.01, gauge))]
+    rules = (optax.sgd(0.01), gsgd(0.01, gauge))
+    # Compiled in turns too, since a pause of the interpreter's may fall into any one of them.
+    compiled = [[_compiled(workload, tx) for tx in rules] for _ in range(settings.compilations)]
+    ways = [
+        _way(workload, tx, own) for tx, own in zip(rules, zip(*compiled, strict=True), strict=True)
+    ]
     repetitions = settings.repetitions[network != PERCEPTRON]
     every = take_turns([way.work for way in ways], repetitions, advance)
     for method, way, spent in zip((SGD, GSGD), ways, every, strict=True):
@@ -192,18 +164,33 @@ class Way(NamedTuple):
 
     work: Callable[[], Any]
     compile_seconds: list[float]
-    """Of every stage."""
+    """Of every stage, the median over compilations."""
     copies: float
     """Peak memory beside the batches, in copies of the parameters."""
 
 
-def _way(workload: Workload, tx: optax.GradientTransformation) -> Way:
+class _Compiled(NamedTuple):
+    """A step, or a scan of steps, and how long it took to compile."""
+
+    program: Any
+    seconds: list[float]  # of every stage
+
+
+def _rows(workload: Workload) -> list[Any]:
+    """The batches as a run from Python is given them, one after the other, or all at once."""
+    batches = (workload.images, workload.labels)
+    if not workload.driven:
+        return [batches]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(workload.labels))]
+
+
+def _compiled(workload: Workload, tx: optax.GradientTransformation) -> _Compiled:
     def loss(params: Any, batch: Any) -> jax.Array:
         images, labels = batch
         logits = workload.logits(params, images)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    step, batches = descent(jax.grad(loss), tx), (workload.images, workload.labels)
+    step = descent(jax.grad(loss), tx)
 
     def scanned(carry: Any, batches: Any) -> Any:
         return jax.lax.scan(step, carry, batches)[0]
@@ -211,31 +198,37 @@ def _way(workload: Workload, tx: optax.GradientTransformation) -> Way:
     def single(carry: Any, batch: Any) -> Any:
         return step(carry, batch)[0]
 
-    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batches) for i in range(len(workload.labels))]
-    inputs = rows[0] if workload.driven else batches
-    # The state is donated and handed back, as in a run that goes on.
-    held = [jax.tree.map(jnp.copy, (workload.params, tx.init(workload.params)))]
+    held = (workload.params, tx.init(workload.params))
     jitted = jax.jit(single if workload.driven else scanned, donate_argnums=0)
     instants = [time.perf_counter()]
-    traced = jitted.trace(held[0], inputs)
+    traced = jitted.trace(held, _rows(workload)[0])
     instants.append(time.perf_counter())
     lowered = traced.lower()
     instants.append(time.perf_counter())
-    compiled = lowered.compile()
+    program = lowered.compile()
     instants.append(time.perf_counter())
-    spent = np.diff(instants).tolist()
+    return _Compiled(program, np.diff(instants).tolist())
+
+
+def _way(
+    workload: Workload, tx: optax.GradientTransformation, compiled: Sequence[_Compiled]
+) -> Way:
+    program, rows = compiled[-1].program, _rows(workload)
+    # The state is donated and handed back, as in a run that goes on.
+    held = [jax.tree.map(jnp.copy, (workload.params, tx.init(workload.params)))]
 
     def work() -> Any:
-        for batch in rows if workload.driven else [batches]:
-            held[0] = compiled(held[0], batch)
+        for batch in rows:
+            held[0] = program(held[0], batch)
         return held[0]
 
-    return Way(work, spent, memory_in_copies(compiled, workload.params, inputs))
+    spent = np.median([each.seconds for each in compiled], axis=0).tolist()
+    return Way(work, spent, memory_in_copies(program, workload.params, rows[0]))
 
 
 def _traced(settings: Settings, seed: int) -> Iterator[Record]:
     """`find_gauge` alone, on the deepest network."""
-    module, shape, options = _network(TRACED, settings.width)
+    module, shape, options = network_of(TRACED, settings.width)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     # Shapes are all that is looked at: nothing has to be initialised.
     shapes = jax.eval_shape(module.init, streams(seed).init, images)
@@ -244,7 +237,7 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
         for name, tree in shapes.items()
         if name != "params"
     }
-    logits, spent = _logits(module, variables, options), []
+    logits, spent = logits_of(module, variables, options), []
     for _ in range(settings.traces):
         begun = time.perf_counter()
         _exact_gauge(logits, shapes["params"], images)
