@@ -19,7 +19,7 @@ kind of coordinates costs in quality is its loss at its best step over that on w
 Skeletons need a graph, which gated networks are not, and are constants of a program: their rows are
 run on the first networks only.
 
-Cost: cpu 9 minutes on one core; full is ten times as many networks.
+Cost: cpu half an hour on one core; full is ten times as many networks.
 Command: python -m benchmarks gsgd_stability --preset cpu --seeds 1
 """
 
