@@ -6,7 +6,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gsgd_jax._factors import Table
 from gsgd_jax._incidence import Arrays, Incidence
 
 _SWEEPS = 40
@@ -14,7 +13,7 @@ _SWEEPS = 40
 
 
 def least_squares(
-    tables: Sequence[tuple[Table, ...]],
+    incidence: Incidence,
     may_move: np.ndarray,
     due: tuple[np.ndarray, np.ndarray] | None,
     squares: Sequence[Any],
@@ -38,21 +37,24 @@ def least_squares(
     convex.
 
     Args:
-        tables: of every leaf, the parts of its factor.
+        incidence: which nodes scale which entries.
         may_move: which nodes may move, bool [num_nodes].
         due: sums of squares for nodes with weights on one side alone, of those that enter and
-            those that leave; None for such nodes to keep their scale.
-        squares: w_e² of every leaf.
+            those that leave, float64 [num_nodes] each; None for such nodes to keep their scale.
+        squares: w_e² of every leaf, in the working dtype, of size 1 along axes on which no factor
+            depends.
         arrays: where this is worked out.
         tolerance: relative difference of a node's two sums of squares at which to stop.
-        max_steps: after how many Newton steps to stop in any case.
+        max_steps: after how many steps of either kind to stop in any case.
+
+    Returns:
+        X, in the dtype of the squares, [num_nodes].
 
     References:
         Sun and Tran-Dinh, *Generalized self-concordant functions: a recipe for Newton-type
         methods*, Mathematical Programming, 2019, for the damping.
     """
-    xp, incidence = arrays.xp, Incidence(tables, len(may_move))
-    dtype = squares[0].dtype
+    xp, dtype = arrays.xp, squares[0].dtype
     start = xp.zeros(len(may_move), dtype)
     present = incidence.totals(
         [(s > 0).astype(dtype) for s in squares], incidence.logs(start, xp), arrays

@@ -171,7 +171,12 @@ def _scales(
     may_move = ~np.isin(np.arange(group.num_nodes), still)
     due = usual_squares(group) if one_sided else None
     least = functools.partial(
-        least_squares, tables, may_move, due, tolerance=tolerance, max_steps=max_steps
+        least_squares,
+        _incidence(group),
+        may_move,
+        due,
+        tolerance=tolerance,
+        max_steps=max_steps,
     )
 
     def balanced_from(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -195,6 +200,11 @@ def _scales(
 
 
 @functools.lru_cache(maxsize=64)
+def _incidence(group: Group) -> Incidence:
+    return Incidence([parts for parts in leaf_tables(group) if parts], group.num_nodes)
+
+
+@functools.lru_cache(maxsize=64)
 def usual_squares(group: Group) -> tuple[np.ndarray, np.ndarray]:
     """Sums of squares as initialisers make them, of all that enters and all that leaves each node.
 
@@ -205,10 +215,15 @@ def usual_squares(group: Group) -> tuple[np.ndarray, np.ndarray]:
     that it scales, over all leaves. Vectors, such as biases, which usually begin at zero, count
     for nothing where there are others. Much less or more would be passed on to all nodes near by:
     a chain of n balanced layers turns a factor here into its n-th power in its last one.
+
+    Args:
+        group: the rescaling group.
+
+    Returns:
+        Of what enters, and of what leaves: float64 [num_nodes] each, at least 1.
     """
-    tables = [parts for parts in leaf_tables(group) if parts]
     shapes = [s for s, parts in zip(group.shapes, leaf_tables(group), strict=True) if parts]
-    incidence, due = Incidence(tables, group.num_nodes), np.zeros((2, group.num_nodes + 1))
+    incidence, due = _incidence(group), np.zeros((2, group.num_nodes + 1))
     for leaf, shape in zip(incidence.leaves, shapes, strict=True):
         if sum(n > 1 for n in shape) < 2:
             continue

@@ -38,7 +38,7 @@ FLOORS = {
     "gsgd_jax/mlp_gauge": {"gauge"},
     "gsgd_jax/_factors": {"gauge", "tracing"},
     "gsgd_jax/_incidence": {"_factors"},
-    "gsgd_jax/_least_squares": {"_factors", "_incidence"},
+    "gsgd_jax/_least_squares": {"_incidence"},
     "gsgd_jax/balance": {"_factors", "_incidence", "_least_squares", "_precision"},
     "gsgd_jax/coordinates": {"_factors", "_precision", "balance", "gauge", "tracing"},
     "gsgd_jax/transform": {"_factors", "_precision", "coordinates"},

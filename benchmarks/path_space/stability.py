@@ -319,6 +319,8 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     path = out / "best_losses.png"
     methods = [name for name in group(records, lambda r: r.method) if name != WEIGHTS]
     names = list(group(records, lambda r: str(r.setting["optimiser"])))
+    all_ratios = [r.metrics["loss_over_weights"] for r in records if r.method != WEIGHTS]
+    finite = [ratio for ratio in all_ratios if np.isfinite(ratio) and ratio > 0] or [1.0]
     with figure(path, columns=len(methods)) as panels:
         for axes, method in zip(panels[0], methods, strict=True):
             for i, name in enumerate(names):
@@ -330,5 +332,6 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                 axes.plot(ratios, [i] * len(ratios), "o", alpha=0.6)
             axes.axvline(1.0, color="grey", linewidth=1)
             axes.set(xscale="log", title=method, yticks=range(len(names)), yticklabels=names)
+            axes.set_xlim(min(finite) / 2, 2 * max(finite))  # alike, so that panels compare
             axes.set_xlabel("loss at the best step / on weights")
     return [path]
