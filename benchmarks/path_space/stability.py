@@ -305,8 +305,9 @@ def tables(records: Sequence[Record]) -> str:
 
 CAPTIONS = {
     "best_losses.png": "A point for each network and optimiser: the loss at the best step size "
-    "over that on weights. Left of the line the coordinates train better than weights. Far from the "
-    "line both losses may be next to nothing, or neither run trains: the curves in the records tell.",
+    "over that on weights. Left of the line the coordinates train better than weights. Far from "
+    "the line both losses may be next to nothing, or neither run trains: the curves in the records "
+    "tell.",
 }
 
 
