@@ -29,6 +29,7 @@ other coordinates. What others have built on path space, and the peers to compar
 """
 
 from gsgd_jax.balance import balance
+from gsgd_jax.canonical import canonical, distance
 from gsgd_jax.change import change_skeleton, skeleton_margin
 from gsgd_jax.coordinates import (
     Balanced,
@@ -57,11 +58,19 @@ from gsgd_jax.representation import (
     unit_inputs,
 )
 from gsgd_jax.structure import all_paths, basis_paths, describe_path, structure_matrix
-from gsgd_jax.tracing import Approximation, FoundGauge, Pin, RescalingGroup, find_gauge
+from gsgd_jax.tracing import (
+    Approximation,
+    FoundGauge,
+    Pin,
+    RescalingGroup,
+    find_gauge,
+    find_signs,
+)
 from gsgd_jax.transform import PathSpaceState, gsgd, in_path_space
 
 __all__ = [
     "find_gauge",
+    "find_signs",
     "FoundGauge",
     "RescalingGroup",
     "Pin",
@@ -92,6 +101,8 @@ __all__ = [
     "StepInfo",
     "skeleton_init",
     "balance",
+    "canonical",
+    "distance",
     "all_paths",
     "basis_paths",
     "describe_path",

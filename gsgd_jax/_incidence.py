@@ -55,6 +55,13 @@ ON_DEVICE = Arrays(
 )
 
 
+def reduced(array: Any, tables: Sequence[Table], xp: Any) -> Any:
+    """A leaf summed over axes along which no factor varies, such as a convolution's taps."""
+    varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in tables))
+    axes = tuple(a for a, n in enumerate(varying) if n == 1 and array.shape[a] > 1)
+    return xp.sum(array, axis=axes, keepdims=True)
+
+
 class _Leaf(NamedTuple):
     """The wide parts of a leaf: each of its other parts varies along fewer axes than one of them.
 

@@ -18,6 +18,7 @@ def least_squares(
     due: tuple[np.ndarray, np.ndarray] | None,
     squares: Sequence[Any],
     *,
+    pulls: tuple[np.ndarray, np.ndarray] | None = None,
     arrays: Arrays,
     tolerance: float,
     max_steps: int,
@@ -26,6 +27,7 @@ def least_squares(
 
     p_h is 0 for a node with weights on both sides, what is due to it for one with incoming weights
     alone, and minus that for one with outgoing ones alone: the sum of squares that they end with.
+    Or it is given, as the difference of two pulls.
     Newton's method:
 
         ∂F/∂x_h = Σ_e k_eh size_e - p_h,    ∂²F/∂x_h∂x_g = 2 Σ_e k_eh k_eg size_e,
@@ -43,6 +45,8 @@ def least_squares(
             those that leave, float64 [num_nodes] each; None for such nodes to keep their scale.
         squares: w_e² of every leaf, in the working dtype, of size 1 along axes on which no factor
             depends.
+        pulls: instead of `due`, numbers added to the incoming and to the outgoing sum of squares
+            of every node, none negative: p is the second minus the first; float64 [num_nodes] each.
         arrays: where this is worked out.
         tolerance: relative difference of a node's two sums of squares at which to stop.
         max_steps: after how many steps of either kind to stop in any case.
@@ -61,13 +65,14 @@ def least_squares(
     )
     sides = incidence.sums(present, (lambda k: k > 0, lambda k: k < 0), arrays)
     entered, left = (side > 0.5 for side in sides)
-    moves = (entered & left if due is None else entered | left) & may_move
-    entering_due, leaving_due = due or (start, start)
-    # What enters a node that nothing leaves is weighed against what is due to it, and vice versa.
-    pulls = (
-        xp.where(left & ~entered, leaving_due, 0).astype(dtype),
-        xp.where(entered & ~left, entering_due, 0).astype(dtype),
-    )
+    moves = (entered & left if due is None and pulls is None else entered | left) & may_move
+    if pulls is None:
+        entering_due, leaving_due = due or (start, start)
+        # What enters a node that nothing leaves is weighed against what is due to it, and so on.
+        pulls = (
+            xp.where(left & ~entered, leaving_due, 0).astype(dtype),
+            xp.where(entered & ~left, entering_due, 0).astype(dtype),
+        )
     alone_step = incidence.longest_steps().astype(dtype)
 
     def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -92,7 +97,7 @@ def least_squares(
         # Where the target is 0, nothing is solved.
         target = xp.where(on & ~far, leaving - entering, 0)
         diagonal = xp.where(moves, 2 * squared, 1)
-        direction = _conjugate_gradients(hessian, target, diagonal, arrays)
+        direction = conjugate_gradients(hessian, target, diagonal, arrays)
         furthest = incidence.most_parts * xp.max(xp.abs(incidence.logs(direction, xp)), initial=0)
         longest = 2 * furthest + jnp.finfo(dtype).tiny  # at least by how much any entry's log moves
         newton = direction * xp.log1p(longest) / longest
@@ -105,7 +110,7 @@ def least_squares(
     return arrays.loop(lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first)[0]
 
 
-def _conjugate_gradients(
+def conjugate_gradients(
     matrix: Callable[[Any], Any], target: Any, diagonal: Any, arrays: Arrays
 ) -> Any:
     """Solves a positive definite system, to four digits: Newton's method corrects the rest.

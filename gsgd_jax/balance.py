@@ -12,13 +12,12 @@ from jax.core import Tracer
 
 from gsgd_jax._factors import (
     Group,
-    Table,
     factor_parts,
     group_leaves,
     leaf_tables,
     power_part,
 )
-from gsgd_jax._incidence import ON_DEVICE, ON_HOST, Arrays, Incidence
+from gsgd_jax._incidence import ON_DEVICE, ON_HOST, Arrays, Incidence, reduced
 from gsgd_jax._least_squares import least_squares
 from gsgd_jax._precision import cast_like, working_dtype
 
@@ -167,7 +166,7 @@ def _scales(
 ) -> Any:
     """`balancing_scales` of the leaves in the group, in their dtype."""
     xp, tables = arrays.xp, [parts for parts in leaf_tables(group) if parts]
-    squares = [_reduced(xp.square(w), parts, xp) for w, parts in zip(weights, tables, strict=True)]
+    squares = [reduced(xp.square(w), parts, xp) for w, parts in zip(weights, tables, strict=True)]
     may_move = ~np.isin(np.arange(group.num_nodes), still)
     due = usual_squares(group) if one_sided else None
     least = functools.partial(
@@ -247,10 +246,3 @@ def _extents(
     indices = np.indices(tuple(shape))[axis].reshape(-1, 1)
     pairs = np.unique((nodes.astype(np.int64) * shape[axis] + indices)[there])
     return np.bincount(pairs // shape[axis], minlength=count + 1)
-
-
-def _reduced(array: Any, tables: Sequence[Table], xp: Any) -> Any:
-    """Summed over the axes along which no factor varies, such as a convolution's taps."""
-    varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in tables))
-    axes = tuple(a for a, n in enumerate(varying) if n == 1 and array.shape[a] > 1)
-    return xp.sum(array, axis=axes, keepdims=True)

@@ -9,5 +9,6 @@ skeleton = choose_skeleton(gauge, params, basis="paths")       # where the group
 from gsgd_jax.tracing.find import find_gauge
 from gsgd_jax.tracing.interpreter import Approximation, Pin
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
+from gsgd_jax.tracing.sign_flips import find_signs
 
-__all__ = ["find_gauge", "FoundGauge", "RescalingGroup", "Pin", "Approximation"]
+__all__ = ["find_gauge", "find_signs", "FoundGauge", "RescalingGroup", "Pin", "Approximation"]

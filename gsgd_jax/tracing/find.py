@@ -98,6 +98,25 @@ def find_gauge(
         >>> gauge.verify(model, params, jnp.ones((1, 3))) < 1e-5
         True
     """
+    return found_group(apply_fn, params, example_inputs, Trace(RULES, soften=absorbing), absorbing)
+
+
+def found_group(
+    apply_fn: Callable[..., Any],
+    params: optax.Params,
+    example_inputs: Sequence[Any],
+    trace: Trace,
+    absorbing: bool,
+) -> FoundGauge | RescalingGroup:
+    """What may be done to the parameters' channels that leaves a model's outputs alone.
+
+    Args:
+        apply_fn: the model.
+        params: its parameters.
+        example_inputs: its inputs.
+        trace: a new one, with the rules of what is looked for.
+        absorbing: whether to look for absorbing and approximate nodes.
+    """
     kinds = [
         leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
         for leaf in jax.tree.leaves(params)
@@ -110,7 +129,7 @@ def find_gauge(
         )
     closed = jax.make_jaxpr(apply_fn)(params, *example_inputs)
     names, shapes = leaf_names(params), [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
-    trace, leaves, layout_of = _interpret(closed, shapes, absorbing)
+    leaves, layout_of = _interpret(closed, shapes, trace)
     if any(leaf is not None for leaf in leaves):
         rows = _with_free_rows(trace, leaves)
         choose_nodes(trace.system, _candidates(trace, leaves, rows), leaves)
@@ -118,13 +137,12 @@ def find_gauge(
 
 
 def _interpret(
-    closed: Any, shapes: Sequence[tuple[int, ...]], soften: bool
-) -> tuple[Trace, list[Value | None], list[Layout]]:
+    closed: Any, shapes: Sequence[tuple[int, ...]], trace: Trace
+) -> tuple[list[Value | None], list[Layout]]:
     """Walks through the model: its equations, the leaves' scales, and where these may vary."""
     live = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     jaxpr, used_inputs = live[0], live[1]
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
-    trace = Trace(RULES, soften=soften)
     leaves: list[Value | None] = [None] * len(shapes)
     layout_of = [Layout((), ())] * len(shapes)
     for i, layout in zip(used, layouts(jaxpr, len(used)), strict=True):
@@ -138,7 +156,7 @@ def _interpret(
     for output in trace.settle(trace.run(jaxpr, closed.consts, inputs)):
         trace.tables.tie(output)
         trace.scales.ground(output)
-    return trace, leaves, layout_of
+    return leaves, layout_of
 
 
 def _with_free_rows(trace: Trace, leaves: list[Value | None]) -> list[Value]:
