@@ -10,10 +10,11 @@ import optax
 from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
+from gsgd_jax._extra_arguments import in_path_values
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
 from gsgd_jax.coordinates.paths import coordinates_of
-from gsgd_jax.coordinates.protocol import Chart, Coordinates, StepInfo
+from gsgd_jax.coordinates.protocol import Coordinates, StepInfo
 
 
 class PathSpaceState(NamedTuple):
@@ -94,7 +95,8 @@ def in_path_space(
 
     Returns:
         A transformation whose `update` needs `params`. Extra arguments are handed to `inner`; of
-        those that optax's line searches take, `grad` and `value_fn` are translated to path values.
+        those that optax's transformations take, `grad`, `value_fn`, `obj_fn` and `grad_fn` are
+        translated to path values.
 
     Raises:
         TypeError: here, if `inner` is no transformation, or the coordinates are none; from
@@ -150,7 +152,7 @@ def in_path_space(
             raise ValueError(NO_PARAMS_MSG)
         here = chosen.at(params, state.frame)
         check_gradients(updates, params, chosen)
-        translated = _translate(extra_args, here)
+        translated = in_path_values(extra_args, here, lambda w: chosen.at(w, state.frame))
         if stale_gradients:
             stale_params = extra_args.get("stale_params")
             if stale_params is None:
@@ -310,18 +312,3 @@ def check_gradients(
                 f"gradients of floating-point parameters are floating-point, got {g.dtype} for "
                 f"{w.dtype}{list(w.shape)}; cast them."
             )
-
-
-def _translate(extra_args: dict[str, Any], here: Chart) -> dict[str, Any]:
-    """The two extra arguments of optax's line searches that speak of weights, on path values."""
-    translated = dict(extra_args)
-    if translated.get("grad") is not None:
-        translated["grad"] = here.slopes(extra_args["grad"])
-    if translated.get("value_fn") is not None:
-        value_fn = extra_args["value_fn"]
-
-        def value_of_values(values: optax.Params, *args: Any, **kwargs: Any) -> Any:
-            return value_fn(here.weights(values), *args, **kwargs)
-
-        translated["value_fn"] = value_of_values
-    return translated

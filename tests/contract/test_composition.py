@@ -29,6 +29,8 @@ INNER = {
     "dadapt_adamw": contrib.dadapt_adamw(1.0, estim_lr0=1e-2),
     "mechanize": contrib.mechanize(optax.sgd(1e-1), s_init=1e-2),
     "sam": contrib.sam(optax.sgd(1e-2), optax.chain(contrib.normalize(), optax.sgd(0.05)), 2),
+    "opaque_sam": contrib.sam(optax.sgd(1e-2), optax.sgd(0.05), 2, opaque_mode=True),
+    "sophia": contrib.sophia(1e-2),
     "reduce_on_plateau": optax.chain(optax.sgd(1e-1), contrib.reduce_on_plateau(patience=2)),
     "multi_steps": optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation(),
     "apply_if_finite": optax.apply_if_finite(optax.adam(1e-2), 3),
@@ -42,21 +44,27 @@ OUTER = {
 }
 
 
-def trained(tx, start, data, takes_value):
+EXTRA = {
+    "reduce_on_plateau": lambda data, value: {"value": value},
+    "sophia": lambda data, value: {"obj_fn": lambda params: loss(params, data)},
+    "opaque_sam": lambda data, value: {"grad_fn": lambda p, _: jax.grad(loss)(p, data)},
+}
+
+
+def trained(tx, start, data, extra):
     """The losses of a run, and the weights at its end."""
 
     def step(carry, _):
         params, state = carry
         value, gradients = jax.value_and_grad(loss)(params, data)
-        extra = {"value": value} if takes_value else {}
-        updates, state = tx.update(gradients, state, params, **extra)
+        updates, state = tx.update(gradients, state, params, **extra(data, value))
         return (optax.apply_updates(params, updates), state), value
 
     (params, _), values = jax.lax.scan(step, (start, tx.init(start)), length=STEPS)
     return values, params
 
 
-def both(inner, in_space, takes_value=False):
+def both(inner, in_space, extra=lambda data, value: {}):
     """From a balanced start on weights; in path space from that start and from a copy of it."""
     params, data = perceptron(WIDTHS, True), batch(WIDTHS)
     gauge = mlp_gauge(params)
@@ -66,8 +74,8 @@ def both(inner, in_space, takes_value=False):
 
     @compiled_quickly
     def run(params, starts):
-        spaces = jax.vmap(lambda start: trained(in_space, start, data, takes_value))(starts)
-        return trained(inner, params, data, takes_value), spaces
+        spaces = jax.vmap(lambda start: trained(in_space, start, data, extra))(starts)
+        return trained(inner, params, data, extra), spaces
 
     (losses, weights), (space_losses, ends) = run(params, starts)
     np.testing.assert_allclose(space_losses[0], losses, rtol=1e-7, atol=1e-9)
@@ -81,7 +89,8 @@ def both(inner, in_space, takes_value=False):
 @pytest.mark.parametrize("name", INNER)
 def test_inside(name):
     gauge = mlp_gauge(perceptron(WIDTHS, True))
-    both(INNER[name], in_path_space(INNER[name], gauge), name == "reduce_on_plateau")
+    extra = EXTRA.get(name, lambda data, value: {})
+    both(INNER[name], in_path_space(INNER[name], gauge), extra)
 
 
 @pytest.mark.parametrize("name", OUTER)
