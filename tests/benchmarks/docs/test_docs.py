@@ -21,10 +21,17 @@ TEXTS = {
     path.relative_to(PAGES).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted(PAGES.rglob("*.md"))
 }
+GO_ON = "<!-- snippets follow one another -->"
+
+
+def snippets_of(text):
+    """Those of a page; one where each goes on from the one before."""
+    found = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return ["".join(found)] if GO_ON in text else found
+
+
 SNIPPETS = [
-    (name, i, code)
-    for name, text in TEXTS.items()
-    for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    (name, i, code) for name, text in TEXTS.items() for i, code in enumerate(snippets_of(text))
 ]
 EXPERIMENTS = hooks.experiments()
 PACKAGES = (
