@@ -82,6 +82,8 @@ class Problem(NamedTuple):
     """The metric that is chosen by, on validation data, and told, on test data."""
     chance: float
     """What a network that has learnt nothing scores."""
+    apply: Callable[[Any, jax.Array], Any]
+    """The network's outputs from weights and inputs."""
 
     @property
     def size(self) -> int:
@@ -144,7 +146,7 @@ def _images(task: ImageTask, data_dir: Path | None) -> Problem:
     return Problem(
         task.network, gauge, init, cross_entropy_loss(apply_fn), classification_metrics(apply_fn),
         parts[0], parts[1], parts[2], task.batch_size, task.epochs, "accuracy",
-        1 / whole.num_classes,
+        1 / whole.num_classes, apply_fn,
     )  # fmt: skip
 
 
@@ -160,7 +162,7 @@ def _sentences(task: SentenceTask) -> Problem:
     return Problem(
         task.network, gauge, init, translation_loss(module), translation_metrics(module),
         parts[0], parts[1], parts[2], task.batch_size, task.epochs, "token_accuracy",
-        1 / len(data.words),
+        1 / len(data.words), lambda params, tokens: module.apply({"params": params}, tokens),
     )  # fmt: skip
 
 
