@@ -9,7 +9,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
-from lacim_jax.inference.search import Search, SearchState, begin_search, step_search
+from lacim_jax.inference.search import (
+    Search,
+    SearchState,
+    begin_search,
+    narrow_search,
+    step_search,
+)
 from lacim_jax.model.checks import check_images
 from lacim_jax.model.lacim import LaCIM, Latents, Variables, apply
 
@@ -20,7 +26,8 @@ class Inference(NamedTuple):
     latents: Latents  # shape=[n, s_dim] and [n, v_dim], float32: from the best start
     objective_before: np.ndarray  # shape=[n], float32: of the best start, before the first step
     objective_after: np.ndarray  # shape=[n], float32: of the latents found; never below it
-    candidates: Latents  # shape=[n, starts, s_dim] and [n, starts, v_dim]: the best of each start
+    candidates: Latents  # shape=[n, starts, s_dim] and [n, starts, v_dim]: the best of each start,
+    # of one that was dropped till then
     candidate_objectives: np.ndarray  # shape=[n, starts], float32: theirs
 
 
@@ -39,7 +46,8 @@ def infer(
 
         $\log p(x|s,v) + \lambda J(s,v)$,
 
-    of which the best point met on the way is kept, the start included. Images go through in chunks
+    of which the best point met on the way is kept, the start included. After `search.screening`
+    steps only the best `search.keep` starts of an image go on. Images go through in chunks
     of one shape, the last one filled up, so that a data set of any size is one compilation; a
     further call with an equal model and search compiles nothing.
 
@@ -53,7 +61,8 @@ def infer(
         variables: its variables.
         images: x, floating-point, [n, ...]; they may stay on the host.
         key: for the starts; a typed PRNG key, scalar.
-        steps: of the optimiser, from each start; at least 0. A number does not cost a compilation.
+        steps: of the optimiser, those of the screening included; at least 0. A number does not
+            cost a compilation.
         search: objective, optimiser, starts and chunks.
 
     Returns:
@@ -140,16 +149,30 @@ def _search_chunk(
         # Traced, so that choosing the weight by validation costs one compilation.
         "weight": jnp.asarray(search.weight, noise.dtype),
     }
+
+    def advanced(state: SearchState, count: int) -> SearchState:
+        if not driven:
+            return _steps(*problem, state, jnp.asarray(count), **options)
+        for _ in range(count):
+            state = _step(*problem, state, **options)
+        return state
+
     state = _begin(*problem, noise, **options)
+    starts = state.best.shape[1]
+    halved = search.keep is not None and search.keep < starts
+    screened: tuple[Found, np.ndarray] | None = None  # all starts, and which of them go on
     done = 0
     for total in steps:
-        if driven:
-            for _ in range(total - done):
-                state = _step(*problem, state, **options)
-        else:
-            state = _steps(*problem, state, jnp.asarray(total - done), **options)
+        if halved and screened is None and total > search.screening:
+            state = advanced(state, search.screening - done)
+            found = _found(state)
+            # The best first; of equals the first start.
+            places = np.argsort(-found.objectives, axis=1, kind="stable")[:, : search.keep]
+            state, done, screened = _narrow(state, places), search.screening, (found, places)
+        state = advanced(state, total - done)
         done = total
-        yield _best(model, state)
+        found = _found(state)
+        yield _best(model, found if screened is None else _merged(*screened, found))
 
 
 def _take_steps(
@@ -170,16 +193,35 @@ _STATIC = ("model", "optimiser", "regulariser")
 _begin = jax.jit(begin_search, static_argnames=_STATIC)
 _step = jax.jit(step_search, static_argnames=_STATIC, donate_argnames="state")
 _steps = jax.jit(_take_steps, static_argnames=_STATIC, donate_argnames="state")
+_narrow = jax.jit(narrow_search)
 PROGRAMS = (_begin, _step, _steps)
 """All that is compiled for a search, once for each size of chunk: its beginning, one step where the
 loop is driven, all steps where it is not."""
 
 
-def _best(model: LaCIM, state: SearchState) -> Inference:
-    """What the searches have found so far, on the host."""
-    best, objectives, before = jax.device_get(
-        (state.best, state.best_objective, state.start_objective)
-    )
+class Found(NamedTuple):
+    """What the searches of a chunk have found so far, on the host."""
+
+    best: np.ndarray  # shape=[batch, starts, dim]
+    objectives: np.ndarray  # shape=[batch, starts]
+    before: np.ndarray  # shape=[batch, starts]: where they began
+
+
+def _found(state: SearchState) -> Found:
+    return Found(*jax.device_get((state.best, state.best_objective, state.start_objective)))
+
+
+def _merged(screened: Found, places: np.ndarray, found: Found) -> Found:
+    """All starts: those that went on as they are now, the others as they were left."""
+    best, objectives = screened.best.copy(), screened.objectives.copy()
+    np.put_along_axis(best, places[..., None], found.best, axis=1)
+    np.put_along_axis(objectives, places, found.objectives, axis=1)
+    return Found(best, objectives, screened.before)
+
+
+def _best(model: LaCIM, found: Found) -> Inference:
+    """The best start of each image."""
+    best, objectives, before = found
     rows, first = np.arange(len(best)), objectives.argmax(axis=1)
     return Inference(
         latents=model.split(best[rows, first]),

@@ -9,9 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
-from lacim_jax.inference.latent_inference import Inference, chunks, infer
+from lacim_jax.inference.latent_inference import Inference, chunks, infer, infer_along
 from lacim_jax.inference.search import Search
-from lacim_jax.model.lacim import LaCIM, Latents, Variables, apply
+from lacim_jax.model.lacim import Examples, LaCIM, Latents, Variables, apply
 from lacim_jax.model.likelihoods import CATEGORICAL
 
 
@@ -23,6 +23,7 @@ class Prediction(NamedTuple):
     objective_before: np.ndarray  # shape=[n], float32: see Inference
     objective_after: np.ndarray  # shape=[n], float32: low where no latents explain the image
     disagreement: np.ndarray  # shape=[n], float32: across starts, from 0 to log(classes) nats
+    steps: int | None = None  # how many the search took, 0 where held-out examples spoke against it
 
 
 def predict(
@@ -33,6 +34,7 @@ def predict(
     *,
     steps: int = 50,
     search: Search = Search(),  # noqa: B008 (immutable)
+    held_out: Examples | None = None,
 ) -> Prediction:
     r"""Predicts the labels of images from a domain that need not have been trained.
 
@@ -44,8 +46,11 @@ def predict(
         variables: its variables.
         images: x, floating-point, [n, ...]; they may stay on the host.
         key: for the starts; a typed PRNG key, scalar.
-        steps: of the optimiser, from each start; at least 0.
+        steps: of the optimiser; at least 0.
         search: objective, optimiser, starts and chunks.
+        held_out: labelled examples of the training domains that the model was not trained on; their
+            domains are not used. If the search makes their labels worse, none is made, and
+            `steps` of the result is 0. Give them wherever you have them: a search can do harm.
 
     Returns:
         Probabilities, latents, objectives and the disagreement of the starts.
@@ -73,8 +78,22 @@ def predict(
         Sun et al., *Recovering latent causal factor for generalization to distributional shifts*,
         NeurIPS 2021, section 4.3.
     """
+    if held_out is not None and steps > 0:
+        tried = infer_along(model, variables, held_out.images, key, steps=(0, steps), search=search)
+        labels = np.asarray(held_out.labels)
+        without, with_search = (
+            np.mean(
+                predict_from(
+                    model, variables, found, chunk_size=search.chunk_size
+                ).probabilities.argmax(-1)
+                == labels
+            )
+            for found in tried
+        )
+        steps = steps if with_search > without else 0
     inference = infer(model, variables, images, key, steps=steps, search=search)
-    return predict_from(model, variables, inference, chunk_size=search.chunk_size)
+    found = predict_from(model, variables, inference, chunk_size=search.chunk_size)
+    return found._replace(steps=steps)
 
 
 def predict_from(

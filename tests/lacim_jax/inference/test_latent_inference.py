@@ -157,12 +157,52 @@ def test_a_search_on_the_way_is_the_search_of_so_many_steps():
     assert np.all(along[3].objective_after > along[0].objective_after)
 
 
+def test_halving_drops_starts_and_changes_nothing_for_those_kept():
+    images, full = IMAGES[:20], Search(keep=None)
+    halved = Search(keep=2, screening=8)
+    screened = infer(MODEL, VARIABLES, images, KEY, steps=8, search=full)
+    whole = infer(MODEL, VARIABLES, images, KEY, steps=30, search=full)
+    found = infer(MODEL, VARIABLES, images, KEY, steps=30, search=halved)
+    assert found.candidates.s.shape == whole.candidates.s.shape
+    for i, objectives in enumerate(screened.candidate_objectives):
+        kept = np.argsort(-objectives, kind="stable")[:2]
+        dropped = np.setdiff1d(np.arange(len(objectives)), kept)
+        np.testing.assert_allclose(
+            found.candidate_objectives[i, kept], whole.candidate_objectives[i, kept], rtol=1e-3
+        )
+        np.testing.assert_array_equal(found.candidate_objectives[i, dropped], objectives[dropped])
+        np.testing.assert_array_equal(
+            found.candidates.s[i, dropped], screened.candidates.s[i, dropped]
+        )
+    np.testing.assert_array_equal(found.objective_after, found.candidate_objectives.max(1))
+    np.testing.assert_array_equal(found.objective_before, whole.objective_before)
+    # A few steps are those of all starts, and so is the search where all are kept.
+    for steps, search in ((8, halved), (30, Search(keep=10)), (30, Search(keep=99))):
+        expected = screened if steps == 8 else whole
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            infer(MODEL, VARIABLES, images, KEY, steps=steps, search=search),
+            expected,
+        )
+
+
+def test_halving_compiles_once_and_may_be_looked_at_on_the_way():
+    search = Search(optimiser=optax.sgd(0.02), keep=3, screening=2)
+    with counting_compilations() as counts:
+        along = infer_along(MODEL, VARIABLES, IMAGES[:9], KEY, steps=(1, 2, 3, 7), search=search)
+        for steps, found in zip((1, 2, 3, 7), along, strict=True):
+            alone = infer(MODEL, VARIABLES, IMAGES[:9], KEY, steps=steps, search=search)
+            jax.tree.map(np.testing.assert_array_equal, alone, found)
+    assert counts[latent_inference._steps.__name__] == 2  # all starts, and three of them
+    assert counts[latent_inference._narrow.__name__] == 1
+
+
 def test_driven_and_scanned_steps_are_the_same():
     model = model_with(ConvDecoder((8, 8, 1), (8,)), ConvEncoder((8,), 16))
     variables = variables_of(model)
+    searches = [Search(loop=loop, chunk_size=5, screening=2) for loop in ("scan", "driven")]
     results = [
-        infer(model, variables, IMAGES[:5], KEY, steps=4, search=Search(loop=loop, chunk_size=5))
-        for loop in ("scan", "driven")
+        infer(model, variables, IMAGES[:5], KEY, steps=4, search=search) for search in searches
     ]
     for one, other in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
@@ -245,6 +285,8 @@ def test_steps_on_the_way_ascend():
         ({"draws": -1}, "draws and weight must be at least 0, got -1"),
         ({"weight": float("nan")}, "draws and weight must be at least 0"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"keep": 0}, "keep must be at least 1 start or None, and screening .* got 0 and 8"),
+        ({"screening": -1}, "screening at least 0 steps, got 2 and -1"),
         ({"loop": "fast"}, "(?s)loop.*'fast'"),
     ],
 )

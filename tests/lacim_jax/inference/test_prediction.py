@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lacim_jax import infer, predict, predict_from
+from lacim_jax import Examples, infer, predict, predict_from
 from tests.lacim_jax.exact import exact_model
 from tests.lacim_jax.inference.small_model import IMAGES, KEY, MODEL, VARIABLES
 from tests.oracles import linear_gaussian as oracle
@@ -49,3 +49,17 @@ def test_real_valued_labels_have_no_probabilities():
     images = np.zeros((2, 6), np.float32)
     with pytest.raises(ValueError, match="not CATEGORICAL"):
         predict(model, variables, images, KEY, steps=0)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_the_search_is_left_out_where_held_out_examples_speak_against_it(helps):
+    images = IMAGES[:40]
+    without, searched = (predict(MODEL, VARIABLES, images, KEY, steps=steps) for steps in (0, 20))
+    assert (without.steps, searched.steps) == (0, 20)
+    answers = [found.probabilities.argmax(-1) for found in (without, searched)]
+    assert (answers[0] != answers[1]).any()
+    labels = jnp.asarray(answers[helps], jnp.int32)
+    held_out = Examples(jnp.asarray(images), labels, jnp.zeros(40, jnp.int32))
+    found = predict(MODEL, VARIABLES, images, KEY, steps=20, held_out=held_out)
+    assert found.steps == (20 if helps else 0)
+    np.testing.assert_array_equal(found.probabilities, (without, searched)[helps].probabilities)
