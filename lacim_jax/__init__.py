@@ -55,6 +55,13 @@ from lacim_jax.inference import (
     squared_norm,
     step_search,
 )
+from lacim_jax.invariance import (
+    InvarianceTest,
+    Selection,
+    Trial,
+    invariance_test,
+    select_invariant,
+)
 from lacim_jax.looking import Saliency, active_dims, exchange, saliency, saliency_of, traverse
 from lacim_jax.model import (
     BERNOULLI,
@@ -143,6 +150,11 @@ __all__ = [
     "Diversity",
     "collapse",
     "Collapse",
+    "invariance_test",
+    "InvarianceTest",
+    "select_invariant",
+    "Trial",
+    "Selection",
     "ERM",
     "erm_loss",
 ]

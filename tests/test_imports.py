@@ -71,6 +71,7 @@ FLOORS = {
     "lacim_jax/model": set(),
     "lacim_jax/objective": {"model"},
     "lacim_jax/erm": {"model"},
+    "lacim_jax/invariance": set(),
     "lacim_jax/inference": {"model"},
     "lacim_jax/looking": {"model"},
     "lacim_jax/identifiability": {"model"},

@@ -55,7 +55,7 @@ MODULES = {
     "gsgd_sequence": "path_space.sequence",
     "gsgd_control": "path_space.control",
     "gsgd_delay": "together.delay_in_path_space",
-    "gsgd_conditioning": "path_space.conditioning",
+    "gsgd_conditioning": "path_space.rescaled.conditioning",
     "gsgd_stability": "path_space.stability",
     "gsgd_speed": "path_space.speed",
     "dcasgd_digits": "delay.digits",

@@ -197,7 +197,8 @@ def searching(network: Network, settings: Settings, seed: int, context: Context)
     one = _operations(loops.gradient, jnp.zeros((1, loops.dim)), data.images[:1])
     starts = 2 * (1 + settings.draws)
     screened, kept = min(search.screening, count), min(search.keep or starts, starts)
-    gradients = dict.fromkeys((ALL_STARTS, LOOP, AT_ONCE), float(starts * (count + 1)))
+    full = float(starts * (count + 1))
+    gradients: dict[str, float] = dict.fromkeys((ALL_STARTS, LOOP, AT_ONCE), full)
     gradients[OURS] = float(starts * (screened + 1) + kept * (count - screened))
     ways = {
         OURS: ours, ALL_STARTS: all_starts, LOOP: loops.one_start_after_another,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.path_space import conditioning
+from benchmarks.path_space.rescaled import conditioning
 from benchmarks.path_space.rescaled.tasks import problem
 from common.progress import Silent
 from tests.compiled import as_users_do
