@@ -88,6 +88,7 @@ from lacim_jax.model import (
     log_mixture,
 )
 from lacim_jax.objective import Elbo, compiled_elbo, elbo, lacim_loss
+from lacim_jax.training import Codes, Fitted, coded, fit
 
 __all__ = [
     "LaCIM",
@@ -116,6 +117,10 @@ __all__ = [
     "compiled_elbo",
     "Elbo",
     "lacim_loss",
+    "fit",
+    "Fitted",
+    "coded",
+    "Codes",
     "predict",
     "Prediction",
     "infer",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lacim_jax.model.checks import check_batch, check_weight
-from lacim_jax.model.lacim import Examples, LaCIM, Variables, apply
+from lacim_jax.model.lacim import Examples, LaCIM, Variables
 
 
 class Elbo(NamedTuple):
@@ -95,22 +95,59 @@ def elbo(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+    return elbo_and_updates(
+        model, variables, examples, key,
+        num_samples=num_samples, beta=beta, label_weight=label_weight,
+    )[0]  # fmt: skip
+
+
+def elbo_and_updates(
+    model: LaCIM,
+    variables: Variables,
+    examples: Examples,
+    key: PRNGKeyArray,
+    *,
+    num_samples: int,
+    beta: ArrayLike,
+    label_weight: ArrayLike,
+) -> tuple[Elbo, dict[str, Any]]:
+    """The bound, and the model's collections beside the parameters as they are afterwards.
+
+    Args:
+        model: as in `elbo`, like the others.
+        variables: with collections such as {"batch_stats"}, which modules may change.
+        examples: a batch.
+        key: for the draws, and for what modules draw as "dropout".
+        num_samples: K.
+        beta: factor on the divergence.
+        label_weight: factor on the label's term.
+    """
     check_weight("beta", beta)
     check_weight("label_weight", label_weight)
     check_batch(model, variables, examples)
     images, labels, domains = examples
+    current = dict(variables)
+    collections = [name for name in current if name != "params"]
+    rngs = {"dropout": jax.random.fold_in(key, 1)}
 
-    posterior = apply(model, variables, "encode", images, domains)
-    prior = apply(model, variables, "prior", domains)
+    def read(method: str, *args: Any) -> Any:
+        if not collections:
+            return model.apply(current, *args, method=method, rngs=rngs)
+        result, changed = model.apply(current, *args, method=method, rngs=rngs, mutable=collections)
+        current.update(changed)
+        return result
+
+    posterior = read("encode", images, domains)
+    prior = read("prior", domains)
     shape = (num_samples, *posterior.mean.shape)
     noise = jax.random.normal(key, shape, posterior.mean.dtype)
     draws = jax.vmap(posterior.sample)(noise)  # [K, batch, dim]
 
     # Draws and examples become one batch, [K * batch], and are parted again below.
     flat = draws.reshape(-1, draws.shape[-1])
-    flat = apply(model, variables, "latents", flat, jnp.tile(domains, num_samples))
-    pixels = apply(model, variables, "decode", flat)
-    logits = apply(model, variables, "classify", model.split(flat).s)
+    flat = read("latents", flat, jnp.tile(domains, num_samples))
+    pixels = read("decode", flat)
+    logits = read("classify", model.split(flat).s)
     pixels, logits = (p.reshape(*draws.shape[:2], *p.shape[1:]) for p in (pixels, logits))
 
     def every(log_prob: Callable[..., jax.Array], parameters: jax.Array, values: jax.Array):
@@ -130,7 +167,7 @@ def elbo(
     reconstruction = expectation(log_x)
     prior_term, entropy = expectation(log_prior), -expectation(log_posterior)
     divergence = -(prior_term + entropy)
-    return Elbo(
+    terms = Elbo(
         bound=jnp.asarray(label_weight * label + reconstruction - beta * divergence),
         label=label,
         reconstruction=reconstruction,
@@ -142,6 +179,39 @@ def elbo(
         # Kish's effective sample size: K where all weights are equal, 1 where one has them all.
         sample_size=1 / (weights**2).sum(0),
     )
+    return terms, {name: current[name] for name in collections}
+
+
+LABEL_SHARE = 8.0
+"""How much more a share of the label's nats counts than the same share of the image's."""
+LEAST_LABEL_WEIGHT = 50.0
+"""At which a nat of the label outweighs what its latents cost in divergence."""
+_LEAST_NATS = 0.01
+"""Taken for the entropy of a batch whose labels are all but equal."""
+
+
+def balanced_weight(model: LaCIM, examples: Examples) -> Float[Array, ""]:
+    """The weight of the label's term by what there is to be explained; see `lacim_loss`.
+
+    Args:
+        model: whose likelihoods say what that is.
+        examples: a batch.
+
+    Returns:
+        At least 50.
+
+    Raises:
+        ValueError: if a likelihood does not say it.
+    """
+    families = (model.likelihood.unexplained, model.label_likelihood.unexplained)
+    if families[0] is None or families[1] is None:
+        raise ValueError(
+            "a balanced label_weight needs likelihoods that say what there is to be explained, but "
+            "one has no `unexplained`; give it, or a number as label_weight."
+        )
+    pixels, labels = families[0](examples.images), families[1](examples.labels)
+    weight = LABEL_SHARE * pixels / jnp.maximum(labels.astype(pixels.dtype), _LEAST_NATS)
+    return jnp.maximum(weight, LEAST_LABEL_WEIGHT)
 
 
 compiled_elbo = jax.jit(elbo, static_argnames=("model", "num_samples"))
@@ -157,9 +227,21 @@ def lacim_loss(
     *,
     num_samples: int = 1,
     beta: optax.ScalarOrSchedule = 1.0,
-    label_weight: optax.ScalarOrSchedule = 1.0,
-) -> Callable[..., tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]]:
-    """The loss to train by: minus the bound, averaged over the batch.
+    label_weight: optax.ScalarOrSchedule | Literal["balanced"] = "balanced",
+) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
+    r"""The loss to train by: minus the bound, averaged over the batch, with a weight on the label.
+
+    Images have hundreds of nats and labels one or two, so in the plain bound the classifier
+    starves: what it could gain is lost beside what any pixel can. By default terms are weighed by
+    what there is to be explained. With $R_x$ the nats by which the best parameters that are the
+    same for all images fall short of each image's own, and $R_y$ likewise of labels, their entropy,
+
+        `label_weight` $= \max(50, 8 R_x / R_y)$,
+
+    so that a share of the label counts eight times what the same share of the image does, whatever
+    the number of pixels and the likelihood; and never less than what it takes to be heard beside
+    the divergence, which does not know the images' size. It is worked out from each batch.
+    `label_weight=1` is the bound.
 
     Args:
         model: the densities.
@@ -167,27 +249,43 @@ def lacim_loss(
         beta: factor on the divergence, or a schedule of it by step: warmed up from 0, as by
             `optax.linear_schedule(0.0, 1.0, 500)`, it keeps the posterior from collapsing onto the
             prior before the decoder has learnt to use it.
-        label_weight: factor on the label's term, or a schedule of it by step.
+        label_weight: factor on the label's term, a schedule of it by step, or "balanced".
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar,
-        counted from 0, and `terms` the batch means of the bound, its terms and the sample size.
+        counted from 0, and `terms` the batch means of the bound, its terms and the sample size, and
+        the label's weight. Where modules keep running averages or the like, `step` is a pair
+        (step, collections), such as (0, {"batch_stats": ...}), and so is what is returned of it.
+        What modules draw as "dropout" comes from the key.
 
     Raises:
-        ValueError: if a factor is a negative number; schedules are not checked.
+        ValueError: if a factor is a negative number (schedules are not checked), or the weight is
+            to be balanced and a likelihood does not say what there is to be explained.
     """
     check_weight("beta", beta)
-    check_weight("label_weight", label_weight)
+    if not isinstance(label_weight, str):
+        check_weight("label_weight", label_weight)
+    elif label_weight != "balanced":
+        raise ValueError(
+            f'label_weight is a number, a schedule or "balanced", got "{label_weight}".'
+        )
 
     def loss_fn(
-        params: optax.Params, step: jax.Array, examples: Examples, key: PRNGKeyArray
-    ) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+        params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        step, collections = state if isinstance(state, tuple) else (state, {})
+        own = balanced_weight(model, examples) if label_weight == "balanced" else label_weight
         weights = {
             name: weight(step) if callable(weight) else weight
-            for name, weight in (("beta", beta), ("label_weight", label_weight))
+            for name, weight in (("beta", beta), ("label_weight", own))
         }
-        terms = elbo(model, {"params": params}, examples, key, num_samples=num_samples, **weights)
+        terms, collections = elbo_and_updates(
+            model, {"params": params, **collections}, examples, key,
+            num_samples=num_samples, **weights,
+        )  # fmt: skip
         means = {name: value.mean() for name, value in terms._asdict().items() if value.ndim == 1}
-        return -means["bound"], (step + 1, means)
+        means["label_weight"] = jnp.asarray(weights["label_weight"], means["bound"].dtype)
+        following = (step + 1, collections) if isinstance(state, tuple) else step + 1
+        return -means["bound"], (following, means)
 
     return loss_fn

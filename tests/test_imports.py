@@ -70,6 +70,7 @@ FLOORS = {
     "dcasgd_jax/actors": {"_precision", "_arguments", "rules", "schedules", "simulator"},
     "lacim_jax/model": set(),
     "lacim_jax/objective": {"model"},
+    "lacim_jax/training": {"model", "objective"},
     "lacim_jax/erm": {"model"},
     "lacim_jax/invariance": set(),
     "lacim_jax/inference": {"model"},

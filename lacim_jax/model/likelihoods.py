@@ -27,6 +27,9 @@ class Likelihood(NamedTuple):
     check: Callable[[tuple[int, ...], np.ndarray], None]
     """`(shape of one example's parameters, values [batch, ...])`: raises ValueError if the family
     gives any of the values no density."""
+    unexplained: Callable[[jax.Array], jax.Array] | None = None
+    """`values [batch, ...] -> nats`: by how much, an example, the best parameters that are the same
+    for all fall short of each example's own. What there is to be explained; see `lacim_loss`."""
 
 
 def _bernoulli_log_prob(
@@ -48,7 +51,17 @@ def _check_unit_interval(shape: tuple[int, ...], values: np.ndarray) -> None:
         )
 
 
-BERNOULLI = Likelihood(_bernoulli_log_prob, jax.nn.sigmoid, _check_unit_interval)
+def _bernoulli_unexplained(values: Float[Array, " batch *pixels"]) -> Float[Array, ""]:
+    # Σ_i H(E x_i) - E H(x_i), with H(p) = -p log p - (1 - p) log(1 - p).
+    def entropy(p: jax.Array) -> jax.Array:
+        return -(jax.scipy.special.xlogy(p, p) + jax.scipy.special.xlog1py(1 - p, -p))
+
+    return (entropy(values.mean(0)) - entropy(values).mean(0)).sum()
+
+
+BERNOULLI = Likelihood(
+    _bernoulli_log_prob, jax.nn.sigmoid, _check_unit_interval, _bernoulli_unexplained
+)
 r"""Pixels between 0 and 1 from logits $l$: $\sum_i x_i l_i - \log(1 + e^{l_i})$.
 
 For grey pixels it is a cross-entropy, the log-density up to a constant that depends on neither
@@ -77,7 +90,15 @@ def _check_classes(shape: tuple[int, ...], values: np.ndarray) -> None:
         )
 
 
-CATEGORICAL = Likelihood(_categorical_log_prob, jax.nn.softmax, _check_classes)
+def _categorical_unexplained(values: Num[Array, " batch"]) -> Float[Array, ""]:
+    # The entropy of the batch's labels: -E log p(y), p the share of those that are equal.
+    share = (values[:, None] == values[None]).astype(jnp.float32).mean(0)
+    return -jnp.log(share).mean()
+
+
+CATEGORICAL = Likelihood(
+    _categorical_log_prob, jax.nn.softmax, _check_classes, _categorical_unexplained
+)
 r"""Labels $0, \dots, c - 1$ from logits $l$: $l_y - \log \sum_j e^{l_j}$."""
 
 
@@ -101,7 +122,10 @@ def gaussian_likelihood(scale: float) -> Likelihood:
     def log_prob(mean: Float[Array, "*x"], value: Float[Array, "*x"]) -> Float[Array, ""]:
         return -(0.5 * ((value.ravel() - mean.ravel()) / scale) ** 2 + log_normaliser).sum()
 
-    return Likelihood(log_prob, lambda mean: mean, _check_finite)
+    def unexplained(values: Float[Array, " batch *x"]) -> Float[Array, ""]:
+        return (values.var(0) / (2 * scale**2)).sum()
+
+    return Likelihood(log_prob, lambda mean: mean, _check_finite, unexplained)
 
 
 @functools.cache  # equal arguments give one object, so nothing is compiled twice
@@ -184,7 +208,11 @@ def discretised_logistic(levels: int = 256, *, log_scale_bound: float = 7.0) -> 
                 f"pixels by {levels - 1}, and do not standardise or augment them off the grid."
             )
 
-    return Likelihood(log_prob, mean, check)
+    def unexplained(values: Float[Array, " batch *x"]) -> Float[Array, ""]:
+        # Of a logistic, whose scale grows with the spread: log of the spread in steps of the grid.
+        return jnp.log(jnp.maximum(values.std(0) * (levels - 1), 1)).sum()
+
+    return Likelihood(log_prob, mean, check, unexplained)
 
 
 def _check_finite(shape: tuple[int, ...], values: np.ndarray) -> None:

@@ -305,7 +305,10 @@ def test_a_domain_prior_recovers_means_and_scales():
         likelihood=gaussian_likelihood(noise),
     )  # fmt: skip
     params = jax.jit(model.init)(KEY, data.images, data.domains)["params"]
-    loss, tx = lacim_loss(model), optax.adam(optax.cosine_decay_schedule(0.03, 1500))
+    loss, tx = (
+        lacim_loss(model, label_weight=1.0),
+        optax.adam(optax.cosine_decay_schedule(0.03, 1500)),
+    )
 
     @jax.jit
     def train(params, data):

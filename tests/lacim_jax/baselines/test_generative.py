@@ -235,6 +235,8 @@ def test_all_latents_of_ivae_may_cause_the_label():
     )
     data = examples()
     params = jax.jit(model.init)(KEY, data.images, data.domains)["params"]
-    grads, _ = compiled_quickly(jax.grad(lacim_loss(model), has_aux=True))(params, STEP, data, KEY)
+    grads, _ = compiled_quickly(jax.grad(lacim_loss(model, label_weight=1.0), has_aux=True))(
+        params, STEP, data, KEY
+    )
     assert params["classifier"]["Dense_0"]["kernel"].shape == (3, 2)
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) > 0

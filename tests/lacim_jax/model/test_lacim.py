@@ -190,7 +190,7 @@ def test_a_full_covariance_starts_diagonal_and_learns_to_correlate():
     params = jax.jit(model.init)(KEY, images, data.domains)["params"]
     covariance = model.apply({"params": params}, method="priors").covariance()[0]
     np.testing.assert_array_equal(covariance, np.eye(2))
-    loss, tx = lacim_loss(model), optax.adam(0.02)
+    loss, tx = lacim_loss(model, label_weight=1.0), optax.adam(0.02)
     state = tx.init(params)
 
     @jax.jit

@@ -115,7 +115,9 @@ def test_starts_are_the_noise_through_every_map(affine):
 def test_it_trains_and_predicts_as_lacim_does():
     model, data = ReparameterisedLaCIM(*modules(), **SIZES), examples(30)
     params = initialised(model)["params"]
-    gradient = compiled_quickly(jax.value_and_grad(lacim_loss(model), has_aux=True))
+    gradient = compiled_quickly(
+        jax.value_and_grad(lacim_loss(model, label_weight=1.0), has_aux=True)
+    )
     step, losses = jnp.zeros([], jnp.int32), []
     for i in range(60):
         (loss, (step, _)), grads = gradient(params, step, data, jax.random.fold_in(KEY, i))

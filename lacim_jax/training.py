@@ -1,0 +1,162 @@
+"""Training in one call, its input checked before anything is compiled."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import PRNGKeyArray
+
+from lacim_jax.model.checks import check_examples
+from lacim_jax.model.lacim import Examples, LaCIM
+from lacim_jax.objective import lacim_loss
+
+
+class Fitted(NamedTuple):
+    """A trained model's variables, and how training went."""
+
+    variables: dict[str, Any]  # {"params": ...}, with other collections that the modules have
+    terms: dict[str, np.ndarray]  # of the loss, each shape=[num_steps]
+
+
+_ADAM = optax.adam(1e-3)
+
+
+def fit(
+    model: LaCIM,
+    examples: Examples,
+    key: PRNGKeyArray,
+    *,
+    num_steps: int = 1000,
+    batch_size: int = 128,
+    optimiser: optax.GradientTransformation = _ADAM,
+    loss: Callable[..., Any] | None = None,
+) -> Fitted:
+    """Initialises a model and trains it on batches drawn at random, in one compiled loop.
+
+    The whole training set is checked first: shapes, the range of pixels under the likelihood,
+    labels, domains, of which each must have examples. For loops of one's own there are
+    `check_examples` and `lacim_loss`.
+
+    Args:
+        model: the model to train.
+        examples: the training set; see `coded` for labels or domains that are names or codes.
+        key: for initialisation, batches and draws; a typed PRNG key, scalar.
+        num_steps: how many batches.
+        batch_size: examples of each.
+        optimiser: any optax transformation.
+        loss: as `lacim_loss` returns it; None for `lacim_loss(model)` with the divergence warmed up
+            over the first quarter of the steps.
+
+    Returns:
+        Variables for `predict`, and the loss's terms at every step.
+
+    Raises:
+        ValueError: if the training set does not suit the model, numbers are not positive, or
+            training ends in parameters that are not finite; it says from which step on.
+
+    Example:
+        >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
+        >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((2, 2), (8,)), MLP((2,)), num_domains=2)
+        >>> labels = jnp.arange(64) % 2
+        >>> images = jnp.tile(labels[:, None, None].astype(jnp.float32), (1, 2, 2))
+        >>> data = Examples(images, labels, domains=jnp.arange(64) // 32)
+        >>> fitted = fit(model, data, jax.random.key(0), num_steps=20, batch_size=16)
+        >>> fitted.terms["bound"].shape
+        (20,)
+    """
+    if num_steps < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_steps and batch_size must be positive, got {num_steps} and {batch_size}."
+        )
+    data = Examples(*map(_on_device, examples))
+    init_key, dropout_key, order_key, noise_key = jax.random.split(key, 4)
+    rngs = {"params": init_key, "dropout": dropout_key}
+    floats = jnp.issubdtype(data.images.dtype, jnp.floating)
+    first = jnp.zeros((1, *data.images.shape[1:]), data.images.dtype if floats else jnp.float32)
+    variables = dict(jax.jit(model.init)(rngs, first, jnp.zeros(1, jnp.int32)))
+    check_examples(model, variables, data)
+    if loss is None:
+        loss = lacim_loss(model, beta=optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1)))
+    params = variables.pop("params")
+    gradient = jax.grad(loss, has_aux=True)
+    count, dtype = len(data.labels), jnp.int32
+    size = min(batch_size, count)
+
+    def step(carry: Any, index: jax.Array) -> tuple[Any, Any]:
+        params, opt_state, state = carry
+        rows = jax.random.randint(jax.random.fold_in(order_key, index), (size,), 0, count)
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+        key = jax.random.fold_in(noise_key, index)
+        gradients, (state, terms) = gradient(params, state, batch, key)
+        updates, opt_state = optimiser.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, state), terms
+
+    @jax.jit
+    def trained(params: Any, collections: Any) -> Any:
+        first = jnp.zeros([], dtype)
+        state = (first, collections) if collections else first
+        return jax.lax.scan(step, (params, optimiser.init(params), state), jnp.arange(num_steps))
+
+    (params, _, state), terms = trained(params, variables)
+    terms = {name: np.asarray(values) for name, values in terms.items()}
+    _check_finite(params, terms)
+    return Fitted({"params": params, **(state[1] if variables else {})}, terms)
+
+
+class Codes(NamedTuple):
+    """Whole numbers from 0 on, and what each stands for."""
+
+    codes: np.ndarray  # shape=[n], int32
+    names: np.ndarray  # shape=[distinct]: names[codes] are the values
+
+
+def coded(values: ArrayLike | list[Any]) -> Codes:
+    """Numbers labels or domains through from 0, whatever they are called.
+
+    Args:
+        values: integers or strings, [n]: site codes 10 and 20, or names of classes.
+
+    Returns:
+        Codes for `Examples`, in the order of the sorted names, which lead back.
+
+    Raises:
+        ValueError: if there are none, they are not one-dimensional, or real numbers, which have no
+            classes.
+
+    Example:
+        >>> coded(["dog", "cat", "dog"])
+        Codes(codes=array([1, 0, 1], dtype=int32), names=array(['cat', 'dog'], dtype='<U3'))
+        >>> coded([10, 20, 10]).codes
+        array([0, 1, 0], dtype=int32)
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iubUSO":
+        raise ValueError(
+            "labels and domains are integers or strings of shape [n], at least one, got "
+            f"{array.dtype}{list(array.shape)}; use gaussian_likelihood for real-valued labels."
+        )
+    names, codes = np.unique(array, return_inverse=True)
+    return Codes(codes.astype(np.int32), names)
+
+
+def _on_device(leaf: Any) -> jax.Array:
+    array = np.asarray(leaf)
+    if array.dtype.kind in "USO":
+        raise ValueError(
+            f"examples are numbers, got {array.dtype}; coded(values).codes numbers names through."
+        )
+    return jnp.asarray(array)
+
+
+def _check_finite(params: Any, terms: dict[str, np.ndarray]) -> None:
+    lost = np.asarray(~np.isfinite(np.stack(list(terms.values()))).all(axis=0))
+    if lost.any() or not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+        first = int(lost.argmax()) if lost.any() else len(lost) - 1
+        raise ValueError(
+            f"training must stay finite, but from step {first} on it is not; take a smaller step "
+            "size, or clip gradients."
+        )

@@ -1,0 +1,112 @@
+"""The weight of the label's term by default: the label is fitted, whatever the images are like."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lacim_jax import (
+    BERNOULLI,
+    ERM,
+    MLP,
+    Examples,
+    LaCIM,
+    MLPDecoder,
+    MLPEncoder,
+    erm_loss,
+    gaussian_likelihood,
+    lacim_loss,
+)
+from lacim_jax.objective import balanced_weight
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "per_pixel"),
+    [
+        # The best constant is the mean, 1/2: log 2 nats a pixel are left where pixels are 0 or 1.
+        (BERNOULLI, np.log(2)),
+        (gaussian_likelihood(0.1), 0.25 / (2 * 0.1**2)),
+        (gaussian_likelihood(1.0), 0.25 / 2),
+    ],
+)
+def test_the_label_is_weighed_by_what_there_is_to_be_explained(likelihood, per_pixel):
+    model = LaCIM(
+        MLPEncoder((4,)), MLPDecoder((3, 3), (4,)), MLP((4,)), num_domains=1, s_dim=2, v_dim=2,
+        likelihood=likelihood,
+    )  # fmt: skip
+    images = jnp.repeat(jnp.asarray([0.0, 1.0]), 8)[:, None, None] * jnp.ones((16, 3, 3))
+    labels = jnp.arange(16, dtype=jnp.int32) % 4
+    examples = Examples(images, labels, jnp.zeros(16, jnp.int32))
+    expected = max(8 * 9 * per_pixel / np.log(4), 50)
+    np.testing.assert_allclose(balanced_weight(model, examples), expected, rtol=1e-4)
+    params = jax.jit(model.init)(KEY, images[:1], examples.domains[:1])["params"]
+    step = jnp.zeros([], jnp.int32)
+    loss, (_, terms) = lacim_loss(model)(params, step, examples, KEY)
+    given, _ = lacim_loss(model, label_weight=float(expected))(params, step, examples, KEY)
+    np.testing.assert_allclose(loss, given, rtol=1e-4)
+    np.testing.assert_allclose(terms["label_weight"], expected, rtol=1e-4)
+    # Images that are all alike leave nothing to explain. One class: no infinity.
+    blank = examples._replace(images=jnp.ones((16, 3, 3)))
+    assert balanced_weight(model, blank) == 50
+    assert np.isfinite(balanced_weight(model, examples._replace(labels=jnp.zeros(16, jnp.int32))))
+
+
+def test_grey_pixels_are_explained_up_to_their_own_entropy():
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(64, 3, 3)), jnp.float32)
+    logits = jax.scipy.special.logit(images.mean(0))
+    own = jax.scipy.special.logit(images)
+    log_prob = jax.vmap(BERNOULLI.log_prob, in_axes=(None, 0))(logits, images)
+    best = jax.vmap(BERNOULLI.log_prob)(own, images)
+    assert BERNOULLI.unexplained is not None
+    np.testing.assert_allclose(BERNOULLI.unexplained(images), (best - log_prob).mean(), rtol=1e-3)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("scale", [1, 4])
+def test_by_default_labels_are_fitted_about_as_well_as_by_erm(scale):
+    """Images of two sizes, most of whose nats have nothing to do with the label."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=512)
+    patterns = rng.uniform(size=(4, 4, 4)) > 0.5
+    images = 0.35 * rng.uniform(size=(512, 4, 4)) + 0.3 * patterns[labels] + 0.15
+    images = np.kron(images, np.ones((1, scale, scale))).astype(np.float32)
+    data = Examples(
+        jnp.asarray(images), jnp.asarray(labels, jnp.int32), jnp.arange(512, dtype=jnp.int32) % 2
+    )
+    side = 4 * scale
+
+    def trained(loss, params):
+        tx = optax.adam(3e-3)
+
+        def step(carry, key):
+            params, state, count = carry
+            gradients, (count, _) = jax.grad(loss, has_aux=True)(params, count, data, key)
+            updates, state = tx.update(gradients, state)
+            return (optax.apply_updates(params, updates), state, count), None
+
+        first = (params, tx.init(params), jnp.zeros([], jnp.int32))
+        return jax.jit(lambda: jax.lax.scan(step, first, jax.random.split(KEY, 250))[0][0])()
+
+    erm = ERM(MLPEncoder((32,)), MLP((16, 4)), s_dim=4)
+    params = jax.jit(erm.init)(KEY, data.images[:1])["params"]
+    by_erm = erm.apply({"params": trained(erm_loss(erm), params)}, data.images)
+    model = LaCIM(
+        MLPEncoder((32,)), MLPDecoder((side, side), (32,)), MLP((16, 4)), num_domains=2, s_dim=4,
+        v_dim=4,
+    )  # fmt: skip
+    params = jax.jit(model.init)(KEY, data.images[:1], data.domains[:1])["params"]
+
+    def accuracy(loss):
+        variables = {"params": trained(loss, params)}
+        mean = model.apply(variables, data.images, data.domains, method="encode").mean
+        logits = model.apply(variables, mean[:, :4], method="classify")
+        return float((logits.argmax(-1) == data.labels).mean())
+
+    erms = float((by_erm.argmax(-1) == data.labels).mean())
+    assert erms > 0.9
+    found = accuracy(lacim_loss(model))
+    assert found >= erms - 0.01
+    assert accuracy(lacim_loss(model, label_weight=1.0)) < found  # the bound itself starves it
