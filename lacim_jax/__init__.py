@@ -62,6 +62,7 @@ from lacim_jax.invariance import (
     invariance_test,
     select_invariant,
 )
+from lacim_jax.invariant_objective import invariant_lacim_loss
 from lacim_jax.looking import Saliency, active_dims, exchange, saliency, saliency_of, traverse
 from lacim_jax.model import (
     BERNOULLI,
@@ -117,6 +118,7 @@ __all__ = [
     "compiled_elbo",
     "Elbo",
     "lacim_loss",
+    "invariant_lacim_loss",
     "fit",
     "Fitted",
     "coded",

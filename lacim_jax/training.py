@@ -38,7 +38,8 @@ def fit(
     """Initialises a model and trains it on batches drawn at random, in one compiled loop.
 
     The whole training set is checked first: shapes, the range of pixels under the likelihood,
-    labels, domains, of which each must have examples. For loops of one's own there are
+    labels, domains, of which each must have examples (a model with `num_domains=1` takes domains as
+    they are: its own loss pools them, and others may compare them). For loops of one's own there are
     `check_examples` and `lacim_loss`.
 
     Args:
@@ -78,8 +79,11 @@ def fit(
     floats = jnp.issubdtype(data.images.dtype, jnp.floating)
     first = jnp.zeros((1, *data.images.shape[1:]), data.images.dtype if floats else jnp.float32)
     variables = dict(jax.jit(model.init)(rngs, first, jnp.zeros(1, jnp.int32)))
-    check_examples(model, variables, data)
+    pooled = data._replace(domains=jnp.zeros_like(data.domains))
+    alone = model.num_domains == 1  # then domains concern the loss alone, if anything
+    check_examples(model, variables, pooled if alone else data)
     if loss is None:
+        data = pooled if alone else data
         loss = lacim_loss(model, beta=optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1)))
     params = variables.pop("params")
     gradient = jax.grad(loss, has_aux=True)

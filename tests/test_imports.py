@@ -71,6 +71,7 @@ FLOORS = {
     "lacim_jax/model": set(),
     "lacim_jax/objective": {"model"},
     "lacim_jax/training": {"model", "objective"},
+    "lacim_jax/invariant_objective": {"model", "objective"},
     "lacim_jax/erm": {"model"},
     "lacim_jax/invariance": set(),
     "lacim_jax/inference": {"model"},

@@ -1,0 +1,104 @@
+"""LaCIM with what it assumes asked for: a label that depends on s alike in every domain."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PRNGKeyArray
+
+from lacim_jax.model.checks import check_weight
+from lacim_jax.model.lacim import Examples, LaCIM
+from lacim_jax.objective import balanced_weight, elbo_and_updates
+
+
+def invariant_lacim_loss(
+    model: LaCIM,
+    *,
+    num_domains: int,
+    weight: optax.ScalarOrSchedule,
+    num_samples: int = 1,
+    beta: optax.ScalarOrSchedule = 1.0,
+    label_weight: optax.ScalarOrSchedule | Literal["balanced"] = "balanced",
+) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
+    r"""Invariant LaCIM: the bound, less the variance of the label's risk between domains.
+
+    LaCIM assumes that p(y|s) does not depend on the domain, but its bound asks for no such thing:
+    an s with a spurious part explains the labels of the training domains better, if not equally
+    well in each. If s is the cause and nothing else, what is left of the label, $R_d = - E_d \log
+    q(y|x)$, is as much in every domain in which s is distributed alike. So with λ = `label_weight`
+    this minimises
+
+        $-L + \lambda \, w \, \tfrac{1}{m} \sum_d (R_d - \bar R)^2$,      divided by max(1, w),
+
+    the penalty of V-REx on LaCIM's label term; the division, as in IRM's code, keeps steps of one
+    size while w grows. The encoder is shared by all domains (Pool-LaCIM): heads of their own would
+    let each domain reach the same risk in a way of its own, and dodge the penalty.
+
+    Args:
+        model: with `num_domains=1`: one encoder, one prior.
+        num_domains: m, training domains in the data, at least 2.
+        weight: w, at least 0, or a schedule of it by step: small until the label is learnt, as by
+            `optax.piecewise_constant_schedule(1.0, {200: 1e2})`.
+        num_samples: draws for each example.
+        beta: factor on the divergence, or a schedule of it by step.
+        label_weight: factor on the label's term, as in `lacim_loss`.
+
+    Returns:
+        `(params, step, examples, key) -> (loss, (step + 1, terms))`, like `lacim_loss`, the domains
+        of examples from 0 to m - 1; `terms` has the penalty too.
+
+    Raises:
+        ValueError: if the model has several domains, m is less than 2, or a factor is a negative
+            number.
+
+    References:
+        Sun et al., NeurIPS 2021, for the assumption; Krueger et al., *Out-of-distribution
+        generalization via risk extrapolation*, ICML 2021, for the penalty; Arjovsky et al.,
+        *Invariant risk minimization*, 2019, for the division.
+    """
+    if model.num_domains != 1 or num_domains < 2:
+        raise ValueError(
+            "Invariant LaCIM has one encoder for all of several domains, LaCIM(num_domains=1), and "
+            f"num_domains of at least 2 here, got {model.num_domains} and {num_domains}."
+        )
+    for name, value in (("weight", weight), ("beta", beta)):
+        check_weight(name, value)
+    if not isinstance(label_weight, str):
+        check_weight("label_weight", label_weight)
+
+    def loss_fn(
+        params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        step, collections = state if isinstance(state, tuple) else (state, {})
+
+        def now(value: Any) -> Any:
+            return value(step) if callable(value) else value
+
+        pooled = examples._replace(domains=jnp.zeros_like(examples.domains))
+        own = balanced_weight(model, pooled) if isinstance(label_weight, str) else now(label_weight)
+        terms, collections = elbo_and_updates(
+            model, {"params": params, **collections}, pooled, key,
+            num_samples=num_samples, beta=now(beta), label_weight=own,
+        )  # fmt: skip
+        penalty = _variance_of_risks(-terms.label, examples.domains, num_domains)
+        means = {name: value.mean() for name, value in terms._asdict().items() if value.ndim == 1}
+        strength = jnp.asarray(now(weight), penalty.dtype)
+        own = jnp.asarray(own, penalty.dtype)
+        loss = (own * strength * penalty - means["bound"]) / jnp.maximum(strength, 1)
+        following = (step + 1, collections) if isinstance(state, tuple) else step + 1
+        return loss, (following, {**means, "penalty": penalty, "label_weight": own})
+
+    return loss_fn
+
+
+def _variance_of_risks(losses: jax.Array, domains: jax.Array, num_domains: int) -> jax.Array:
+    """Of the mean losses of the domains that have an example in the batch."""
+    own = jax.nn.one_hot(domains, num_domains, dtype=losses.dtype)
+    counts = own.sum(0)
+    risks = own.T @ losses / jnp.maximum(counts, 1)
+    present = (counts > 0).astype(losses.dtype)
+    total = jnp.maximum(present.sum(), 1)
+    mean = (present * risks).sum() / total
+    return (present * (risks - mean) ** 2).sum() / total
