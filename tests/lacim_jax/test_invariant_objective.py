@@ -67,9 +67,8 @@ def trained(loss, data):
 
 
 def test_it_finds_the_cause_where_the_colour_misleads_and_the_test_of_invariance_sees_it():
-    train, held_out, test = (
-        colored(agreement, seed) for seed, agreement in enumerate([(0.9, 0.8), (0.9, 0.8), (0.1,)])
-    )
+    train, test = colored((0.9, 0.8), 0), colored((0.1,), 2)
+    held_out = colored((0.9, 0.8), 1, count=4096)
     rise = optax.piecewise_constant_schedule(1.0, {100: 1e2})
 
     def pooled(params, step, examples, key):
