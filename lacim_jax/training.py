@@ -39,8 +39,8 @@ def fit(
 
     The whole training set is checked first: shapes, the range of pixels under the likelihood,
     labels, domains, of which each must have examples (a model with `num_domains=1` takes domains as
-    they are: its own loss pools them, and others may compare them). For loops of one's own there are
-    `check_examples` and `lacim_loss`.
+    they are: its own loss pools them, and others may compare them). For loops of one's own there
+    are `check_examples` and `lacim_loss`.
 
     Args:
         model: the model to train.
