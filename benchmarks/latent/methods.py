@@ -22,6 +22,7 @@ from lacim_jax import (
     MLPEncoder,
     begin_search,
     erm_loss,
+    invariant_lacim_loss,
     lacim_loss,
     mixture_prior,
 )
@@ -150,6 +151,14 @@ def _generative(hyper: Hyper, ramp: Ramp) -> dict[str, Any]:
     }
 
 
+def _invariant_lacim(model: LaCIM, hyper: Hyper, ramp: Ramp, sizes: Sizes) -> LossFn:
+    """Its penalty is 1 until the divergence is warmed up, then at once as tuned."""
+    return invariant_lacim_loss(
+        model, num_domains=sizes.num_domains, **_generative(hyper, ramp),
+        weight=lambda step: jnp.where(ramp(step) < 1, jnp.ones([]), hyper["weight"]),
+    )  # fmt: skip
+
+
 _BOUND = {"beta": (0.03, 1.0), "label_weight": (3.0, 100.0)}
 
 METHODS: dict[str, Method] = {
@@ -216,6 +225,13 @@ METHODS: dict[str, Method] = {
         _best_start,
         takes_domains=True,
         searches=True,
+    ),
+    "Invariant LaCIM": Method(
+        _lacim,
+        _invariant_lacim,
+        {**_BOUND, "weight": (1.0, 1e4)},
+        _best_start,
+        takes_domains=True,
     ),
     "LaCIM": Method(
         lambda sizes: _lacim(sizes, num_domains=sizes.num_domains),

@@ -26,7 +26,10 @@ from common.results.records import Record
 from common.results.selection import best_setting
 from common.seeds import host_generator, streams
 from common.training.classification import evaluator
-from lacim_jax import Examples, Search, infer_along, predict_from
+from lacim_jax import Examples, Search, infer_along, invariance_test, predict_from
+
+LEVEL = 0.05
+"""P-value up to which a trial's invariance is rejected."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +160,7 @@ def run_method(name: str, task: Task, settings: Budget, bar: Bar) -> Iterator[Re
             choice, oracle, test = (figures[name][full] for name in ("choice", "oracle", "test"))
             metrics = _uncertainty(inside, outside, labels)
             metrics |= _accuracies(choice, oracle, test, figures["choice"][without])
+            metrics |= _invariance(inside, of_column(parts.choice, cases[full][1]), choice)
             setting = {**task.setting, **trial} | ({"search_steps": 0} if method.searches else {})
             records.append(
                 Record(
@@ -201,6 +205,16 @@ def _accuracies(choice: Any, oracle: Any, test: Any, left_out: Any) -> dict[str,
     return metrics | ({"left_out_accuracy": float(np.mean(left_out))} if len(left_out) else {})
 
 
+def _invariance(inside: np.ndarray, held_out: Examples, accuracy: float) -> dict[str, float]:
+    """Whether the label depends on the domain, given the network's answer; rejected trials last."""
+    if not np.isfinite(inside).all():
+        return {"invariance_p": math.nan, "invariant_accuracy": math.nan}
+    logs = np.log(np.maximum(inside, np.finfo(inside.dtype).tiny))
+    test = invariance_test(logs[:, 1:] - logs[:, :1], held_out.labels, held_out.domains)
+    rejected = test.p_value <= LEVEL
+    return {"invariance_p": test.p_value, "invariant_accuracy": float(accuracy) - rejected}
+
+
 def _uncertainty(inside: np.ndarray, outside: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Calibration on test images, and whether low confidence tells them from training ones."""
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
@@ -234,8 +248,10 @@ def _search(
     for i, steps in enumerate(settings.search_steps):
         choice, oracle, test = (_accuracy(answers[i], y) for answers, y in of_part.values())
         inside, outside = of_part["choice"][0][i], of_part["test"][0][i]
+        held_out = of_column(parts.choice, cases[full][1])
         metrics = {
             **_accuracies(choice, oracle, test, [_accuracy(fold[i], y) for fold, y in folds]),
+            **_invariance(inside.probabilities, held_out, choice),
             **_uncertainty(inside.probabilities, outside.probabilities, of_part["test"][1]),
             "disagreement_auroc": detection_auroc(inside.disagreement, outside.disagreement),
             "bound_auroc": detection_auroc(-inside.objective_after, -outside.objective_after),

@@ -12,6 +12,7 @@ from common.results.tables import markdown, metric, number, percent
 RULES = {
     "training domains": "validation_accuracy",
     "left-out domain": "left_out_accuracy",
+    "invariance": "invariant_accuracy",
     "oracle": "oracle_accuracy",
 }
 """What settings are chosen by, and the metric that each rule looks at."""

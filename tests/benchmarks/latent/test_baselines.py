@@ -45,7 +45,11 @@ def test_there_is_one_record_for_every_run_and_every_search(records):
     assert {r.method for r in searched} == {"LaCIM"}
     assert {r.setting["search_steps"] for r in searched} == {1, 3}
     for record in records:
-        assert all(0 <= record.metrics[name] <= 1 for name in (*RULES.values(), "test_accuracy"))
+        shares = {*RULES.values(), "test_accuracy", "invariance_p"} - {"invariant_accuracy"}
+        assert all(0 <= record.metrics[name] <= 1 for name in shares)
+        rejected = record.metrics["invariance_p"] <= 0.05
+        score = record.metrics["validation_accuracy"] - rejected
+        assert record.metrics["invariant_accuracy"] == pytest.approx(score, abs=1e-6)
         assert 0 <= record.metrics["test_calibration_error"] <= 1
     assert all(0 <= r.metrics["bound_auroc"] <= 1 for r in searched)
 
