@@ -13,7 +13,7 @@ from gsgd_jax.tracing.algebra.solver import System
 from gsgd_jax.tracing.algebra.tables import Tables
 from gsgd_jax.tracing.calls import CALLS
 from gsgd_jax.tracing.normalisation import all_sizes, divisor, makes_size
-from gsgd_jax.tracing.source import source
+from gsgd_jax.tracing.source import UNKNOWN, source
 
 Rule = Callable[["Trace", Any, list[Value]], list[Value]]
 """(trace, equation, values of its inputs) -> values of its outputs."""
@@ -73,6 +73,7 @@ class Trace:
         self.soften = soften
         self.tables = Tables(self.scales)
         self.alike = False  # whether what is walked through stands for many steps at once
+        self.calls: list[Any] = []  # equations that hold what is walked through, outermost first
         self._rules = rules
         self._pins: dict[tuple[str, str], int] = {}
 
@@ -138,8 +139,13 @@ class Trace:
             count: how many.
         """
         if count:
-            where = (eqn.primitive.name, source(eqn))
+            where = (eqn.primitive.name, self._source(eqn))
             self._pins[where] = self._pins.get(where, 0) + count
+
+    def _source(self, eqn: Any) -> str:
+        """Where it was written; of what a library wrote, where that was called."""
+        places = map(source, [eqn, *reversed(self.calls)])
+        return next((place for place in places if place != UNKNOWN), UNKNOWN)
 
     def settle(self, values: Sequence[Value]) -> list[Value]:
         """Takes back that an epsilon is nothing: what it was added to is pinned where it was.

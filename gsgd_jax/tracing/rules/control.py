@@ -13,7 +13,12 @@ from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
 
 def _call(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     inner, consts = called(eqn)
-    return trace.give_up(eqn, values) if inner is None else trace.run(inner, consts, values)
+    if inner is None:
+        return trace.give_up(eqn, values)
+    trace.calls.append(eqn)
+    results = trace.run(inner, consts, values)
+    trace.calls.pop()
+    return results
 
 
 def _fresh_carry(trace: Trace, avals: Sequence[Any]) -> list[Value]:

@@ -137,9 +137,10 @@ def _window(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 def _order(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     """Sorting, and the places of extrema: entries that are compared must scale alike."""
-    if len(values) != 1:
-        return trace.give_up(eqn, values)
     p, rank = eqn.params, len(values[0].shape)
+    if len(values) > 1:  # what is sorted along with the keys may end in any place
+        sorted_values = [trace.scales.constant(value, [p["dimension"]]) for value in values]
+        return [value._replace(known=None) for value in sorted_values]
     axes = p["axes"] if "axes" in p else [p.get("dimension", p.get("axis", rank - 1)) % rank]
     value = trace.scales.constant(values[0], axes)
     return [value._replace(shape=tuple(var.aval.shape), known=None) for var in eqn.outvars]
@@ -202,6 +203,30 @@ def _dynamic_update_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[V
     return [total._replace(shape=_shape(eqn))]
 
 
+def _scatter(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Entries put, added or compared where indices say: any of them may meet any other there."""
+    operand, _, updates = values
+    dims = eqn.params["dimension_numbers"]
+    if dims.operand_batching_dims:
+        return trace.give_up(eqn, values)
+    # Windows of the updates lie along the operand's axes that no index replaces; along these, and
+    # where a window is smaller than its axis, the places are unknown.
+    kept = [a for a in range(len(operand.shape)) if a not in dims.inserted_window_dims]
+    sizes = dict(zip(kept, (updates.shape[a] for a in dims.update_window_dims), strict=True))
+    moved = [a for a, n in enumerate(operand.shape) if sizes.get(a) != n]
+    moved = {*moved, *dims.scatter_dims_to_operand_dims}
+    apart = [a for a in range(len(updates.shape)) if a not in dims.update_window_dims]
+    operand = trace.scales.constant(operand, moved)
+    windows = trace.scales.reduce(updates, apart)
+    windows = trace.scales.constant(windows, [i for i, a in enumerate(kept) if a in moved])
+    shape = tuple(1 if a in moved else n for a, n in enumerate(operand.shape))
+    windows = windows._replace(shape=tuple(shape[a] for a in kept))
+    total, count = trace.scales.equate(operand, trace.scales.place(windows, shape, kept))
+    if operand.known is not None:
+        trace.charge(eqn, count)
+    return [total._replace(shape=_shape(eqn), known=None)]
+
+
 RULES: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
@@ -220,6 +245,7 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
 }
+RULES |= dict.fromkeys(("scatter", "scatter-add", "scatter-max", "scatter-min"), _scatter)
 RULES |= dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min"), _reduce)
 RULES |= dict.fromkeys(("cumsum", "cummax", "cummin"), _accumulate)
 RULES |= dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window)
