@@ -24,7 +24,9 @@ _FOLDED = frozenset({
     "broadcast_in_dim", "convert_element_type", "concatenate", "slice",
 })  # fmt: skip
 """Primitives that are computed where all of their inputs are known."""
-_LARGEST_KNOWN = 2**16
+LARGEST_KNOWN = 2**12
+"""Floating-point constants that are larger are not looked into."""
+_LARGEST_INDEX = 2**16
 _MOVES = frozenset({
     "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "convert_element_type",
     "copy", "stop_gradient", "sqrt",
@@ -178,7 +180,7 @@ class Trace:
         outs = [var.aval for var in eqn.outvars]
         if name in _FOLDED and all(value.known is not None for value in values):
             size = int(np.prod(outs[0].shape, dtype=np.int64))
-            if size <= (1 if is_inexact(outs[0]) else _LARGEST_KNOWN):
+            if size <= (LARGEST_KNOWN if is_inexact(outs[0]) else _LARGEST_INDEX):
                 with jax.ensure_compile_time_eval():
                     arrays = [
                         jnp.asarray(value.known, atom.aval.dtype)
