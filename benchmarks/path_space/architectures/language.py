@@ -186,9 +186,9 @@ def _identity(x: Any) -> Any:
 
 LANGUAGE = [
     _row("GPT with QK-norm, ReLU², value embeddings, soft cap; untied", "Jordan et al., 2024",
-         _gpt, _gpt_shapes(tied=False), tanh=SOFT_CAP, exp=SOFTMAX),
+         _gpt, _gpt_shapes(tied=False), tanh=SOFT_CAP),
     _row("GPT with QK-norm, ReLU², value embeddings, soft cap; tied", "Jordan et al., 2024",
-         functools.partial(_gpt, tied=True), _gpt_shapes(tied=True), tanh=SOFT_CAP, exp=SOFTMAX),
+         functools.partial(_gpt, tied=True), _gpt_shapes(tied=True), tanh=SOFT_CAP),
     _gated_row("transformer with bilinear GLU", "Shazeer, 2020", _identity),
     _gated_row("transformer with GLU", "Dauphin et al., 2016", jax.nn.sigmoid,
                logistic=SIGMOID_GATE),

@@ -58,7 +58,7 @@ def common_null_space(
     @jax.jit
     def rows(flat: jax.Array, cotangents: jax.Array, *inputs: Any) -> jax.Array:
         outputs, pull = jax.vjp(lambda w: ravel_pytree(network(unravel(w), *inputs))[0], flat)
-        return jax.vmap(lambda c: pull(c.astype(outputs.dtype))[0])(cotangents) * flat
+        return jax.vmap(lambda c: pull(c.astype(outputs.dtype))[0])(cotangents) * flat[None]
 
     parts = []
     for number in range(draws):

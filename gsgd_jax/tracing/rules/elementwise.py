@@ -52,9 +52,11 @@ def _met(trace: Trace, left: Value, right: Value) -> tuple[Value, int]:
     """Requires equal scales; of a constant with zeros, only where there is none of these."""
     for value, other in ((left, right), (right, left)):
         known = other.known
-        if known is None or not known.size <= LARGEST_KNOWN or known.ndim != len(value.shape):
+        if known is None or known.ndim != len(value.shape) or not known.ndim:
             continue
         if value.known is not None or value.absorbing or other.absorbing:
+            continue
+        if known.size > LARGEST_KNOWN:
             continue
         stays = np.isfinite(known) & (known != 0)
         if stays.all():

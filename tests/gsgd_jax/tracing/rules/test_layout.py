@@ -51,7 +51,15 @@ PASSED = {
         jax.vmap(lambda row: jax.ops.segment_sum(row, jnp.argsort(row), 4)),
         0,
     ),
-    "first unit": (lambda h: h.at[:, 0].set(jnp.sin(h[:, 0])), 0),
+    "first unit": (lambda h: h.at[:, 0].set(jnp.sin(h[:, 0])), 3),
+    "last unit again": (lambda h: h.at[:, -1].add(h[:, 0]), 3),
+    "window": (lambda h: h.at[:, 1:3].add(h[:, :2]), 2),
+    "first units": (lambda h: lax.dynamic_update_slice(h, jnp.sin(h[:, :2]), (0, 0)), 2),
+    "units by input again": (
+        lambda h: lax.dynamic_update_slice(h, h[:, :2], (0, jnp.argmax(h[0]) % 3)),
+        1,
+    ),
+    "beyond the last": (lambda h: h.at[:, 9].set(h[:, 0], mode="drop"), 1),
 }
 
 
