@@ -75,8 +75,8 @@ class Trace:
         self.soften = soften
         self.tables = Tables(self.scales)
         self.alike = False  # whether what is walked through stands for many steps at once
-        self.calls: list[Any] = []  # equations that hold what is walked through, outermost first
         self._rules = rules
+        self._at: list[Any] = []  # the present equation, and those that hold it, outermost first
         self._pins: dict[tuple[str, str], int] = {}
 
     @property
@@ -103,18 +103,22 @@ class Trace:
 
         for eqn in jaxpr.eqns:
             operands = [read(atom) for atom in eqn.invars]
+            self._at.append(eqn)
             results = self._apply(eqn, operands)
+            self._at.pop()
             if eqn.primitive.name not in _HAND_ON:
                 for value in operands:
                     if all(value.table != result.table for result in results):
                         self.tables.tie(value)
             data = any(value.data for value in operands)
+            fixed = all(value.fixed for value in operands)
             size = makes_size(eqn) or all_sizes(operands)
             derived = all(v.size or v.derived for v in operands if v.data)
             for var, value in zip(eqn.outvars, results, strict=True):
                 if not is_inexact(var.aval):
                     value = Value(tuple(getattr(var.aval, "shape", ())), known=value.known)
                 value = value._replace(
+                    fixed=fixed,
                     data=value.data or data,
                     size=value.size or size,
                     derived=data and (value.derived or derived),
@@ -146,7 +150,7 @@ class Trace:
 
     def _source(self, eqn: Any) -> str:
         """Where it was written; of what a library wrote, where that was called."""
-        places = map(source, [eqn, *reversed(self.calls)])
+        places = map(source, [eqn, *reversed(self._at)])
         return next((place for place in places if place != UNKNOWN), UNKNOWN)
 
     def settle(self, values: Sequence[Value]) -> list[Value]:
@@ -215,11 +219,11 @@ def constant(array: Any) -> Value:
     shape = tuple(np.shape(array))
     dtype = getattr(array, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
-        return Value(shape)
+        return Value(shape, fixed=True)
     known = np.asarray(array)
     inexact = jnp.issubdtype(known.dtype, jnp.inexact)
     absorbing = bool(inexact and not np.any(np.isfinite(known) & (known != 0)))
-    return Value(shape, absorbing=absorbing, known=known)
+    return Value(shape, absorbing=absorbing, known=known, fixed=True)
 
 
 def is_inexact(aval: Any) -> bool:

@@ -18,6 +18,7 @@ from benchmarks.path_space.architectures.architecture import (
 )
 from benchmarks.path_space.architectures.patches import squared_relu
 from benchmarks.path_space.architectures.reasons import (
+    POSITIONS,
     SIGMOID_GATE,
     SILU,
     SOFT_CAP,
@@ -111,6 +112,40 @@ def _decoder_shapes(mlp: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _waves(length: int, dtype: Any) -> Any:
+    """Sines and cosines of the position, [length, WIDTH]."""
+    rates = 10000.0 ** (-2 * jnp.arange(WIDTH // 2, dtype=dtype) / WIDTH)
+    angles = jnp.arange(length, dtype=dtype)[:, None] * rates[None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def _post_norm(form: Form, params: Any, ids: Any) -> Any:
+    """The first transformer: LayerNorm behind each addition, waves of the position, tied output."""
+
+    def normed(p: Mapping[str, Any], name: str, x: Any) -> Any:
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        return _gained(p, name, x, form) + p[f"{name}_shift"].reshape(1, 1, -1)
+
+    def layer(p: Mapping[str, Any], x: Any) -> Any:
+        q, k, v = (_heads(dense(p, x, name)) for name in ("q_", "k_", "v_"))
+        x = normed(p, "attention", x + dense(p, _attended(q, k, v), "o_"))
+        return normed(p, "mlp", x + dense(p, jax.nn.relu(dense(p, x, "up_")), "down_"))
+
+    table = params["embedding"]
+    x = WIDTH**0.5 * table[ids] + _waves(ids.shape[1], table.dtype)[None]
+    return layered(layer, params["stack"], x, form) @ table.T
+
+
+_POST_NORM = {
+    **_ATTENTION,
+    **_NORMS,
+    "attention_shift": (WIDTH,),
+    "mlp_shift": (WIDTH,),
+    **kernel(WIDTH, HIDDEN, "up_"),
+    **kernel(HIDDEN, WIDTH, "down_"),
+}
+
+
 def _experts(p: Mapping[str, Any], x: Any) -> Any:
     """The two experts of the highest scores, weighted by their softmax (Shazeer et al., 2017)."""
     scores = dense(p, x, "router_")
@@ -185,6 +220,9 @@ def _identity(x: Any) -> Any:
 
 
 LANGUAGE = [
+    _row("transformer, post-norm", "Vaswani et al., 2017", _post_norm,
+         {"embedding": (VOCABULARY, WIDTH), "stack": [_POST_NORM, _POST_NORM]},
+         add=POSITIONS, exp=SOFTMAX),
     _row("GPT with QK-norm, ReLU², value embeddings, soft cap; untied", "Jordan et al., 2024",
          _gpt, _gpt_shapes(tied=False), tanh=SOFT_CAP),
     _row("GPT with QK-norm, ReLU², value embeddings, soft cap; tied", "Jordan et al., 2024",

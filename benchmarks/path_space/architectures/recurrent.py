@@ -58,6 +58,7 @@ class _Recurrent(nn.Module):
         x = nn.Dense(3)(x)
         cell = self.cell(4)
         state = cell.initialize_carry(jax.random.key(0), x[:, 0].shape)
+        state = jax.tree.map(lambda zeros: zeros.astype(x.dtype), state)
         if self.form.scanned:
             scan = nn.scan(
                 lambda cell, state, x: cell(state, x),

@@ -13,12 +13,7 @@ from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
 
 def _call(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     inner, consts = called(eqn)
-    if inner is None:
-        return trace.give_up(eqn, values)
-    trace.calls.append(eqn)
-    results = trace.run(inner, consts, values)
-    trace.calls.pop()
-    return results
+    return trace.give_up(eqn, values) if inner is None else trace.run(inner, consts, values)
 
 
 def _fresh_carry(trace: Trace, avals: Sequence[Any]) -> list[Value]:
@@ -38,7 +33,7 @@ def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Valu
     for one, other in zip(carry, others, strict=True):
         trace.tables.tie(other)
         _, count = trace.scales.equate(one, merged(trace.scales, other))
-        if other.known is not None:
+        if other.fixed:
             trace.charge(eqn, count)
 
 

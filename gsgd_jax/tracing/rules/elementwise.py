@@ -40,7 +40,7 @@ def _equate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     if softened is not None:
         return _shaped(eqn, softened)
     total, *others = _ranked(trace, eqn, values)
-    fixed = any(value.known is not None for value in values)
+    fixed = any(value.fixed for value in values)
     for other in others:
         total, count = _met(trace, total, other)
         if fixed:  # something moved meets a constant: worth telling

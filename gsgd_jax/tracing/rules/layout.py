@@ -219,7 +219,7 @@ def _updated(trace: Trace, eqn: Any, value: Value, update: Value, place: tuple[i
         update, count = trace.scales.equate(window, update)
     parts = [part for part in (before, update, after) if part.shape[axis]]
     total, more = trace.scales.concatenate(parts, axis)
-    if value.known is not None:
+    if value.fixed:
         trace.charge(eqn, count + more)
     return total
 
@@ -250,7 +250,7 @@ def _scatter(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     shape = tuple(1 if a in moved else n for a, n in enumerate(operand.shape))
     windows = windows._replace(shape=tuple(shape[a] for a in kept))
     total, count = trace.scales.equate(operand, trace.scales.place(windows, shape, kept))
-    if operand.known is not None:
+    if operand.fixed:
         trace.charge(eqn, count)
     return [total._replace(shape=_shape(eqn), known=None)]
 

@@ -85,6 +85,22 @@ def test_a_pin_within_a_library_names_the_line_that_calls_it():
     ]
 
 
+def test_a_pin_by_what_the_model_computes_of_nothing():
+    """Waves of the position, as transformers add to what they look up."""
+
+    def model(w, tokens):
+        waves = jnp.sin(jnp.arange(5.0)[:, None] / 10.0 ** jnp.arange(3.0)[None])
+        return jax.nn.relu((w[0][tokens] + waves) @ w[1]) @ w[2]
+
+    w = [jnp.ones((7, 3)), jnp.ones((3, 4)), jnp.ones((4, 2))]
+    gauge = find_gauge(model, w, jnp.zeros(5, jnp.int32))
+    assert gauge.num_nodes == 4
+    line = model.__code__.co_firstlineno + 2
+    assert [(p.primitive, p.source, p.scales) for p in gauge.pins] == [
+        ("add", f"test_result.py:{line} ({model.__qualname__})", 3)
+    ]
+
+
 def test_verify_says_by_how_much():
     model = MODELS["mlp"]
     params, x = jax.tree.map(lambda a: a.astype(jnp.float32), model.draw(0))
