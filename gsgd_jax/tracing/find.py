@@ -38,9 +38,9 @@ def find_gauge(
 
     It is exact where the rules know an operation. One that they do not know, or that no scaling
     passes, such as tanh or exp, *pins* what it is given: the group found may then be too small, but
-    is never wrong; `pins` and the printed summary say where. So do additions of a constant. Scales
-    that the outputs never see, of unused parameters or entries, are left out. What is no real
-    floating-point number is too.
+    is never wrong; `pins` and the printed summary say where. So do additions of a constant, in its
+    entries that are not zero. Scales that the outputs never see, of unused parameters or entries,
+    are left out. What is no real floating-point number is too.
 
     Only scalings by the channel are looked for: a matrix product of two kernels without activation
     in between allows more, of which the scalings are found. Of a model that returns its new running

@@ -13,7 +13,7 @@ from gsgd_jax.tracing.algebra.solver import System
 from gsgd_jax.tracing.algebra.tables import Tables
 from gsgd_jax.tracing.calls import CALLS
 from gsgd_jax.tracing.normalisation import all_sizes, divisor, makes_size
-from gsgd_jax.tracing.source import source
+from gsgd_jax.tracing.source import UNKNOWN, source
 
 Rule = Callable[["Trace", Any, list[Value]], list[Value]]
 """(trace, equation, values of its inputs) -> values of its outputs."""
@@ -24,7 +24,9 @@ _FOLDED = frozenset({
     "broadcast_in_dim", "convert_element_type", "concatenate", "slice",
 })  # fmt: skip
 """Primitives that are computed where all of their inputs are known."""
-_LARGEST_KNOWN = 2**16
+LARGEST_KNOWN = 2**12
+"""Floating-point constants that are larger are not looked into."""
+_LARGEST_INDEX = 2**16
 _MOVES = frozenset({
     "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "convert_element_type",
     "copy", "stop_gradient", "sqrt",
@@ -74,6 +76,7 @@ class Trace:
         self.tables = Tables(self.scales)
         self.alike = False  # whether what is walked through stands for many steps at once
         self._rules = rules
+        self._at: list[Any] = []  # the present equation, and those that hold it, outermost first
         self._pins: dict[tuple[str, str], int] = {}
 
     @property
@@ -100,18 +103,22 @@ class Trace:
 
         for eqn in jaxpr.eqns:
             operands = [read(atom) for atom in eqn.invars]
+            self._at.append(eqn)
             results = self._apply(eqn, operands)
+            self._at.pop()
             if eqn.primitive.name not in _HAND_ON:
                 for value in operands:
                     if all(value.table != result.table for result in results):
                         self.tables.tie(value)
             data = any(value.data for value in operands)
+            fixed = all(value.fixed for value in operands)
             size = makes_size(eqn) or all_sizes(operands)
             derived = all(v.size or v.derived for v in operands if v.data)
             for var, value in zip(eqn.outvars, results, strict=True):
                 if not is_inexact(var.aval):
                     value = Value(tuple(getattr(var.aval, "shape", ())), known=value.known)
                 value = value._replace(
+                    fixed=fixed,
                     data=value.data or data,
                     size=value.size or size,
                     derived=data and (value.derived or derived),
@@ -138,8 +145,13 @@ class Trace:
             count: how many.
         """
         if count:
-            where = (eqn.primitive.name, source(eqn))
+            where = (eqn.primitive.name, self._source(eqn))
             self._pins[where] = self._pins.get(where, 0) + count
+
+    def _source(self, eqn: Any) -> str:
+        """Where it was written; of what a library wrote, where that was called."""
+        places = map(source, [eqn, *reversed(self._at)])
+        return next((place for place in places if place != UNKNOWN), UNKNOWN)
 
     def settle(self, values: Sequence[Value]) -> list[Value]:
         """Takes back that an epsilon is nothing: what it was added to is pinned where it was.
@@ -172,7 +184,7 @@ class Trace:
         outs = [var.aval for var in eqn.outvars]
         if name in _FOLDED and all(value.known is not None for value in values):
             size = int(np.prod(outs[0].shape, dtype=np.int64))
-            if size <= (1 if is_inexact(outs[0]) else _LARGEST_KNOWN):
+            if size <= (LARGEST_KNOWN if is_inexact(outs[0]) else _LARGEST_INDEX):
                 with jax.ensure_compile_time_eval():
                     arrays = [
                         jnp.asarray(value.known, atom.aval.dtype)
@@ -207,11 +219,11 @@ def constant(array: Any) -> Value:
     shape = tuple(np.shape(array))
     dtype = getattr(array, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
-        return Value(shape)
+        return Value(shape, fixed=True)
     known = np.asarray(array)
     inexact = jnp.issubdtype(known.dtype, jnp.inexact)
     absorbing = bool(inexact and not np.any(np.isfinite(known) & (known != 0)))
-    return Value(shape, absorbing=absorbing, known=known)
+    return Value(shape, absorbing=absorbing, known=known, fixed=True)
 
 
 def is_inexact(aval: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+UNKNOWN = "unknown source"
 _OURS, _LIBRARIES = Path(__file__).resolve().parents[1], Path(jax.__file__).parents[1]
 
 
@@ -22,7 +23,7 @@ def source(eqn: Any) -> str:
     others = [f for f in outside if not _is_below(f.file_name, Path(jax.__file__).parent)]
     for frame in itertools.islice(itertools.chain(users, others), 1):
         return f"{Path(frame.file_name).name}:{frame.line_num} ({frame.function_name})"
-    return "unknown source"
+    return UNKNOWN
 
 
 def _is_below(file: str, folder: Path) -> bool:

@@ -35,6 +35,7 @@ class Value(NamedTuple):
     blocks: tuple[Block, ...] = ()
     absorbing: bool = False  # every entry is 0 or infinite: no positive factor changes it
     known: np.ndarray | None = None  # the array itself, where it depends on no input
+    fixed: bool = False  # whether it depends on no input and no parameter, known or not
     data: bool = False  # whether it depends on the model's inputs
     size: bool = False  # whether it is made of squares or absolute values, as a variance is
     derived: bool = False  # whether it depends on the inputs by way of sizes alone

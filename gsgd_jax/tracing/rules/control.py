@@ -33,7 +33,7 @@ def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Valu
     for one, other in zip(carry, others, strict=True):
         trace.tables.tie(other)
         _, count = trace.scales.equate(one, merged(trace.scales, other))
-        if other.known is not None:
+        if other.fixed:
             trace.charge(eqn, count)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gsgd_jax.tracing.algebra.scales import ZERO, Epsilon, Value
-from gsgd_jax.tracing.interpreter import Rule, Trace, is_inexact
+from gsgd_jax.tracing.interpreter import LARGEST_KNOWN, Rule, Trace, is_inexact
 
 _LARGEST_EPSILON = 1e-2
 """What is larger changes what is computed; Keras normalises with 1e-3."""
@@ -40,12 +40,37 @@ def _equate(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     if softened is not None:
         return _shaped(eqn, softened)
     total, *others = _ranked(trace, eqn, values)
-    fixed = any(value.known is not None for value in values)
+    fixed = any(value.fixed for value in values)
     for other in others:
-        total, count = trace.scales.equate(total, other)
+        total, count = _met(trace, total, other)
         if fixed:  # something moved meets a constant: worth telling
             trace.charge(eqn, count)
     return _shaped(eqn, total)
+
+
+def _met(trace: Trace, left: Value, right: Value) -> tuple[Value, int]:
+    """Requires equal scales; of a constant with zeros, only where there is none of these."""
+    for value, other in ((left, right), (right, left)):
+        known = other.known
+        if known is None or known.ndim != len(value.shape) or not known.ndim:
+            continue
+        if value.known is not None or value.absorbing or other.absorbing:
+            continue
+        if known.size > LARGEST_KNOWN:
+            continue
+        stays = np.isfinite(known) & (known != 0)
+        if stays.all():
+            continue
+        # x + 0 scales as x does, and x + a for other a only if x does not scale: log c = 0 there.
+        varying = {a for axes, _ in value.blocks for a in axes}
+        stays = stays.any(axis=tuple({*range(known.ndim)} - varying), keepdims=True)
+        shape = [n if a in varying else 1 for a, n in enumerate(value.shape)]
+        index = np.nonzero(np.broadcast_to(stays, shape))
+        numbers = np.full(len(index[0]), value.overall)
+        for axes, table in value.blocks:
+            numbers = trace.system.combine(numbers, table[tuple(index[a] for a in axes)])
+        return value, trace.system.vanish(numbers)
+    return trace.scales.equate(left, right)
 
 
 def _soften(trace: Trace, eqn: Any, values: list[Value]) -> Value | None:

@@ -137,9 +137,10 @@ def _window(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 def _order(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     """Sorting, and the places of extrema: entries that are compared must scale alike."""
-    if len(values) != 1:
-        return trace.give_up(eqn, values)
     p, rank = eqn.params, len(values[0].shape)
+    if len(values) > 1:  # what is sorted along with the keys may end in any place
+        sorted_values = [trace.scales.constant(value, [p["dimension"]]) for value in values]
+        return [value._replace(known=None) for value in sorted_values]
     axes = p["axes"] if "axes" in p else [p.get("dimension", p.get("axis", rank - 1)) % rank]
     value = trace.scales.constant(values[0], axes)
     return [value._replace(shape=tuple(var.aval.shape), known=None) for var in eqn.outvars]
@@ -195,11 +196,63 @@ def _dynamic_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
 
 
 def _dynamic_update_slice(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
-    value, update = values[:2]
+    value, update, *starts = values
     moved = [a for a, n in enumerate(value.shape) if n != update.shape[a]]
+    first = starts[moved[0]].known if len(moved) == 1 else None
+    if first is not None:
+        (axis,) = moved
+        start = min(max(int(first), 0), value.shape[axis] - update.shape[axis])
+        return [_updated(trace, eqn, value, update, (axis, start))]
     value, update = trace.scales.constant(value, moved), trace.scales.constant(update, moved)
     total, _ = trace.scales.equate(value._replace(shape=update.shape), update)
     return [total._replace(shape=_shape(eqn))]
+
+
+def _updated(trace: Trace, eqn: Any, value: Value, update: Value, place: tuple[int, int]) -> Value:
+    """A value with a window, from a known (axis, start) on, replaced, added to or compared with."""
+    axis, start = place
+    end = start + update.shape[axis]
+    ranges = ((0, start), (start, end), (end, value.shape[axis]))
+    before, window, after = (trace.scales.take(value, axis, np.arange(*ends)) for ends in ranges)
+    count = 0
+    if eqn.primitive.name not in ("scatter", "dynamic_update_slice"):
+        update, count = trace.scales.equate(window, update)
+    parts = [part for part in (before, update, after) if part.shape[axis]]
+    total, more = trace.scales.concatenate(parts, axis)
+    if value.fixed:
+        trace.charge(eqn, count + more)
+    return total
+
+
+def _scatter(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Entries put, added or compared where indices say: any of them may meet any other there."""
+    operand, index, updates = values
+    dims = eqn.params["dimension_numbers"]
+    if dims.operand_batching_dims:
+        return trace.give_up(eqn, values)
+    # Windows of the updates lie along the operand's axes that no index replaces; along these, and
+    # where a window is smaller than its axis, the places are unknown.
+    kept = [a for a in range(len(operand.shape)) if a not in dims.inserted_window_dims]
+    sizes = dict(zip(kept, (updates.shape[a] for a in dims.update_window_dims), strict=True))
+    moved = {a for a, n in enumerate(operand.shape) if sizes.get(a) != n}
+    moved |= set(dims.scatter_dims_to_operand_dims)
+    apart = [a for a in range(len(updates.shape)) if a not in dims.update_window_dims]
+    windows = trace.scales.reduce(updates, apart)
+    shape = tuple(sizes.get(a, 1) if a in moved else n for a, n in enumerate(operand.shape))
+    if index.known is not None and index.known.size == 1 and len(moved) == 1:
+        (axis,) = moved
+        start = int(index.known.item())
+        if 0 <= start <= operand.shape[axis] - shape[axis]:
+            window = trace.scales.place(windows, shape, kept)
+            return [_updated(trace, eqn, operand, window, (axis, start))]
+    operand = trace.scales.constant(operand, moved)
+    windows = trace.scales.constant(windows, [i for i, a in enumerate(kept) if a in moved])
+    shape = tuple(1 if a in moved else n for a, n in enumerate(operand.shape))
+    windows = windows._replace(shape=tuple(shape[a] for a in kept))
+    total, count = trace.scales.equate(operand, trace.scales.place(windows, shape, kept))
+    if operand.fixed:
+        trace.charge(eqn, count)
+    return [total._replace(shape=_shape(eqn), known=None)]
 
 
 RULES: dict[str, Rule] = {
@@ -220,6 +273,7 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
 }
+RULES |= dict.fromkeys(("scatter", "scatter-add", "scatter-max", "scatter-min"), _scatter)
 RULES |= dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min"), _reduce)
 RULES |= dict.fromkeys(("cumsum", "cummax", "cummin"), _accumulate)
 RULES |= dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window)

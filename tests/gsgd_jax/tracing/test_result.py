@@ -69,6 +69,38 @@ def test_pins_name_primitive_and_line():
     assert f"pinned by tanh at {pin.source}: 3 scales" in str(gauge)
 
 
+def test_a_pin_within_a_library_names_the_line_that_calls_it():
+    """Both calls share one traced function, whose own lines are JAX's."""
+
+    def model(w, x):
+        x = jax.nn.relu6(x @ w[0])
+        return jax.nn.relu6(x @ w[1]) @ w[2]
+
+    w = [jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((4, 2))]
+    gauge = find_gauge(model, w, jnp.ones((1, 2)))
+    first = model.__code__.co_firstlineno + 1
+    assert [(pin.primitive, pin.source, pin.scales) for pin in gauge.pins] == [
+        ("min", f"test_result.py:{first} ({model.__qualname__})", 3),
+        ("min", f"test_result.py:{first + 1} ({model.__qualname__})", 4),
+    ]
+
+
+def test_a_pin_by_what_the_model_computes_of_nothing():
+    """Waves of the position, as transformers add to what they look up."""
+
+    def model(w, tokens):
+        waves = jnp.sin(jnp.arange(5.0)[:, None] / 10.0 ** jnp.arange(3.0)[None])
+        return jax.nn.relu((w[0][tokens] + waves) @ w[1]) @ w[2]
+
+    w = [jnp.ones((7, 3)), jnp.ones((3, 4)), jnp.ones((4, 2))]
+    gauge = find_gauge(model, w, jnp.zeros(5, jnp.int32))
+    assert gauge.num_nodes == 4
+    line = model.__code__.co_firstlineno + 2
+    assert [(p.primitive, p.source, p.scales) for p in gauge.pins] == [
+        ("add", f"test_result.py:{line} ({model.__qualname__})", 3)
+    ]
+
+
 def test_verify_says_by_how_much():
     model = MODELS["mlp"]
     params, x = jax.tree.map(lambda a: a.astype(jnp.float32), model.draw(0))

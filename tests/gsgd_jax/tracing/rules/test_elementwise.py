@@ -37,6 +37,10 @@ PASSED = {
     "relu6": (jax.nn.relu6, 0),
     "plus one": (lambda h: h + 1.0, 0),
     "threshold": (lambda h: jnp.where(h > 0.5, h, 0.0), 0),
+    "shifted in one unit": (lambda h: h + np.array([[0.0, 1.0, 0.0, 0.0]]), 3),
+    "clipped in two units": (lambda h: jnp.minimum(h, np.array([[1, np.inf, 2, np.inf]])), 2),
+    "shifted in one example": (lambda h: h + np.eye(5)[:, :1], 0),
+    "unless it is small": (lambda h: jnp.where(h > np.eye(1, 4), h, 0.0), 3),
     "as integers": (lambda h: h.astype(jnp.int32).astype(h.dtype), 0),
 }
 

@@ -11,6 +11,8 @@ from tests.gsgd_jax.tracing.rules.two_kernels import assert_scales_left
 
 ORDER = np.array([2, 0, 3, 1])
 
+PLACES = np.array([0, 2, 1, 2, 0])
+
 # Between h = x @ w, four hidden units, and the output kernel v: how many scales are left.
 PASSED = {
     "permuted": (lambda h: h[:, ORDER], 4),
@@ -31,12 +33,33 @@ PASSED = {
     "chosen by input": (lambda h: lax.dynamic_slice_in_dim(h, jnp.argmax(h[:, 0]), 1, 0), 4),
     "pooled pairs": (lambda h: jnp.repeat(jnp.max(h.reshape(-1, 2, 2), axis=2), 2, axis=1), 2),
     "greatest": (lambda h: h - jnp.max(h, axis=1, keepdims=True), 1),
+    "sorted by the first": (
+        lambda h: lax.sort((h[:, :1] * jnp.ones_like(h), h), dimension=0)[1],
+        4,
+    ),
     "sorted units": (lambda h: jnp.sort(h, axis=1), 1),
     "running sum of units": (lambda h: jnp.cumsum(h, axis=1), 1),
     "best units": (lambda h: jnp.tile(lax.top_k(h, 2)[0], (1, 2)), 1),
     "unit by input": (lambda h: h[:, jnp.argmax(h[0])][:, None] + h, 1),
     "neighbours": (lambda h: h + jnp.roll(h, 1, axis=1), 1),
-    "first unit": (lambda h: h.at[:, 0].set(jnp.sin(h[:, 0])), 0),
+    "segments by input": (lambda h: jax.ops.segment_sum(h, jnp.argsort(h[:, 0]) % 3, 3), 4),
+    "greatest of segments": (lambda h: jax.ops.segment_max(h, PLACES, 3), 4),
+    "put in places by input": (lambda h: h.at[jnp.argsort(h[:, 0])].set(2.0 * h), 4),
+    "added to a constant": (lambda h: jnp.ones_like(h).at[PLACES].add(h), 0),
+    "units by input": (lambda h: jnp.zeros_like(h).at[:, jnp.argsort(h[0])].add(h), 1),
+    "segments of examples": (
+        jax.vmap(lambda row: jax.ops.segment_sum(row, jnp.argsort(row), 4)),
+        0,
+    ),
+    "first unit": (lambda h: h.at[:, 0].set(jnp.sin(h[:, 0])), 3),
+    "last unit again": (lambda h: h.at[:, -1].add(h[:, 0]), 3),
+    "window": (lambda h: h.at[:, 1:3].add(h[:, :2]), 2),
+    "first units": (lambda h: lax.dynamic_update_slice(h, jnp.sin(h[:, :2]), (0, 0)), 2),
+    "units by input again": (
+        lambda h: lax.dynamic_update_slice(h, h[:, :2], (0, jnp.argmax(h[0]) % 3)),
+        1,
+    ),
+    "beyond the last": (lambda h: h.at[:, 9].set(h[:, 0], mode="drop"), 1),
 }
 
 
