@@ -155,7 +155,7 @@ def _invariant_lacim(model: LaCIM, hyper: Hyper, ramp: Ramp, sizes: Sizes) -> Lo
     """Its penalty is 1 until the divergence is warmed up, then at once as tuned."""
     return invariant_lacim_loss(
         model, num_domains=sizes.num_domains, **_generative(hyper, ramp),
-        weight=lambda step: jnp.where(ramp(step) < 1, jnp.ones([]), hyper["weight"]),
+        weight=lambda step: jnp.where(ramp(jnp.asarray(step)) < 1, jnp.ones([]), hyper["weight"]),
     )  # fmt: skip
 
 
