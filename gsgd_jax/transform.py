@@ -1,5 +1,6 @@
 """Any optax transformation in path space."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -152,7 +153,8 @@ def in_path_space(
             raise ValueError(NO_PARAMS_MSG)
         here = chosen.at(params, state.frame)
         check_gradients(updates, params, chosen)
-        translated = in_path_values(extra_args, here, lambda w: chosen.at(w, state.frame))
+        at = functools.partial(chosen.at, frame=state.frame)
+        translated = in_path_values(extra_args, here, at)
         if stale_gradients:
             stale_params = extra_args.get("stale_params")
             if stale_params is None:
