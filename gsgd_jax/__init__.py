@@ -60,6 +60,8 @@ from gsgd_jax.structure import all_paths, basis_paths, describe_path, structure_
 from gsgd_jax.tracing import Approximation, FoundGauge, Pin, RescalingGroup, find_gauge
 from gsgd_jax.transform import PathSpaceState, gsgd, in_path_space
 
+__version__ = "0.1.0"
+
 __all__ = [
     "find_gauge",
     "FoundGauge",

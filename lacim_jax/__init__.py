@@ -82,6 +82,8 @@ from lacim_jax.model import (
 )
 from lacim_jax.objective import Elbo, compiled_elbo, elbo, lacim_loss
 
+__version__ = "0.1.0"
+
 __all__ = [
     "LaCIM",
     "ReparameterisedLaCIM",
