@@ -51,10 +51,19 @@ def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bo
     """
     if isinstance(value, Tracer) or (schedule and callable(value)):
         return
-    if callable(value) or jnp.ndim(value) != 0 or not 0 <= float(value) < bound:
+    if callable(value) or not 0 <= _number(value) < bound:
         allowed = "a schedule, or a finite scalar" if schedule else "a finite scalar"
         upper = "" if bound == math.inf else f" and < {bound:g}"
-        raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {value}.")
+        shown = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {shown}.")
+
+
+def _number(value: Any) -> float:
+    """A real scalar as Python has it; NaN, which is in no range, for anything else."""
+    array = np.asarray(value)
+    kinds = (jnp.floating, jnp.integer)
+    real = array.ndim == 0 and any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+    return float(array) if real else math.nan
 
 
 def cast_like(array: jax.Array, reference: jax.Array) -> jax.Array:

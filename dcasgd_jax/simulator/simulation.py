@@ -90,6 +90,7 @@ def simulate(
         The weights after the last step, in the dtypes of `params`, and the log of the run.
 
     Raises:
+        TypeError: if `params` holds anything but real floating-point arrays.
         BatchesEndedError: if an iterable of batches ends early; it holds the state by then.
         ValueError: if the engine is unknown or does not take an option, the schedule names workers
             it does not have, the batches are not as many as its steps, or `grad_fn` returns

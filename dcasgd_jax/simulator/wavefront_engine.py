@@ -92,6 +92,7 @@ def wavefront_simulator(
         `run(state, schedule, batches)`, the state and the log after a stretch.
 
     Raises:
+        TypeError: from `init`, if `params` holds anything but real floating-point arrays.
         ValueError: here, if an option is out of its range; from `run`, if the schedule is traced,
             is for another number of workers or names some that it does not have, the batches are
             not as many as its steps, or `grad_fn` returns something that is not structured like

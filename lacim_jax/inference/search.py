@@ -59,14 +59,16 @@ class Search:
 
     def __post_init__(self):
         """Refuses a search that cannot be made."""
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1 image, got {self.chunk_size}.")
+        if not isinstance(self.chunk_size, int) or self.chunk_size < 1:
+            raise ValueError(
+                f"chunk_size must be a whole number of images, at least 1, got {self.chunk_size!r}."
+            )
         if self.loop not in ("auto", "scan", "driven"):
             raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {self.loop!r}.")
-        if self.draws < 0 or not self.weight >= 0:
-            raise ValueError(
-                f"draws and weight must be at least 0, got {self.draws} and {self.weight}."
-            )
+        if not isinstance(self.draws, int) or self.draws < 0:
+            raise ValueError(f"draws must be a whole number, at least 0, got {self.draws!r}.")
+        if isinstance(self.weight, str) or not self.weight >= 0:
+            raise ValueError(f"weight must be a number of at least 0, got {self.weight!r}.")
 
 
 class SearchState(NamedTuple):
