@@ -84,7 +84,9 @@ def asks_for_too_much():
     cluster = Cluster(2, worker_options=wanted, server_options=wanted, start_timeout=1)
     square, batches = jax.grad(lambda w, x: (w - x) ** 2), np.zeros(3, np.float32)
     try:
-        run_asynchronously(square, 0.0, optax.sgd(0.1), batches, cluster=cluster, num_steps=3)
+        run_asynchronously(
+            square, np.zeros([], np.float32), optax.sgd(0.1), batches, cluster=cluster, num_steps=3
+        )
     except TimeoutError as error:
         return str(error)
     raise AssertionError("it was started")
