@@ -5,8 +5,9 @@ numbers long before the weights do. So the factors of a path are kept in float32
 parameters are wider; what is handed back has the dtype and the weak type of what came in.
 """
 
+import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +57,33 @@ def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bo
         upper = "" if bound == math.inf else f" and < {bound:g}"
         shown = repr(value) if isinstance(value, str) else value
         raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {shown}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str], *, more: str = "") -> None:
+    """Refuses what is none of some names, with the nearest of them.
+
+    Args:
+        name: of the argument.
+        value: what came.
+        choices: the names, two at least.
+        more: what else is allowed, behind them.
+
+    Raises:
+        ValueError: naming all of them.
+
+    Example:
+        >>> check_choice("basis", "path", ("balanced", "paths", "cycles"))
+        Traceback (most recent call last):
+            ...
+        ValueError: basis must be 'balanced', 'paths' or 'cycles', got 'path'; did you mean 'paths'?
+    """
+    if isinstance(value, str) and value in choices:
+        return
+    *others, last = map(repr, choices)
+    (near,) = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
+    raise ValueError(
+        f"{name} must be {', '.join(others)} or {last}{more}, got {value!r}; did you mean {near!r}?"
+    )
 
 
 def _number(value: Any) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcasgd_jax import constant_delay, dcasgd, delay_compensation, gamma_times, simulate
+from dcasgd_jax import Engine, constant_delay, dcasgd, delay_compensation, gamma_times, simulate
 from dcasgd_jax.peers import gap_aware
 from gsgd_jax import choose_skeleton, gsgd, in_path_space, mlp_gauge
 from lacim_jax import Search, lacim_loss
@@ -211,6 +211,34 @@ REFUSED = {
         lambda: constant_delay(optax.sgd(0.1), -1), ValueError, "delay must be an int >= 0",
         "got -1", "static_args",
     ),
+    "a misspelt engine": Refused(
+        lambda: simulate(
+            jax.grad(loss), WEIGHTS, optax.sgd(0.1), SCHEDULE, BATCHES, engine="wavefronts"
+        ),
+        ValueError, "engine must be 'slots' or 'wavefront'", "got 'wavefronts'",
+        "did you mean 'wavefront'?",
+    ),
+    "a misspelt loop": Refused(
+        lambda: simulate(
+            jax.grad(loss), WEIGHTS, optax.sgd(0.1), SCHEDULE, BATCHES,
+            engine=Engine(loop="drive"),
+        ),
+        ValueError, "loop must be 'auto', 'scan' or 'driven'", "got 'drive'",
+        "did you mean 'driven'?",
+    ),
+    "a misspelt basis": Refused(
+        lambda: choose_skeleton(GAUGE, PARAMS, basis="path"), ValueError,
+        "basis must be 'balanced', 'paths' or 'cycles'", "got 'path'", "did you mean 'paths'?",
+    ),
+    "a misspelt rule": Refused(
+        lambda: choose_skeleton(GAUGE, PARAMS, basis="paths", rule="large"), ValueError,
+        "rule must be 'diagonal', 'largest' or 'random', or a Skeleton", "got 'large'",
+        "did you mean 'largest'?",
+    ),
+    "a misspelt loop of the search": Refused(
+        lambda: Search(loop="scn"), ValueError, "loop must be 'auto', 'scan' or 'driven'",
+        "got 'scn'", "did you mean 'scan'?",
+    ),
     "beta in quotes": Refused(
         lambda: lacim_loss(None, beta="1.0"), ValueError, "beta must be at least 0", "got '1.0'",
     ),
@@ -232,7 +260,7 @@ def test_one_error_of_ours_says_rule_what_came_and_remedy(name):
     message = str(caught.value)
     places = [message.find(part) for part in (case.rule, case.came, case.remedy)]
     assert -1 not in places, message
-    assert message.endswith(".")
+    assert message.endswith((".", "?"))
     assert len(message) < 400
     # Not from the depths of jax or numpy, and nothing was chained to it by accident.
     assert traceback.extract_tb(caught.tb)[-1].filename.startswith(OURS)

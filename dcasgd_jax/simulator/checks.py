@@ -1,5 +1,9 @@
 """What a schedule must be for a simulator to follow it."""
 
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +12,17 @@ from jax.core import Tracer
 
 from dcasgd_jax.schedules.checks import check_workers
 from dcasgd_jax.schedules.schedule import Schedule
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses what is none of some names, with the nearest of them."""
+    if isinstance(value, str) and value in choices:
+        return
+    *others, last = map(repr, choices)
+    (near,) = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
+    raise ValueError(
+        f"{name} must be {', '.join(others)} or {last}, got {value!r}; did you mean {near!r}?"
+    )
 
 
 def check_params(params: optax.Params) -> None:
