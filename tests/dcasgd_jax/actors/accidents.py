@@ -5,6 +5,7 @@ their arguments, which Ray cannot hand to actors.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,14 @@ def asks_for_too_much():
     raise AssertionError("it was started")
 
 
+def gallery():
+    """The program of the documentation that runs workers, as it is printed there."""
+    page = Path(__file__).parents[3] / "benchmarks" / "docs" / "pages" / "gallery.md"
+    programs = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    (program,) = (code for code in programs if "run_asynchronously(" in code)
+    return program
+
+
 def starts_ray(folder):
     """Starts Ray on the loopback interface, has a program killed, and goes on with its run."""
     import ray
@@ -109,6 +118,7 @@ def starts_ray(folder):
         assert subprocess.run(program).returncode == -signal.SIGKILL
         shutil.copy(folder / "run.npz", folder / "killed.npz")
         params, info = train(folder)
+        exec(compile(gallery(), "gallery.md", "exec"), {"__name__": "gallery"})
         np.savez(folder / "params.npz", *params, restored=info.restored)
         (folder / "timeout.txt").write_text(asks_for_too_much())
     finally:
