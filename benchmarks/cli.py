@@ -1,25 +1,28 @@
 """The command line: what can be asked for, and what is printed."""
 
+import contextlib
 import dataclasses
 import functools
+import io
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import jax
 import tyro
 from rich.console import Console
 
-from benchmarks.harness import everything, hosts, registry
+from benchmarks.harness import everything, hosts, registry, terminal
 from benchmarks.harness.runner import (
     DiskFullError,
     OtherRunError,
     OutputError,
     RunInterruptedError,
     RunStoppedError,
+    alone_in,
     check_folder,
     run_experiment,
 )
@@ -27,12 +30,12 @@ from benchmarks.judgement import evidence
 from common.files import OutsideError, inside
 from common.progress import Bars, Silent
 
-_DESCRIPTION = """Experiments of G-SGD, DC-ASGD and LaCIM.
+_TITLE = "Experiments of G-SGD, DC-ASGD and LaCIM."
 
-Without a name: the list of experiments. With one: runs it, prints its tables, and leaves
-records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never overwritten;
-tables and plots show the latest run. With "all": runs every one. With "report": makes the pages of
-evidence from the records that are kept with the code; see "report --help"."""
+_DESCRIPTION = """Without a name: the list of experiments. With one: runs it, prints its tables, and
+leaves records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never
+overwritten; tables and plots show the latest run. With "all": runs every one. With "report": makes
+the pages of evidence from the records that are kept with the code; see "report --help"."""
 
 _PROGRAM = "python -m benchmarks"
 
@@ -103,11 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "report":
-        return _report(tyro.cli(ReportArguments, prog=f"{_PROGRAM} report", args=argv[1:]))
-    # The parser joins lines, so each experiment is a paragraph of its own.
-    claims = [f"{name}: {registry.claim(name)}" for name in registry.NAMES]
-    description = "\n\n".join([_DESCRIPTION, "Experiments:", *claims])
-    arguments = tyro.cli(Arguments, prog=_PROGRAM, description=description, args=argv)
+        return _report(_parsed(ReportArguments, f"{_PROGRAM} report", argv[1:]))
+    arguments = _parsed(Arguments, _PROGRAM, argv, _description())
     console = Console()
     if arguments.name is None:
         _list(console)
@@ -120,6 +120,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_PROGRAM}: {error}", file=sys.stderr)
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
     return 0
+
+
+_T = TypeVar("_T")
+
+
+def _parsed(
+    kind: type[_T], program: str, argv: Sequence[str], description: str | None = None
+) -> _T:
+    """What a command line says; the parser itself does not know of NO_COLOR, but of no terminal."""
+    parse = functools.partial(tyro.cli, kind, prog=program, description=description, args=argv)
+    if not os.environ.get("NO_COLOR"):
+        return parse()
+    shown, complaints = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaints):
+            return parse()
+    finally:
+        sys.stdout.write(shown.getvalue())
+        sys.stderr.write(complaints.getvalue())
 
 
 class UsageError(ValueError):
@@ -160,9 +179,12 @@ def _report(arguments: ReportArguments) -> int:
     return 0
 
 
-def _listing() -> str:
-    width = max(map(len, registry.NAMES))
-    return "\n".join(f"{name:<{width}}  {registry.claim(name)}" for name in registry.NAMES)
+def _description() -> str:
+    """What --help begins with. The parser joins lines, but for those that begin with a space."""
+    claims = [
+        terminal.indented(f"{name}: {registry.claim(name)}", hanging=2) for name in registry.NAMES
+    ]
+    return "\n".join([_TITLE, terminal.indented(_DESCRIPTION), "", "Experiments:", *claims])
 
 
 def _list(console: Console) -> None:
@@ -172,7 +194,10 @@ def _list(console: Console) -> None:
         "python -m benchmarks report --take FOLDER\n"
         "python -m benchmarks --help"
     )
-    _print(console, f"{_listing()}\n\n{usage}")
+    claims = {name: registry.claim(name) for name in registry.NAMES}
+    if console.is_terminal:
+        usage = "\n".join(terminal.indented(line, hanging=2) for line in usage.splitlines())
+    _print(console, f"{terminal.listing(claims, console)}\n\n{usage}")
 
 
 def _print(console: Console, text: str) -> None:
@@ -200,10 +225,25 @@ def _checked(arguments: Arguments) -> None:
         raise UsageError(f"--time-budget must be above 0 minutes, got {arguments.time_budget}.")
 
 
+def _note_no_run(out: Path) -> None:
+    """Says that --resume finds nothing: the folder's name may be mistaken."""
+    print(
+        f"{_PROGRAM}: --resume finds no run to go on with in {out}; this one begins anew there.",
+        file=sys.stderr,
+    )
+
+
 def _run_all(arguments: Arguments, console: Console) -> int:
     _checked(arguments)
     base = arguments.out or Path("results") / arguments.preset
+    if arguments.resume and not base.exists():
+        _note_no_run(base)
     check_folder(base)
+    with alone_in(base):
+        return _run_all_in(base, arguments, console)
+
+
+def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
     jobs = []
     for name in registry.NAMES:
         registry.preset(registry.load(name), arguments.preset)
@@ -272,6 +312,8 @@ def _run(arguments: Arguments, console: Console) -> None:
     base = arguments.out or Path("results")
     for (name, experiment), chosen in zip(experiments, settings, strict=True):
         out = base if arguments.out and not demo else inside(base, name)
+        if arguments.resume and writes and not (out / "manifest.json").exists():
+            _note_no_run(out)
         console.rule(f"[bold]{name}[/bold] · {arguments.preset}")
         _print(console, registry.claim(name))
         context = registry.Context(

@@ -1,7 +1,8 @@
-"""Silencing messages that libraries write to absl's log."""
+"""Silencing what libraries say beside the errors that they raise."""
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 
 
@@ -22,3 +23,28 @@ def without_messages(containing: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps all that is logged by orbax and asyncio from a terminal while a block runs.
+
+    So it does with errors of tasks that nobody waits for any more, once one of their siblings has
+    failed: whoever calls raises that one, and one is enough.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.CRITICAL
+
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    hook, failed = sys.unraisablehook, []
+    for logger in loggers:
+        logger.addFilter(keep)
+    sys.unraisablehook = failed.append
+    try:
+        yield
+    finally:
+        failed.clear()
+        sys.unraisablehook = hook
+        for logger in loggers:
+            logger.removeFilter(keep)

@@ -1,9 +1,15 @@
 """Files that are written whole or not at all, and names that cannot lead out of their folder."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there nothing is locked
+    fcntl = None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -101,6 +107,63 @@ def full_disk(error: BaseException) -> bool:
         error: any.
     """
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class InUseError(RuntimeError):
+    """A folder that another process writes to."""
+
+
+LOCK = ".lock"
+"""The file by which a process has a folder to itself; it holds the process's number."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a folder from all other processes that lock it, until the block or the process ends.
+
+    The system lets go of it with the process, however that ends, so none is ever left behind.
+
+    Args:
+        folder: one that exists.
+
+    Raises:
+        InUseError: if another process has it, with that process's number.
+        OSError: if no file can be made there.
+    """
+    path = folder / LOCK
+    descriptor = _locked(path)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still ours
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """The lock file, open and ours."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have removed the file between its opening and its locking.
+            if os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                return descriptor
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise InUseError(
+                f"the process {holder} is writing to {path.parent}; wait for its end, or name "
+                "another folder."
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                return descriptor  # a file system without locks
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 class OutsideError(ValueError):

@@ -87,6 +87,8 @@ from dcasgd_jax.simulator import (
     wavefront_simulator,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "delay_compensation",
     "DelayCompensationState",

@@ -67,11 +67,23 @@ def check_number(
     def within(number: float) -> bool:
         return least <= number < bound and (number > 0 or not positive)
 
-    if callable(value) or jnp.ndim(value) != 0 or not within(float(value)):
+    if callable(value) or not within(_number(value)):
         allowed = "a schedule, or " if schedule else ""
         allowed += "a finite scalar" if bound == math.inf else "a scalar"
         upper = "" if bound == math.inf else f" and < {bound:g}"
-        raise ValueError(f"{name} must be {allowed} {lower}{upper}, got {value}.")
+        raise ValueError(f"{name} must be {allowed} {lower}{upper}, got {_shown(value)}.")
+
+
+def _number(value: Any) -> float:
+    """A real scalar as Python has it; NaN, which is in no range, for anything else."""
+    array = np.asarray(value)
+    kinds = (jnp.floating, jnp.integer)
+    real = array.ndim == 0 and any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+    return float(array) if real else math.nan
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def check_count(name: str, value: Any) -> None:

@@ -68,6 +68,8 @@ from gsgd_jax.tracing import (
 )
 from gsgd_jax.transform import PathSpaceState, gsgd, in_path_space
 
+__version__ = "0.1.0"
+
 __all__ = [
     "find_gauge",
     "find_signs",

@@ -5,8 +5,9 @@ numbers long before the weights do. So the factors of a path are kept in float32
 parameters are wider; what is handed back has the dtype and the weak type of what came in.
 """
 
+import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -51,10 +52,46 @@ def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bo
     """
     if isinstance(value, Tracer) or (schedule and callable(value)):
         return
-    if callable(value) or jnp.ndim(value) != 0 or not 0 <= float(value) < bound:
+    if callable(value) or not 0 <= _number(value) < bound:
         allowed = "a schedule, or a finite scalar" if schedule else "a finite scalar"
         upper = "" if bound == math.inf else f" and < {bound:g}"
-        raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {value}.")
+        shown = repr(value) if isinstance(value, str) else value
+        raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {shown}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str], *, more: str = "") -> None:
+    """Refuses what is none of some names, with the nearest of them.
+
+    Args:
+        name: of the argument.
+        value: what came.
+        choices: the names, two at least.
+        more: what else is allowed, behind them.
+
+    Raises:
+        ValueError: naming all of them.
+
+    Example:
+        >>> check_choice("basis", "path", ("balanced", "paths", "cycles"))
+        Traceback (most recent call last):
+            ...
+        ValueError: basis must be 'balanced', 'paths' or 'cycles', got 'path'; did you mean 'paths'?
+    """
+    if isinstance(value, str) and value in choices:
+        return
+    *others, last = map(repr, choices)
+    (near,) = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
+    raise ValueError(
+        f"{name} must be {', '.join(others)} or {last}{more}, got {value!r}; did you mean {near!r}?"
+    )
+
+
+def _number(value: Any) -> float:
+    """A real scalar as Python has it; NaN, which is in no range, for anything else."""
+    array = np.asarray(value)
+    kinds = (jnp.floating, jnp.integer)
+    real = array.ndim == 0 and any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+    return float(array) if real else math.nan
 
 
 def cast_like(array: jax.Array, reference: jax.Array) -> jax.Array:

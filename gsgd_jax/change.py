@@ -1,7 +1,7 @@
 """Going over to another skeleton during training: when, and what becomes of the optimiser."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._factors import Group
-from gsgd_jax._precision import cast_like
+from gsgd_jax._precision import cast_like, check_choice
 from gsgd_jax.coordinates.balanced import Balanced
 from gsgd_jax.coordinates.frame import Frame, multiplied
 from gsgd_jax.coordinates.node_vectors import spread
@@ -147,8 +147,7 @@ def change_skeleton(
             f"both skeletons must be of one gauge, or sections of one group, got {one!r} and "
             f"{other!r}; moments of other parameters mean nothing here: begin with a fresh state."
         )
-    if moments not in ("same", "gradients", "reset"):
-        raise ValueError(f"moments must be 'same', 'gradients' or 'reset', got {moments!r}.")
+    check_choice("moments", moments, get_args(Moments))
     fresh = first_state(inner, params, new)
     leaves, structure = jax.tree.flatten(state.inner_state)
     owners = _owners(inner, state.inner_state, params, numbered=moments != "reset")

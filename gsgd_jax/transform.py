@@ -101,7 +101,8 @@ def in_path_space(
 
     Raises:
         TypeError: here, if `inner` is no transformation, or the coordinates are none; from
-            `update`, if gradients are no floating-point numbers.
+            `init`, if parameters are plain numbers; from `update`, if gradients are no
+            floating-point numbers.
         ValueError: here, if a bound is not above 1; from `update`, if `params` is missing, or
             `stale_params` with `stale_gradients`, or the gradients are not of these parameters;
             from both functions, if the tree is not the group's or is masked.
@@ -191,6 +192,14 @@ def first_state(
     if coordinates is not None:
         kinds = (jax.Array, np.ndarray, optax.MaskedNode)  # the last is an error with a message
         leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
+        numbers = [
+            type(leaf).__name__ for leaf in leaves if isinstance(leaf, int | float | complex)
+        ]
+        if numbers:  # which a list of numbers is made of, too
+            raise TypeError(
+                f"parameters must be a tree of arrays, got a Python {numbers[0]} in it; convert "
+                "numbers and lists of them with jnp.asarray."
+            )
         there = bool(leaves) and all(isinstance(leaf, kinds) for leaf in leaves)
         if there:
             coordinates.leaves(params)  # or an error, before anything is worked out
@@ -234,13 +243,13 @@ def check_bound(name: str, bound: chex.Numeric | None) -> None:
         ValueError: naming what came.
     """
     concrete = bound is not None and not isinstance(bound, Tracer)
-    if concrete and not np.all(np.asarray(bound) > 1):
+    if concrete and (isinstance(bound, str) or not np.all(np.asarray(bound) > 1)):
         what = {
             "max_ratio": "by which a step may change a skeleton path value",
             "max_growth": "by which weights may outgrow the largest one of the balanced start",
         }
         raise ValueError(
-            f"{name} must be above 1, got {bound}: it is the factor {what[name]}; give None for "
+            f"{name} must be above 1, got {bound!r}: it is the factor {what[name]}; give None for "
             "no bound."
         )
 

@@ -91,6 +91,8 @@ from lacim_jax.model import (
 from lacim_jax.objective import Elbo, compiled_elbo, elbo, lacim_loss
 from lacim_jax.training import Codes, Fitted, coded, fit
 
+__version__ = "0.1.0"
+
 __all__ = [
     "LaCIM",
     "ReparameterisedLaCIM",

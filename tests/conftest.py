@@ -101,6 +101,14 @@ def optimised():
 
 
 @pytest.fixture
+def unchecked():
+    """Without checked annotations, as users run the package: the errors met are its own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def x64():
     """Runs the test in float64."""
     with jax.enable_x64(True):

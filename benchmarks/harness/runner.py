@@ -11,7 +11,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from benchmarks.harness import hosts
 from benchmarks.harness.registry import Context, Experiment
 from benchmarks.harness.reports import source
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
-from common.files import full_disk, links_outside, write_whole
+from common.files import InUseError, full_disk, links_outside, locked, write_whole
 from common.results.origin import now, provenance
 from common.results.records import Record, RecordWriter, json_ready, last_run, read_records
 
@@ -74,6 +74,30 @@ def check_folder(out: Path) -> None:
         )
 
 
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keeps a folder for results to this process.
+
+    Raises:
+        OutputError: if another process writes to it, which is named, or nothing can be written.
+    """
+    with contextlib.ExitStack() as ours:
+        try:
+            ours.enter_context(locked(out))
+        except InUseError as error:
+            raise OutputError(f"{error}") from None
+        except OSError as error:
+            if full_disk(error):
+                raise DiskFullError(
+                    f"the disk of {out} is full ({error}): make room; nothing was begun."
+                ) from error
+            raise OutputError(
+                f"results are written to {out}, and nothing can be ({error.strerror}); name "
+                "another folder with --out."
+            ) from error
+        yield
+
+
 def run_experiment(
     name: str, experiment: Experiment, settings: Any, context: Context, *, preset: str,
     command: str, out: Path, resume: bool = False, seconds: float | None = None,
@@ -101,7 +125,8 @@ def run_experiment(
     Raises:
         OtherRunError: if the folder's last run is of other settings, seeds, code, versions or
             device, or cannot be read; nothing is computed then, and nothing written.
-        OutputError: if the folder cannot be one for results; nothing is computed then either.
+        OutputError: if the folder cannot be one for results, or another process writes to it;
+            nothing is computed then either.
         RunInterruptedError: on Ctrl-C; the records finished by then are kept and counted.
         RunStoppedError: if time is spent, or (`DiskFullError`) there is no room; as on Ctrl-C.
     """
@@ -115,40 +140,41 @@ def run_experiment(
         "provenance": provenance(),
     }
     finished: dict[str, list[Record]] = {}
+    with contextlib.ExitStack() as ours:
 
-    def names_of_finished() -> list[str]:
-        finished.update(_kept(out, origin, resume))
-        return list(finished)
+        def names_of_finished() -> list[str]:
+            finished.update(_kept(out, origin, resume, ours))
+            return list(finished)
 
-    names = hosts.from_first(names_of_finished, OtherRunError, OutputError)
-    run = _Run(out, origin)
-    try:
-        # What an earlier run finished is this one's before anything can go wrong in it.
-        for stage, records in finished.items():
-            for record in records:
+        names = hosts.from_first(names_of_finished, OtherRunError, OutputError)
+        run = _Run(out, origin)
+        try:
+            # What an earlier run finished is this one's before anything can go wrong in it.
+            for stage, records in finished.items():
+                for record in records:
+                    run.write(record)
+                run.note_stage(stage, len(records))
+            run.write_manifest("running")
+            stages = Stages(
+                names,
+                seconds=seconds,
+                on_finished=run.finish_stage,
+                agreed=lambda spent: hosts.from_first(lambda: spent),
+            )
+            for record in experiment.run(settings, context._replace(stages=stages)):
                 run.write(record)
-            run.note_stage(stage, len(records))
-        run.write_manifest("running")
-        stages = Stages(
-            names,
-            seconds=seconds,
-            on_finished=run.finish_stage,
-            agreed=lambda spent: hosts.from_first(lambda: spent),
-        )
-        for record in experiment.run(settings, context._replace(stages=stages)):
-            run.write(record)
-        return run.report(experiment)
-    except TimeBudgetSpentError as spent:
-        raise RunStoppedError(f"{spent} {run.stop('stopped')}") from None
-    except KeyboardInterrupt:
-        raise RunInterruptedError(f"interrupted; {run.stop('interrupted')}") from None
-    except BaseException as error:
-        kept = run.stop("failed")
-        if full_disk(error):
-            raise DiskFullError(
-                f"the disk of {out} is full ({error}): make room; {kept}"
-            ) from error
-        raise
+            return run.report(experiment)
+        except TimeBudgetSpentError as spent:
+            raise RunStoppedError(f"{spent} {run.stop('stopped')}") from None
+        except KeyboardInterrupt:
+            raise RunInterruptedError(f"interrupted; {run.stop('interrupted')}") from None
+        except BaseException as error:
+            kept = run.stop("failed")
+            if full_disk(error):
+                raise DiskFullError(
+                    f"the disk of {out} is full ({error}): make room; {kept}"
+                ) from error
+            raise
 
 
 class _Run:
@@ -212,9 +238,12 @@ class _Run:
         return Report(tables, plots, self._written, time.perf_counter() - self._started)
 
 
-def _kept(out: Path, origin: Mapping[str, Any], resume: bool) -> dict[str, list[Record]]:
-    """The stages that a folder's last run finished, if they are asked for; checks the folder."""
+def _kept(
+    out: Path, origin: Mapping[str, Any], resume: bool, ours: contextlib.ExitStack
+) -> dict[str, list[Record]]:
+    """The stages that a folder's last run finished, if asked for; checks and locks the folder."""
     check_folder(out)
+    ours.enter_context(alone_in(out))
     path = out / "records.jsonl"
     if path.exists():
         try:
@@ -230,8 +259,9 @@ def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
         return {}
     try:
         last = json.loads((out / "manifest.json").read_bytes())
-        identity, run, stages = _identity(last), last["run"], list(last["stages"])
-    except (ValueError, KeyError, TypeError) as error:
+        identity, run = _identity(last), last["run"]
+        stages = [(str(s["name"]), int(s["first"]), int(s["records"])) for s in last["stages"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OtherRunError(
             f"--resume needs to know the last run, but {out / 'manifest.json'} is damaged "
             f"({error!r}); remove it to begin anew there (records are kept)."
@@ -243,9 +273,9 @@ def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
             "begin anew there (records are appended), or name another folder with --out."
         )
     records = [r for r in read_records(out / "records.jsonl") if r.origin.get("run") == run]
-    parts = [(stage, records[stage["first"] :][: stage["records"]]) for stage in stages]
+    parts = [(name, records[max(first, 0) :][:count], count) for name, first, count in stages]
     # A stage that has lost a record, with the end of the file say, is computed again.
-    return {stage["name"]: part for stage, part in parts if len(part) == stage["records"]}
+    return {name: part for name, part, count in parts if len(part) == count}
 
 
 def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ word for them, and read back as NaN.
 import dataclasses
 import json
 import math
+import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -117,20 +119,75 @@ def parse_record(line: str | bytes, where: str) -> Record:
     """
     of_record = {field.name for field in dataclasses.fields(Record)} - {"origin"}
     try:
-        fields = json.loads(line)
+        fields = plain(json.loads(line))
         if not isinstance(fields, dict):
             raise TypeError("no JSON object")
         origin = {key: fields.pop(key) for key in list(fields) if key not in of_record}
-        fields["metrics"] = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
+        fields["metrics"] = {name: _figure(value) for name, value in fields["metrics"].items()}
         fields["curve"] = {
-            name: [math.nan if v is None else v for v in column]
-            for name, column in fields["curve"].items()
+            name: [_figure(value) for value in column] for name, column in fields["curve"].items()
         }
-        return Record(**fields, origin=origin)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        record = Record(**fields, origin=origin)
+        _check_types(record)
+        return record
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{where} is not a record ({error}); remove the line, or name another file."
         ) from error
+
+
+def _figure(value: Any) -> float:
+    """A figure as it was before it was written."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no figure")
+    return value
+
+
+def _check_types(record: Record) -> None:
+    """Refuses fields that are not of the types of a record's."""
+    if not isinstance(record.method, str) or not isinstance(record.setting, Mapping):
+        raise TypeError("method is a name, and setting holds values by name")
+    if not all(isinstance(value, Scalar) for value in record.setting.values()):
+        raise TypeError("the values of a setting are names, numbers, true, false or null")
+    if not isinstance(record.seed, int) or not isinstance(record.wall_time, int | float):
+        raise TypeError("seed is a whole number, and wall_time a number")
+
+
+_ACTED_UPON = re.compile(r"[<>|`\[\]$*]")
+"""What Markdown, HTML or a plot's mathematics would act upon; no name of ours has any of it."""
+
+
+def plain(value: Any) -> Any:
+    """JSON's values with every text harmless, wherever it will be shown.
+
+    Records are files that anyone can edit. Of their names, a terminal would obey control
+    characters, and tables, pages and plots mark-up; these characters are replaced by their code
+    points. Names of our experiments have none of them, and stay as they are, as does what has been
+    replaced already.
+
+    Args:
+        value: of JSON's types, however nested.
+
+    Example:
+        >>> print(plain("G = g g^T"), plain("<b>"))
+        G = g g^T \\u003cb\\u003e
+    """
+    if isinstance(value, str):
+        return value if value.isalnum() else "".join(map(_shown, value))
+    if isinstance(value, list):
+        return [plain(item) if isinstance(item, str | list | dict) else item for item in value]
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    return value
+
+
+def _shown(character: str) -> str:
+    # Category C holds control characters and those that turn the direction of text; Zl and Zp
+    # break lines.
+    harmful = unicodedata.category(character)[0] == "C" or character in "\u2028\u2029"
+    return f"\\u{ord(character):04x}" if harmful or _ACTED_UPON.match(character) else character
 
 
 def json_ready(value: Any) -> Any:

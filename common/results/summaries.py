@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from common.files import write_whole
-from common.results.records import Record, json_ready, parse_record
+from common.results.records import Record, json_ready, parse_record, plain
 
 POINTS = 32
 """The most points a kept curve has; its first and last are always among them."""
@@ -77,8 +77,8 @@ def read_summary(path: Path) -> list[Record]:
     """
     first, *lines = path.read_bytes().splitlines() or [b""]
     try:
-        origin = json.loads(first)["origin"]
-    except (ValueError, KeyError, TypeError) as error:
+        origin = plain(json.loads(first)["origin"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}:1 does not say where its records come from; write it with write_summary."
         ) from error
@@ -103,7 +103,7 @@ def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | by
         raise ValueError(
             f"{where} is not a record (its pixels are damaged: {error}); take the run anew."
         ) from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return line  # not a record: `parse_record` raises the error
     return json.dumps(fields)
 

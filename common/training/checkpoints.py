@@ -5,6 +5,7 @@ seal.json, holds the length and the checksum of every other. A checkpoint that w
 altered is therefore never used; a run resumes from the one before it, with a warning.
 """
 
+import gc
 import json
 import shutil
 import warnings
@@ -20,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from common._absl_log import without_messages
+from common._absl_log import silenced, without_messages
 from common.files import sync, write_whole
 
 _SEAL = "seal.json"
@@ -60,15 +61,16 @@ class Checkpoints:
             keep: how many to keep; with two, the last good one exists while another is written.
         """
         self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                # Saving in the background would let a later step's failure hide a failed save.
-                max_to_keep=keep,
-                enable_async_checkpointing=False,
-            ),
-            item_names=("state", "notes"),
-        )
+        with silenced():  # of damaged ones, of which `restore` speaks
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    # Saving in the background would let a later step's failure hide a failed save.
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                ),
+                item_names=("state", "notes"),
+            )
 
     def save(
         self, step: int, state: Any, notes: dict[str, Any], *, allow_nan: bool = False
@@ -169,12 +171,29 @@ class Checkpoints:
         """One checkpoint, if it is as it was sealed."""
         path = self._folder / str(step)
         _check_seal(path)  # before orbax reads any of it
-        item = ocp.args.Composite(notes=ocp.args.JsonRestore())
-        described = self._manager.restore(step, args=item)["notes"]
-        _check_template(described["leaves"], template, path)
-        item = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        state = self._manager.restore(step, args=item)["state"]
-        return Restored(step=step, state=state, notes=described["notes"])
+        described = self._item(step, notes=ocp.args.JsonRestore())
+        try:
+            leaves, notes = dict(described["leaves"]), described["notes"]
+        except (TypeError, KeyError, ValueError):
+            raise _DamageError("its notes are not what is written there") from None
+        _check_template(leaves, template, path)
+        # Where what is stored is larger than the template, or no numbers, orbax stops before it
+        # reads any of it.
+        state = self._item(step, state=ocp.args.StandardRestore(template))
+        return Restored(step=step, state=state, notes=notes)
+
+    def _item(self, step: int, **arguments: Any) -> Any:
+        """One item of a checkpoint; what orbax cannot read, though all is there, is damaged."""
+        (name,) = arguments
+        with silenced():
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(**arguments))[name]
+            except MemoryError:  # there may be nothing wrong with it
+                raise
+            except Exception as error:
+                damage = _first(error)
+            gc.collect()  # orbax's other tasks complain as they end: here, while nobody hears it
+        raise _DamageError(damage)
 
     def _set_aside(self, damaged: dict[int, "_DamageError"], then: str) -> None:
         """Renames damaged checkpoints, so that nothing reads them again, and warns."""
@@ -188,7 +207,8 @@ class Checkpoints:
                 stacklevel=3,
             )
         if damaged:
-            self._manager.reload()
+            with silenced():
+                self._manager.reload()
 
     def close(self) -> None:
         """Releases the folder."""
@@ -261,11 +281,14 @@ def _seal(folder: Path) -> None:
 def _check_seal(folder: Path) -> None:
     """Refuses a checkpoint that is not, to the byte, what was sealed."""
     try:
-        sealed = json.loads((folder / _SEAL).read_bytes())
+        sealed = dict(json.loads((folder / _SEAL).read_bytes()))
     except FileNotFoundError:
         raise _CutShortError("its writing was cut short") from None
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         raise _DamageError(f"{_SEAL} is not what was written") from None
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if path.is_symlink():
+            raise _DamageError(f"{path.name} is a link, and a checkpoint holds files of its own")
     sums = _sums(folder)
     if missing := sorted(sealed.keys() - sums.keys()):
         raise _DamageError(f"{missing[0]} is missing")
@@ -289,5 +312,8 @@ def _sums(folder: Path) -> dict[str, list[int]]:
 
 def _first(error: BaseException) -> str:
     """The beginning of what an error says, without the specifications that tensorstore adds."""
-    text = " ".join(str(error).partition(" [tensorstore_spec")[0].split())
+    text = str(error)
+    for detail in (" [tensorstore_spec", " See full TensorStore details"):
+        text = text.partition(detail)[0]
+    text = " ".join(text.split())
     return text if len(text) <= 300 else f"...{text[-300:]}"

@@ -167,6 +167,9 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], TraceColumns]:
     try:
         # Opened here, since NumPy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            # What `save` writes is as large as its file: no array can be larger than that.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.zip.infolist()):
+                raise ValueError("its arrays are packed")
             arrays = {name: archive[name] for name in archive.files}
         if arrays["format"] != _FORMAT:
             raise ValueError(f"format {arrays['format']}, not {_FORMAT}")
@@ -178,12 +181,18 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], TraceColumns]:
         order = columns.recording().batch
         if (order < 0).any() or np.unique(order).size < order.size:
             raise ValueError("a batch was used twice")
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except _NOT_OURS as error:
         raise ValueError(
             f"{path} is not a complete checkpoint of run_asynchronously ({error}); delete it to "
             "start again."
         ) from error
     return arrays, columns
+
+
+_NOT_OURS = (
+    ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError,
+    MemoryError, OverflowError, NotImplementedError,  # arrays of shapes that cannot be
+)  # fmt: skip
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:

@@ -1,5 +1,8 @@
 """What arrivals at a server must satisfy; each refusal names the step at fault."""
 
+import operator
+from typing import Any
+
 import numpy as np
 
 from dcasgd_jax.schedules.snapshot_slots import neighbours
@@ -15,6 +18,9 @@ class StepError(ValueError):
 
 def check_protocol(num_workers: int, num_steps: int, wait_for: int | None) -> None:
     """Refuses numbers of workers, steps and gradients a round that make no schedule."""
+    check_whole(num_workers=num_workers, num_steps=num_steps)
+    if wait_for is not None:
+        check_whole(wait_for=wait_for)
     if num_workers < 1 or num_steps < 0:
         raise ValueError(
             "there must be at least one worker, and no negative number of steps; got "
@@ -25,6 +31,17 @@ def check_protocol(num_workers: int, num_steps: int, wait_for: int | None) -> No
             f"wait_for must be None (asynchronous) or in [1, {num_workers}], the number of "
             f"gradients that a round waits for, got {wait_for}."
         )
+
+
+def check_whole(**counts: Any) -> None:
+    """Refuses numbers of things that are no ints, of Python or of NumPy."""
+    for name, count in counts.items():
+        try:
+            whole = not isinstance(count, bool) and operator.index(count) is not None
+        except TypeError:
+            whole = False
+        if not whole:
+            raise ValueError(f"{name} must be a whole number, an int, got {count!r}.")
 
 
 def check_workers(worker: np.ndarray, num_workers: int) -> None:

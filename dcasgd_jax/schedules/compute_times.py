@@ -283,7 +283,13 @@ def failure_times(
 
 def _generator(seed: Seed, worker: int, purpose: int) -> np.random.Generator:
     """A worker's generator for one purpose, independent of all others."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(worker, purpose)))
+    try:
+        sequence = np.random.SeedSequence(seed, spawn_key=(worker, purpose))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"seed must be a whole number >= 0, or a sequence of them, got {seed!r}."
+        ) from None
+    return np.random.default_rng(sequence)
 
 
 def _gamma(generator: np.random.Generator, variation: float) -> Callable[[int], np.ndarray]:
@@ -316,6 +322,7 @@ def _machines(
 
 def _check_at_least(name: str, value: float, least: float, *, most: float = math.inf) -> None:
     """Refuses a number outside [least, most]."""
-    if not (least <= value <= most and math.isfinite(value)):
+    number = isinstance(value, int | float | np.number)
+    if not (number and least <= value <= most and math.isfinite(value)):
         bound = "finite and" if most == math.inf else f"at most {most:g} and"
-        raise ValueError(f"{name} must be {bound} at least {least:g}, got {value}.")
+        raise ValueError(f"{name} must be {bound} at least {least:g}, got {value!r}.")

@@ -143,7 +143,8 @@ def _check_arrays(batches: Any, num_steps: int) -> None:
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != num_steps:
             raise ValueError(
                 f"the leading axis of batches is the server step, {num_steps} of them, got "
-                f"shape {jnp.shape(leaf)} at batches{jax.tree_util.keystr(path)}."
+                f"shape {jnp.shape(leaf)} at batches{jax.tree_util.keystr(path)}; pass one batch a "
+                "step, or a schedule of as many steps as there are batches."
             )
 
 

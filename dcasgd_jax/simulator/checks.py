@@ -1,11 +1,41 @@
 """What a schedule must be for a simulator to follow it."""
 
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
 from dcasgd_jax.schedules.checks import check_workers
 from dcasgd_jax.schedules.schedule import Schedule
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses what is none of some names, with the nearest of them."""
+    if isinstance(value, str) and value in choices:
+        return
+    *others, last = map(repr, choices)
+    (near,) = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
+    raise ValueError(
+        f"{name} must be {', '.join(others)} or {last}, got {value!r}; did you mean {near!r}?"
+    )
+
+
+def check_params(params: optax.Params) -> None:
+    """Refuses first weights that are no tree of floating-point arrays."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        if not array or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            got = f"{leaf.dtype}{list(leaf.shape)}" if array else f"a Python {type(leaf).__name__}"
+            raise TypeError(
+                "params must be a tree of real floating-point arrays, got "
+                f"{got} at params{jax.tree_util.keystr(path)}; convert it with "
+                "jnp.asarray(..., jnp.float32), or keep what is not trained in model_state."
+            )
 
 
 def check_schedule(schedule: Schedule, num_workers: int) -> None:

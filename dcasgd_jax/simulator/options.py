@@ -1,13 +1,20 @@
 """What may be asked of a simulation, in one tuple that every engine takes."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from dcasgd_jax.simulator.checks import check_choice
 from dcasgd_jax.simulator.state import Merge
 
-Loop = str
+EngineName = Literal["slots", "wavefront"]
+"""One event at a time, or a wave of gradients at a time."""
+
+How = Literal["auto", "vmap", "pmap", "unrolled"]
+"""How a wave's gradients are computed; see `Together`."""
+
+Loop = Literal["auto", "scan", "driven"]
 """How a run goes from one chunk of steps to the next: "auto", "scan" or "driven".
 
 "scan" is one compiled loop, a pure function that can be jitted and vmapped. "driven" calls one
@@ -20,7 +27,7 @@ copy a snapshot at every step; and batches that are iterated over."""
 class Engine(NamedTuple):
     """How `simulate` computes a run: by which engine, in which loop and on which devices."""
 
-    name: str = "slots"
+    name: EngineName = "slots"
     """One event at a time, "slots", or a wave of gradients at a time, "wavefront"."""
     loop: Loop = "auto"
     """One compiled loop, "scan"; chunk after chunk from Python, "driven"; or the faster, "auto"."""
@@ -37,7 +44,7 @@ class Together(NamedTuple):
     drives from Python also keeps every snapshot in arrays of its own and copies none.
     """
 
-    how: str = "auto"
+    how: How = "auto"
     """Vectorised, "vmap"; vectorised and shared by the local devices, "pmap"; side by side in one
     program, "unrolled"; or "auto"."""
     longest: int | None = None
@@ -47,7 +54,7 @@ class Together(NamedTuple):
 class Options(NamedTuple):
     """What may be asked of an engine beside its gradients, its rule and its number of workers."""
 
-    engine: str = "slots"
+    engine: EngineName = "slots"
     """One step at a time, "slots", or a wave of gradients at a time, "wavefront"."""
     merge: Merge | None = None
     """Of model states; None keeps what was pushed last."""
@@ -56,7 +63,7 @@ class Options(NamedTuple):
     loop: Loop = "auto"
     log_distance: bool = True
     """Whether |w - snapshot| is computed at every step."""
-    together: str = "auto"  # as `Together.how`; this one and all below: of "wavefront" only
+    together: How = "auto"  # as `Together.how`; this one and all below: of "wavefront" only
     longest: int | None = None
     """At most this many gradients are computed together; None for no bound."""
     mesh: Mesh | None = None
@@ -67,12 +74,9 @@ class Options(NamedTuple):
 
 def check_options(options: Options, num_workers: int) -> None:
     """Refuses options that do not exist or do not go together."""
-    if options.loop not in ("auto", "scan", "driven"):
-        raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {options.loop!r}.")
-    if options.together not in ("auto", "vmap", "pmap", "unrolled"):
-        raise ValueError(
-            f"together must be 'auto', 'vmap', 'pmap' or 'unrolled', got {options.together!r}."
-        )
+    check_choice("engine", options.engine, get_args(EngineName))
+    check_choice("loop", options.loop, get_args(Loop))
+    check_choice("together", options.together, get_args(How))
     if options.together == "pmap" and options.mesh is not None:
         raise ValueError("together='pmap' uses the local devices by itself; pass no mesh.")
     _check_mesh(options.mesh, num_workers, shard_snapshots=options.shard_snapshots)

@@ -1,8 +1,7 @@
 """A parameter server and its workers, simulated exactly."""
 
-import difflib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import jax
 import optax
@@ -10,10 +9,14 @@ from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Column, Schedule
-from dcasgd_jax.simulator.options import Engine, Options
+from dcasgd_jax.simulator.checks import check_choice
+from dcasgd_jax.simulator.options import Engine, EngineName, Options
 from dcasgd_jax.simulator.slot_engine import simulator_by_slots
 from dcasgd_jax.simulator.state import Batches, GradFn, Merge, Simulator, SimulatorState
 from dcasgd_jax.simulator.wavefront_engine import simulator_by_waves
+
+P = TypeVar("P")
+"""A tree of arrays."""
 
 
 class SimulationInfo(NamedTuple):
@@ -27,17 +30,17 @@ class SimulationInfo(NamedTuple):
 
 def simulate(
     grad_fn: GradFn,
-    params: optax.Params,
+    params: P,
     tx: optax.GradientTransformation | SendingRule,
     schedule: Schedule,
     batches: Batches,
     *,
-    engine: str | Engine = "slots",
+    engine: EngineName | Engine = "slots",
     model_state: Any = (),
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
     log_distance: bool = True,
-) -> tuple[optax.Params, SimulationInfo]:
+) -> tuple[P, SimulationInfo]:
     """Trains asynchronously: each gradient is taken at its worker's snapshot, applied at w.
 
     All workers start with `params`. At server step t, with m = schedule.worker[t]:
@@ -90,6 +93,7 @@ def simulate(
         The weights after the last step, in the dtypes of `params`, and the log of the run.
 
     Raises:
+        TypeError: if `params` holds anything but real floating-point arrays.
         BatchesEndedError: if an iterable of batches ends early; it holds the state by then.
         ValueError: if the engine is unknown or does not take an option, the schedule names workers
             it does not have, the batches are not as many as its steps, or `grad_fn` returns
@@ -109,12 +113,7 @@ def simulate(
         (7, 25.0)
     """
     engine = engine if isinstance(engine, Engine) else Engine(engine)
-    if engine.name not in _ENGINES:
-        near = difflib.get_close_matches(str(engine.name), _ENGINES, n=1, cutoff=0.0)
-        raise ValueError(
-            f"no engine is called {engine.name!r}: did you mean {near[0]!r}? "
-            f"Known: {', '.join(_ENGINES)}."
-        )
+    check_choice("engine", engine.name, get_args(EngineName))
     if engine.mesh is not None and engine.name != "wavefront":
         raise ValueError(
             f"engine={engine.name!r} computes on one device; leave out its mesh, or use the engine "
@@ -130,10 +129,11 @@ def simulate(
     )
     simulator = _ENGINES[engine.name](grad_fn, tx, schedule.num_workers, options)
     state, log = simulator.run(simulator.init(params, model_state), schedule, batches)
-    return state.params, SimulationInfo(*log, clock=schedule.clock, state=state)
+    trained = cast(P, state.params)  # of the structure, shapes and dtypes of the first ones
+    return trained, SimulationInfo(*log, clock=schedule.clock, state=state)
 
 
-_ENGINES: dict[str, Callable[..., Simulator]] = {
+_ENGINES: dict[EngineName, Callable[..., Simulator]] = {
     "slots": simulator_by_slots,
     "wavefront": simulator_by_waves,
 }

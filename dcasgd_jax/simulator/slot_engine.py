@@ -67,6 +67,7 @@ def slot_simulator(
         delays vmapped over. `staleness` and `clock` are not read: the staleness is counted anew.
 
     Raises:
+        TypeError: from `init`, if `params` holds anything but real floating-point arrays.
         ValueError: here, if an option is out of its range; from `run`, if the schedule is for
             another number of workers or names some that it does not have, the batches are not as
             many as its steps, or `grad_fn` returns something that is not structured like `params`.

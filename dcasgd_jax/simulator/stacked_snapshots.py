@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dcasgd_jax.simulator.checks import check_params
 from dcasgd_jax.simulator.server import Push, Server, advance, in_params_dtype, sent_weights
 from dcasgd_jax.simulator.state import SimulatorLog, SimulatorState, SlotColumns, server_part
 
 
 def initial_state(server: Server, params: optax.Params, model_state: Any = ()) -> SimulatorState:
     """The state in which every worker holds the first weights."""
+    check_params(params)
     # A copy in the same dtype, never weakly typed: donating the state leaves the caller's
     # weights alone, and the types of the state are the same before and after a step.
     params, model_state = jax.tree.map(

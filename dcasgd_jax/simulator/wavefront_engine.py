@@ -18,7 +18,7 @@ from dcasgd_jax.simulator.checks import check_schedule
 from dcasgd_jax.simulator.chunk_gradients import compute_together
 from dcasgd_jax.simulator.chunks import ALL_SLOTS, ONE_SLOT, Chunk, ChunkKind
 from dcasgd_jax.simulator.drive import ChunkRunner, drive
-from dcasgd_jax.simulator.options import Loop, Options, Together, check_options
+from dcasgd_jax.simulator.options import How, Loop, Options, Together, check_options
 from dcasgd_jax.simulator.plan import choose_plan, convolution_finder, observe
 from dcasgd_jax.simulator.server import Server, compute_gradient, empty_log, make_server
 from dcasgd_jax.simulator.stacked_snapshots import apply_gradient, initial_state, read_slots
@@ -46,7 +46,7 @@ def wavefront_simulator(
     snapshot_dtype: DTypeLike | None = None,
     loop: Loop = "auto",
     log_distance: bool = True,
-    together: str | Together = "auto",
+    together: How | Together = "auto",
     mesh: Mesh | None = None,
     shard_snapshots: bool = False,
 ) -> Simulator:
@@ -92,6 +92,7 @@ def wavefront_simulator(
         `run(state, schedule, batches)`, the state and the log after a stretch.
 
     Raises:
+        TypeError: from `init`, if `params` holds anything but real floating-point arrays.
         ValueError: here, if an option is out of its range; from `run`, if the schedule is traced,
             is for another number of workers or names some that it does not have, the batches are
             not as many as its steps, or `grad_fn` returns something that is not structured like

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from gsgd_jax._precision import check_choice
 from gsgd_jax.balance import balancing_scales
 from gsgd_jax.coordinates.section import Section
 from gsgd_jax.tracing import RescalingGroup
@@ -74,11 +75,8 @@ def choose_section(
     References:
         Edmonds, *Matroids and the greedy algorithm*, Mathematical Programming, 1971.
     """
-    if rule not in get_args(Rule) or magnitudes not in get_args(Magnitudes):
-        raise ValueError(
-            f"rule must be one of {get_args(Rule)} and magnitudes one of {get_args(Magnitudes)}, "
-            f"got {rule!r} and {magnitudes!r}."
-        )
+    check_choice("rule", rule, get_args(Rule))
+    check_choice("magnitudes", magnitudes, get_args(Magnitudes))
     if (rule == "random") == (key is None):
         raise ValueError("rule='random' needs key=, a PRNG key, and no other rule takes one.")
     weights = _concrete(params, group)

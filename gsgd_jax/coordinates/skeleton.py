@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gsgd_jax._precision import check_choice
 from gsgd_jax.coordinates.frame import Frame, balanced_frame
 from gsgd_jax.gauge import GROUND, Gauge
 
@@ -93,8 +94,7 @@ class Skeleton:
 
     def __post_init__(self):
         """Checks the edges and makes the arrays read-only."""
-        if self.basis not in ("paths", "cycles"):
-            raise ValueError(f"basis must be 'paths' or 'cycles', got {self.basis!r}.")
+        check_choice("basis", self.basis, get_args(Basis))
         if self.tree_scales is not None:
             if self.basis != "cycles":
                 raise ValueError("tree_scales belong to the basis 'cycles'; path values have none.")

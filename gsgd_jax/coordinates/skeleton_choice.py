@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._factors import Group, factor_parts
+from gsgd_jax._precision import check_choice
 from gsgd_jax.balance import balancing_scales, concrete_leaves
 from gsgd_jax.coordinates.arborescence import arborescence, lost_nodes
 from gsgd_jax.coordinates.balanced import Balanced
@@ -147,14 +148,12 @@ def choose_skeleton(
 
 def _check_options(gauge: Group, basis: str, rule: object, tree_values: str) -> None:
     """Refuses options that are unknown or belong to another basis."""
-    if basis not in ("balanced", *get_args(Basis)):
-        raise ValueError(f"basis must be 'balanced', 'paths' or 'cycles', got {basis!r}.")
-    if tree_values not in ("ones", "balanced"):
-        raise ValueError(f"tree_values must be 'ones' or 'balanced', got {tree_values!r}.")
+    check_choice("basis", basis, ("balanced", *get_args(Basis)))
+    check_choice("tree_values", tree_values, ("ones", "balanced"))
     if tree_values == "balanced" and basis != "cycles":
         raise ValueError(f"tree_values='balanced' belongs to the basis 'cycles', got {basis!r}.")
-    if rule is not None and not isinstance(rule, Skeleton) and rule not in get_args(Rule):
-        raise ValueError(f"rule must be one of {get_args(Rule)} or a Skeleton, got {rule!r}.")
+    if rule is not None and not isinstance(rule, Skeleton):
+        check_choice("rule", rule, get_args(Rule), more=", or a Skeleton")
     if rule is not None and basis == "balanced":
         raise ValueError(
             "a rule chooses the edges of a skeleton, and balanced coordinates have none; give "

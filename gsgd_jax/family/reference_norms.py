@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax._precision import cast_like
+from gsgd_jax._precision import cast_like, check_choice
 from gsgd_jax.coordinates.skeleton import Skeleton
 from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
 from gsgd_jax.transform import PathSpaceState, check_bound, first_state, next_state
@@ -72,8 +72,7 @@ def in_path_space_with_reference_norms(
         The code published with Meng et al., *G-SGD: optimizing ReLU neural networks in its
         positively scale-invariant space*, ICLR 2019: gsgd_cnn/opt/gopt_SGD_method.py, ec_step_cnn.
     """
-    if scale not in ("steps", "gradients"):
-        raise ValueError(f"scale must be 'steps' or 'gradients', got {scale!r}.")
+    check_choice("scale", scale, ("steps", "gradients"))
     check_bound("max_ratio", max_ratio)
     if skeleton.basis != "paths":
         raise ValueError("the reference works with the basis 'paths', got a skeleton of 'cycles'.")

@@ -1,6 +1,7 @@
 """Latent search: for each image the latents that explain it best, from many starts at once."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -65,18 +66,25 @@ class Search:
 
     def __post_init__(self):
         """Refuses a search that cannot be made."""
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1 image, got {self.chunk_size}.")
+        if not isinstance(self.chunk_size, int) or self.chunk_size < 1:
+            raise ValueError(
+                f"chunk_size must be a whole number of images, at least 1, got {self.chunk_size!r}."
+            )
         if self.loop not in ("auto", "scan", "driven"):
-            raise ValueError(f"loop must be 'auto', 'scan' or 'driven', got {self.loop!r}.")
+            loops = ("auto", "scan", "driven")
+            (near,) = difflib.get_close_matches(str(self.loop), loops, n=1, cutoff=0.0)
+            raise ValueError(
+                f"loop must be 'auto', 'scan' or 'driven', got {self.loop!r}; did you mean "
+                f"{near!r}?"
+            )
+        if not isinstance(self.draws, int) or self.draws < 0:
+            raise ValueError(f"draws must be a whole number, at least 0, got {self.draws!r}.")
+        if isinstance(self.weight, str) or not self.weight >= 0:
+            raise ValueError(f"weight must be a number of at least 0, got {self.weight!r}.")
         if (self.keep is not None and self.keep < 1) or self.screening < 0:
             raise ValueError(
                 "keep must be at least 1 start or None, and screening at least 0 steps, got "
                 f"{self.keep} and {self.screening}."
-            )
-        if self.draws < 0 or not self.weight >= 0:
-            raise ValueError(
-                f"draws and weight must be at least 0, got {self.draws} and {self.weight}."
             )
 
 

@@ -100,10 +100,13 @@ def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
         value: the weight; schedules and arrays, traced or not, pass unchecked.
 
     Raises:
-        ValueError: if it is a number below 0, infinite or NaN.
+        ValueError: if it is a number below 0, infinite or NaN, or no number.
     """
-    if isinstance(value, int | float) and not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be at least 0, a finite number or a schedule, got {value}.")
+    known = callable(value) or isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
+    if not known or (isinstance(value, int | float) and not 0 <= value < math.inf):
+        raise ValueError(
+            f"{name} must be at least 0, a finite number or a schedule, got {value!r}."
+        )
 
 
 def _check_domains(model: LaCIM, domains: np.ndarray) -> None:

@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks.cli import main
 from benchmarks.judgement import evidence
+from common.files import LOCK
 from common.results.records import Record, RecordWriter, read_records
 
 
@@ -153,6 +156,105 @@ def test_ctrl_c_while_tables_are_made_is_an_interruption(line, out, capsys, monk
     made = line()
     assert main(["line", "--seeds", "2", "--out", str(out), "--resume"]) == 0
     assert made == []
+
+
+def test_a_folder_has_one_writer_at_a_time(line, out, capsys):
+    before = finished(line, out)
+    made = line()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == b"locked\n"
+    for command in (["line", "--out", str(out)], ["all", "--out", str(out)]):
+        printed = refused([*command, "--resume"], capsys)
+        assert f"the process {holder.pid} is writing to {out}; wait for its end" in printed
+    assert made == []
+    holder.kill()  # it leaves its file behind, and the system lets go of it
+    holder.wait()
+    holder.stdin.close()
+    holder.stdout.close()
+    assert (out / LOCK).exists()
+    assert main(["line", "--seeds", "2", "--out", str(out), "--resume"]) == 0
+    assert made == []
+    assert (out / "records.jsonl").read_bytes().startswith(before)
+    assert not (out / LOCK).exists()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from common.files import locked
+
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "message"),
+    [
+        (errno.EROFS, 2, "nothing can be (Read-only file system); name another folder with --out"),
+        (errno.EACCES, 2, "nothing can be (Permission denied); name another folder with --out"),
+        (errno.ENOSPC, 1, "/.lock'): make room; nothing was begun"),
+    ],
+)
+def test_a_folder_that_takes_no_file_is_found_before_anything_is_computed(
+    line, out, capsys, monkeypatch, number, status, message
+):
+    made = line()
+    out.mkdir()
+    opened = os.open
+
+    def refusing(path, flags, *arguments, **options):
+        if str(path).startswith(str(out)) and flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, flags, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refusing)
+        assert main(["line", "--out", str(out)]) == status
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert made == []
+
+
+def test_resume_says_when_there_is_nothing_to_go_on_with(line, out, capsys):
+    line()
+    assert main(["line", "--seeds", "1", "--out", str(out), "--resume"]) == 0
+    printed = capsys.readouterr().err
+    assert printed == (
+        f"python -m benchmarks: --resume finds no run to go on with in {out}; "
+        "this one begins anew there.\n"
+    )
+    assert main(["line", "--seeds", "1", "--out", str(out), "--resume"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [[{}], [{"name": "seed 0"}], [{"name": 0, "first": "x", "records": 1}], 3, [[[]]]],
+)
+def test_a_manifest_edited_by_hand_is_named(line, out, capsys, stages):
+    before = finished(line, out)
+    line()
+    manifest = json.loads((out / "manifest.json").read_text()) | {"stages": stages}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    printed = refused(["line", "--seeds", "2", "--out", str(out), "--resume"], capsys)
+    assert "manifest.json is damaged" in printed
+    assert (out / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_record_without_bottom_is_no_record(line, out, capsys, nested):
+    finished(line, out)
+    line()
+    with (out / "records.jsonl").open("a") as file:
+        file.write(nested + "\n")
+    assert "records.jsonl:3 is not a record" in refused(["line", "--out", str(out)], capsys)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def kernels(one, two):
         (kernels([[1, 1e-30]], [[1], [1e-30]]), {}, r"products .* range .* got 1.0e-60 to 1.0e"),
         (kernels([[1e30, 1]], [[1e30], [1]]), {}, r"range of their dtype, 1.2e-38 to 3.4e\+38"),
         (kernels([[1, 2]], [[1], [1]]), {"rule": "random"}, "needs key=, a PRNG key"),
-        (kernels([[1, 2]], [[1], [1]]), {"rule": "nearest"}, "must be one of .* or a Skeleton"),
+        (kernels([[1, 2]], [[1], [1]]), {"rule": "nearest"}, "rule must be .* or a Skeleton, got"),
         (kernels([[1, 2]], [[1], [1]]), {"tree_values": "twos"}, "must be 'ones' or 'balanced'"),
         (kernels([[1, 2]], [[1], [1]]), {"tree_values": "balanced"}, "belongs to the basis"),
         (kernels([[1, 2]], [[1], [1]]), {"basis": "trees"}, "basis must be"),

@@ -266,7 +266,7 @@ def test_bad_input_is_refused(x64, unchecked):
         Section(group, good.entries, -good.magnitudes)
     with pytest.raises(ValueError, match="independent"):
         Section(group, np.repeat(good.entries[:1], 10), good.magnitudes)
-    with pytest.raises(ValueError, match="one of"):
+    with pytest.raises(ValueError, match="or 'random', got 'diagonal'"):
         choose_section(group, params, rule="diagonal")
     with pytest.raises(ValueError, match="3 leaves, got 1 without down, up;"):
         choose_section(group, {"gate": jnp.ones((2, 2))})

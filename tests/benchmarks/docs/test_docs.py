@@ -3,6 +3,7 @@
 import base64
 import functools
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks.docs import hooks, pictures
 from benchmarks.harness import registry
+from tests.dcasgd_jax.actors import accidents
 
 DOCS = Path(hooks.__file__).parent
 PAGES = DOCS / "pages"
@@ -140,8 +142,21 @@ def test_links_lead_somewhere():
                 assert anchor in anchors(resolved), (name, target)
 
 
+def test_the_gallery_has_small_programs_only():
+    lengths = [len(code.splitlines()) for name, _, code in SNIPPETS if name == "gallery.md"]
+    assert len(lengths) == 9
+    assert max(lengths) < 30
+
+
 @pytest.mark.parametrize(("name", "index", "code"), SNIPPETS)
 def test_snippets_run_each_by_itself(name, index, code):
+    for library in ("equinox", "haiku", "keras"):
+        asked = re.search(rf"^import .*\b{library}\b", code, re.MULTILINE)
+        if asked and importlib.util.find_spec(library) is None:
+            pytest.skip(f"needs {library}, of the extra gallery")
+    if "run_asynchronously(" in code:  # in the process that tests/dcasgd_jax/actors starts Ray in
+        assert code in accidents.gallery()
+        return
     # As users have jax, not as these tests do.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(code, f"{name}, snippet {index}", "exec"), {"__name__": "page"})

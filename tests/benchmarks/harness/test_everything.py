@@ -17,10 +17,14 @@ from benchmarks.harness.everything import STOPPED, Job, Outcome, run_jobs
 CHILD = """
 import json, os, sys, time
 name, out = sys.argv[1], sys.argv[sys.argv.index("--out") + 1]
-begun = time.time()
-time.sleep(0.5)
+begun = time.monotonic()
+pair = {"left": "right", "right": "left"}
+if name in pair:  # they end only when both have begun
+    open(os.path.join(out, "begun"), "w").close()
+    while not os.path.exists(os.path.join(os.path.dirname(out), pair[name], "begun")):
+        time.sleep(0.01)
 cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-told = {"arguments": sys.argv[2:], "begun": begun, "ended": time.time(), "cores": cores}
+told = {"arguments": sys.argv[2:], "begun": begun, "ended": time.monotonic(), "cores": cores}
 open(os.path.join(out, "told.json"), "w").write(json.dumps(told))
 print("said", name)
 sys.exit({"fails": 7}.get(name, 0))
@@ -39,18 +43,20 @@ def told(folder: Path, name: str):
 
 def test_timed_jobs_run_alone_and_the_others_side_by_side_on_their_own_cores(tmp_path):
     lines = []
-    todo = jobs(tmp_path, "a", "timed", "b", "fails", alone=("timed",))
+    todo = jobs(tmp_path, "left", "timed", "right", "fails", alone=("timed",))
     outcomes = run_jobs(todo, at_once=2, report=lines.append, program=PROGRAM)
-    assert {o.job.name: o.status for o in outcomes} == {"timed": 0, "a": 0, "b": 0, "fails": 7}
-    timed, a, b = (told(tmp_path, name) for name in ("timed", "a", "b"))
+    assert {o.job.name: o.status for o in outcomes} == {
+        "timed": 0, "left": 0, "right": 0, "fails": 7
+    }  # fmt: skip
+    timed, a, b = (told(tmp_path, name) for name in ("timed", "left", "right"))
     assert timed["ended"] <= min(a["begun"], b["begun"])
     assert max(a["begun"], b["begun"]) < min(a["ended"], b["ended"])
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     assert timed["cores"] == mine
     if len(mine) > 1:
         assert not set(a["cores"]) & set(b["cores"])
-    assert a["arguments"] == ["--seeds", "3", "--out", str(tmp_path / "a")]
-    assert (tmp_path / "a" / "log.txt").read_text() == "said a\n"
+    assert a["arguments"] == ["--seeds", "3", "--out", str(tmp_path / "left")]
+    assert (tmp_path / "left" / "log.txt").read_text() == "said left\n"
     assert any(line.startswith("fails FAILED, see ") for line in lines)
 
 

@@ -1,6 +1,8 @@
 """Kills and resumes: the machinery on a program without jax, and each method's own run once."""
 
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -18,30 +20,46 @@ from common.training.checkpoints import Checkpoints
 BAR = SimpleNamespace(advance=lambda amount: None)
 
 
-def moments(*waits: float):
-    """In place of a generator: these seconds, one after the other, whatever is asked for."""
-    left = iter(waits)
-    return SimpleNamespace(uniform=lambda low, high: next(left))
+def moments(*events: Path):
+    """In place of a generator: kills as soon as each of these files is there, and then no more.
+
+    The programs below stop of their own accord where they have left the file, so that they are
+    killed at that very place, however busy the machine is.
+    """
+    left = iter(events)
+
+    def uniform(low, high):
+        event = next(left, None)
+        if event is None:
+            return 600.0
+        while not event.exists():
+            time.sleep(0.01)
+        return 0.0
+
+    return SimpleNamespace(uniform=uniform)
 
 
 COUNTS = """
-import sys, pathlib, time, numpy
+import sys, pathlib, signal, numpy
 folder = pathlib.Path(sys.argv[1])
 done = max((int(e.name) for e in (folder / "checkpoints").iterdir() if e.name.isdigit()), default=0)
 print("ready", flush=True)
 for step in range(done + 1, 9):
-    (folder / "checkpoints" / f"{step}.partial").mkdir(exist_ok=True)
-    time.sleep(0.05)
-    (folder / "checkpoints" / f"{step}.partial").rename(folder / "checkpoints" / str(step))
+    partial = folder / "checkpoints" / f"{step}.partial"
+    begun_before = partial.exists()
+    partial.mkdir(exist_ok=True)
+    if step in (3, 6) and not begun_before:
+        signal.pause()
+    partial.rename(folder / "checkpoints" / str(step))
 numpy.savez(folder / "final.npz", numpy.arange(3.0), numpy.int32(step))
 """
 
 
 def test_a_program_is_killed_until_it_gets_through(tmp_path):
     command = (sys.executable, "-c", COUNTS)
-    ended = until_it_ends(command, tmp_path / "run", moments(0.12, 0.12, 60.0), 1.0, BAR)
-    assert len(ended.steps) == 2
-    assert 1 <= ended.steps[0] < ended.steps[1] < 8
+    partial = [tmp_path / "run" / "checkpoints" / f"{step}.partial" for step in (3, 6)]
+    ended = until_it_ends(command, tmp_path / "run", moments(*partial), 1.0, BAR)
+    assert ended.steps == [2, 5]
     assert ended.torn == 2
     assert [leaf.tolist() for leaf in ended.leaves] == [[0.0, 1.0, 2.0], 8]
 
@@ -49,7 +67,7 @@ def test_a_program_is_killed_until_it_gets_through(tmp_path):
 def test_a_program_that_fails_by_itself_is_not_taken_for_a_killed_one(tmp_path):
     command = (sys.executable, "-c", "print('ready'); raise SystemExit('no such method')")
     with pytest.raises(RuntimeError, match="no such method"):
-        until_it_ends(command, tmp_path / "run", moments(60.0), 1.0, BAR)
+        until_it_ends(command, tmp_path / "run", moments(), 1.0, BAR)
 
 
 def test_one_bit_is_seen():
@@ -61,14 +79,34 @@ def test_one_bit_is_seen():
     assert largest_difference([np.float32([1.5, -0.0]), np.int32(3)], wanted) == 0.5
 
 
+STOPS_BEFORE_ITS_THIRD_SEAL = """
+import pathlib, signal, sys
+from benchmarks.soak import preempted_run
+from common.training import checkpoints
+
+seal, sealed, stopped = checkpoints._seal, [], pathlib.Path(sys.argv[-1]) / "stopped"
+
+def sealing(folder):
+    sealed.append(folder)
+    if len(sealed) == 3 and not stopped.exists():
+        stopped.touch()
+        signal.pause()
+    seal(folder)
+
+checkpoints._seal = sealing
+preempted_run.main(*sys.argv[1:])
+"""
+
+
 @pytest.mark.parametrize("method", RUNS)
 @pytest.mark.usefixtures("standard_promotion")
 def test_sigkill_changes_no_bit_of_what_a_method_ends_with(method, tmp_path):
     with Checkpoints(tmp_path / "whole") as checkpoints:
         wanted = jax.tree.leaves(RUNS[method](streams(0), 10)(checkpoints))
-    command = (sys.executable, "-m", "benchmarks.soak.preempted_run", method, "0", "10")
-    ended = until_it_ends(command, tmp_path / "killed", moments(0.5, 60.0), 1.0, BAR)
-    assert ended.steps, "the run was over before it was killed: lengthen it"
+    command = (sys.executable, "-c", STOPS_BEFORE_ITS_THIRD_SEAL, method, "0", "10")
+    stopped = tmp_path / "killed" / "stopped"
+    ended = until_it_ends(command, tmp_path / "killed", moments(stopped), 1.0, BAR)
+    assert len(ended.steps) == 1
     assert differing_bits(ended.leaves, [np.asarray(leaf) for leaf in wanted]) == 0
 
 

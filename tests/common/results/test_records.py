@@ -4,13 +4,18 @@ import errno
 import json
 import math
 import os
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.harness.runner import made_by
 from common.results.origin import provenance
+from common.results.plots import figure, plot_curve
 from common.results.records import Record, RecordWriter, last_run, read_records
+from common.results.summaries import read_summary, write_summary
+from common.results.tables import markdown, metric, number
 
 ORIGIN = {"benchmark": "b", "preset": "smoke", "run": "1"}
 
@@ -110,6 +115,56 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path, monkeypatch):
     assert [r.seed for r in read_records(path)] == [0]
     writer.write(record(seed=2))
     assert [r.seed for r in read_records(path)] == [0, 2]
+
+
+HOSTILE = (
+    "\x1b[2J\x9b31m\rsgd", "<script>alert(1)</script>", "a | b", "[link](https://a.b)", "`code`",
+    "![x](y)", "**bold**", r"$\frac$", "line\nbreak", "\u202eturned", "\u2028", "\x00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_edited_by_hand_are_harmless_in_tables_pages_and_plots(tmp_path, name):
+    device = {"kind": name, "count": 1, "cores": 2}
+    source = {"git_commit": name, "versions": {"jax": name}, "dtype": name, "device": device}
+    origin = ORIGIN | {"command": name, "seeds": [0], "provenance": source}
+    lines = RecordWriter(tmp_path / "r.jsonl", origin=origin)
+    lines.write(record(method=name, setting={name: name}, metrics={name: 1.0}))
+    lines.write(record(method=name))
+    found = read_records(tmp_path / "r.jsonl")
+    shown = found[0].method
+    assert shown != name
+    assert re.sub(r"\\u(....)", lambda code: chr(int(code[1], 16)), shown) == name
+    table = markdown(["method", *found[0].metrics], [[shown, number(metric(found, shown))]])
+    page = f"{table}\n\n{made_by(found[0].origin)}"
+    for character in "\x1b\x9b\r\x00<>[]$*\u202e\u2028":
+        assert character not in page
+    assert page.count("\n") == table.count("\n") + 2 == 4
+    assert [line.count("|") for line in table.splitlines()] == [3, 3, 3]
+    with figure(tmp_path / "plot.png") as panels:
+        plot_curve(panels[0, 0], found, x="epoch", y="loss", label=shown)
+        panels[0, 0].legend()
+        panels[0, 0].set_title(shown)
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    # As the evidence that is kept, too.
+    write_summary(found, tmp_path / "kept.jsonl")
+    assert read_summary(tmp_path / "kept.jsonl")[0].method == shown
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": 3}, {"method": ["sgd"]}, {"setting": []}, {"setting": {"a": [1]}},
+        {"seed": "0"}, {"metrics": {"a": "<b>"}}, {"metrics": {"a": True}}, {"wall_time": "1"},
+        {"curve": {"a": ["x"]}}, {"curve": {"a": 3}},
+    ],
+)  # fmt: skip
+def test_fields_of_other_types_are_no_record(tmp_path, changes):
+    RecordWriter(tmp_path / "r.jsonl", origin=ORIGIN).write(record())
+    line = json.loads((tmp_path / "r.jsonl").read_text()) | changes
+    (tmp_path / "r.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"r\.jsonl:1 is not a record .*; remove the line"):
+        read_records(tmp_path / "r.jsonl")
 
 
 def test_no_file_no_records(tmp_path):

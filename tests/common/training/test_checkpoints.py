@@ -1,14 +1,18 @@
 """Checkpoints: what is damaged, cut short or not a number is never gone on with."""
 
+import json
 import os
 import pickle
+import re
 import resource
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from common.training import checkpoints
 from common.training.checkpoints import (
@@ -192,3 +196,93 @@ def test_ctrl_c_before_the_name_leaves_no_trace(folder, monkeypatch):
             opened.save(3, STATE, {})
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
     assert restore(folder).step == 2
+
+
+def peak_memory():
+    """From now on: a function that gives the most bytes beyond those used now."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # another system
+        return lambda: 0
+
+    def kilobytes(name):
+        return int(re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)[1])
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    now = kilobytes("VmRSS")
+    return lambda: 1024 * (kilobytes("VmHWM") - now)
+
+
+def stored(folder):
+    """The arrays of a checkpoint as tensorstore has them, by key."""
+    base = {"driver": "file", "path": f"{folder / 'state'}/"}
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+
+
+def with_header(**changes):
+    def forge(folder):
+        header = json.loads(stored(folder).read(b"w/.zarray").result().value) | changes
+        stored(folder).write(b"w/.zarray", json.dumps(header).encode()).result()
+
+    return forge
+
+
+def bomb(folder):
+    """A few kilobytes that are a hundred megabytes when they are unpacked."""
+    apart = {"driver": "file", "path": f"{folder.parent.parent / 'bomb'}/"}
+    size = [1, 100_000_000]
+    header = {"shape": size, "chunks": size, "dtype": "|u1", "compressor": {"id": "zstd"}}
+    spec = {"driver": "zarr", "kvstore": apart, "metadata": header,
+            "store_data_equal_to_fill_value": True}  # fmt: skip
+    tensorstore.open(spec, create=True).result().write(np.zeros(size, np.uint8)).result()
+    packed = (folder.parent.parent / "bomb" / "0.0").read_bytes()
+    assert len(packed) < 20_000
+    stored(folder).write(b"w/0.0", packed).result()
+
+
+def link(folder):
+    (folder.parent.parent / "elsewhere").write_bytes((folder / "notes" / "metadata").read_bytes())
+    (folder / "notes" / "metadata").unlink()
+    (folder / "notes" / "metadata").symlink_to(folder.parent.parent / "elsewhere")
+
+
+def link_to_folder(folder):
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def notes(content):
+    return lambda folder: (folder / "notes" / "metadata").write_text(content)
+
+
+HOSTILE = {
+    "a huge shape": (with_header(shape=[10**9, 10**9]), "not compatible with the stored shape"),
+    "huge pieces": (with_header(chunks=[10**6, 10**6]), "more bytes than we reserved"),
+    "a pickled array": (with_header(dtype="|O"), "Unsupported zarr dtype"),
+    "numbers of another type": (with_header(dtype="<f8"), "error while reading"),
+    "a bomb": (bomb, "error while reading"),
+    "a link to a file": (link, "metadata is a link"),
+    "a link to a folder": (link_to_folder, "2 is a link"),
+    "notes that are none": (notes("[]"), "its notes are not what is written there"),
+    "notes without a bottom": (notes("[" * 100_000), "recursion"),
+    "broken metadata": (lambda f: cut(f / "_CHECKPOINT_METADATA"), None),
+    "no arrays": (lambda f: shutil.rmtree(f / "state"), "was not found in the checkpoint"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_forged_one_is_one_line_and_the_one_before_it_is_taken(folder, capfd, name):
+    """Whoever forges a checkpoint can seal it as well."""
+    forge, message = HOSTILE[name]
+    forge(folder / "2")
+    checkpoints._seal(folder / "2")
+    most = peak_memory()
+    if message is None:  # nothing that a run needs is in it
+        assert restore(folder).step == 2
+    else:
+        with pytest.warns(UserWarning, match=rf"2 is damaged \(.*{message}") as told:
+            assert restore(folder).step == 1
+        assert len(told) == 1
+        assert len(str(told[0].message)) < 600
+        assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
+    assert most() < 50_000_000
+    assert capfd.readouterr().err == ""

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -96,40 +95,53 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(tmp_path, seed=1)
 
 
+SAVES_WHEN_TOLD = """
+import sys, numpy, pathlib
+from common.training.checkpoints import Checkpoints
+from tests.common.training.test_resume import train
+
+save = Checkpoints.save
+
+def saving(self, step, *arguments, **options):
+    sys.stdin.readline()
+    save(self, step, *arguments, **options)
+    print("saved", step, flush=True)
+
+Checkpoints.save = saving
+found = train(pathlib.Path(sys.argv[1]), epochs=24)
+numpy.savez(sys.argv[2], w=found.state.params["w"], loss=found.curve["loss"])
+"""
+
+
 def test_sigkill_at_any_moment_changes_no_bit(tmp_path):
-    """Kills the process at moments that do not depend on where it is, until it gets through."""
+    """Kills the process at moments that do not depend on where it is, until it gets through.
+
+    It saves a checkpoint when it is told to, so that it is never over before it is killed; where
+    in training and saving the next one it then is, is left to the machine.
+    """
     jax.clear_caches()  # else programs that other tests compiled without optimisation are used
     wanted = train(None, epochs=24)
     folder, result = tmp_path / "killed", tmp_path / "result.npz"
-    script = (
-        "import sys, numpy, pathlib; from tests.common.training.test_resume import train\n"
-        "print('started', flush=True)\n"
-        "found = train(pathlib.Path(sys.argv[1]), epochs=24)\n"
-        "numpy.savez(sys.argv[2], w=found.state.params['w'], loss=found.curve['loss'])\n"
-    )
     # Without the tests' strict settings, which have no say in what is computed.
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"
     }  # fmt: skip
-    kills = 0
-    # Waits that grow past the run's own length, so the last try is not killed.
-    for wait in (0.4, 0.9, 1.5, 60.0):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(folder), str(result)],
-            env=environment, cwd=ROOT, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"started\n"
-        deadline = time.monotonic() + wait
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.stdout.close()
-        if process.wait() == 0:
-            break
-    assert kills >= 1, "the run was over before the first kill: lengthen it"
+    for saves in (0, 2, 9, None):
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVES_WHEN_TOLD, str(folder), str(result)],
+            env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdin is not None
+            assert process.stdout is not None
+            if saves is None:
+                process.communicate()
+                assert process.returncode == 0
+            else:
+                process.stdin.write("\n" * (saves + 1))
+                process.stdin.flush()
+                for _ in range(saves):
+                    assert process.stdout.readline().startswith("saved")
+                process.send_signal(signal.SIGKILL)
     with np.load(result) as found:
         np.testing.assert_array_equal(found["w"], wanted.state.params["w"])
         np.testing.assert_array_equal(found["loss"], wanted.curve["loss"])

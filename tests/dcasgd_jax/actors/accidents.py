@@ -5,6 +5,7 @@ their arguments, which Ray cannot hand to actors.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,10 +85,20 @@ def asks_for_too_much():
     cluster = Cluster(2, worker_options=wanted, server_options=wanted, start_timeout=1)
     square, batches = jax.grad(lambda w, x: (w - x) ** 2), np.zeros(3, np.float32)
     try:
-        run_asynchronously(square, 0.0, optax.sgd(0.1), batches, cluster=cluster, num_steps=3)
+        run_asynchronously(
+            square, np.zeros([], np.float32), optax.sgd(0.1), batches, cluster=cluster, num_steps=3
+        )
     except TimeoutError as error:
         return str(error)
     raise AssertionError("it was started")
+
+
+def gallery():
+    """The program of the documentation that runs workers, as it is printed there."""
+    page = Path(__file__).parents[3] / "benchmarks" / "docs" / "pages" / "gallery.md"
+    programs = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    (program,) = (code for code in programs if "run_asynchronously(" in code)
+    return program
 
 
 def starts_ray(folder):
@@ -107,6 +118,7 @@ def starts_ray(folder):
         assert subprocess.run(program).returncode == -signal.SIGKILL
         shutil.copy(folder / "run.npz", folder / "killed.npz")
         params, info = train(folder)
+        exec(compile(gallery(), "gallery.md", "exec"), {"__name__": "gallery"})
         np.savez(folder / "params.npz", *params, restored=info.restored)
         (folder / "timeout.txt").write_text(asks_for_too_much())
     finally:

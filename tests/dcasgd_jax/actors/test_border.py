@@ -1,6 +1,7 @@
 """What is refused before any process is started, and what a damaged checkpoint says."""
 
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +185,30 @@ def test_nothing_is_unpickled(path):
         arrays = dict(archive)
     np.savez(path, **{**arrays, "worker": np.array([print] * STEPS, object)})
     with pytest.raises(ValueError, match=r"not a complete checkpoint .*allow_pickle=False"):
+        read_recording(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(path):
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(path, **{**arrays, "more": np.zeros(10**7, np.uint8)})
+    assert path.stat().st_size < 50_000
+    with pytest.raises(ValueError, match=r"not a complete checkpoint .*its arrays are packed"):
+        read_recording(path)
+
+
+@pytest.mark.parametrize("shape", ["(10**18,)", "(1000000000000000000,)", "(-1,)", "(2**63,)"])
+def test_an_array_of_a_shape_that_cannot_be_is_refused(path, shape):
+    """In a header of a file that is whole otherwise."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    header = f"{{'descr': '<i4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header = header.ljust(117) + b"\n"
+    entries["worker.npy"] = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"run\.npz is not a complete .* delete it"):
         read_recording(path)
 
 

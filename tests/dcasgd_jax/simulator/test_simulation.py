@@ -191,11 +191,14 @@ def test_extra_arguments_reach_the_rule(problem):
     assert moved > 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors_name_what_came(problem):
     params, batches = problem
     schedule = round_robin(4, STEPS)
     sim = functools.partial(simulate, gradient, params, optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"'slot': did you mean 'slots'\? Known: slots"):
+    with pytest.raises(
+        ValueError, match="must be 'slots' or 'wavefront', got 'slot'; did you mean 'slots'"
+    ):
         sim(schedule, batches, engine="slot")
     with pytest.raises(ValueError, match=r"40 of them, got shape \(39, 4, 6\) at batches\[0\]"):
         sim(schedule, (batches[0][:39], batches[1]))

@@ -231,6 +231,7 @@ def test_a_chunk_holds_no_more_than_it_says():
     assert bounded < whole
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors_name_what_came():
     params, batches = problem()
     schedule = schedules()["gamma"]

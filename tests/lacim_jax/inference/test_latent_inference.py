@@ -282,9 +282,9 @@ def test_steps_on_the_way_ascend():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"draws": -1}, "draws and weight must be at least 0, got -1"),
-        ({"weight": float("nan")}, "draws and weight must be at least 0"),
-        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"draws": -1}, "draws must be a whole number, at least 0, got -1"),
+        ({"weight": float("nan")}, "weight must be a number of at least 0, got nan"),
+        ({"chunk_size": 0}, "chunk_size must be a whole number of images, at least 1"),
         ({"keep": 0}, "keep must be at least 1 start or None, and screening .* got 0 and 8"),
         ({"screening": -1}, "screening at least 0 steps, got 2 and -1"),
         ({"loop": "fast"}, "(?s)loop.*'fast'"),
