@@ -20,8 +20,10 @@ copy a snapshot at every step; and batches that are iterated over."""
 class Engine(NamedTuple):
     """How `simulate` computes a run: by which engine, in which loop and on which devices."""
 
-    name: str = "slots"
-    """One event at a time, "slots", or a wave of gradients at a time, "wavefront"."""
+    name: str = "auto"
+    """One event at a time, "slots"; a wave of gradients at a time, "wavefront"; or the faster of
+    the two, "auto": slots on CPU, and where waves have fewer than two steps on average; waves on
+    accelerators and on a mesh."""
     loop: Loop = "auto"
     """One compiled loop, "scan"; chunk after chunk from Python, "driven"; or the faster, "auto"."""
     mesh: Mesh | None = None
@@ -54,7 +56,7 @@ class Options(NamedTuple):
     snapshot_dtype: DTypeLike | None = None
     """Of the snapshots' floating-point leaves; None for the parameters' own."""
     loop: Loop = "auto"
-    log_distance: bool = True
+    log_distance: bool = False
     """Whether |w - snapshot| is computed at every step."""
     together: str = "auto"  # as `Together.how`; this one and all below: of "wavefront" only
     longest: int | None = None
