@@ -14,8 +14,9 @@ gradient was computed as `stale_params`::
     updates, state = tx.update(gradients, state, params, stale_params=snapshot)
 
 The ladder from the exact Hessian to its cheapest diagonal is `curvature_compensation`;
-`low_rank_compensation` learns the sharp directions from the gradients that arrive. Published peers
-are in `dcasgd_jax.peers`.
+`low_rank_compensation` learns the sharp directions from the gradients that arrive, and
+`rotated_compensation` the axes in which a diagonal is of use. Published peers are in
+`dcasgd_jax.peers`.
 
 A cluster of eight workers, simulated to the last bit on one device::
 
@@ -47,6 +48,7 @@ from dcasgd_jax.rules import (
     CurvatureCompensationState,
     DelayCompensationState,
     LowRankCompensationState,
+    RotatedCompensationState,
     SendingRule,
     constant_delay,
     curvature_compensation,
@@ -59,6 +61,7 @@ from dcasgd_jax.rules import (
     low_rank_compensation,
     outer_product,
     pipeline_delays,
+    rotated_compensation,
     running_average,
 )
 from dcasgd_jax.schedules import (
@@ -102,6 +105,8 @@ __all__ = [
     "hessian_diagonal",
     "low_rank_compensation",
     "LowRankCompensationState",
+    "rotated_compensation",
+    "RotatedCompensationState",
     "dcasgd",
     "constant_delay",
     "ConstantDelayState",
