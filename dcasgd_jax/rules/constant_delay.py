@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from dcasgd_jax._masked_trees import is_hidden
 from dcasgd_jax._precision import cast_like
+from dcasgd_jax.rules.queues import check_delays, delay_of_leaves, empty_queue, passed_on
 
 
 class ConstantDelayState(NamedTuple):
@@ -82,21 +82,16 @@ def constant_delay(
         0.5
         0.0
     """
-    _check_delays(delay)
+    check_delays(delay)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> ConstantDelayState:
         # What stands here before the first arrivals is never applied; zeros share no buffer with
         # the parameters, so that both can be donated.
-        longest = max(jax.tree.leaves(delay), default=0)
-
-        def empty() -> tuple[Any, ...]:
-            return tuple(_empty(delay, params, longest - place) for place in range(longest))
-
         return ConstantDelayState(
             step=jnp.zeros([], jnp.int32),
-            gradients=empty(),
-            snapshots=empty(),
+            gradients=empty_queue(delay, params),
+            snapshots=empty_queue(delay, params),
             inner_state=inner.init(params),
         )
 
@@ -115,8 +110,8 @@ def constant_delay(
             raise ValueError(NO_PARAMS_MSG)
         _refuse_delayed(stale_params=stale_params, staleness=staleness, worker=worker, batch=batch)
         depths = delay_of_leaves(delay, params)
-        gradients, arriving = _passed_on(state.gradients, _stored(updates, params), depths)
-        snapshots, stale = _passed_on(state.snapshots, _stored(params, params), depths)
+        gradients, arriving = passed_on(state.gradients, _stored(updates, params), depths)
+        snapshots, stale = passed_on(state.snapshots, _stored(params, params), depths)
         filled = jax.tree.map(lambda d: state.step >= d, depths)
         if not isinstance(delay, int):
             # A leaf whose gradients have not come yet stands where it stands.
@@ -145,27 +140,6 @@ def constant_delay(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_delays(delay: Any) -> None:
-    """Refuses delays that are no whole numbers >= 0."""
-    for depth in jax.tree.leaves(delay, is_leaf=lambda x: x is None) or [None]:
-        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
-            raise ValueError(
-                f"delay must be an int >= 0 (the workers less one), or a tree of them, got "
-                f'{depth!r}; under inject_hyperparams name it static: static_args=("delay",).'
-            )
-
-
-def delay_of_leaves(delay: Any, params: optax.Params) -> Any:
-    """A tree like the parameters, of the delay of each leaf."""
-    try:
-        return jax.tree.map(lambda d, part: jax.tree.map(lambda _: d, part), delay, params)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "delays must be one int, or a tree prefix of the parameters with an int for each part, "
-            f"got {jax.tree.structure(delay)} for parameters {jax.tree.structure(params)}."
-        ) from error
-
-
 def _told(delay: Any, depths: Any, step: jax.Array) -> dict[str, Any]:
     """What the rule is told of a gradient beside its snapshot."""
     # As on a server: the workers' first gradients all come from w_0, 0, 1, 2, ... late.
@@ -174,33 +148,6 @@ def _told(delay: Any, depths: Any, step: jax.Array) -> dict[str, Any]:
         return {"staleness": staleness}
     worker = jnp.maximum(step - delay, 0) % (delay + 1)
     return {"staleness": jnp.clip(step - delay, 0, delay), "worker": worker}
-
-
-def _empty(delay: Any, params: optax.Params, least: int) -> Any:
-    """Zeros for the leaves whose delay is `least` at least; optax's placeholder as it is."""
-    if not jax.tree.leaves(params):
-        return params
-    depths = delay_of_leaves(delay, params)
-    return _keep(jax.tree.map(_zeros, params), depths, least)
-
-
-def _keep(tree: Any, depths: Any, least: int) -> Any:
-    """The leaves whose delay is `least` at least, with `MaskedNode` in place of the others."""
-    return jax.tree.map(
-        lambda x, d: x if d >= least else optax.MaskedNode(), tree, depths, is_leaf=is_hidden
-    )
-
-
-def _passed_on(queue: tuple[Any, ...], entering: Any, depths: Any) -> tuple[tuple[Any, ...], Any]:
-    """The queue after one more tree has entered, and what leaves it, each leaf after its delay."""
-    whole = (*queue, entering)
-    longest, places = len(queue), [jax.tree.leaves(tree, is_leaf=is_hidden) for tree in whole]
-    structure, each = jax.tree.structure(entering), jax.tree.leaves(depths)
-    leaving = [places[longest - d][i] for i, d in enumerate(each)]
-    moved = tuple(
-        _keep(structure.unflatten(places[k + 1]), depths, longest - k) for k in range(longest)
-    )
-    return moved, structure.unflatten(leaving)
 
 
 def _refuse_delayed(**arguments: Any) -> None:
@@ -213,11 +160,6 @@ def _refuse_delayed(**arguments: Any) -> None:
             "where gradients come stale already (as in simulate), use the wrapped transformation "
             "by itself."
         )
-
-
-def _zeros(w: Any) -> jax.Array:
-    """Zeros like w, never weakly typed."""
-    return jnp.zeros_like(w, jnp.result_type(w))
 
 
 def _stored(tree: optax.Updates, params: optax.Params) -> optax.Updates:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from dcasgd_jax.rules.constant_delay import delay_of_leaves
+from dcasgd_jax.rules.queues import delay_of_leaves
 
 
 def pipeline_delays(params: optax.Params, stages: Any) -> Any:
