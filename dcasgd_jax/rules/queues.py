@@ -51,9 +51,11 @@ def _zeros(delay: Any, params: optax.Params, least: int) -> Any:
 
 def _keep(tree: Any, depths: Any, least: int) -> Any:
     """The leaves whose delay is `least` at least, with `MaskedNode` in place of the others."""
-    return jax.tree.map(
-        lambda x, d: x if d >= least else optax.MaskedNode(), tree, depths, is_leaf=is_hidden
-    )
+
+    def kept(x: Any, depth: Any) -> Any:
+        return x if is_hidden(x) or depth >= least else optax.MaskedNode()
+
+    return jax.tree.map(kept, tree, depths, is_leaf=is_hidden)
 
 
 def passed_on(queue: tuple[Any, ...], entering: Any, depths: Any) -> tuple[tuple[Any, ...], Any]:

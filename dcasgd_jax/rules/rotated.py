@@ -52,7 +52,7 @@ def rotated_compensation(
     *,
     strength: optax.ScalarOrSchedule = 0.75,
     decay: ArrayLike = 0.95,
-    refresh: int = 10,
+    refresh: int = 40,
     max_dimension: int = 1024,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Delay compensation by a diagonal, taken in the eigenbasis of the gradients' factors.
@@ -72,9 +72,10 @@ def rotated_compensation(
         U = G + λ Q_L (V ⊙ (Q_Lᵀ (W - W_stale) Q_R)) Q_Rᵀ.
 
     With Q_L = Q_R = 1 this is DC-ASGD-c with g ⊙ g averaged over time. The expectations are running
-    means of the gradients that arrive, the present one among them; every `refresh` arrivals the
-    bases are computed anew, and V is carried over into the new ones by the squares of the cosines
-    between both. A gradient that is not finite is let through and not learnt from.
+    means of the gradients that arrive, the present one among them. Every `refresh` arrivals (and at
+    arrivals 1, 2, 4, 8, ...) the bases are computed anew, and V is carried over into the new ones
+    by the squares of the cosines between both. A gradient that is not finite is let through and not
+    learnt from.
 
     The scale. The Fisher matrix, and so V, has another unit than the Hessian, and grows and shrinks
     with the gradients. So by default λ is learnt: two successive arrivals (G, W_stale) and
@@ -83,7 +84,7 @@ def rotated_compensation(
         λ |V| = Σ ⟨G' - G, C (W_stale' - W_stale)⟩ / Σ |C (W_stale' - W_stale)|²,
 
     C being the product with V̂ in the rotated basis: the least squares fit of the change by it, over
-    some hundred pairs, one every `refresh` arrivals. It is taken `strength` times, and never below
+    some hundred pairs, one in ten arrivals. It is taken `strength` times, and never below
     zero. On a quadratic with one sharp direction that is no axis, eight workers then bear a step of
     1.9 in units of its curvature, where sequential SGD bears 2, ASGD 0.21 and the exact diag(H) at
     most 0.31. Given as `lambda_`, λ is what it is, with V's means corrected for their start at
@@ -113,7 +114,7 @@ def rotated_compensation(
             curvature is harmless while κ times it stays in [1/2, 1] of the true one; 1 removes most
             of a gradient's error where nothing is unstable.
         decay: ρ in [0, 1) of all running means.
-        refresh: k >= 1: at one arrival in k, bases are computed anew and a pair is learnt from.
+        refresh: k >= 1: at one arrival in k the bases are computed anew.
         max_dimension: axes up to this length are rotated, >= 1.
 
     Returns:
@@ -167,7 +168,9 @@ def rotated_compensation(
         # In float32 throughout: accelerators would multiply matrices in fewer digits.
         with jax.default_matmul_precision("highest"):
             sound = is_sound(updates)
-            turn = state.step % refresh == 0
+            # Early on every gradient says much that is new: at arrivals 0, 1, 2, 4, 8, ... too.
+            turn = (state.step % refresh == 0) | (state.step & (state.step - 1) == 0)
+            pair = state.step % min(refresh, _PAIR_EVERY) == 0
             old = state.bases, state.mean_square
             bases, mean_square = jax.lax.cond(
                 sound, lambda: learn(updates, *old, decay, turn=turn), lambda: old
@@ -179,7 +182,7 @@ def rotated_compensation(
             else:
                 arrived = _Arrived(updates, params, stale_params)
                 last = _with_arrival(
-                    state.last, arrived, bases, mean_square, sound=sound, turn=turn
+                    state.last, arrived, bases, mean_square, due=sound & pair, sound=sound
                 )
                 slope = jnp.maximum(divide_or_zero(last.changed, last.moved), 0)
                 factor = cast(at_step(strength, state.step), slope.dtype) * divide_or_zero(
@@ -233,8 +236,9 @@ class _Arrived(NamedTuple):
     stale_params: Any
 
 
-_PAIR_DECAY = 0.99
-"""What is kept of the sums over pairs at each further pair: a hundred of them tell λ."""
+_PAIR_EVERY, _PAIR_DECAY = 10, 0.99
+"""Arrivals from pair to pair, at most; and what is kept of the sums over pairs at each further one:
+a hundred of them tell λ."""
 
 
 def _no_arrival(params: optax.Params) -> LastArrival:
@@ -249,11 +253,10 @@ def _with_arrival(
     bases: Any,
     mean_square: Any,
     *,
+    due: jax.Array,
     sound: jax.Array,
-    turn: jax.Array,
 ) -> LastArrival:
     """What is known after one more arrival, which makes a pair with the last one if it is time."""
-    due = jnp.logical_and(sound, turn)
     last = jax.lax.cond(due, lambda: _with_pair(last, now, bases, mean_square), lambda: last)
     return _remembered(last, now, sound)
 

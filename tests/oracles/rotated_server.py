@@ -24,7 +24,7 @@ class RotatedServer:
             self.decay * old + (1 - self.decay) * new
             for old, new in zip(self.moments, seen, strict=True)
         ]
-        if self.arrivals % self.refresh == 0:
+        if self.arrivals % self.refresh == 0 or bin(self.arrivals).count("1") < 2:
             bases = [
                 np.linalg.eigh(moment)[1] if turn else np.eye(len(moment))
                 for moment, turn in zip(self.moments, self.rotated, strict=True)
@@ -37,7 +37,7 @@ class RotatedServer:
 
     def learnt_scale(self, curvature, gradient, w, stale):
         """The slope of the gradients' changes on what a matrix of length 1 makes of the moves."""
-        if self.last is not None and (self.arrivals - 1) % self.refresh == 0:
+        if self.last is not None and (self.arrivals - 1) % min(self.refresh, 10) == 0:
             before, pulled = self.last
             made = curvature @ (stale - pulled).ravel()
             if np.any(w != stale) and np.any(stale != pulled):
