@@ -14,17 +14,18 @@ gradient was computed as `stale_params`::
     updates, state = tx.update(gradients, state, params, stale_params=snapshot)
 
 The ladder from the exact Hessian to its cheapest diagonal is `curvature_compensation`;
-`low_rank_compensation` learns the sharp directions from the gradients that arrive. Published peers
-are in `dcasgd_jax.peers`.
+`low_rank_compensation` learns the sharp directions from the gradients that arrive, and
+`rotated_compensation` the axes in which a diagonal is of use. Published peers are in
+`dcasgd_jax.peers`.
 
-A cluster of eight workers, simulated to the last bit inside one jitted function::
+A cluster of eight workers, simulated to the last bit on one device::
 
     import jax
     from dcasgd_jax import dcasgd, round_robin, simulate
 
     schedule = round_robin(num_workers=8, num_steps=1000)
     params, info = simulate(jax.grad(loss), params, dcasgd(0.1, 0.04), schedule, batches)
-    info.staleness, info.distance, info.clock           # per server step
+    info.staleness, info.clock                          # per server step
 
 In a training loop that cannot pass `stale_params` on (Flax's TrainState), the same eight workers
 are `constant_delay(dcasgd(0.1, 0.04), 7)`, an ordinary optimiser.
@@ -47,6 +48,7 @@ from dcasgd_jax.rules import (
     CurvatureCompensationState,
     DelayCompensationState,
     LowRankCompensationState,
+    RotatedCompensationState,
     SendingRule,
     constant_delay,
     curvature_compensation,
@@ -58,6 +60,8 @@ from dcasgd_jax.rules import (
     hessian_diagonal,
     low_rank_compensation,
     outer_product,
+    pipeline_delays,
+    rotated_compensation,
     running_average,
 )
 from dcasgd_jax.schedules import (
@@ -103,9 +107,12 @@ __all__ = [
     "hessian_diagonal",
     "low_rank_compensation",
     "LowRankCompensationState",
+    "rotated_compensation",
+    "RotatedCompensationState",
     "dcasgd",
     "constant_delay",
     "ConstantDelayState",
+    "pipeline_delays",
     "Schedule",
     "round_robin",
     "gamma_times",

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -45,6 +46,18 @@ def require(rule: str, **arguments: Any) -> None:
         if name in _REMEDIES:
             remedy += f" ({_REMEDIES[name]})"
         raise ValueError(f"{rule} needs {_MEANINGS[name]}, got no `{name}`; {remedy}.")
+
+
+def one_staleness(rule: str, staleness: Any) -> ArrayLike:
+    """The staleness of a whole gradient; refuses one that is missing, or one for each leaf."""
+    require(rule, staleness=staleness)
+    if not jax.tree_util.all_leaves([staleness]):
+        raise ValueError(
+            f"{rule} decides on a whole gradient by its staleness, and got a tree with one for "
+            "each leaf; give all leaves one delay, or take a rule that acts leaf by leaf, such as "
+            "staleness_aware."
+        )
+    return staleness
 
 
 def check_number(

@@ -117,14 +117,19 @@ def movement(g: ArrayLike, w: ArrayLike, stale: ArrayLike) -> jax.Array:
     return cast(w, dtype) - cast(stale, dtype)
 
 
-def scale_updates(updates: optax.Updates, factor: ArrayLike) -> optax.Updates:
-    """Updates times a scalar, in float32 or wider; each leaf keeps its dtype and weak type."""
+def scale_updates(updates: optax.Updates, factor: Any) -> optax.Updates:
+    """Updates times a scalar, or a scalar a leaf, in float32 or wider.
 
-    def scaled(g: ArrayLike) -> jax.Array:
+    Each leaf keeps its dtype and weak type.
+    """
+
+    def scaled(g: ArrayLike, by: ArrayLike) -> jax.Array:
         dtype = working_dtype(g)
-        return cast_like(cast(g, dtype) * cast(factor, dtype), g)
+        return cast_like(cast(g, dtype) * cast(by, dtype), g)
 
-    return map_present(scaled, updates)
+    if jax.tree_util.all_leaves([factor]):
+        return map_present(lambda g: scaled(g, factor), updates)
+    return map_present(scaled, updates, factor)
 
 
 def dot(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:

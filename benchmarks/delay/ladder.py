@@ -2,10 +2,10 @@
 
 A stale gradient g misses H (w - w_stale). The ladder replaces H by ever cheaper matrices: the
 Hessian itself, Gauss-Newton, the Fisher matrix of a batch, the outer product G = g g^T, a diagonal
-of the Hessian, diag(lambda G) of DC-ASGD; and the low-rank curvature learnt from the gradients that
-arrive. A perceptron is trained by ASGD, M workers taking turns; at every arrival each rung
-compensates the same stale gradient, and is compared with the fresh gradient of the same batch. The
-run is not influenced by what is measured.
+of the Hessian, diag(lambda G) of DC-ASGD; a diagonal in the eigenbasis of Shampoo's factors; and
+the low-rank curvature learnt from the gradients that arrive. A perceptron is trained by ASGD, M
+workers taking turns; at every arrival each rung compensates the same stale gradient, and is
+compared with the fresh gradient of the same batch. The run is not influenced by what is measured.
 
 - error left: the root of the summed squares of u - fresh over those of g - fresh; 1 without
   compensation. "As is": with the published or natural factor. "Best scaled": with the one factor

@@ -31,6 +31,7 @@ from dcasgd_jax import (
     hessian_diagonal,
     low_rank_compensation,
     outer_product,
+    rotated_compensation,
     round_robin,
     slot_simulator,
     staleness_error,
@@ -93,6 +94,7 @@ def rungs(settings: Settings, network: Functions, key: jax.Array) -> dict[str, A
     }
     ladder["diag(lambda G), constant"] = delay_compensation(0.04)
     ladder["diag(lambda G), adaptive"] = delay_compensation(2.0, mean_square_decay=0.95)
+    ladder["diagonal, rotated"] = rotated_compensation(strength=1.0)
     for rank in settings.ranks:
         ladder[f"low rank {rank}"] = low_rank_compensation(rank)
     return ladder

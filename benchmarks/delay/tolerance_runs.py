@@ -194,7 +194,7 @@ def _program(method: str, settings: Settings, network: MLP, slots: int) -> Calla
             tx = joined.gradient_transformation()
         else:
             tx = optax.chain(compensator(method, settings, strength, gradient), optax.scale(rate))
-        simulator = slot_simulator(gradient, tx, slots)
+        simulator = slot_simulator(gradient, tx, slots, log_distance=True)
 
         def stretch(state: Any, part: Any) -> tuple[Any, Any]:
             state, log = simulator.run(state, *part)

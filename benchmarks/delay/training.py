@@ -209,10 +209,12 @@ class Trainer:
             gradient, tx = jax.grad(self._loss, has_aux=True), rule(learning_rate=0.1)
             if isinstance(self.data.train, Streamed) and jax.default_backend() != "cpu":
                 bound = Together(longest=self.settings.longest)
-                made = wavefront_simulator(gradient, tx, self._slots, together=bound)
+                made = wavefront_simulator(
+                    gradient, tx, self._slots, together=bound, log_distance=True
+                )
             else:
                 # On CPU convolutions gain nothing by waves, and one event is the smaller program.
-                made = slot_simulator(gradient, tx, self._slots)
+                made = slot_simulator(gradient, tx, self._slots, log_distance=True)
             program = _many_runs(made, self.settings.augment) if self.side_by_side else None
             self._simulators[method, joined] = made, program
         return self._simulators[method, joined]

@@ -9,6 +9,7 @@ Sets of leaves are bits of a number: bit i is leaf i of the weights, of their gr
 snapshot.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +45,7 @@ def _dependencies(server: Server, state: ServerState, batch: Any) -> tuple[list[
         zero = jnp.zeros([], jnp.int32)
         before = ServerState(params, opt_state, zero, ())
         push = Push(snapshot, zero, zero, gradients, (), batch)
-        without_model = server._replace(merge=lambda kept, _: kept, log_distance=False)
+        without_model = dataclasses.replace(server, merge=lambda kept, _: kept, log_distance=False)
         after, sent, _ = advance(without_model, before, push)
         return after.params, sent, after.opt_state
 

@@ -1,6 +1,7 @@
 """Asynchronous training by real workers, recorded so that the simulator can repeat it."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,7 +168,9 @@ def run_asynchronously(
     )
     server = make_server(tx, cluster.num_workers, options)
     # Snapshots are held by workers here, so that of M only one is made.
-    state = server_part(initial_state(server._replace(num_workers=1), params, model_state))
+    state = server_part(
+        initial_state(dataclasses.replace(server, num_workers=1), params, model_state)
+    )
     template = shapes(state)
     batch = jax.eval_shape(lambda: one_batch(batches, *2 * (jnp.zeros([], jnp.int32),)))
     _check_step(server, grad_fn, template, batch)

@@ -4,6 +4,7 @@ Leaves that depend on each other stay on one server (see `coupling`), so the ser
 exactly the rule's.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -145,7 +146,7 @@ def advance_shard(
     # The rule sees the whole tree, with zeros for what other servers hold: nothing of this shard
     # depends on them, and compiled, nothing is left of them.
     if not shard.first:
-        server = server._replace(merge=lambda kept, _: kept)
+        server = dataclasses.replace(server, merge=lambda kept, _: kept)
     params = _whole(template.params, shard.params, state.params)
     whole = ServerState(
         params=params,

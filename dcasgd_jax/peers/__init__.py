@@ -5,6 +5,7 @@ they act:
 
 - scale what arrives late: `staleness_aware`, `delay_adaptive`, `gap_aware`;
 - keep momentum apart: `dana_slim`, `delayed_nesterov`;
+- make an update good when what it lacked arrives: `error_feedback`;
 - choose or gather gradients: `rennala`, `ringmaster`, `fedbuff`;
 - send other weights than the server's (`SendingRule`): `dana_zero`, `weight_prediction`.
 
@@ -15,6 +16,7 @@ is missing is named.
 from dcasgd_jax.peers.dana import DanaSlimState, DanaZeroState, dana_slim, dana_zero
 from dcasgd_jax.peers.delay_adaptive import delay_adaptive
 from dcasgd_jax.peers.delayed_nesterov import DelayedNesterovState, delayed_nesterov
+from dcasgd_jax.peers.error_feedback import ErrorFeedbackState, error_feedback
 from dcasgd_jax.peers.fedbuff import FedBuffState, fedbuff
 from dcasgd_jax.peers.gap_aware import GapAwareState, gap_aware
 from dcasgd_jax.peers.rennala import RennalaState, rennala
@@ -39,6 +41,8 @@ __all__ = [
     "RingmasterState",
     "fedbuff",
     "FedBuffState",
+    "error_feedback",
+    "ErrorFeedbackState",
     "weight_prediction",
     "WeightPredictionState",
 ]

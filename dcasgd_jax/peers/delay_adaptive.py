@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -24,7 +25,8 @@ def delay_adaptive(num_workers: ArrayLike) -> optax.GradientTransformationExtraA
         num_workers: n >= 1.
 
     Returns:
-        A transformation whose `update` needs the keyword `staleness` (τ, int32 scalar).
+        A transformation whose `update` needs the keyword `staleness` (τ, int32 scalar; or a tree
+        of them like the parameters, leaf by leaf).
 
     Raises:
         ValueError: here, if `num_workers` is below 1; from `update`, if `staleness` is missing.
@@ -56,7 +58,11 @@ def delay_adaptive(num_workers: ArrayLike) -> optax.GradientTransformationExtraA
         del params, extra_args
         require("delay_adaptive", staleness=staleness)
         workers = jnp.asarray(num_workers).astype(jnp.result_type(float))
-        age = jnp.asarray(staleness).astype(jnp.result_type(float))
-        return scale_updates(updates, workers / jnp.maximum(workers, age)), state
+
+        def factor(tau: Any) -> Any:
+            age = jnp.asarray(tau).astype(jnp.result_type(float))
+            return workers / jnp.maximum(workers, age)
+
+        return scale_updates(updates, jax.tree.map(factor, staleness)), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

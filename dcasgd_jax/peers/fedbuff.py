@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, require
+from dcasgd_jax._arguments import check_count, one_staleness
 from dcasgd_jax._masked_trees import working_zeros
 from dcasgd_jax.peers.gathering import add_gradient, buffer_mean, empty_where, step_where
 
@@ -75,8 +75,7 @@ def fedbuff(
     ) -> tuple[optax.Updates, Any]:
         weight = jnp.ones([])
         if discount:
-            staleness = extra_args.get("staleness")
-            require("fedbuff", staleness=staleness)
+            staleness = one_staleness("fedbuff", extra_args.get("staleness"))
             before = jnp.maximum(jnp.asarray(staleness) - state.gathered, 0)
             versions = -(-before // buffer_size)  # δ, rounded up
             weight = 1 / jnp.sqrt(1 + versions.astype(jnp.result_type(float)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, require
+from dcasgd_jax._arguments import check_count, one_staleness
 from dcasgd_jax._masked_trees import working_zeros
 from dcasgd_jax.peers.gathering import add_gradient, buffer_mean, empty_where, step_where
 
@@ -74,8 +74,7 @@ def rennala(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
-        staleness = extra_args.get("staleness")
-        require("rennala", staleness=staleness)
+        staleness = one_staleness("rennala", extra_args.get("staleness"))
         # Taken at the present weights, if they have not moved since the pull, τ events ago.
         present = jnp.asarray(staleness) <= state.events
         total = add_gradient(updates, state.buffer, present.astype(jnp.float32))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcasgd_jax._arguments import check_count, require
+from dcasgd_jax._arguments import check_count, one_staleness
 from dcasgd_jax.peers.gathering import step_where
 
 _NEVER = jnp.iinfo(jnp.int32).min
@@ -80,8 +80,7 @@ def ringmaster(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
-        staleness = extra_args.get("staleness")
-        require("ringmaster", staleness=staleness)
+        staleness = one_staleness("ringmaster", extra_args.get("staleness"))
         pulled = state.event - jnp.asarray(staleness).astype(jnp.int32)
         # The oldest of the last R steps is where the next one will be written.
         place = state.version % threshold

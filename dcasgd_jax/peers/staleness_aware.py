@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -18,7 +19,8 @@ def staleness_aware() -> optax.GradientTransformationExtraArgs:
     Put it anywhere before the learning rate.
 
     Returns:
-        A transformation whose `update` needs the keyword `staleness` (τ, int32 scalar).
+        A transformation whose `update` needs the keyword `staleness` (τ, int32 scalar; or a tree
+        of them like the parameters, by which each leaf's step is divided).
 
     Raises:
         ValueError: from `update`, if `staleness` is missing.
@@ -45,7 +47,10 @@ def staleness_aware() -> optax.GradientTransformationExtraArgs:
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
         require("staleness_aware", staleness=staleness)
-        age = jnp.maximum(jnp.asarray(staleness), 1).astype(jnp.result_type(float))
-        return scale_updates(updates, 1 / age), state
+
+        def factor(tau: Any) -> Any:
+            return 1 / jnp.maximum(jnp.asarray(tau), 1).astype(jnp.result_type(float))
+
+        return scale_updates(updates, jax.tree.map(factor, staleness)), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update_fn)

@@ -14,6 +14,8 @@ from dcasgd_jax.rules.gauss_newton import empirical_fisher, gauss_newton
 from dcasgd_jax.rules.hessian import hessian, hessian_diagonal
 from dcasgd_jax.rules.low_rank import LowRankCompensationState, low_rank_compensation
 from dcasgd_jax.rules.model_state import running_average
+from dcasgd_jax.rules.pipeline import pipeline_delays
+from dcasgd_jax.rules.rotated import RotatedCompensationState, rotated_compensation
 from dcasgd_jax.rules.sending import SendingRule
 
 __all__ = [
@@ -30,9 +32,12 @@ __all__ = [
     "hessian_diagonal",
     "low_rank_compensation",
     "LowRankCompensationState",
+    "rotated_compensation",
+    "RotatedCompensationState",
     "dcasgd",
     "constant_delay",
     "ConstantDelayState",
+    "pipeline_delays",
     "SendingRule",
     "running_average",
 ]

@@ -8,6 +8,7 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
 from dcasgd_jax._precision import cast_like
+from dcasgd_jax.rules.queues import check_delays, delay_of_leaves, empty_queue, passed_on
 
 
 class ConstantDelayState(NamedTuple):
@@ -18,13 +19,14 @@ class ConstantDelayState(NamedTuple):
     """
 
     step: jax.Array  # shape=(), dtype=int32: gradients received
-    gradients: tuple[optax.Updates, ...]  # `delay` trees like the parameters, oldest first
+    gradients: tuple[optax.Updates, ...]  # as many trees as the longest delay, oldest first; a leaf
+    # of delay d is in the last d of them, and a `MaskedNode` is in its place in the others
     snapshots: tuple[optax.Params, ...]  # where each of them was taken
     inner_state: optax.OptState  # of the wrapped transformation
 
 
 def constant_delay(
-    inner: optax.GradientTransformation, delay: int
+    inner: optax.GradientTransformation, delay: int | Any
 ) -> optax.GradientTransformationExtraArgs:
     """Hands every gradient to `inner` `delay` updates late, with the snapshot it was taken at.
 
@@ -42,21 +44,30 @@ def constant_delay(
     transformation: with plain `optax.sgd` it is ASGD. Other extra arguments are handed on at
     once, undelayed; but not `batch`, which would be another gradient's.
 
-    Memory: `delay` gradients and `delay` snapshots. A loop carried by `lax.scan` copies them at
-    each step; `simulate` is the faster way to long runs.
+    **A delay for each leaf**, as pipeline stages have them: with a tree prefix of ints, a leaf of
+    delay d is handed the gradient of d calls ago, with its own weights of then as `stale_params`,
+    and `staleness` is a tree. Its first d updates are zero, and until then `inner` sees zero
+    gradients for it at its present weights; `inner` stands still until the first leaf's gradient
+    arrives. No one worker sends such a gradient: `worker` is not passed on. (Each gradient is taken
+    at the weights of one moment here. A pipeline takes it at weights of several moments, stage by
+    stage: that is `simulate` with a tree of schedules.)
+
+    Memory: for a leaf of delay d, d gradients and d snapshots. A loop carried by `lax.scan` copies
+    them at each step; `simulate` is the faster way to long runs.
 
     Args:
         inner: what the server applies, `dcasgd` or any other transformation.
         delay: τ >= 0, updates between a gradient's snapshot and its arrival; M - 1 for M workers.
+            An int, or a tree prefix of ints, as from `pipeline_delays`.
 
     Returns:
         A transformation whose `update` needs `params`, the weights at which the gradient was
         taken just now. Gradients wait in the dtypes of the parameters.
 
     Raises:
-        ValueError: here, if `delay` is not a whole number >= 0; from `update`, if `params` is
-            missing, or if `stale_params`, `staleness`, `worker` or `batch` is given: the delay is
-            made here.
+        ValueError: here, if a delay is not a whole number >= 0; from `init`, if the delays are no
+            tree prefix of the parameters; from `update`, if `params` is missing, or if
+            `stale_params`, `staleness`, `worker` or `batch` is given: the delay is made here.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -71,21 +82,16 @@ def constant_delay(
         0.5
         0.0
     """
-    if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
-        raise ValueError(
-            f"delay must be an int >= 0 (the workers less one), got {delay!r}; under "
-            'inject_hyperparams name it static: static_args=("delay",).'
-        )
+    check_delays(delay)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> ConstantDelayState:
         # What stands here before the first arrivals is never applied; zeros share no buffer with
         # the parameters, so that both can be donated.
-        empty = tuple(jax.tree.map(_zeros, params) for _ in range(delay))
         return ConstantDelayState(
             step=jnp.zeros([], jnp.int32),
-            gradients=empty,
-            snapshots=tuple(jax.tree.map(_zeros, params) for _ in range(delay)),
+            gradients=empty_queue(delay, params),
+            snapshots=empty_queue(delay, params),
             inner_state=inner.init(params),
         )
 
@@ -103,31 +109,45 @@ def constant_delay(
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
         _refuse_delayed(stale_params=stale_params, staleness=staleness, worker=worker, batch=batch)
-        # The pipeline: what is received now waits behind what was received before.
-        gradients = (*state.gradients, _stored(updates, params))
-        snapshots = (*state.snapshots, _stored(params, params))
-        arriving, inner_state = inner.update(
-            jax.tree.map(cast_like, gradients[0], updates),
+        depths = delay_of_leaves(delay, params)
+        gradients, arriving = passed_on(state.gradients, _stored(updates, params), depths)
+        snapshots, stale = passed_on(state.snapshots, _stored(params, params), depths)
+        filled = jax.tree.map(lambda d: state.step >= d, depths)
+        if not isinstance(delay, int):
+            # A leaf whose gradients have not come yet stands where it stands.
+            stale = jax.tree.map(jnp.where, filled, stale, _stored(params, params))
+        moved, inner_state = inner.update(
+            jax.tree.map(cast_like, arriving, updates),
             state.inner_state,
             params,
-            stale_params=jax.tree.map(cast_like, snapshots[0], params),
-            # As on a server: the workers' first gradients all come from w_0, 0, 1, 2, ... late.
-            staleness=jnp.clip(state.step - delay, 0, delay),
-            worker=jnp.maximum(state.step - delay, 0) % (delay + 1),
+            stale_params=jax.tree.map(cast_like, stale, params),
+            **_told(delay, depths, state.step),
             **extra_args,
         )
-        filled = state.step >= delay  # before that, what arrives is the zeros of the beginning
-        applied = jax.tree.map(lambda u: jnp.where(filled, u, jnp.zeros_like(u)), arriving)
-        return applied, ConstantDelayState(
-            step=jnp.asarray(optax.safe_increment(state.step)),
-            gradients=gradients[1:],
-            snapshots=snapshots[1:],
-            inner_state=jax.tree.map(
-                lambda new, old: jnp.where(filled, new, old), inner_state, state.inner_state
+        begun = state.step >= min(jax.tree.leaves(depths), default=0)
+        return (
+            jax.tree.map(lambda f, u: jnp.where(f, u, jnp.zeros_like(u)), filled, moved),
+            ConstantDelayState(
+                step=jnp.asarray(optax.safe_increment(state.step)),
+                gradients=gradients,
+                snapshots=snapshots,
+                inner_state=jax.tree.map(
+                    lambda new, old: jnp.where(begun, new, old), inner_state, state.inner_state
+                ),
             ),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _told(delay: Any, depths: Any, step: jax.Array) -> dict[str, Any]:
+    """What the rule is told of a gradient beside its snapshot."""
+    # As on a server: the workers' first gradients all come from w_0, 0, 1, 2, ... late.
+    staleness = jax.tree.map(lambda d: jnp.clip(step - d, 0, d), depths)
+    if not isinstance(delay, int):
+        return {"staleness": staleness}
+    worker = jnp.maximum(step - delay, 0) % (delay + 1)
+    return {"staleness": jnp.clip(step - delay, 0, delay), "worker": worker}
 
 
 def _refuse_delayed(**arguments: Any) -> None:
@@ -140,11 +160,6 @@ def _refuse_delayed(**arguments: Any) -> None:
             "where gradients come stale already (as in simulate), use the wrapped transformation "
             "by itself."
         )
-
-
-def _zeros(w: Any) -> jax.Array:
-    """Zeros like w, never weakly typed."""
-    return jnp.zeros_like(w, jnp.result_type(w))
 
 
 def _stored(tree: optax.Updates, params: optax.Params) -> optax.Updates:

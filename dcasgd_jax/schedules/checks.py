@@ -7,6 +7,10 @@ import numpy as np
 
 from dcasgd_jax.schedules.snapshot_slots import neighbours
 
+MOST_WORKERS = 2**20
+"""The bound on the workers of a schedule: each that is ever named may ask for a copy of the weights
+and for random numbers of its own, so a slip of the pen in a trace would take all memory."""
+
 
 class StepError(ValueError):
     """A step of a schedule that cannot be."""
@@ -25,6 +29,11 @@ def check_protocol(num_workers: int, num_steps: int, wait_for: int | None) -> No
         raise ValueError(
             "there must be at least one worker, and no negative number of steps; got "
             f"num_workers={num_workers} and num_steps={num_steps}."
+        )
+    if num_workers > MOST_WORKERS:
+        raise ValueError(
+            f"there can be at most {MOST_WORKERS:,} workers, got {num_workers:,}; number those "
+            "that report from 0 on, without gaps."
         )
     if wait_for is not None and not 1 <= wait_for <= num_workers:
         raise ValueError(

@@ -52,7 +52,7 @@ class Schedule:
     clock: Column
     """When it arrives: simulated seconds, ascending; shape [num_steps], dtype float64."""
     num_workers: int
-    """How many workers there are, M."""
+    """How many workers there are, M: at most 1,048,576, as each may need a copy of the weights."""
     reads: Column | None = None
     """The slot of the snapshot that this gradient is taken at: in [0, num_workers), shape
     [num_steps], dtype int32. None: the worker's own."""

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dcasgd_jax.schedules.checks import StepError, check_staleness
+from dcasgd_jax.schedules.checks import MOST_WORKERS, StepError, check_staleness
 from dcasgd_jax.schedules.schedule import Schedule, from_arrivals
 
 _DECLARED = re.compile(r"#\s*(num_workers|num_steps)\s*=\s*([0-9]{1,9})\s*", re.ASCII)
@@ -45,8 +45,9 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
 
     Raises:
         ValueError: naming the file and the line, if the trace is not well formed, has fewer steps
-            than it says, or describes what cannot have been: workers out of range, a clock that
-            goes back, staleness beyond the start of the run or the last arrival of the same worker.
+            than it says, or describes what cannot have been: more than 1,048,576 workers, workers
+            out of range, a clock that goes back, staleness beyond the start of the run or the last
+            arrival of the same worker.
 
     Example:
         >>> import pathlib, tempfile
@@ -60,6 +61,11 @@ def read_trace(path: str | os.PathLike[str], *, num_workers: int | None = None) 
     columns, lines, declared = _parse(path, ("worker", "clock", "staleness"))
     _check_length(path, declared, lines)
     declared_workers = declared.get("num_workers")
+    if declared_workers is not None and declared_workers > MOST_WORKERS:
+        raise ValueError(
+            f"{path} says that there are {declared_workers:,} workers, and there can be at most "
+            f"{MOST_WORKERS:,}; correct its line num_workers."
+        )
     if None not in (num_workers, declared_workers) and num_workers != declared_workers:
         raise ValueError(
             f"{path} says that there are {declared_workers} workers, not {num_workers}; leave "
@@ -236,4 +242,9 @@ def _number(name: str, entry: str, path: Path, line: int) -> int | float:
     if not 0 <= number < bound or "_" in entry:
         what = "seconds, from 0" if name == "clock" else "a whole number, from 0"
         raise ValueError(f"{path}, line {line}: {name} must be {what}, got {entry.strip()!r}.")
+    if name == "worker" and number >= MOST_WORKERS:
+        raise ValueError(
+            f"{path}, line {line}: worker must be below {MOST_WORKERS:,}, got {number}; number the "
+            "workers from 0 on, without gaps."
+        )
     return number

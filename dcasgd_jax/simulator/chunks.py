@@ -4,12 +4,12 @@ A wave can be cut anywhere: what a later part depends on is known even before th
 widths that are powers of two, a wave of 13 is 8 + 4 + 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dcasgd_jax.schedules.schedule import Schedule
+from dcasgd_jax.schedules.schedule import Column, Schedule
 from dcasgd_jax.schedules.waves import waves
 
 ALL_SLOTS, ONE_SLOT, ANY_SLOTS = "all slots", "one slot", "any slots"
@@ -38,6 +38,37 @@ class Chunk(NamedTuple):
     def steps(self) -> slice:
         """Its steps within the stretch."""
         return slice(self.start, self.start + self.kind.width)
+
+
+class ChunkColumns(NamedTuple):
+    """The chunks of a run as data of a compiled loop; columns of shape [num_chunks], int32."""
+
+    start: Column  # the first step of each
+    kind: Column  # the place of its kind among the kinds; beyond them: nothing is to be done
+
+
+def chunk_columns(
+    chunks: Sequence[Chunk], *, padded: bool
+) -> tuple[tuple[ChunkKind, ...], ChunkColumns]:
+    """The kinds of these chunks, and the chunks.
+
+    `padded`: with at most a quarter of idle ones behind them, so that schedules of one length have
+    one number of chunks.
+
+    Example:
+        >>> from dcasgd_jax import round_robin
+        >>> schedule = round_robin(4, 36)
+        >>> kinds, columns = chunk_columns(cut_into_chunks(schedule, schedule.worker), padded=True)
+        >>> [kind.width for kind in kinds], columns.kind.tolist()
+        ([4], [0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    """
+    kinds = tuple(sorted({chunk.kind for chunk in chunks}))
+    more = -len(chunks) % 2 ** max(len(chunks).bit_length() - 3, 0) if padded else 0
+    start = np.array([chunk.start for chunk in chunks], np.int32)
+    kind = np.array([kinds.index(chunk.kind) for chunk in chunks], np.int32)
+    return kinds, ChunkColumns(
+        np.pad(start, (0, more)), np.pad(kind, (0, more), constant_values=len(kinds))
+    )
 
 
 def single_steps(num_steps: int) -> Iterator[Chunk]:

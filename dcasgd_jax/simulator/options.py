@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from dcasgd_jax.simulator.checks import check_choice
 from dcasgd_jax.simulator.state import Merge
 
-EngineName = Literal["slots", "wavefront"]
+EngineName = Literal["auto", "slots", "wavefront"]
 """One event at a time, or a wave of gradients at a time."""
 
 How = Literal["auto", "vmap", "pmap", "unrolled"]
@@ -27,8 +27,10 @@ copy a snapshot at every step; and batches that are iterated over."""
 class Engine(NamedTuple):
     """How `simulate` computes a run: by which engine, in which loop and on which devices."""
 
-    name: EngineName = "slots"
-    """One event at a time, "slots", or a wave of gradients at a time, "wavefront"."""
+    name: EngineName = "auto"
+    """One event at a time, "slots"; a wave of gradients at a time, "wavefront"; or the faster of
+    the two, "auto": slots on CPU, and where waves have fewer than two steps on average; waves on
+    accelerators and on a mesh."""
     loop: Loop = "auto"
     """One compiled loop, "scan"; chunk after chunk from Python, "driven"; or the faster, "auto"."""
     mesh: Mesh | None = None
@@ -61,7 +63,7 @@ class Options(NamedTuple):
     snapshot_dtype: DTypeLike | None = None
     """Of the snapshots' floating-point leaves; None for the parameters' own."""
     loop: Loop = "auto"
-    log_distance: bool = True
+    log_distance: bool = False
     """Whether |w - snapshot| is computed at every step."""
     together: How = "auto"  # as `Together.how`; this one and all below: of "wavefront" only
     longest: int | None = None

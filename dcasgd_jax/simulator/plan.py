@@ -2,17 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dcasgd_jax.schedules.schedule import Schedule
+from dcasgd_jax.schedules.waves import waves
 from dcasgd_jax.simulator.batches import BatchSource
 from dcasgd_jax.simulator.chunks import Chunk, cut_into_chunks
 from dcasgd_jax.simulator.options import Loop, Options
+from dcasgd_jax.simulator.server import gradient_arguments
 from dcasgd_jax.simulator.state import SimulatorState, slot_columns
+from dcasgd_jax.simulator.traced_functions import TracedFunction
 
 WIDEST_UNROLLED, WIDEST_UNROLLED_CONVOLUTIONS = 8, 4
 """The widest chunk that "auto" unrolls: programs grow with it, and so does compiling."""
@@ -61,7 +65,24 @@ class Plan(NamedTuple):
         return f"{loop}; gradients {self.together}; snapshots {snapshots}; chunks: {chunks or '-'}"
 
 
-def choose_plan(options: Options, circumstances: Circumstances, schedule: Schedule) -> Plan:
+def faster_engine(schedule: Schedule, *, on_cpu: bool) -> Literal["slots", "wavefront"]:
+    """The engine that "auto" stands for on one device.
+
+    A CPU computes one gradient as fast as its share of several, and by slots compiles one; an
+    accelerator computes a wave in hardly more time than one gradient.
+
+    Example:
+        >>> from dcasgd_jax import round_robin
+        >>> [faster_engine(round_robin(8, 64), on_cpu=on_cpu) for on_cpu in (True, False)]
+        ['slots', 'wavefront']
+    """
+    if on_cpu or isinstance(schedule.staleness, Tracer) or not schedule.worker.size:
+        return "slots"
+    narrow = waves(schedule).length.mean() < 2
+    return "slots" if narrow else "wavefront"
+
+
+def choose_plan(options: Options, circumstances: Circumstances, schedule: Any) -> Plan:
     """Chooses how a stretch is carried out; for "slots", the schedule is not looked at.
 
     Args:
@@ -167,7 +188,7 @@ def observe(
     options: Options,
     state: SimulatorState,
     source: BatchSource,
-    convolves: Callable[[], bool],
+    convolves: Callable[..., bool],
     *,
     in_trace: bool,
 ) -> Circumstances:
@@ -180,15 +201,25 @@ def observe(
         iterated=source.iterated,
         in_trace=in_trace,
         on_cpu=on_cpu,
-        convolves=on_cpu and (loop_is_open or together_is_open) and convolves(),
+        convolves=on_cpu
+        and (loop_is_open or together_is_open)
+        and _convolves(convolves, state, source),
         local_devices=jax.local_device_count(),
     )
+
+
+def _convolves(convolves: Callable[..., bool], state: SimulatorState, source: BatchSource) -> bool:
+    """Whether gradients convolve, by the finder of their function."""
+    batch = jax.eval_shape(lambda s: source.example(s.step), state)
+    return convolves(*gradient_arguments(state.params, state.model_state, batch))
 
 
 def convolution_finder(function: Callable[..., Any]) -> Callable[..., bool]:
     """(*args) -> whether the function convolves, anywhere within it; arrays or shapes will do."""
     # It is asked before every stretch of a run, and tracing costs as much as many small steps:
     # answers for arguments of the same shapes are remembered.
+    if isinstance(function, TracedFunction):
+        return lambda *_: function.convolves
     answers: dict[Any, bool] = {}
 
     def convolves(*args: Any) -> bool:

@@ -6,7 +6,6 @@ fifth of a small network's step. A chunk's gradients and server steps are one pr
 a sum of theirs differently from programs of one step.
 """
 
-from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,57 +17,56 @@ import optax
 from dcasgd_jax.simulator.batches import BatchSource, one_batch
 from dcasgd_jax.simulator.chunks import ANY_SLOTS, ONE_SLOT, Chunk, ChunkKind
 from dcasgd_jax.simulator.drive import ChunkRunner
-from dcasgd_jax.simulator.server import Push, Server, advance, compute_gradient, in_params_dtype
+from dcasgd_jax.simulator.server import (
+    Job,
+    Push,
+    advance,
+    compute_gradient,
+    in_params_dtype,
+)
 from dcasgd_jax.simulator.state import (
-    GradFn,
     ServerState,
     SimulatorLog,
     SimulatorState,
     SlotColumns,
     server_part,
 )
+from dcasgd_jax.simulator.traced_functions import portable
 
 Snapshot = tuple[optax.Params, Any]
 """Weights as they are kept, and the model state that was pulled with them."""
 
-ChunkFn = Callable[..., tuple[ServerState, list[Snapshot], Any]]
-"""(server's state, snapshots, staleness, workers, batches, first, kind=..., draw=...) -> (its next
-state, what each step hands to workers, the distances)."""
 
-
-def chunk_function(server: Server, grad_fn: GradFn) -> ChunkFn:
-    """What is compiled once for each kind of chunk."""
-
-    def take_chunk(
-        state: ServerState,
-        snapshots: tuple[Snapshot, ...],
-        staleness: jax.Array,
-        workers: jax.Array,
-        batches: Any,
-        first: jax.Array,
-        *,
-        kind: ChunkKind,
-        draw: Callable[[Any], Any] | None,
-    ) -> tuple[ServerState, list[Snapshot], Any]:
-        pulled = [(in_params_dtype(server, s, state.params), m) for s, m in snapshots]
-        if kind.reads == ONE_SLOT:
-            pulled *= kind.width
-        origin = batches if draw is None else draw
-        rows = [one_batch(origin, first + i, state.step + i) for i in range(kind.width)]
-        # All gradients first: none of them depends on a step of this chunk.
-        computed = [
-            compute_gradient(grad_fn, state, *snapshot, batch)
-            for snapshot, batch in zip(pulled, rows, strict=True)
-        ]
-        handed_out, distances = [], []
-        for i in range(kind.width):
-            push = Push(pulled[i][0], staleness[i], workers[i], *computed[i], rows[i])
-            state, sent, distance = advance(server, state, push)
-            handed_out.append((sent, state.model_state))
-            distances.append(distance)
-        return state, handed_out, jnp.stack(distances) if server.log_distance else None
-
-    return jax.jit(take_chunk, static_argnames=("kind", "draw"))
+@partial(jax.jit, static_argnames="kind")
+def _take_chunk(
+    job: Job,
+    state: ServerState,
+    snapshots: tuple[Snapshot, ...],
+    staleness: jax.Array,
+    workers: jax.Array,
+    batches: Any,
+    first: jax.Array,
+    *,
+    kind: ChunkKind,
+) -> tuple[ServerState, list[Snapshot], Any]:
+    """The server's next state, what each step hands to workers, and the distances."""
+    server = job.server
+    pulled = [(in_params_dtype(server, s, state.params), m) for s, m in snapshots]
+    if kind.reads == ONE_SLOT:
+        pulled *= kind.width
+    rows = [one_batch(batches, first + i, state.step + i) for i in range(kind.width)]
+    # All gradients first: none of them depends on a step of this chunk.
+    computed = [
+        compute_gradient(job.grad_fn, state, *snapshot, batch)
+        for snapshot, batch in zip(pulled, rows, strict=True)
+    ]
+    handed_out, distances = [], []
+    for i in range(kind.width):
+        push = Push(pulled[i][0], staleness[i], workers[i], *computed[i], rows[i])
+        state, sent, distance = advance(server, state, push)
+        handed_out.append((sent, state.model_state))
+        distances.append(distance)
+    return state, handed_out, jnp.stack(distances) if server.log_distance else None
 
 
 @jax.jit
@@ -139,15 +137,13 @@ class _Carry(NamedTuple):
     first_step: int  # of the stretch, counted from the beginning of the run
 
 
-def chunk_runner(
-    compiled_chunk: ChunkFn, columns: SlotColumns, source: BatchSource, batches: Any
-) -> ChunkRunner:
+def chunk_runner(job: Job, columns: SlotColumns, source: BatchSource, batches: Any) -> ChunkRunner:
     """How `drive` goes through a run; the columns are on the host, `batches` as the user's."""
-    draw = None
+    writes = columns.worker if columns.write is None else columns.write
     if callable(batches):
-        # Compiled once for each function; one that cannot be told from others is compiled anew.
-        draw = batches if isinstance(batches, Hashable) else partial(batches)
-    arrays = None if callable(batches) or source.iterated else jax.tree.map(jnp.asarray, batches)
+        origin = portable(batches)
+    else:
+        origin = None if source.iterated else jax.tree.map(jnp.asarray, batches)
 
     def begin(state: SimulatorState) -> _Carry:
         return _Carry(server_part(state), _Slots(state), int(state.step))
@@ -156,7 +152,7 @@ def chunk_runner(
         """Arrays, and where the chunk's batches begin in them: they are sliced in its program."""
         if source.iterated:
             return source.stacked(chunk.start, chunk.kind.width, step), np.int32(0)
-        return arrays, np.int32(chunk.start)
+        return origin, np.int32(chunk.start)
 
     def run(
         carry: _Carry, chunk: Chunk, batches_and_first: tuple[Any, np.int32]
@@ -167,10 +163,10 @@ def chunk_runner(
         snapshots = tuple(slots.read(slot) for slot in event.read[: 1 if shared else None].tolist())
         staleness = slots.staleness(event.read, first_step + chunk.start)
         kind = ChunkKind(chunk.kind.width, ONE_SLOT if shared else ANY_SLOTS)
-        server, handed_out, distances = compiled_chunk(
-            server, snapshots, staleness, event.worker, *batches_and_first, kind=kind, draw=draw
+        server, handed_out, distances = _take_chunk(
+            job, server, snapshots, staleness, event.worker, *batches_and_first, kind=kind
         )
-        for i, slot in enumerate(event.write.tolist()):
+        for i, slot in enumerate(writes[chunk.steps].tolist()):
             slots.write(slot, handed_out[i], first_step + chunk.start + i + 1)
         return _Carry(server, slots, first_step), SimulatorLog(staleness, distances)
 

@@ -3,6 +3,7 @@
 An engine differs from another in when and where gradients are computed, and in nothing else.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,25 +16,40 @@ from dcasgd_jax._precision import cast, working_dtype
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.simulator.options import Options
 from dcasgd_jax.simulator.state import GradFn, Merge, ServerState, SimulatorLog, SimulatorState
+from dcasgd_jax.simulator.traced_functions import portable
 
 
-class Server(NamedTuple):
-    """A parameter server: its rule, and how it keeps what its workers hold."""
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A parameter server: its rule, and how it keeps what its workers hold.
+
+    A pytree if its functions are pytrees (`portable_server`): an argument of compiled programs.
+    """
 
     rule: optax.GradientTransformationExtraArgs
     send: Callable[[optax.Params, optax.OptState], optax.Params]
     merge: Merge
-    num_workers: int
+    num_workers: Any
+    """An int, the slots of snapshots; where leaves are in groups, a tuple with those of each."""
     snapshot_dtype: DTypeLike | None
     log_distance: bool
+    groups: tuple[int, ...] | None = None
+    """The group of each leaf, in the order of `jax.tree.leaves`; None: one schedule for all."""
+
+
+jax.tree_util.register_dataclass(
+    Server,
+    data_fields=["rule", "send", "merge"],
+    meta_fields=["num_workers", "snapshot_dtype", "log_distance", "groups"],
+)
 
 
 class Push(NamedTuple):
     """All that a server step depends on beside the server's state: one gradient and its origin."""
 
     snapshot: optax.Params  # that the gradient was taken at, in the parameters' dtypes
-    staleness: jax.Array  # shape=(), dtype=int32: of the snapshot
-    worker: jax.Array  # shape=(), int32
+    staleness: Any  # shape=(), dtype=int32: of the snapshot; a tree of them where leaves differ
+    worker: jax.Array | None  # shape=(), int32; None where leaves have schedules of their own
     gradients: optax.Updates
     model_state: Any  # what the worker pushes of it
     batch: Any  # that the gradient was taken on
@@ -49,12 +65,24 @@ def make_server(
     sends = isinstance(tx, SendingRule)
     return Server(
         rule=optax.with_extra_args_support(tx.tx if sends else tx),
-        send=tx.send if sends else lambda params, _: params,
-        merge=options.merge or (lambda _, pushed: pushed),
+        send=tx.send if sends else _send_weights,
+        merge=options.merge or _keep_pushed,
         num_workers=num_workers,
         snapshot_dtype=dtype,
         log_distance=options.log_distance,
     )
+
+
+def _send_weights(params: optax.Params, opt_state: optax.OptState) -> optax.Params:
+    """The weights as they are."""
+    del opt_state
+    return params
+
+
+def _keep_pushed(model_state: Any, pushed: Any) -> Any:
+    """The model state as it was pushed last."""
+    del model_state
+    return pushed
 
 
 def sent_weights(server: Server, params: optax.Params, opt_state: optax.OptState) -> optax.Params:
@@ -72,6 +100,32 @@ def in_params_dtype(server: Server, snapshot: optax.Params, params: optax.Params
     return jax.tree.map(lambda s, w: s.astype(w.dtype), snapshot, params)
 
 
+class Job(NamedTuple):
+    """What a simulation is made of beside its data."""
+
+    server: Server
+    grad_fn: GradFn
+
+
+def portable_job(job: Job) -> Job:
+    """The job as a pytree, which says by its structure which functions it has."""
+    server = job.server
+    return Job(
+        dataclasses.replace(
+            server,
+            rule=optax.GradientTransformationExtraArgs(*map(portable, server.rule)),
+            send=portable(server.send),
+            merge=portable(server.merge),
+        ),
+        portable(job.grad_fn),
+    )
+
+
+def gradient_arguments(params: Any, model_state: Any, batch: Any) -> tuple[Any, ...]:
+    """What the user's gradient function takes: without a model state, none is passed."""
+    return (params, model_state, batch) if jax.tree.leaves(model_state) else (params, batch)
+
+
 def compute_gradient(
     grad_fn: GradFn,
     state: SimulatorState | ServerState,
@@ -80,11 +134,15 @@ def compute_gradient(
     batch: Any,
 ) -> tuple[optax.Updates, Any]:
     """Gradients at a snapshot, and what is pushed of its model state; `state` says what is due."""
+    return checked_gradient(state, grad_fn(*gradient_arguments(params, model_state, batch)))
+
+
+def checked_gradient(state: SimulatorState | ServerState, result: Any) -> tuple[optax.Updates, Any]:
+    """Gradients and what is pushed, of what the user's function returned; arrays or shapes."""
     if not jax.tree.leaves(state.model_state):
-        gradients, pushed = grad_fn(params, batch), ()
+        gradients, pushed = result, ()
         remedy = "use jax.grad, not jax.value_and_grad, and no auxiliary output"
     else:
-        result = grad_fn(params, model_state, batch)
         remedy = "with a model state it returns (gradients, pushed)"
         if not isinstance(result, tuple) or len(result) != 2:
             raise ValueError(
@@ -142,7 +200,7 @@ def advance(
 def empty_log(server: Server, params: optax.Params, num_steps: int) -> SimulatorLog:
     """A log of zeros, of this length."""
     return SimulatorLog(
-        staleness=jnp.zeros(num_steps, jnp.int32),
+        staleness=jax.tree.map(lambda _: jnp.zeros(num_steps, jnp.int32), server.num_workers),
         distance=jnp.zeros(num_steps, _log_dtype(params)) if server.log_distance else None,
     )
 

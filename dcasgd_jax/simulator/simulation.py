@@ -1,19 +1,32 @@
 """A parameter server and its workers, simulated exactly."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
-from dcasgd_jax.schedules.schedule import Column, Schedule
-from dcasgd_jax.simulator.checks import check_choice
-from dcasgd_jax.simulator.options import Engine, EngineName, Options
-from dcasgd_jax.simulator.slot_engine import simulator_by_slots
-from dcasgd_jax.simulator.state import Batches, GradFn, Merge, Simulator, SimulatorState
-from dcasgd_jax.simulator.wavefront_engine import simulator_by_waves
+from dcasgd_jax.schedules.schedule import Schedule
+from dcasgd_jax.simulator.batches import BatchSource, any_traced, batch_source, is_iterated
+from dcasgd_jax.simulator.checks import check_choice, check_schedule
+from dcasgd_jax.simulator.options import Engine, EngineName, Options, check_options
+from dcasgd_jax.simulator.plan import convolution_finder, faster_engine
+from dcasgd_jax.simulator.server import Job, checked_gradient, gradient_arguments, make_server
+from dcasgd_jax.simulator.slot_engine import run_slots
+from dcasgd_jax.simulator.stacked_snapshots import initial_state, place_state
+from dcasgd_jax.simulator.state import (
+    Batches,
+    GradFn,
+    Merge,
+    ServerState,
+    SimulatorLog,
+    SimulatorState,
+)
+from dcasgd_jax.simulator.traced_functions import trace
+from dcasgd_jax.simulator.wavefront_engine import run_waves
 
 P = TypeVar("P")
 """A tree of arrays."""
@@ -22,9 +35,10 @@ P = TypeVar("P")
 class SimulationInfo(NamedTuple):
     """What `simulate` returns beside the final weights."""
 
-    staleness: jax.Array  # shape=(num_steps,), dtype=int32: steps since the snapshot was w
+    staleness: Any  # shape=(num_steps,), dtype=int32: steps since the snapshot was w; like clock, a
+    # tree of columns where the schedule is a tree
     distance: jax.Array | None  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean
-    clock: Column  # shape=(num_steps,), dtype=float64: simulated seconds, from the schedule
+    clock: Any  # shape=(num_steps,), dtype=float64: simulated seconds, from the schedule
     state: SimulatorState  # after the last step: what a further stretch would start from
 
 
@@ -32,14 +46,14 @@ def simulate(
     grad_fn: GradFn,
     params: P,
     tx: optax.GradientTransformation | SendingRule,
-    schedule: Schedule,
+    schedule: Schedule | Any,
     batches: Batches,
     *,
-    engine: EngineName | Engine = "slots",
+    engine: EngineName | Engine = "auto",
     model_state: Any = (),
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
-    log_distance: bool = True,
+    log_distance: bool = False,
 ) -> tuple[P, SimulationInfo]:
     """Trains asynchronously: each gradient is taken at its worker's snapshot, applied at w.
 
@@ -60,34 +74,51 @@ def simulate(
     of the learning rate belong to the server; a schedule's argument is the server step, so one by
     epochs of n batches is `lambda step: by_epoch(step // n)`.
 
+    **Parts of the network with schedules of their own**, as the stages of a pipeline: where
+    `schedule` is a tree prefix of schedules, one for each part of `params`, the snapshot of step t
+    is put together leaf by leaf, each read and written as its own schedule says. The gradient is
+    taken at this mixture, and applied to all leaves at once. `staleness` is then a tree of scalars
+    like `params`, `worker` is not passed, and a leaf has as many versions kept as its schedule has
+    workers: one of delay d, `round_robin(d + 1, T)`, has d + 1. See `pipeline_delays`.
+
     With networks that keep running averages, `model_state` is theirs at first and `grad_fn` takes
     it and returns what it became: `(params, model_state, batch) -> (gradients, pushed)`. Workers
     pull it with the weights; on arrival the server keeps `merge(model_state, pushed)`, by default
     what was pushed. `running_average(0.9)`, for a network that pushes the batch's own statistics,
     folds every batch in, whatever its delay.
 
-    Pure where steps are scanned: it can then be jitted, and vmapped over weights, batches and the
-    hyperparameters inside `tx`.
+    Called as it is, a run is compiled here, and only once for all calls that are alike: functions
+    are traced at every call, and compared by what they do. What a call may change and compile
+    nothing: the weights, the batches, the schedule (of as many workers and steps), every array
+    that a function closes over (a data set, a random key), and the numbers of `tx`, such as a
+    learning rate. A number within the loss, or deep within a rule (inside a `lax.cond`, say), is
+    part of the program: hand it over as an array, or by `optax.inject_hyperparams`. An iterable of
+    batches compiles anew unless the functions are the same objects. Inside the caller's own jit or
+    vmap, the run belongs to that program; it is pure where steps are scanned, so it can be jitted,
+    and vmapped over weights, batches and the hyperparameters inside `tx`.
 
     Args:
         grad_fn: gradients of one batch's loss, as from `jax.grad`.
         params: the first weights, a pytree of floating-point arrays.
         tx: the server's rule. If it takes extra arguments, the simulator passes `stale_params`,
             `staleness` and `worker` (int32 scalars), and `batch`, which the gradient was taken on.
-        schedule: who arrives when, from `round_robin` and its siblings.
+        schedule: who arrives when, from `round_robin` and its siblings; or a tree prefix of
+            schedules of one length.
         batches: pytree of arrays, each of shape [num_steps, ...], entry t the batch of the
             gradient that arrives at step t; or a function of t (int32 scalar, traced) that gives
             it, as one that draws from a key folded with t; or an iterable of batches, one a
             step, for data that do not fit into memory.
         engine: how it is computed. "slots": one event at a time. "wavefront": gradients that do
-            not depend on each other together; see `wavefront_simulator`. `Engine(name, loop, mesh)`
-            also says whether one compiled loop runs all steps, and which devices share a wave.
+            not depend on each other together; see `wavefront_simulator`. "auto": slots on CPU,
+            waves on accelerators unless they are narrower than two steps on average, and on a
+            mesh. `Engine(name, loop, mesh)` also says whether one compiled loop runs all steps,
+            and which devices share a wave.
         model_state: running averages and the like; () for none.
         merge: (the server's model state, what was pushed) -> the next; None for the latter.
         snapshot_dtype: bfloat16, say, halves the memory of M snapshots: gradients are taken at the
             rounded weights, which are `stale_params` too. None keeps the parameters' dtypes.
-        log_distance: whether |w - snapshot| is computed at every step; reading all weights twice
-            more, it is what a simulated step costs most beside its gradient.
+        log_distance: whether |w - snapshot| is computed at every step. Off, as it reads all
+            weights twice more, which for small networks is as long as half a gradient.
 
     Returns:
         The weights after the last step, in the dtypes of `params`, and the log of the run.
@@ -114,26 +145,154 @@ def simulate(
     """
     engine = engine if isinstance(engine, Engine) else Engine(engine)
     check_choice("engine", engine.name, get_args(EngineName))
-    if engine.mesh is not None and engine.name != "wavefront":
+    if engine.mesh is not None and engine.name == "slots":
         raise ValueError(
             f"engine={engine.name!r} computes on one device; leave out its mesh, or use the engine "
             "'wavefront'."
         )
+    plan = schedule if isinstance(schedule, Schedule) else _grouped(schedule, params, model_state)
+    one = plan if isinstance(plan, Schedule) else plan.schedules[0]
     options = Options(
-        engine=engine.name,
-        merge=merge,
+        engine=_choose_engine(engine, plan),
         snapshot_dtype=snapshot_dtype,
         loop=engine.loop,
         log_distance=log_distance,
         mesh=engine.mesh,
     )
-    simulator = _ENGINES[engine.name](grad_fn, tx, schedule.num_workers, options)
-    state, log = simulator.run(simulator.init(params, model_state), schedule, batches)
-    trained = cast(P, state.params)  # of the structure, shapes and dtypes of the first ones
-    return trained, SimulationInfo(*log, clock=schedule.clock, state=state)
+    check_options(options, one.num_workers)
+    server = make_server(tx, one.num_workers, options._replace(merge=merge))
+    if isinstance(plan, Schedule):
+        state, log = _run(Job(server, grad_fn), options, (params, model_state), plan, batches)
+        # Of the structure, shapes and dtypes of the first ones.
+        return cast(P, state.params), SimulationInfo(*log, clock=plan.clock, state=state)
+    workers = tuple(each.num_workers for each in plan.schedules)
+    server = dataclasses.replace(server, num_workers=workers, groups=plan.groups)
+    first = params, model_state
+    state, log = _run(Job(server, grad_fn), options, first, plan.schedules, batches)
+    log = log._replace(staleness=plan.structure.unflatten(log.staleness))
+    clock = plan.structure.unflatten([each.clock for each in plan.schedules])
+    return cast(P, state.params), SimulationInfo(*log, clock=clock, state=state)
 
 
-_ENGINES: dict[EngineName, Callable[..., Simulator]] = {
-    "slots": simulator_by_slots,
-    "wavefront": simulator_by_waves,
-}
+_ENGINES = {"slots": run_slots, "wavefront": run_waves}
+
+
+class _Grouped(NamedTuple):
+    """Schedules of groups of leaves."""
+
+    schedules: tuple[Schedule, ...]
+    groups: tuple[int, ...]  # of each leaf of the parameters, in order
+    structure: Any  # of the user's tree, with a leaf for each schedule
+
+
+def _grouped(schedule: Any, params: Any, model_state: Any) -> _Grouped:
+    """A tree prefix of schedules, taken apart; refuses what is none."""
+    leaves, structure = jax.tree.flatten(schedule, is_leaf=lambda x: isinstance(x, Schedule))
+    if not leaves or not all(isinstance(leaf, Schedule) for leaf in leaves):
+        raise ValueError(
+            "schedule must be a Schedule, or a tree prefix of the parameters with a Schedule for "
+            f"each part, got {schedule!r}; make them with round_robin and its siblings."
+        )
+    lengths = sorted({leaf.worker.shape[0] for leaf in leaves})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"all parts take every server step, but their schedules have {lengths[0]} to "
+            f"{lengths[-1]} steps; make them equally long."
+        )
+    if jax.tree.leaves(model_state):
+        raise ValueError(
+            "a model state is pulled as a whole, and parts with schedules of their own never "
+            "are; leave model_state out, or give one schedule."
+        )
+    numbers = structure.unflatten(range(len(leaves)))
+    try:
+        groups = jax.tree.map(lambda i, part: jax.tree.map(lambda _: i, part), numbers, params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "a tree of schedules must be a tree prefix of the parameters, got "
+            f"{jax.tree.structure(numbers)} for {jax.tree.structure(params)}."
+        ) from error
+    return _Grouped(tuple(leaves), tuple(jax.tree.leaves(groups)), structure)
+
+
+def _choose_engine(engine: Engine, schedule: Schedule | _Grouped) -> EngineName:
+    """The engine that was asked for; for "auto" the faster."""
+    if isinstance(schedule, _Grouped):
+        if engine.name == "wavefront" or engine.mesh is not None:
+            raise ValueError(
+                "a tree of schedules is simulated by slots: leave engine at 'auto', without a mesh."
+            )
+        return "slots"
+    if engine.name != "auto":
+        return engine.name
+    if engine.mesh is not None:
+        return "wavefront"
+    return faster_engine(schedule, on_cpu=jax.default_backend() == "cpu")
+
+
+def _run(
+    job: Job, options: Options, first: tuple[Any, Any], schedule: Any, batches: Batches
+) -> tuple[SimulatorState, SimulatorLog]:
+    """All steps from the first weights and model state."""
+    run: Any = _ENGINES[options.engine]
+    every = schedule if isinstance(schedule, tuple) else (schedule,)
+    # What is inside a jit, vmap or grad of the caller's is compiled there. An iterable may bring
+    # batches of several shapes, and devices that share a wave want the state placed.
+    iterated = is_iterated(batches)
+    inside = any_traced(first, schedule, () if iterated else batches, jnp.zeros([]))
+    if inside or iterated or options.mesh is not None or not every[0].worker.size:
+        state = place_state(initial_state(job.server, *first), options)
+        return run(job, options, convolution_finder(job.grad_fn), state, schedule, batches)
+    for one in every:
+        check_schedule(one, one.num_workers)
+    source = batch_source(batches, every[0].worker.shape[0])
+    job, batches = _trace_job(job, *first, source, batches)
+    if any_traced(job, batches):  # an outer vmap's numbers, which only the functions hold
+        state = initial_state(job.server, *first)
+        return run(job, options, convolution_finder(job.grad_fn), state, schedule, batches)
+    state = _compiled_start(job.server, *first)
+    convolves = convolution_finder(job.grad_fn)
+    return run(job, options, convolves, state, schedule, batches, compiled=True)
+
+
+_compiled_start = jax.jit(initial_state)
+
+
+def _trace_job(
+    job: Job, params: optax.Params, model_state: Any, source: BatchSource, batches: Batches
+) -> tuple[Job, Batches]:
+    """The job and, where batches are drawn by a function, that function: as data, traced.
+
+    Two jobs whose functions do the same are of one structure. What they differ in, the numbers of
+    the rule and whatever the functions close over, are their leaves.
+    """
+    server = job.server
+    index: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    if callable(batches):
+        batches, batch = trace(batches, index)
+    else:
+        batch = jax.eval_shape(source.example, index)
+    params, model_state = jax.eval_shape(
+        lambda: jax.tree.map(lambda w: jnp.array(w, jnp.result_type(w)), (params, model_state))
+    )
+    init, opt_state = trace(server.rule.init, params, lift_numbers=True)
+    state = ServerState(params, opt_state, index, model_state)
+    grad_fn, result = trace(job.grad_fn, *gradient_arguments(params, model_state, batch))
+    gradients, pushed = checked_gradient(state, result)
+    alike = server.groups is None  # all leaves: else each has a staleness, and there is no worker
+    update, _ = trace(
+        server.rule.update,
+        gradients,
+        opt_state,
+        params,
+        stale_params=params,
+        staleness=index if alike else jax.tree.map(lambda _: index, params),
+        worker=index if alike else None,
+        batch=batch,
+        lift_numbers=True,
+    )
+    send, _ = trace(server.send, params, opt_state, lift_numbers=True)
+    merge, _ = trace(server.merge, model_state, pushed, lift_numbers=True)
+    rule = optax.GradientTransformationExtraArgs(init, update)
+    traced = dataclasses.replace(server, rule=rule, send=send, merge=merge)
+    return Job(traced, grad_fn), batches

@@ -1,5 +1,6 @@
 """The simplest engine: one event at a time, one slot for each worker's snapshot."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,13 @@ from dcasgd_jax.simulator.chunks import single_steps
 from dcasgd_jax.simulator.drive import ChunkRunner, drive
 from dcasgd_jax.simulator.options import Loop, Options, check_options
 from dcasgd_jax.simulator.plan import choose_plan, convolution_finder, observe
-from dcasgd_jax.simulator.server import compute_gradient, empty_log, make_server
+from dcasgd_jax.simulator.server import (
+    Job,
+    compute_gradient,
+    empty_log,
+    make_server,
+    portable_job,
+)
 from dcasgd_jax.simulator.stacked_snapshots import apply_gradient, initial_state, read_slots
 from dcasgd_jax.simulator.state import (
     Batches,
@@ -38,7 +45,7 @@ def slot_simulator(
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
     loop: Loop = "auto",
-    log_distance: bool = True,
+    log_distance: bool = False,
 ) -> Simulator:
     """The simulation one stretch at a time: evaluate, checkpoint or stop between stretches.
 
@@ -100,53 +107,78 @@ def simulator_by_slots(
 ) -> Simulator:
     """`slot_simulator`, its options in one tuple."""
     check_options(options, num_workers)
-    server = make_server(tx, num_workers, options)
-
-    def init(params: optax.Params, model_state: Any = ()) -> SimulatorState:
-        return initial_state(server, params, model_state)
-
-    def take_event(
-        state: SimulatorState, event: SlotColumns, batch: Any
-    ) -> tuple[SimulatorState, SimulatorLog]:
-        pulled = read_slots(server, state, event.read)
-        computed = compute_gradient(grad_fn, state, *pulled, batch)
-        return apply_gradient(server, state, event, computed, batch)
-
-    compiled_event = jax.jit(take_event, donate_argnums=0)
-    convolves_with = convolution_finder(take_event)
+    job = Job(make_server(tx, num_workers, options), grad_fn)
+    convolves = convolution_finder(grad_fn)
 
     def run(
         state: SimulatorState, schedule: Schedule, batches: Batches
     ) -> tuple[SimulatorState, SimulatorLog]:
-        check_schedule(schedule, num_workers)
-        columns = slot_columns(schedule)
-        num_steps = schedule.worker.shape[0]
-        source = batch_source(batches, num_steps)
-        if num_steps == 0:
-            return state, empty_log(server, state.params, 0)
+        return run_slots(job, options, convolves, state, schedule, batches)
 
-        def convolves() -> bool:
-            batch = jax.eval_shape(lambda s: source.example(s.step), state)
-            return convolves_with(state, jax.tree.map(lambda c: jnp.asarray(c)[0], columns), batch)
+    return Simulator(
+        init=lambda params, model_state=(): initial_state(job.server, params, model_state), run=run
+    )
 
-        in_trace = any_traced(state, schedule, () if source.iterated else batches)
-        plan = choose_plan(
-            options, observe(options, state, source, convolves, in_trace=in_trace), schedule
-        )
-        if plan.loop == "driven":
-            return drive(_runner(compiled_event, columns, source), state, single_steps(num_steps))
 
-        def step(
-            carry: SimulatorState, xs: tuple[jax.Array, SlotColumns]
-        ) -> tuple[SimulatorState, SimulatorLog]:
-            index, event = xs
-            return take_event(carry, event, _single(source.stacked(index, 1, carry.step)))
+def run_slots(
+    job: Job,
+    options: Options,
+    convolves: Callable[..., bool],
+    state: SimulatorState,
+    schedule: Schedule | tuple[Schedule, ...],
+    batches: Batches,
+    *,
+    compiled: bool = False,
+) -> tuple[SimulatorState, SimulatorLog]:
+    """A stretch; `compiled`: by a program for all jobs alike, to which the state is donated."""
+    grouped = isinstance(schedule, tuple)
+    for one in schedule if grouped else (schedule,):
+        check_schedule(one, one.num_workers if grouped else job.server.num_workers)
+    columns = slot_columns(schedule)
+    num_steps = jax.tree.leaves(columns)[0].shape[0]
+    source = batch_source(batches, num_steps)
+    if num_steps == 0:
+        return state, empty_log(job.server, state.params, 0)
+    traced = any_traced(job, state, schedule, () if source.iterated else batches)
+    meets = observe(options, state, source, convolves, in_trace=traced)
+    if choose_plan(options, meets, schedule).loop == "driven":
+        runner = _runner(portable_job(job), columns, source)
+        return drive(runner, state, single_steps(num_steps))
+    if compiled:
+        columns = jax.tree.map(lambda column: np.asarray(column, np.int32), columns)
+        return _compiled_scan(portable_job(job), state, columns, batches)
+    return _scan(job, state, columns, batches)
 
-        return jax.lax.scan(
-            step, state, (jnp.arange(num_steps), jax.tree.map(jnp.asarray, columns))
-        )
 
-    return Simulator(init=init, run=run)
+def _take_event(
+    job: Job, state: SimulatorState, event: SlotColumns, batch: Any
+) -> tuple[SimulatorState, SimulatorLog]:
+    """One server step, with the gradient that it applies."""
+    pulled = read_slots(job.server, state, event.read)
+    computed = compute_gradient(job.grad_fn, state, *pulled, batch)
+    return apply_gradient(job.server, state, event, computed, batch)
+
+
+_compiled_event = jax.jit(_take_event, donate_argnums=1)
+
+
+def _scan(
+    job: Job, state: SimulatorState, columns: SlotColumns, batches: Batches
+) -> tuple[SimulatorState, SimulatorLog]:
+    """All steps in one loop."""
+    num_steps = jax.tree.leaves(columns)[0].shape[0]
+    source = batch_source(batches, num_steps)
+
+    def step(
+        carry: SimulatorState, xs: tuple[jax.Array, SlotColumns]
+    ) -> tuple[SimulatorState, SimulatorLog]:
+        index, event = xs
+        return _take_event(job, carry, event, _single(source.stacked(index, 1, carry.step)))
+
+    return jax.lax.scan(step, state, (jnp.arange(num_steps), jax.tree.map(jnp.asarray, columns)))
+
+
+_compiled_scan = jax.jit(_scan, donate_argnums=1)
 
 
 def _single(stacked: Any) -> Any:
@@ -154,14 +186,14 @@ def _single(stacked: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], stacked)
 
 
-def _runner(compiled_event: Any, columns: SlotColumns, source: BatchSource) -> ChunkRunner:
+def _runner(job: Job, columns: SlotColumns, source: BatchSource) -> ChunkRunner:
     """Chunks of one step each."""
     on_host = jax.tree.map(lambda column: np.asarray(column, np.int32), columns)
     return ChunkRunner(
         begin=lambda state: jax.tree.map(jnp.copy, state),  # each event donates its input
         batches=lambda chunk, step: _single(source.stacked(chunk.start, 1, np.int32(step))),
-        run=lambda state, chunk, batch: compiled_event(
-            state, jax.tree.map(lambda column: column[chunk.start], on_host), batch
+        run=lambda state, chunk, batch: _compiled_event(
+            job, state, jax.tree.map(lambda column: column[chunk.start], on_host), batch
         ),
         end=lambda state: state,
     )

@@ -25,8 +25,12 @@ class SimulatorState(NamedTuple):
 
     params: optax.Params  # the server's weights w
     opt_state: optax.OptState  # of the server's rule
-    snapshots: optax.Params  # like params with a leading axis [num_workers]: what workers hold
-    pulled: jax.Array  # shape=(num_workers,), dtype=int32: how many steps made each snapshot
+    snapshots: (
+        optax.Params
+    )  # like params with a leading axis [num_workers]: what workers hold; with
+    # a tree of schedules, the num_workers of each leaf's
+    pulled: jax.Array | tuple[jax.Array, ...]  # shape=(num_workers,), dtype=int32: how many steps
+    # made each snapshot; with a tree of schedules, one such array for each schedule
     step: jax.Array  # shape=(), dtype=int32: server steps taken
     model_state: Any = ()  # the server's, such as running averages; () for none
     model_snapshots: Any = ()  # like model_state with a leading axis [num_workers]
@@ -44,7 +48,8 @@ class ServerState(NamedTuple):
 class SimulatorLog(NamedTuple):
     """What was measured at each server step, before the weights moved."""
 
-    staleness: jax.Array  # shape=(num_steps,), dtype=int32: steps since the snapshot was w
+    staleness: Any  # shape=(num_steps,), dtype=int32: steps since the snapshot was w; a tuple of
+    # them where leaves have schedules of their own, one for each schedule
     distance: jax.Array | None  # shape=(num_steps,), float32 or wider: |w - snapshot|, Euclidean;
     # None where it was not asked for
 
@@ -65,18 +70,22 @@ class SlotColumns(NamedTuple):
     """
 
     read: Column  # the slot of the snapshot that the gradient is taken at
-    write: Column  # the slot that takes the weights after the step; num_workers for none
+    write: Column | None  # the slot that takes the weights after the step; num_workers for none;
+    # None: at every step the worker's own
     worker: Column  # whose gradient it is
 
 
-def slot_columns(schedule: Schedule) -> SlotColumns:
-    """The columns of a schedule, where a worker's own slot is meant unless it says otherwise."""
+def slot_columns(schedule: Schedule | tuple[Schedule, ...]) -> SlotColumns:
+    """The columns of a schedule, where a worker's own slot is meant unless it says otherwise.
+
+    Of several schedules, one for each group of leaves, each entry is a tuple of columns.
+    """
+    if isinstance(schedule, tuple):
+        reads, writes, workers = zip(*map(slot_columns, schedule), strict=True)
+        return SlotColumns(read=reads, write=writes, worker=workers)
     worker = schedule.worker
-    return SlotColumns(
-        read=worker if schedule.reads is None else schedule.reads,
-        write=worker if schedule.writes is None else schedule.writes,
-        worker=worker,
-    )
+    reads = worker if schedule.reads is None else schedule.reads
+    return SlotColumns(read=reads, write=schedule.writes, worker=worker)
 
 
 def server_part(state: SimulatorState) -> ServerState:

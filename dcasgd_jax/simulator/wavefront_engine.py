@@ -1,13 +1,13 @@
 """The fast engine: gradients that do not depend on each other are computed together."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
@@ -16,12 +16,32 @@ from dcasgd_jax.simulator import separate_snapshots
 from dcasgd_jax.simulator.batches import BatchSource, any_traced, batch_source
 from dcasgd_jax.simulator.checks import check_schedule
 from dcasgd_jax.simulator.chunk_gradients import compute_together
-from dcasgd_jax.simulator.chunks import ALL_SLOTS, ONE_SLOT, Chunk, ChunkKind
+from dcasgd_jax.simulator.chunks import (
+    ALL_SLOTS,
+    ONE_SLOT,
+    Chunk,
+    ChunkColumns,
+    ChunkKind,
+    chunk_columns,
+)
 from dcasgd_jax.simulator.drive import ChunkRunner, drive
 from dcasgd_jax.simulator.options import How, Loop, Options, Together, check_options
-from dcasgd_jax.simulator.plan import choose_plan, convolution_finder, observe
-from dcasgd_jax.simulator.server import Server, compute_gradient, empty_log, make_server
-from dcasgd_jax.simulator.stacked_snapshots import apply_gradient, initial_state, read_slots
+from dcasgd_jax.simulator.plan import Plan, choose_plan, convolution_finder, observe
+from dcasgd_jax.simulator.server import (
+    Job,
+    Server,
+    compute_gradient,
+    empty_log,
+    make_server,
+    portable_job,
+)
+from dcasgd_jax.simulator.stacked_snapshots import (
+    apply_gradient,
+    initial_state,
+    place_state,
+    read_slots,
+    shardings,
+)
 from dcasgd_jax.simulator.state import (
     Batches,
     GradFn,
@@ -33,9 +53,6 @@ from dcasgd_jax.simulator.state import (
     slot_columns,
 )
 
-ChunkStep = Callable[..., tuple[SimulatorState, SimulatorLog]]
-"""(state, columns, batches, kind=..., together=...) -> (state after a chunk, its log)."""
-
 
 def wavefront_simulator(
     grad_fn: GradFn,
@@ -45,7 +62,7 @@ def wavefront_simulator(
     merge: Merge | None = None,
     snapshot_dtype: DTypeLike | None = None,
     loop: Loop = "auto",
-    log_distance: bool = True,
+    log_distance: bool = False,
     together: How | Together = "auto",
     mesh: Mesh | None = None,
     shard_snapshots: bool = False,
@@ -131,84 +148,109 @@ def simulator_by_waves(
 ) -> Simulator:
     """`wavefront_simulator`, its options in one tuple."""
     check_options(options, num_workers)
-    server = make_server(tx, num_workers, options)
+    job = Job(make_server(tx, num_workers, options), grad_fn)
+    convolves = convolution_finder(grad_fn)
 
     def init(params: optax.Params, model_state: Any = ()) -> SimulatorState:
-        state = initial_state(server, params, model_state)
-        return state if options.mesh is None else jax.device_put(state, _shardings(state, options))
-
-    take_chunk = _chunk_step(server, grad_fn, options)
-    compiled_chunk = jax.jit(take_chunk, static_argnames=("kind", "together"), donate_argnums=0)
-    compiled_apart = separate_snapshots.chunk_function(server, grad_fn)
-    convolves_with = convolution_finder(lambda s, p, m, b: compute_gradient(grad_fn, s, p, m, b))
+        return place_state(initial_state(job.server, params, model_state), options)
 
     def run(
         state: SimulatorState, schedule: Schedule, batches: Batches
     ) -> tuple[SimulatorState, SimulatorLog]:
-        if any_traced(schedule):
-            raise ValueError(
-                "the wavefront engine plans its waves on the host, before anything is traced: let "
-                "the jitted function close over the schedule, or use engine='slots'."
-            )
-        check_schedule(schedule, num_workers)
-        num_steps = schedule.worker.shape[0]
-        source = batch_source(batches, num_steps)
-        if num_steps == 0:
-            return state, empty_log(server, state.params, 0)
-
-        def convolves() -> bool:
-            batch = jax.eval_shape(lambda s: source.example(s.step), state)
-            pulled = jax.eval_shape(lambda s: read_slots(server, s, 0), state)
-            return convolves_with(state, *pulled, batch)
-
-        in_trace = any_traced(state, () if source.iterated else batches)
-        plan = choose_plan(
-            options, observe(options, state, source, convolves, in_trace=in_trace), schedule
-        )
-        columns = jax.tree.map(lambda column: np.asarray(column, np.int32), slot_columns(schedule))
-        if plan.loop == "scan":
-            logs = empty_log(server, state.params, num_steps)
-            return _scan(take_chunk, state, logs, columns, source, plan.chunks, plan.together)
-        if plan.separate_snapshots:
-            runner = separate_snapshots.chunk_runner(compiled_apart, columns, source, batches)
-        else:
-            runner = _runner(compiled_chunk, columns, source, plan.together)
-        return drive(runner, state, plan.chunks)
+        return run_waves(job, options, convolves, state, schedule, batches)
 
     return Simulator(init=init, run=run)
 
 
-def _chunk_step(server: Server, grad_fn: GradFn, options: Options) -> ChunkStep:
-    """The gradients of a chunk together, then its server steps in order."""
-
-    def take_chunk(
-        state: SimulatorState,
-        columns: SlotColumns,
-        batches: Any,
-        kind: ChunkKind,
-        *,
-        together: str,
-    ) -> tuple[SimulatorState, SimulatorLog]:
-        def gradient(params: Any, model_state: Any, batch: Any) -> tuple[Any, Any]:
-            return compute_gradient(grad_fn, state, params, model_state, batch)
-
-        columns = jax.tree.map(jnp.asarray, columns)
-        in_slots = kind.reads == ALL_SLOTS and together != "unrolled"
-        if in_slots:
-            inputs, place = _inputs_of_all_slots(server, state, columns, batches)
-        else:
-            slots = columns.read[0] if kind.reads == ONE_SLOT else columns.read
-            inputs, place = (*read_slots(server, state, slots), batches), jnp.arange(kind.width)
-        axes = (None, None, 0) if kind.reads == ONE_SLOT else (0, 0, 0)
-        computed = compute_together(
-            gradient, inputs, axes, kind.width, together=together, mesh=options.mesh
+def run_waves(
+    job: Job,
+    options: Options,
+    convolves: Callable[..., bool],
+    state: SimulatorState,
+    schedule: Schedule,
+    batches: Batches,
+    *,
+    compiled: bool = False,
+) -> tuple[SimulatorState, SimulatorLog]:
+    """A stretch; `compiled`: by a program for all jobs alike, to which the state is donated."""
+    if any_traced(schedule):
+        raise ValueError(
+            "the wavefront engine plans its waves on the host, before anything is traced: let "
+            "the jitted function close over the schedule, or use engine='slots'."
         )
-        state, log = _apply_in_order(server, state, columns, (computed, place), batches)
-        if options.mesh is not None:
-            state = jax.lax.with_sharding_constraint(state, _shardings(state, options))
-        return state, log
+    check_schedule(schedule, job.server.num_workers)
+    num_steps = schedule.worker.shape[0]
+    source = batch_source(batches, num_steps)
+    if num_steps == 0:
+        return state, empty_log(job.server, state.params, 0)
+    traced = any_traced(job, state, () if source.iterated else batches)
+    meets = observe(options, state, source, convolves, in_trace=traced)
+    plan = choose_plan(options, meets, schedule)
+    columns = slot_columns(schedule)
+    if options.mesh is not None and columns.write is None:
+        # Slots shared by devices are written by a scatter, for which none has to gather them.
+        columns = columns._replace(write=columns.worker)
+    columns = jax.tree.map(lambda column: np.asarray(column, np.int32), columns)
+    if plan.loop == "driven":
+        if plan.separate_snapshots:
+            runner = separate_snapshots.chunk_runner(portable_job(job), columns, source, batches)
+        else:
+            runner = _runner(portable_job(job), columns, source, how=_how(plan, options))
+        return drive(runner, state, plan.chunks)
+    kinds, chunks = chunk_columns(plan.chunks, padded=compiled)
+    if compiled:
+        scan, job = _compiled_scan, portable_job(job)
+    else:
+        scan = _scan
+    return scan(job, state, columns, chunks, batches, kinds=kinds, how=_how(plan, options))
 
-    return take_chunk
+
+class Way(NamedTuple):
+    """How the gradients of a chunk are computed, and where."""
+
+    together: str
+    mesh: Mesh | None
+    shard_snapshots: bool
+
+
+def _how(plan: Plan, options: Options) -> Way:
+    """What of a plan and of the options a compiled program depends on."""
+    return Way(plan.together, options.mesh, options.shard_snapshots)
+
+
+def _take_chunk(
+    job: Job,
+    state: SimulatorState,
+    columns: SlotColumns,
+    batches: Any,
+    *,
+    kind: ChunkKind,
+    how: Way,
+) -> tuple[SimulatorState, SimulatorLog]:
+    """The gradients of a chunk together, then its server steps in order."""
+    server = job.server
+
+    def gradient(params: Any, model_state: Any, batch: Any) -> tuple[Any, Any]:
+        return compute_gradient(job.grad_fn, state, params, model_state, batch)
+
+    columns = jax.tree.map(jnp.asarray, columns)
+    in_slots = kind.reads == ALL_SLOTS and how.together != "unrolled"
+    if in_slots:
+        inputs, place = _inputs_of_all_slots(server, state, columns, batches)
+    else:
+        slots = columns.read[0] if kind.reads == ONE_SLOT else columns.read
+        inputs, place = (*read_slots(server, state, slots), batches), jnp.arange(kind.width)
+    axes = (None, None, 0) if kind.reads == ONE_SLOT else (0, 0, 0)
+    computed = compute_together(
+        gradient, inputs, axes, kind.width, together=how.together, mesh=how.mesh
+    )
+    state, log = _apply_in_order(server, state, columns, (computed, place), batches)
+    if how.mesh is not None:
+        state = jax.lax.with_sharding_constraint(state, shardings(state, how))
+    return state, log
+
+
+_compiled_chunk = jax.jit(_take_chunk, static_argnames=("kind", "how"), donate_argnums=1)
 
 
 def _inputs_of_all_slots(
@@ -244,16 +286,14 @@ def _apply_in_order(
     return jax.lax.scan(step, state, (place, columns, batches))
 
 
-def _runner(
-    compiled_chunk: ChunkStep, columns: SlotColumns, source: BatchSource, together: str
-) -> ChunkRunner:
+def _runner(job: Job, columns: SlotColumns, source: BatchSource, *, how: Way) -> ChunkRunner:
     """One compiled chunk after another, all snapshots in one array a leaf."""
 
     def run(
         state: SimulatorState, chunk: Chunk, batches: Any
     ) -> tuple[SimulatorState, SimulatorLog]:
         events = jax.tree.map(lambda column: column[chunk.steps], columns)
-        return compiled_chunk(state, events, batches, kind=chunk.kind, together=together)
+        return _compiled_chunk(job, state, events, batches, kind=chunk.kind, how=how)
 
     return ChunkRunner(
         begin=lambda state: jax.tree.map(jnp.copy, state),  # each chunk donates its input
@@ -264,17 +304,19 @@ def _runner(
 
 
 def _scan(
-    take_chunk: ChunkStep,
+    job: Job,
     state: SimulatorState,
-    logs: SimulatorLog,
     columns: SlotColumns,
-    source: BatchSource,
-    chunks: tuple[Chunk, ...],
-    together: str,
+    chunks: ChunkColumns,
+    batches: Any,
+    *,
+    kinds: tuple[ChunkKind, ...],
+    how: Way,
 ) -> tuple[SimulatorState, SimulatorLog]:
     """All chunks in one compiled loop, with a branch for each kind; fills the logs."""
-    kinds = sorted({chunk.kind for chunk in chunks})
     columns = jax.tree.map(jnp.asarray, columns)
+    num_steps = columns.worker.shape[0]
+    source = batch_source(batches, num_steps)
 
     def branch(kind: ChunkKind) -> Callable[..., Any]:
         def take(carry: tuple[SimulatorState, SimulatorLog], start: jax.Array) -> Any:
@@ -282,8 +324,8 @@ def _scan(
             events = jax.tree.map(
                 lambda column: jax.lax.dynamic_slice_in_dim(column, start, kind.width), columns
             )
-            batches = source.stacked(start, kind.width, state.step)
-            state, log = take_chunk(state, events, batches, kind, together=together)
+            rows = source.stacked(start, kind.width, state.step)
+            state, log = _take_chunk(job, state, events, rows, kind=kind, how=how)
             return state, jax.tree.map(
                 lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0),
                 logs,
@@ -292,29 +334,17 @@ def _scan(
 
         return take
 
-    def step(carry: Any, xs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        start, which = xs
-        if len(kinds) == 1:
-            return branch(kinds[0])(carry, start), None
-        return jax.lax.switch(which, [branch(kind) for kind in kinds], carry, start), None
+    branches = [*map(branch, kinds), lambda carry, start: carry]
 
-    xs = (
-        jnp.asarray([chunk.start for chunk in chunks], jnp.int32),
-        jnp.asarray([kinds.index(chunk.kind) for chunk in chunks], jnp.int32),
-    )
-    (state, logs), _ = jax.lax.scan(step, (state, logs), xs)
-    return state, logs
+    def step(carry: Any, chunk: ChunkColumns) -> tuple[Any, None]:
+        if len(kinds) == 1 and not padded:
+            return branches[0](carry, chunk.start), None
+        return jax.lax.switch(chunk.kind, branches, carry, chunk.start), None
+
+    padded = chunks.start.shape[0] * max(kind.width for kind in kinds) > num_steps
+    carry = state, empty_log(job.server, state.params, num_steps)
+    carry, _ = jax.lax.scan(step, carry, jax.tree.map(jnp.asarray, chunks))
+    return carry
 
 
-def _shardings(state: SimulatorState, options: Options) -> Any:
-    """Everything everywhere, but for snapshots if they are to be shared out."""
-    assert options.mesh is not None
-    everywhere = NamedSharding(options.mesh, PartitionSpec())
-    shardings = jax.tree.map(lambda _: everywhere, state)
-    if not options.shard_snapshots:
-        return shardings
-    by_worker = NamedSharding(options.mesh, PartitionSpec(options.mesh.axis_names[0]))
-    return shardings._replace(
-        snapshots=jax.tree.map(lambda _: by_worker, state.snapshots),
-        model_snapshots=jax.tree.map(lambda _: by_worker, state.model_snapshots),
-    )
+_compiled_scan = jax.jit(_scan, static_argnames=("kinds", "how"), donate_argnums=1)

@@ -11,6 +11,7 @@ from dcasgd_jax import constant_delay, dcasgd, delay_compensation
 from dcasgd_jax.rules.curvature import curvature_compensation, outer_product
 from dcasgd_jax.rules.hessian import hessian
 from dcasgd_jax.rules.low_rank import low_rank_compensation
+from dcasgd_jax.rules.rotated import rotated_compensation
 from tests.contract import optax_suite
 
 
@@ -66,6 +67,10 @@ def low_rank(learning_rate: optax.ScalarOrSchedule):
     return ladder(learning_rate, low_rank_compensation(2))
 
 
+def rotated(learning_rate: optax.ScalarOrSchedule):
+    return ladder(learning_rate, rotated_compensation())
+
+
 def by_outer_product(learning_rate: optax.ScalarOrSchedule):
     return ladder(learning_rate, curvature_compensation(outer_product, strength=1e-3))
 
@@ -90,6 +95,7 @@ FACTORIES = {
     "constant_delay-dcasgd-a": two_workers_compensated,
     "constant_delay-dcasgd-a-by-worker": two_workers_apart,
     "low_rank_compensation": low_rank,
+    "rotated_compensation": rotated,
     "outer_product": by_outer_product,
     "hessian": oracle,
 }

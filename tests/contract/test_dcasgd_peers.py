@@ -71,6 +71,10 @@ def ringmaster(learning_rate: optax.ScalarOrSchedule):
     return never_late(peers.ringmaster(optax.sgd(learning_rate), 2))
 
 
+def error_feedback(learning_rate: optax.ScalarOrSchedule):
+    return peers.error_feedback(optax.sgd(learning_rate), 1, strength=0.1)
+
+
 def weight_prediction(learning_rate: optax.ScalarOrSchedule):
     return never_late(peers.weight_prediction(optax.sgd(learning_rate, momentum=0.3), 2))
 
@@ -87,6 +91,7 @@ FACTORIES = {
         rennala,
         ringmaster,
         fedbuff,
+        error_feedback,
         weight_prediction,
     )
 }

@@ -12,6 +12,7 @@ from dcasgd_jax import (
     delay_compensation,
     low_rank_compensation,
     outer_product,
+    rotated_compensation,
     round_robin,
     simulate,
 )
@@ -22,6 +23,7 @@ RULES = {
     "constant": lambda: delay_compensation(0.5),
     "curvature": lambda: curvature_compensation(outer_product),
     "low rank": lambda: low_rank_compensation(2),
+    "rotated": lambda: rotated_compensation(),
     "gap-aware": lambda: gap_aware(patent_acknowledged=True),
 }
 

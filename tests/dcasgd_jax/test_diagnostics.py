@@ -38,7 +38,7 @@ def test_distances_of_a_steady_drift_grow_with_the_staleness():
     """With a constant gradient every server step moves the weights by the same."""
     w, info = simulate(
         lambda w, batch: jnp.array([3.0, 4.0]), jnp.zeros(2), optax.sgd(0.1),
-        gamma_times(4, 200, seed=1, variation=0.5), jnp.zeros(200),
+        gamma_times(4, 200, seed=1, variation=0.5), jnp.zeros(200), log_distance=True,
     )  # fmt: skip
     np.testing.assert_allclose(jnp.linalg.norm(w), 100.0)
     assert info.distance is not None

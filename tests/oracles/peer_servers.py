@@ -162,6 +162,22 @@ class SpecTrain(Server):
         return self.w - self.horizon * RATE * self.v
 
 
+class ErrorFeedback(Server):
+    """Each step made good when the gradient that it lacked comes, with momentum inside."""
+
+    def __init__(self, delay=3, beta=0.7, strength=0.5):
+        super().__init__()
+        self.delay, self.beta, self.strength = delay, beta, strength
+        self.made = [np.zeros(3)]
+
+    def push(self, worker, g):
+        self.made.append(self.beta * self.made[-1] + g)
+        lacked = 0.0
+        if self.event >= self.delay:
+            lacked = self.made[-1] - self.made[-1 - self.delay]
+        self.step(self.made[-1] + self.strength * lacked)
+
+
 class GapAware(Server):
     def __init__(self, decay=0.9):
         super().__init__()

@@ -42,7 +42,8 @@ def records():
 def test_every_rung_is_measured(records):
     assert [r.method for r in records] == [
         "Hessian", "Gauss-Newton", "Fisher of the batch", "G = g g^T", "diag(H)",
-        "diag(lambda G), constant", "diag(lambda G), adaptive", "low rank 1",
+        "diag(lambda G), constant", "diag(lambda G), adaptive",
+        "diagonal, rotated", "low rank 1",
     ]  # fmt: skip
     for record in records:
         assert all(np.isfinite(value) for value in record.metrics.values())

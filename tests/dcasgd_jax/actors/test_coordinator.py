@@ -44,7 +44,7 @@ def gradient(params, batch):
 
 
 JOB = gradient, PARAMS, RULE
-simulator = slot_simulator(gradient, RULE, WORKERS)
+simulator = slot_simulator(gradient, RULE, WORKERS, log_distance=True)
 repeat = jax.jit(simulator.run)
 
 
@@ -247,6 +247,8 @@ def test_running_averages_and_small_snapshots_on_several_servers(x64):
     got, info, ray = run(0, job=job, batches=batches, cluster=cluster, **options)
     assert len(ray.actors) == WORKERS + 3
     again = reorder_batches(batches, info.batch)
-    due, simulated = simulate(*job, info.schedule, again, snapshot_dtype=half, **options)
+    due, simulated = simulate(
+        *job, info.schedule, again, snapshot_dtype=half, log_distance=True, **options
+    )
     assert_close((got, info.state), (due, simulated.state), rtol=1e-12)
     np.testing.assert_allclose(simulated.distance, info.distance, rtol=1e-12)

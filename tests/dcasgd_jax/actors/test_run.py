@@ -50,7 +50,7 @@ def test_the_simulator_repeats_what_happened(folder):
     assert recording.schedule.staleness.max() > 0
     gradient, first, rule, batches = accidents.job(folder)
     batches = reorder_batches(batches, recording.batch)
-    again, log = simulate(gradient, first, rule, recording.schedule, batches)
+    again, log = simulate(gradient, first, rule, recording.schedule, batches, log_distance=True)
     params = np.load(folder / "params.npz")
     for i, (due, start) in enumerate(zip(again, first, strict=True)):
         assert np.abs(due - start).max() > 0.1

@@ -52,7 +52,7 @@ def remembered_norm():
 
 
 def planned(rule, num_servers, params=PARAMS):
-    server = make_server(rule, 3, Options())
+    server = make_server(rule, 3, Options(log_distance=True))
     state = server_part(initial_state(server, params))
     return assign_leaves(server, shapes(state), BATCH, num_servers), state
 
@@ -88,7 +88,11 @@ def test_together_servers_do_what_the_rule_does():
     """Also where the rule looks at how many leaves there are: noise draws a key for each."""
     rule = optax.chain(optax.adam(0.1), optax.add_noise(0.1, 0.5, key=3))
     shards, state = planned(rule, 2)
-    server, template, batch = make_server(rule, 3, Options()), shapes(state), jnp.zeros(3)
+    server, template, batch = (
+        make_server(rule, 3, Options(log_distance=True)),
+        shapes(state),
+        jnp.zeros(3),
+    )
     number = jnp.zeros([], jnp.int32)
     stale = jax.tree.map(lambda w: w - 0.5, PARAMS)
     gradients = jax.tree.map(jnp.sin, PARAMS)

@@ -22,6 +22,7 @@ from tests.oracles.peer_servers import (
     DanaZero,
     DelayAdaptive,
     DelayedNesterov,
+    ErrorFeedback,
     FedBuff,
     GapAware,
     Rennala,
@@ -69,6 +70,10 @@ RULES = {
     ),
     "dana-zero": (DanaZero, lambda: peers.dana_zero(RATE, num_workers=WORKERS, momentum=0.6)),
     "dana-slim": (DanaSlim, lambda: behind(peers.dana_slim(num_workers=WORKERS, momentum=0.6))),
+    "error feedback": (
+        ErrorFeedback,
+        lambda: peers.error_feedback(optax.sgd(RATE, momentum=0.7), 3, strength=0.5),
+    ),
     "spectrain": (SpecTrain, lambda: peers.weight_prediction(optax.sgd(RATE, momentum=0.7), 2)),
 }
 
@@ -126,6 +131,8 @@ def test_limits_in_which_a_peer_is_asgd(x64):
         peers.fedbuff(optax.sgd(RATE), 1, discount=False),
         peers.ringmaster(optax.sgd(RATE), STEPS),
         peers.weight_prediction(optax.sgd(RATE), 0),
+        peers.error_feedback(optax.sgd(RATE), 0),
+        peers.error_feedback(optax.sgd(RATE), 4, strength=0.0),
         peers.dana_zero(RATE, num_workers=WORKERS, momentum=0.0),
         behind(peers.dana_slim(num_workers=WORKERS, momentum=0.0)),
         behind(peers.delayed_nesterov(1, momentum=0.0)),
@@ -199,6 +206,9 @@ def test_a_compensator_goes_into_a_peer(x64):
         (lambda: peers.dana_zero(0.1, num_workers=2, momentum=1.0), r"momentum must be .* < 1"),
         (lambda: peers.delayed_nesterov(4, spread=0.3), "spread must be at most 1 / period = 0.25"),
         (lambda: peers.weight_prediction(optax.sgd(0.1), -1), "horizon must be"),
+        (lambda: peers.weight_prediction(optax.sgd(0.1), {"a": 1, "b": -1}), "horizon must be"),
+        (lambda: peers.error_feedback(optax.sgd(0.1), -1), "delay must be an int >= 0"),
+        (lambda: peers.error_feedback(optax.sgd(0.1), 1, strength=-1.0), "strength must be"),
         (lambda: peers.delay_adaptive(0), "num_workers must be"),
     ],
 )

@@ -6,7 +6,8 @@ import numpy as np
 
 from tests.dcasgd_jax.rules.ladder_rules import ARRIVALS, RULES, run_through
 
-KINDS = ("delay_compensation", "hessian", "outer_product", "low_rank_compensation")
+KINDS = ("delay_compensation", "hessian", "outer_product", "low_rank_compensation",
+         "rotated_compensation")  # fmt: skip
 """A rule of every kind: by leaf, by derivative, by inner product over leaves, and learning."""
 
 

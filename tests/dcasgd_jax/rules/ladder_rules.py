@@ -9,6 +9,7 @@ from dcasgd_jax.rules.curvature import curvature_compensation, outer_product
 from dcasgd_jax.rules.gauss_newton import empirical_fisher, gauss_newton
 from dcasgd_jax.rules.hessian import hessian, hessian_diagonal
 from dcasgd_jax.rules.low_rank import low_rank_compensation
+from dcasgd_jax.rules.rotated import rotated_compensation
 
 LENGTH, WORKERS = 10, 2
 
@@ -39,6 +40,7 @@ RULES = {
         hessian_diagonal(gradient_of, jax.random.key(0))
     ),
     "low_rank_compensation": lambda: low_rank_compensation(2, confidence=0.5),
+    "rotated_compensation": lambda: rotated_compensation(refresh=2),
 }
 
 

@@ -59,6 +59,78 @@ def test_it_is_the_simulators_round_robin(inner, delay, x64):
     chex.assert_trees_all_close(state.inner_state, info.state.opt_state, rtol=1e-10, atol=1e-13)
 
 
+DELAYS = [3, 3, 0, 1]
+
+
+def by_leaf_in_plain_python(make, params, batches, calls):
+    """Every gradient and every version kept; each leaf of a gradient arrives after its delay."""
+    tx = optax.with_extra_args_support(make())
+
+    @jax.jit
+    def step(params, state, arriving, stale, due):
+        moved, state = tx.update(arriving, state, params, stale_params=stale)
+        moved = [jnp.where(d, u, jnp.zeros_like(u)) for d, u in zip(due, moved, strict=True)]
+        return optax.apply_updates(params, moved), state
+
+    taken = jax.jit(gradient)
+    versions, gradients, state = [params], [], tx.init(params)
+    for t in range(calls):
+        gradients.append(taken(versions[-1], jax.tree.map(lambda x, t=t: x[t], batches)))
+        due = [t >= d for d in DELAYS]
+        arriving = [
+            gradients[t - d][i] if due[i] else jnp.zeros_like(params[i])
+            for i, d in enumerate(DELAYS)
+        ]
+        stale = [versions[t - d if due[i] else t][i] for i, d in enumerate(DELAYS)]
+        new, state = step(versions[-1], state, arriving, stale, due)
+        versions.append(new)
+    return versions[-1]
+
+
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("inner", ["asgd", "dcasgd-c", "dcasgd-a, momentum, decay"])
+def test_a_delay_for_each_leaf_is_a_plain_loop_to_the_bit(inner):
+    rng = np.random.default_rng(2)
+    params, batches = weights_of(SIZES, rng), batches_of(12, 4, SIZES, rng)
+    tx = constant_delay(INNER[inner](), DELAYS)
+    got, state = jax.jit(lambda p, b: loop(tx, p, b))(params, batches)
+    assert_same_bits(got, by_leaf_in_plain_python(INNER[inner], params, batches, 12))
+    # A leaf of delay d keeps d gradients and d versions beside the present ones.
+    for queue in (state.gradients, state.snapshots):
+        kept = [sum(not isinstance(tree[i], optax.MaskedNode) for tree in queue) for i in range(4)]
+        assert kept == DELAYS
+
+
+@pytest.mark.usefixtures("optimised")
+def test_one_delay_for_every_leaf_is_that_delay_to_the_bit():
+    rng = np.random.default_rng(2)
+    params, batches = weights_of(SIZES, rng), batches_of(12, 4, SIZES, rng)
+    made = [constant_delay(INNER["dcasgd-a, momentum, decay"](), d) for d in (2, [2] * 4)]
+    ends = [jax.jit(lambda p, b, tx=tx: loop(tx, p, b))(params, batches) for tx in made]
+    assert_same_bits(*ends)
+
+
+def test_the_rule_is_told_the_staleness_of_each_leaf():
+    def update(updates, state, params=None, *, staleness, worker=None, **extra_args):
+        assert worker is None
+        return updates, staleness
+
+    inner = optax.GradientTransformationExtraArgs(
+        lambda w: jax.tree.map(lambda _: jnp.zeros([], jnp.int32), w), update
+    )
+    params = {"first": jnp.ones(2), "last": {"w": jnp.ones(2)}}
+    tx = constant_delay(inner, {"first": 2, "last": 0})
+    state, seen = tx.init(params), []
+    for _ in range(5):
+        _, state = tx.update(params, state, params)
+        seen.append((int(state.inner_state["first"]), int(state.inner_state["last"]["w"])))
+    assert seen == [(0, 0), (0, 0), (0, 0), (1, 0), (2, 0)]
+    with pytest.raises(ValueError, match="a tree prefix of the parameters with an int"):
+        constant_delay(inner, {"first": 2}).init(params)
+    with pytest.raises(ValueError, match=r"delay must be an int >= 0 .*, or a tree of them"):
+        constant_delay(inner, {"first": 2, "last": -1})
+
+
 def test_flax_train_state_trains_with_eight_workers():
     """linen's TrainState passes no extra arguments on; nothing else is needed."""
     rng = np.random.default_rng(1)

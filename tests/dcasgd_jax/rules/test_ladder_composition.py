@@ -13,6 +13,7 @@ from dcasgd_jax.rules.curvature import curvature_compensation, outer_product
 from dcasgd_jax.rules.gauss_newton import empirical_fisher, gauss_newton
 from dcasgd_jax.rules.hessian import hessian, hessian_diagonal
 from dcasgd_jax.rules.low_rank import low_rank_compensation
+from dcasgd_jax.rules.rotated import rotated_compensation
 from tests.compiled import counting_compilations
 from tests.dcasgd_jax.rules.ladder_rules import (
     ARRIVALS,
@@ -138,7 +139,7 @@ def test_the_gradient_of_a_wider_or_narrower_dtype_keeps_the_state_s(rule):
 
 
 def test_every_rung_is_tried_here():
-    made = (delay_compensation, curvature_compensation, low_rank_compensation)
+    made = (delay_compensation, curvature_compensation, low_rank_compensation, rotated_compensation)
     rungs = (hessian, gauss_newton, empirical_fisher, outer_product, hessian_diagonal)
     assert len(RULES) == len(made) + len(rungs) - 1
     assert {f.__name__ for f in (*made, *rungs)} - {"curvature_compensation"} == {*RULES}

@@ -92,6 +92,8 @@ def test_other_programs_files(folder):
         ("worker,clock\n0,1\n-1,2\n", "line 3: worker must be a whole number, from 0, got '-1'"),
         ("worker,clock\n1_0,1\n", "line 2: worker must be .* got '1_0'"),
         ("worker,clock\n99999999999999999999,1\n", "line 2: worker must be"),
+        ("worker,clock\n2000000000,1\n", "line 2: worker must be below 1,048,576, got 20"),
+        ("# num_workers=999999999\nworker,clock\n0,1\n", "999,999,999 workers, and .* at most"),
         ("worker,clock\n0,soon\n", "line 2: clock must be seconds, from 0, got 'soon'"),
         ("worker,clock\n0,nan\n", "line 2: clock must be .* got 'nan'"),
         ("worker,clock\n0,inf\n", "line 2: clock must be .* got 'inf'"),

@@ -18,7 +18,7 @@ def run(schedule, **options):
     rng = np.random.default_rng(0)
     params, batches = weights_of(SIZES, rng), batches_of(STEPS, 3, SIZES, rng)
     tx = dcasgd(0.3, 2.0, mean_square_decay=0.9, momentum=0.5)
-    simulator = wavefront_simulator(gradient, tx, WORKERS, **options)
+    simulator = wavefront_simulator(gradient, tx, WORKERS, log_distance=True, **options)
     state, log = simulator.run(simulator.init(params), schedule, batches)
     if options.get("shard_snapshots"):
         rows = {s.data.shape[0] for s in state.snapshots[0].addressable_shards}

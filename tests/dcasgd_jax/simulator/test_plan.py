@@ -2,10 +2,11 @@
 
 import itertools
 
+import chex
 import jax
 import pytest
 
-from dcasgd_jax import gamma_times, round_robin
+from dcasgd_jax import exponential_times, gamma_times, round_robin, waves
 from dcasgd_jax.simulator.chunks import ALL_SLOTS, ANY_SLOTS, ONE_SLOT
 from dcasgd_jax.simulator.options import Options
 from dcasgd_jax.simulator.plan import (
@@ -15,6 +16,7 @@ from dcasgd_jax.simulator.plan import (
     WIDEST_UNROLLED_CONVOLUTIONS,
     Circumstances,
     choose_plan,
+    faster_engine,
 )
 
 WORKERS, STEPS = 16, 64
@@ -77,6 +79,16 @@ def test_where_driving_does_not_pay_they_take_one_worker_after_another(
 ):
     plan = choose_plan(options, circumstances, round_robin(num_workers, STEPS))
     assert (plan.loop, plan.separate_snapshots, widths(plan)) == ("scan", False, {1})
+
+
+def test_the_faster_engine_is_taken():
+    """Slots on CPU; on an accelerator waves, where they are wide and can be planned."""
+    narrow = exponential_times(2, STEPS, seed=0)
+    assert waves(narrow).length.mean() < 2
+    for schedule, engine in ((SCHEDULE, "wavefront"), (narrow, "slots")):
+        assert faster_engine(schedule, on_cpu=False) == engine
+        assert faster_engine(schedule, on_cpu=True) == "slots"
+    jax.jit(lambda s: chex.assert_equal(faster_engine(s, on_cpu=False), "slots"))(SCHEDULE)
 
 
 def test_what_was_asked_for_is_done():

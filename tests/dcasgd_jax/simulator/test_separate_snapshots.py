@@ -1,5 +1,7 @@
 """What "auto" does with larger networks on CPU: separate snapshots, the run of the slot engine."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,8 +64,10 @@ SCHEDULES = {
 def test_it_is_the_run_of_the_slot_engine(x64, protocol, driven):
     params, batches = problem(np.float64)
     schedule = SCHEDULES[protocol]
-    _, log = simulate(gradient, params, rule(), schedule, batches)
-    found, own = simulate(gradient, params, rule(), schedule, batches, engine="wavefront")
+    run = functools.partial(
+        simulate, gradient, params, rule(), schedule, batches, log_distance=True
+    )
+    (_, log), (found, own) = run(engine="slots"), run(engine="wavefront")
     assert driven
     for name in ("params", "opt_state", "snapshots", "pulled", "step"):
         for a, b in zip(

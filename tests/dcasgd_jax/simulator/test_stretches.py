@@ -63,7 +63,7 @@ def test_resuming_from_a_checkpoint_is_exact(problem, tmp_path):
 def test_stretches_can_be_scanned_over(problem):
     params, batches = problem
     schedule = round_robin(4, STEPS)
-    simulator = slot_simulator(gradient, RULES["dcasgd-a"](), 4)
+    simulator = slot_simulator(gradient, RULES["dcasgd-a"](), 4, log_distance=True)
     whole, _ = simulator.run(simulator.init(params), schedule, batches)
 
     @jax.jit

@@ -60,8 +60,10 @@ def rule():
 def test_both_engines_make_the_same_run(protocol):
     params, batches = problem()
     schedule = schedules()[protocol]
-    slots, expected = simulate(gradient, params, rule(), schedule, batches)
-    together, info = simulate(gradient, params, rule(), schedule, batches, engine="wavefront")
+    run = functools.partial(
+        simulate, gradient, params, rule(), schedule, batches, log_distance=True
+    )
+    (slots, expected), (together, info) = run(engine="slots"), run(engine="wavefront")
     chex.assert_trees_all_close(together, slots, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(info.staleness, expected.staleness)
     np.testing.assert_array_equal(info.staleness, schedule.staleness)
@@ -88,7 +90,8 @@ def simulators():
         learning_rate=0.1, lambda_=1.0, mean_square_decay=0.95, momentum=0.5, weight_decay=0.01
     )
     return [
-        make(gradient, tx, WORKERS, loop="driven") for make in (slot_simulator, wavefront_simulator)
+        make(gradient, tx, WORKERS, loop="driven", log_distance=True)
+        for make in (slot_simulator, wavefront_simulator)
     ]
 
 
@@ -252,7 +255,9 @@ def test_errors_name_what_came():
         make(together=Together(longest=0)).run(state, schedule, batches)
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     with pytest.raises(ValueError, match="engine='slots' computes on one device"):
-        simulate(gradient, params, optax.sgd(0.1), schedule, batches, engine=Engine(mesh=mesh))
+        simulate(
+            gradient, params, optax.sgd(0.1), schedule, batches, engine=Engine("slots", mesh=mesh)
+        )
 
 
 @pytest.mark.parametrize("engine", ["slots", "wavefront"])
@@ -261,8 +266,8 @@ def test_without_distances_the_run_is_the_same(engine):
     sim = functools.partial(
         simulate, gradient, params, rule(), schedules()["gamma"], batches, engine=engine
     )
-    with_log, _ = sim()
-    without, info = sim(log_distance=False)
+    with_log, _ = sim(log_distance=True)
+    without, info = sim()
     assert info.distance is None
     assert len(info.staleness) == STEPS
     chex.assert_trees_all_close(without, with_log, rtol=1e-6)
