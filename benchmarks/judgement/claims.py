@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.judgement import verdicts
+from benchmarks.judgement.ladder_verdict import ladder
 from benchmarks.judgement.speed_verdict import speed
 from benchmarks.judgement.verdicts import Finding, Measured
 
@@ -86,7 +87,7 @@ CLAIMS: Sequence[Claim] = (
         "cheapest stand-in, diag(λG), still a useful part of it.",
         ("dcasgd_hessian_ladder",),
         "dcasgd_hessian_ladder",
-        verdicts.ladder,
+        ladder,
         "dcasgd_hessian_ladder.png",
         "How diag(λG) derives from the Hessian, without a measured error of its own (Zheng et al., "
         "2017, arxiv.org/abs/1609.08326).",

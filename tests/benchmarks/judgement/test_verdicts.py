@@ -1,5 +1,6 @@
 """Verdicts: each follows the records it is made from, whichever way they go."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from benchmarks.harness.registry import NAMES
 from benchmarks.judgement import verdicts
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
+from benchmarks.judgement.ladder_verdict import ladder
 from benchmarks.judgement.page import BEGIN, END, claim_sections, claim_table, with_claims
 from benchmarks.judgement.speed_verdict import speed
 from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY
@@ -73,7 +75,17 @@ def test_invariance_is_a_matter_of_orders_of_magnitude(apart, verdict):
             method, {"dtype": "float32", "spread": 1.0}, distance=distance, changed_answers=0.1
         )
     ]
-    assert verdicts.invariance({"gsgd_invariance": records}).verdict == verdict
+    found = verdicts.invariance({"gsgd_invariance": records})
+    assert found.verdict == verdict
+    wide = [
+        dataclasses.replace(r, setting={"dtype": "float64", "spread": 1.0},
+                            metrics={**r.metrics, "distance": 1e-9 if "G-" in r.method else 0.7})
+        for r in records
+    ]  # fmt: skip
+    both = verdicts.invariance({"gsgd_invariance": [*records, *wide]})
+    assert both.verdict == (HOLDS if verdict == HOLDS else PARTLY)
+    assert "float32" in both.headline  # the precision that decides is told, not the last one
+    assert "float64" in both.headline
 
 
 @pytest.mark.parametrize(
@@ -119,7 +131,13 @@ def test_bearing_larger_steps_is_a_part_of_what_compensation_claims():
 
 @pytest.mark.parametrize(
     ("hessian", "diagonal", "verdict"),
-    [(0.3, 0.6, HOLDS), (0.3, 0.97, PARTLY), (0.95, 0.97, FAILS)],
+    [
+        (0.3, 0.6, HOLDS),
+        (0.3, 0.97, PARTLY),
+        (0.72, 0.6, PARTLY),
+        (0.72, 0.97, PARTLY),
+        (0.95, 0.97, FAILS),
+    ],
 )
 def test_the_ladder_needs_its_top_and_its_lowest_rung(hessian, diagonal, verdict):
     left = {"Hessian": hessian, "diag(lambda G), adaptive": diagonal}
@@ -128,7 +146,7 @@ def test_the_ladder_needs_its_top_and_its_lowest_rung(hessian, diagonal, verdict
         for rung, value in left.items()
         for record in runs(rung, {"activation": "tanh"}, error_left_scaled=value)
     ]
-    assert verdicts.ladder({"dcasgd_hessian_ladder": records}).verdict == verdict
+    assert ladder({"dcasgd_hessian_ladder": records}).verdict == verdict
 
 
 @pytest.mark.parametrize(
