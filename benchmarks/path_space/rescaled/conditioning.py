@@ -35,11 +35,12 @@ import numpy as np
 import optax
 
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import by_setting, joined
-from benchmarks.path_space.rates import Line, rate_figure, rate_tables
+from benchmarks.harness.reports import by_setting, joined, where, won_and_lost
+from benchmarks.path_space.rates import Line, choose, rate_figure, rate_tables
 from benchmarks.path_space.rescaled.tasks import ImageTask, Problem, problem
 from benchmarks.path_space.training import Objective, Runs, train_at_rates
 from common.progress import Bar
+from common.results.comparison import Difference, paired_difference
 from common.results.records import Record
 from common.seeds import streams
 from gsgd_jax import balance
@@ -194,10 +195,33 @@ def tables(records: Sequence[Record]) -> str:
     Args:
         records: of this experiment.
     """
-    parts = []
+    parts = [_verdict(records)]
     for network, runs in by_setting(records, "network").items():
         parts += [f"### {network}", rate_tables(runs, PAIRS, fixed_rate=PUBLISHED_RATE)]
     return joined(*parts)
+
+
+def _verdict(records: Sequence[Record]) -> str:
+    """Whether the conditioned copy trains better, as published and with every side tuned."""
+    of_network = by_setting(records, "network").values()
+    lines = []
+    for one, other in PAIRS:
+        same, tuned = [], []
+        for runs in of_network:
+            sides = [where(runs, method) for method in (one, other)]
+            same.append(_gap([where(side, learning_rate=PUBLISHED_RATE) for side in sides]))
+            tuned.append(_gap([choose(side).records for side in sides]))
+        points = ", ".join(f"{100 * gap.mean:+.1f}" for gap in tuned)
+        lines.append(
+            f"- {one} against {other}: {won_and_lost(same)} at the published step; "
+            f"{won_and_lost(tuned)} with each at its own best step, by points of test accuracy: "
+            f"{points}."
+        )
+    return "\n".join(lines)
+
+
+def _gap(sides: Sequence[Sequence[Record]]) -> Difference:
+    return paired_difference(sides[0], sides[1], "test_accuracy")
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Copies of one function trained side by side: starts agree, and records tell them apart."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,10 @@ def test_records_tables_and_figure(tmp_path):
     assert "### MLP 2 x 6" in text
     assert "test accuracy % at 0.001" in text
     assert "conditioned once - as drawn" in text
+    assert re.search(
+        r"conditioned once against as drawn: better in \S+ of 1 comparisons, worse in \S+ at the "
+        r"published step; better in \S+ of 1 .* by points of test accuracy: [+-]\d", text,
+    )  # fmt: skip
     (figure,) = conditioning.plots(records, tmp_path)
     assert figure.name in conditioning.CAPTIONS
     assert figure.stat().st_size > 5000
