@@ -13,7 +13,7 @@ from benchmarks.path_space.architectures.architecture import (
     repeated,
     rows,
 )
-from benchmarks.path_space.architectures.reasons import CONSTANT_TANH
+from benchmarks.path_space.architectures.reasons import TANH
 
 
 def _pool(x: Any) -> Any:
@@ -184,7 +184,7 @@ _IMAGES = images(8)
 
 PLAIN = [
     _linen("LeNet-5", "LeCun et al., 1998", lambda _: _LeNet(nn.tanh, subsampling=True),
-           images(8, 1), pins={"tanh": CONSTANT_TANH}),
+           images(8, 1), pins={"tanh": TANH}),
     _linen("LeNet-5 with ReLU", "LeCun et al., 1998; Caffe, 2014", lambda _: _LeNet(nn.relu),
            images(8, 1)),
     _linen("VGG", "Simonyan and Zisserman, 2014", _VGG, _IMAGES, stack=True),

@@ -1,6 +1,6 @@
 """Why scales are pinned, in the words of the table."""
 
-CONSTANT_TANH = "tanh saturates: tanh(c x) is no multiple of tanh(x)"
+TANH = "tanh saturates: tanh(c x) is no multiple of tanh(x)"
 GATED_STATE = "gates are sigmoids"
 GATED_TANH = "the gate beside the tanh is a sigmoid"
 HARD_GATE = "hard-swish and hard-sigmoid add 3 to x"

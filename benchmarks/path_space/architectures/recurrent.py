@@ -18,7 +18,7 @@ from benchmarks.path_space.architectures.architecture import (
     linen,
     series,
 )
-from benchmarks.path_space.architectures.reasons import CONSTANT_TANH, GATED_STATE, GATED_TANH
+from benchmarks.path_space.architectures.reasons import GATED_STATE, GATED_TANH, TANH
 
 _SERIES = series(6, 3)
 
@@ -158,7 +158,7 @@ _RELU_RNN = {
 
 def _cell(name: str, source: str, cell: Any) -> Architecture:
     build = linen(lambda form: _Recurrent(form, cell), _SERIES)
-    pins = {"tanh": CONSTANT_TANH, "logistic": GATED_STATE}
+    pins = {"tanh": TANH, "logistic": GATED_STATE}
     return Architecture(name, source, "flax linen", build, _SERIES, pins, stack=True)
 
 
@@ -171,5 +171,5 @@ RECURRENT = [
                  linen(lambda _: _TemporalConvolution(), _SERIES), _SERIES),
     Architecture("WaveNet", "van den Oord et al., 2016", "JAX",
                  function(_wavenet, _wavenet_shapes()), _SERIES,
-                 {"tanh": CONSTANT_TANH, "logistic": GATED_TANH}, stack=True),
+                 {"tanh": TANH, "logistic": GATED_TANH}, stack=True),
 ]  # fmt: skip
