@@ -169,9 +169,16 @@ class _Same:
 
 def _convolves(jaxpr: Any) -> bool:
     """Whether there is a convolution in a jaxpr or in one within it."""
+
+    def within(value: Any) -> bool:
+        if isinstance(value, core.ClosedJaxpr):
+            return _convolves(value.jaxpr)
+        if isinstance(value, core.Jaxpr):
+            return _convolves(value)
+        return isinstance(value, list | tuple) and any(map(within, value))
+
     return any(
-        eqn.primitive.name == "conv_general_dilated"
-        or any(map(_convolves, core.jaxprs_in_params(eqn.params)))
+        eqn.primitive.name == "conv_general_dilated" or any(map(within, eqn.params.values()))
         for eqn in jaxpr.eqns
     )
 
@@ -237,8 +244,8 @@ def _jaxpr_key(jaxpr: core.Jaxpr) -> tuple[Any, ...]:
             tuple(atom(x) for x in eqn.invars),
             tuple((atom(v), v.aval) for v in eqn.outvars),
             _parameters_key(eqn),
-            _parameter_key(eqn.ctx.compute_type),
-            _parameter_key(eqn.ctx.xla_metadata),
+            _parameter_key(getattr(eqn.ctx, "compute_type", None)),
+            _parameter_key(getattr(eqn.ctx, "xla_metadata", None)),
         )
         for eqn in jaxpr.eqns
     )
