@@ -65,21 +65,21 @@ def make_server(
     sends = isinstance(tx, SendingRule)
     return Server(
         rule=optax.with_extra_args_support(tx.tx if sends else tx),
-        send=tx.send if sends else _send_weights,
-        merge=options.merge or _keep_pushed,
+        send=tx.send if sends else send_weights,
+        merge=options.merge or keep_pushed,
         num_workers=num_workers,
         snapshot_dtype=dtype,
         log_distance=options.log_distance,
     )
 
 
-def _send_weights(params: optax.Params, opt_state: optax.OptState) -> optax.Params:
+def send_weights(params: optax.Params, opt_state: optax.OptState) -> optax.Params:
     """The weights as they are."""
     del opt_state
     return params
 
 
-def _keep_pushed(model_state: Any, pushed: Any) -> Any:
+def keep_pushed(model_state: Any, pushed: Any) -> Any:
     """The model state as it was pushed last."""
     del model_state
     return pushed

@@ -10,11 +10,19 @@ from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Schedule
-from dcasgd_jax.simulator.batches import BatchSource, any_traced, batch_source, is_iterated
+from dcasgd_jax.simulator.batches import any_traced, batch_source, is_iterated
 from dcasgd_jax.simulator.checks import check_choice, check_schedule
 from dcasgd_jax.simulator.options import Engine, EngineName, Options, check_options
 from dcasgd_jax.simulator.plan import convolution_finder, faster_engine
-from dcasgd_jax.simulator.server import Job, checked_gradient, gradient_arguments, make_server
+from dcasgd_jax.simulator.server import (
+    Job,
+    checked_gradient,
+    gradient_arguments,
+    keep_pushed,
+    make_server,
+    portable_job,
+    send_weights,
+)
 from dcasgd_jax.simulator.slot_engine import run_slots
 from dcasgd_jax.simulator.stacked_snapshots import initial_state, place_state
 from dcasgd_jax.simulator.state import (
@@ -25,7 +33,7 @@ from dcasgd_jax.simulator.state import (
     SimulatorLog,
     SimulatorState,
 )
-from dcasgd_jax.simulator.traced_functions import trace
+from dcasgd_jax.simulator.traced_functions import on_explicit_axes, shapes_of, trace
 from dcasgd_jax.simulator.wavefront_engine import run_waves
 
 P = TypeVar("P")
@@ -88,14 +96,15 @@ def simulate(
     folds every batch in, whatever its delay.
 
     Called as it is, a run is compiled here, and only once for all calls that are alike: functions
-    are traced at every call, and compared by what they do. What a call may change and compile
-    nothing: the weights, the batches, the schedule (of as many workers and steps), every array
-    that a function closes over (a data set, a random key), and the numbers of `tx`, such as a
-    learning rate. A number within the loss, or deep within a rule (inside a `lax.cond`, say), is
-    part of the program: hand it over as an array, or by `optax.inject_hyperparams`. An iterable of
-    batches compiles anew unless the functions are the same objects. Inside the caller's own jit or
-    vmap, the run belongs to that program; it is pure where steps are scanned, so it can be jitted,
-    and vmapped over weights, batches and the hyperparameters inside `tx`.
+    are traced at every call, some hundredths of a second, and compared by what they do. What a call
+    may change and compile nothing: the weights, the batches, the schedule (of as many workers and
+    steps), every array that a function closes over (a data set, a random key), and the numbers of
+    `tx`, such as a learning rate. A number within the loss, or deep within a rule (inside a
+    `lax.cond`, say), is part of the program: hand it over as an array, or by
+    `optax.inject_hyperparams`. An iterable of batches compiles anew unless the functions are the
+    same objects. Inside the caller's own jit or vmap, the run belongs to that program; it is pure
+    where steps are scanned, so it can be jitted, and vmapped over weights, batches and the
+    hyperparameters inside `tx`.
 
     Args:
         grad_fn: gradients of one batch's loss, as from `jax.grad`.
@@ -239,18 +248,19 @@ def _run(
     # What is inside a jit, vmap or grad of the caller's is compiled there. An iterable may bring
     # batches of several shapes, and devices that share a wave want the state placed.
     iterated = is_iterated(batches)
-    inside = any_traced(first, schedule, () if iterated else batches, jnp.zeros([]))
+    data = first, schedule, () if iterated else batches
+    inside = any_traced(data, jnp.zeros([])) or on_explicit_axes(data)
     if inside or iterated or options.mesh is not None or not every[0].worker.size:
         state = place_state(initial_state(job.server, *first), options)
         return run(job, options, convolution_finder(job.grad_fn), state, schedule, batches)
     for one in every:
         check_schedule(one, one.num_workers)
-    source = batch_source(batches, every[0].worker.shape[0])
-    job, batches = _trace_job(job, *first, source, batches)
+    batch_source(batches, every[0].worker.shape[0])  # for what it refuses
+    job, batches = _trace_job(job, *first, batches)
     if any_traced(job, batches):  # an outer vmap's numbers, which only the functions hold
         state = initial_state(job.server, *first)
         return run(job, options, convolution_finder(job.grad_fn), state, schedule, batches)
-    state = _compiled_start(job.server, *first)
+    state = _compiled_start(portable_job(job).server, *first)
     convolves = convolution_finder(job.grad_fn)
     return run(job, options, convolves, state, schedule, batches, compiled=True)
 
@@ -259,7 +269,7 @@ _compiled_start = jax.jit(initial_state)
 
 
 def _trace_job(
-    job: Job, params: optax.Params, model_state: Any, source: BatchSource, batches: Batches
+    job: Job, params: optax.Params, model_state: Any, batches: Batches
 ) -> tuple[Job, Batches]:
     """The job and, where batches are drawn by a function, that function: as data, traced.
 
@@ -271,10 +281,8 @@ def _trace_job(
     if callable(batches):
         batches, batch = trace(batches, index)
     else:
-        batch = jax.eval_shape(source.example, index)
-    params, model_state = jax.eval_shape(
-        lambda: jax.tree.map(lambda w: jnp.array(w, jnp.result_type(w)), (params, model_state))
-    )
+        batch = shapes_of(batches, without=1)
+    params, model_state = shapes_of((params, model_state))
     init, opt_state = trace(server.rule.init, params, lift_numbers=True)
     state = ServerState(params, opt_state, index, model_state)
     grad_fn, result = trace(job.grad_fn, *gradient_arguments(params, model_state, batch))
@@ -291,8 +299,11 @@ def _trace_job(
         batch=batch,
         lift_numbers=True,
     )
-    send, _ = trace(server.send, params, opt_state, lift_numbers=True)
-    merge, _ = trace(server.merge, model_state, pushed, lift_numbers=True)
+    send, merge = server.send, server.merge
+    if send is not send_weights:
+        send, _ = trace(send, params, opt_state, lift_numbers=True)
+    if merge is not keep_pushed:
+        merge, _ = trace(merge, model_state, pushed, lift_numbers=True)
     rule = optax.GradientTransformationExtraArgs(init, update)
     traced = dataclasses.replace(server, rule=rule, send=send, merge=merge)
     return Job(traced, grad_fn), batches

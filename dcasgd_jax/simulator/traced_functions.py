@@ -66,7 +66,7 @@ class TracedFunction:
     @property
     def convolves(self) -> bool:
         """Whether there is a convolution anywhere in it."""
-        return "conv_general_dilated" in str(self.program.jaxpr)
+        return _convolves(self.program.jaxpr.jaxpr)
 
     def tree_flatten(self) -> tuple[tuple[Sequence[Any]], Any]:
         """The values, and the program."""
@@ -115,6 +115,21 @@ def trace(
     return TracedFunction(program, values), shapes
 
 
+def shapes_of(tree: Any, *, without: int = 0) -> Any:
+    """What stands for the arrays of a tree, never weakly typed, without so many leading axes."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(jnp.shape(leaf)[without:], jnp.result_type(leaf))
+
+    return jax.tree.map(shape, tree)
+
+
+def on_explicit_axes(tree: Any) -> bool:
+    """Whether an array lies on a mesh whose axes are part of its type."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return any(jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in arrays)
+
+
 def _shape(aval: Any) -> jax.ShapeDtypeStruct:
     """What stands for an array of this type, its weak type and sharding too."""
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
@@ -150,6 +165,22 @@ class _Same:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and self.value is other.value
+
+
+def _convolves(jaxpr: Any) -> bool:
+    """Whether there is a convolution in a jaxpr or in one within it."""
+
+    def within(value: Any) -> bool:
+        if isinstance(value, core.ClosedJaxpr):
+            return _convolves(value.jaxpr)
+        if isinstance(value, core.Jaxpr):
+            return _convolves(value)
+        return isinstance(value, list | tuple) and any(map(within, value))
+
+    return any(
+        eqn.primitive.name == "conv_general_dilated" or any(map(within, eqn.params.values()))
+        for eqn in jaxpr.eqns
+    )
 
 
 def _comparable(value: Any) -> Any:
@@ -213,8 +244,8 @@ def _jaxpr_key(jaxpr: core.Jaxpr) -> tuple[Any, ...]:
             tuple(atom(x) for x in eqn.invars),
             tuple((atom(v), v.aval) for v in eqn.outvars),
             _parameters_key(eqn),
-            _parameter_key(eqn.ctx.compute_type),
-            _parameter_key(eqn.ctx.xla_metadata),
+            _parameter_key(getattr(eqn.ctx, "compute_type", None)),
+            _parameter_key(getattr(eqn.ctx, "xla_metadata", None)),
         )
         for eqn in jaxpr.eqns
     )
