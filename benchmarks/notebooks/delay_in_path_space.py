@@ -313,3 +313,10 @@ training, at the better of two steps. And none of the three ideas touches what d
 predictions, the choice of its search ([latent causes](latent_causes.ipynb)). Each mends one thing;
 use those whose thing is broken.
 """
+
+# %% [markdown]
+r"""
+**Exercise.** Make LaCIM's copy with `spread=3.0` in place of 0.7. Path space should not see it: say
+beforehand what the right panel must show, and how large a difference rounding alone may leave in
+float32. Then look, on weights and in path space.
+"""

@@ -24,6 +24,17 @@ What was measured at length is in [the evidence](../evidence/README.md); the the
 """
 
 # %%
+# Where nothing is installed, as in Colab: upload the wheel that `uv build --wheel` makes first.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("dcasgd_jax") is None:
+    wheel = "gsgd_dcasgd_lacim_jax-0.1.0-py3-none-any.whl"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, wheel, "matplotlib", "scikit-learn"], check=True)
+
+# %%
 import dataclasses
 
 import jax
@@ -469,4 +480,12 @@ cost what they take.
 
 The published $\lambda$ is not to be trusted either: what validation data choose differs from rule
 to rule and from step to step ([dcasgd_lambda_sweep](../evidence/dcasgd_lambda_sweep.md)).
+"""
+
+# %% [markdown]
+r"""
+**Exercise.** Let one of the sixteen machines be four times as slow: `straggler_times` for both
+`asynchronous` and `in_rounds`, with `slow_workers=1, slowdown=4.0`. Say beforehand whose curves
+move to the right on the axis of simulated seconds, and by how much. Then run the comparison and
+look; at which step does compensation begin to matter now?
 """

@@ -450,3 +450,11 @@ real data no such score can be had at all.
 Do not use LaCIM with one domain, where the cause is seen as clearly as what misleads, where only
 style changes, or where the search must be chosen on training domains and the correlation flips.
 """
+
+# %% [markdown]
+r"""
+**Exercise.** Keep the examples of the first two domains only. The diversity of natural parameters,
+printed above for five domains and for three, says whether $s$ can be determined from them. Say
+beforehand what becomes of the score of $s$ within domains, and of the control that knows the domain
+alone; then train on them with `num_domains=2` and look.
+"""

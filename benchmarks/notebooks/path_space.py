@@ -23,6 +23,17 @@ left out here, in [Path space](../docs/pages/path_space.md).
 """
 
 # %%
+# Where nothing is installed, as in Colab: upload the wheel that `uv build --wheel` makes first.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("gsgd_jax") is None:
+    wheel = "gsgd_dcasgd_lacim_jax-0.1.0-py3-none-any.whl"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, wheel, "matplotlib", "scikit-learn"], check=True)
+
+# %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -396,4 +407,12 @@ anyway, it is SGD with extra steps.
 
 Do not use it where scales are pinned (tanh, GELU: `find_gauge` says so), nor with the papers' path
 values from a usual initialisation, where every useful step diverges.
+"""
+
+# %% [markdown]
+r"""
+**Exercise.** Put `jnp.tanh` in place of `jax.nn.relu` behind the first kernel of `network` alone.
+Say beforehand how many nodes `find_gauge(network, small, x)` has left, and what it names as the
+reason; then print it. Undo that, and add a bias to each layer: which dimensions does the group
+gain, and which ends do the biases' edges have?
 """

@@ -134,6 +134,20 @@ CASES = (
         ),
     ),
     Case(
+        _SHAPES, "weights that are whole numbers, simulated", "dcasgd_jax.simulate", TypeError,
+        lambda _: dcasgd_jax.simulate(
+            lambda params, batch: params, jnp.zeros(2, int), optax.sgd(0.1),
+            dcasgd_jax.round_robin(2, 3), jnp.zeros(3),
+        ),
+    ),
+    Case(
+        _SHAPES, "a list of numbers for the weights", "dcasgd_jax.simulate", TypeError,
+        lambda _: dcasgd_jax.simulate(
+            lambda params, batch: params, [0.0, 0.0], optax.sgd(0.1),
+            dcasgd_jax.round_robin(2, 3), jnp.zeros(3),
+        ),
+    ),
+    Case(
         _DATA, "labels out of range", "common.data.from_arrays", ValueError,
         lambda _: from_arrays(_PIXELS, np.arange(4), num_classes=3),
     ),
