@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax._factors import Group, Table, factor_parts, group_leaves, leaf_tables, log_parts
+from gsgd_jax._factors import Group, Table, group_leaves, leaf_tables, log_parts
 from gsgd_jax._incidence import Incidence
 from gsgd_jax._precision import cast_like, working_dtype
 
@@ -73,13 +73,7 @@ def equalise(params: optax.Params, gauge: Group, *, num_steps: int = 200) -> opt
         return logs + jnp.where(both, length * (going - coming), 0), None
 
     logs, _ = jax.lax.scan(step, jnp.zeros(gauge.num_nodes, dtype), length=num_steps)
-    factors = factor_parts(gauge, jnp.exp(logs))
-    for i in inside:
-        moved = leaves[i].astype(dtype)
-        for part in factors[i]:
-            moved = moved * part
-        leaves[i] = cast_like(moved, leaves[i])
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    return gauge.act(params, jnp.exp(logs))
 
 
 def quantised(params: optax.Params, *, bits: int = 8) -> optax.Params:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from gsgd_jax._factors import Group, factor_parts, group_leaves
-from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax._precision import working_dtype
 
 
 def teleport(
@@ -92,10 +92,4 @@ def teleport(
 
     start = jnp.zeros(gauge.num_nodes, dtype)
     _, logs = jax.lax.fori_loop(0, num_steps, corner, (size(start), start))
-    factors = factor_parts(gauge, jnp.exp(logs))
-    for i in inside:
-        moved = weights[i].astype(dtype)
-        for part in factors[i]:
-            moved = moved * part
-        weights[i] = cast_like(moved, weights[i])
-    return jax.tree.unflatten(jax.tree.structure(params), weights)
+    return gauge.act(params, jnp.exp(logs))
