@@ -11,7 +11,6 @@ import optax
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent.reports.speed import ALL_STARTS, AT_ONCE, LOOP, OURS, SEARCH, TRAINING
-from benchmarks.latent.training import adam
 from common.data import load, pooled
 from common.data.generated.colored_digits import color_digits
 from common.seeds import streams
@@ -165,7 +164,7 @@ def searching(network: Network, settings: Settings, seed: int, context: Context)
     )
     model, keys = _model(network, settings), streams(seed)
     variables = _fitted(model, train, settings, keys)
-    search = Search(optimiser=adam(0.1), draws=settings.draws, chunk_size=settings.chunk_size)
+    search = Search(draws=settings.draws, chunk_size=settings.chunk_size)
     every_start = dataclasses.replace(search, keep=None)
     images, count = np.asarray(data.images), settings.search_steps
 
@@ -254,7 +253,7 @@ class Loops:
 
     def _climb(self, latents: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The best latents that Adam meets from one start of each image, and their objective."""
-        optimiser = adam(0.1)
+        optimiser = Search().optimiser
         state, best = optimiser.init(latents), latents
         best_value = jnp.full(len(latents), -jnp.inf)
         for _ in range(self._settings.search_steps + 1):

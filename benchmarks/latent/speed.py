@@ -5,7 +5,7 @@ Throughputs in one process, taken in turns, medians over repetitions:
 - training, images a second: an epoch inside one compiled loop, against a
   Python loop over batches with a jitted gradient and the optimiser called from Python;
 - latent search by a trained model, images a second: `infer` as it is by default, which drops all
-  but two of ten starts after 8 of 50 steps; `infer` that takes every start to its end; a Python
+  but two of ten starts after 4 of 50 steps; `infer` that takes every start to its end; a Python
   loop over batches, starts and steps with a jitted gradient and the optimiser called from Python;
   and the same loop with the starts laid side by side in the batch, which is the first thing to do
   about it.

@@ -230,7 +230,7 @@ def test_one_compilation_serves_every_evaluation():
     with counting_compilations() as counts:
         for weight, size, steps in ((1.0, 256, 2), (0.5, 3, 5), (0.0, 200, 1)):
             model = model_with(MLPDecoder((8, 8, 1), (16,)))  # equal, not the same object
-            search = Search(optimiser=optimiser, weight=weight)
+            search = Search(optimiser=optimiser, weight=weight, keep=None)
             infer(model, VARIABLES, IMAGES[:size], jax.random.key(size), steps=steps, search=search)
     assert [counts[f.__name__] for f in (latent_inference._begin, latent_inference._steps)] == [
         1,
@@ -285,7 +285,7 @@ def test_steps_on_the_way_ascend():
         ({"draws": -1}, "draws must be a whole number, at least 0, got -1"),
         ({"weight": float("nan")}, "weight must be a number of at least 0, got nan"),
         ({"chunk_size": 0}, "chunk_size must be a whole number of images, at least 1"),
-        ({"keep": 0}, "keep must be at least 1 start or None, and screening .* got 0 and 8"),
+        ({"keep": 0}, "keep must be at least 1 start or None, and screening .* got 0 and 4"),
         ({"screening": -1}, "screening at least 0 steps, got 2 and -1"),
         ({"loop": "fast"}, "(?s)loop.*'fast'"),
     ],
