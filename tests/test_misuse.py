@@ -215,7 +215,7 @@ REFUSED = {
         lambda: simulate(
             jax.grad(loss), WEIGHTS, optax.sgd(0.1), SCHEDULE, BATCHES, engine="wavefronts"
         ),
-        ValueError, "engine must be 'slots' or 'wavefront'", "got 'wavefronts'",
+        ValueError, "engine must be 'auto', 'slots' or 'wavefront'", "got 'wavefronts'",
         "did you mean 'wavefront'?",
     ),
     "a misspelt loop": Refused(

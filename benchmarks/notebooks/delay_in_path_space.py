@@ -212,7 +212,7 @@ def examples(data):
 
 
 train_data, other_data = examples(data), examples(held_out)
-bound = lacim_loss(model)
+bound = lacim_loss(model, label_weight=1.0)
 step = jnp.zeros((), jnp.int32)
 
 

@@ -106,6 +106,8 @@ def rotated_compensation(
     8 m n (m + n) operations, where a gradient on B examples takes 6 B m n: little only where B is
     much more than m + n. Every `refresh`-th arrival takes some 20 (m³ + n³) besides.
 
+    Sharded parameters on explicit axes are refused by jax, unless they are matrices.
+
     Put it first in a chain. Under `optax.masked` and `optax.partition`, hidden leaves pass.
 
     Args:

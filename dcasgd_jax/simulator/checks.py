@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 
 from dcasgd_jax.schedules.checks import check_workers
@@ -25,7 +24,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     )
 
 
-def check_params(params: optax.Params) -> None:
+def check_params(params: Any) -> None:
     """Refuses first weights that are no tree of floating-point arrays."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = isinstance(leaf, jax.Array | np.ndarray | np.generic)

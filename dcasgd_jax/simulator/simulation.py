@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Schedule
 from dcasgd_jax.simulator.batches import any_traced, batch_source, is_iterated
-from dcasgd_jax.simulator.checks import check_choice, check_schedule
+from dcasgd_jax.simulator.checks import check_choice, check_params, check_schedule
 from dcasgd_jax.simulator.options import Engine, EngineName, Options, check_options
 from dcasgd_jax.simulator.plan import convolution_finder, faster_engine
 from dcasgd_jax.simulator.server import (
@@ -159,6 +159,7 @@ def simulate(
             f"engine={engine.name!r} computes on one device; leave out its mesh, or use the engine "
             "'wavefront'."
         )
+    check_params(params)
     plan = schedule if isinstance(schedule, Schedule) else _grouped(schedule, params, model_state)
     one = plan if isinstance(plan, Schedule) else plan.schedules[0]
     options = Options(

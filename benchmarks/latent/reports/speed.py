@@ -115,5 +115,5 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """The ratios of every task and network, a dot a seed."""
     contests = group(records, lambda r: f"{r.setting['task']}, {r.setting['decoder']}")
     rows = {"": {name: ratios(runs) for name, runs in contests.items()}}
-    label = "images a second, compiled / per-batch loop"
+    label = "images a second over the loop's"
     return [dots_figure(out / "ratio.png", rows, label=label, reference=1.0)]

@@ -54,8 +54,10 @@ def _without_infinity(rule: Rule) -> Rule:
 
     def finite(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         signed = [
-            v._replace(absorbing=False) if v.absorbing and np.any(v.known) else v for v in values
-        ]
+            v if v.known is None or np.isfinite(v.known).all()
+            else v._replace(absorbing=False, known=None)
+            for v in values
+        ]  # fmt: skip
         return rule(trace, eqn, signed)
 
     return finite

@@ -62,7 +62,7 @@ def test_timed_jobs_run_alone_and_the_others_side_by_side_on_their_own_cores(tmp
 
 def test_out_of_time_nothing_more_is_begun_and_what_runs_is_told_what_is_left(tmp_path):
     todo = jobs(tmp_path, "a", "b")
-    outcomes = run_jobs(todo, minutes=0.001, report=lambda line: None, program=PROGRAM)
+    outcomes = run_jobs(todo, minutes=1e-5, report=lambda line: None, program=PROGRAM)
     assert [(o.job.name, o.status) for o in outcomes] == [("a", 0), ("b", STOPPED)]
     arguments = told(tmp_path, "a")["arguments"]
     assert float(arguments[arguments.index("--time-budget") + 1]) <= 0.001

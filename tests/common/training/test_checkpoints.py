@@ -269,6 +269,8 @@ HOSTILE = {
 }
 
 
+# Orbax leaves behind the reads that it had begun when one of them fails.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_forged_one_is_one_line_and_the_one_before_it_is_taken(folder, capfd, name):
     """Whoever forges a checkpoint can seal it as well."""
