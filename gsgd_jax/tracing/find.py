@@ -123,7 +123,7 @@ def found_group(
     ]
     if kinds and not any(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
         raise TypeError(
-            "find_gauge needs real floating-point parameters, got "
+            "a group is of real floating-point parameters, got "
             f"{', '.join(dict.fromkeys(map(str, kinds)))} alone; cast them, and pass inputs after "
             "the parameters."
         )
