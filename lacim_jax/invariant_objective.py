@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from lacim_jax.model.checks import check_weight
 from lacim_jax.model.lacim import Examples, LaCIM
-from lacim_jax.objective import balanced_weight, elbo_and_updates
+from lacim_jax.objective import weighted_bound
 
 
 def invariant_lacim_loss(
@@ -63,32 +63,20 @@ def invariant_lacim_loss(
             "Invariant LaCIM has one encoder for all of several domains, LaCIM(num_domains=1), and "
             f"num_domains of at least 2 here, got {model.num_domains} and {num_domains}."
         )
-    for name, value in (("weight", weight), ("beta", beta)):
-        check_weight(name, value)
-    if not isinstance(label_weight, str):
-        check_weight("label_weight", label_weight)
+    check_weight("weight", weight)
+    bound = weighted_bound(model, num_samples, beta, label_weight)
 
     def loss_fn(
         params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-        step, collections = state if isinstance(state, tuple) else (state, {})
-
-        def now(value: Any) -> Any:
-            return value(step) if callable(value) else value
-
+        step = state[0] if isinstance(state, tuple) else state
         pooled = examples._replace(domains=jnp.zeros_like(examples.domains))
-        own = balanced_weight(model, pooled) if isinstance(label_weight, str) else now(label_weight)
-        terms, collections = elbo_and_updates(
-            model, {"params": params, **collections}, pooled, key,
-            num_samples=num_samples, beta=now(beta), label_weight=own,
-        )  # fmt: skip
+        terms, means, following = bound(params, state, pooled, key)
         penalty = _variance_of_risks(-terms.label, examples.domains, num_domains)
-        means = {name: value.mean() for name, value in terms._asdict().items() if value.ndim == 1}
-        strength = jnp.asarray(now(weight), penalty.dtype)
-        own = jnp.asarray(own, penalty.dtype)
-        loss = (own * strength * penalty - means["bound"]) / jnp.maximum(strength, 1)
-        following = (step + 1, collections) if isinstance(state, tuple) else step + 1
-        return loss, (following, {**means, "penalty": penalty, "label_weight": own})
+        strength = jnp.asarray(weight(step) if callable(weight) else weight, penalty.dtype)
+        strengthened = means["label_weight"] * strength * penalty
+        loss = (strengthened - means["bound"]) / jnp.maximum(strength, 1)
+        return loss, (following, {**means, "penalty": penalty})
 
     return loss_fn
 

@@ -93,8 +93,6 @@ def elbo(
         term by thousands; here both factors are arguments.
         Burda et al., *Importance weighted autoencoders*, 2016, for `log_evidence`.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     return elbo_and_updates(
         model, variables, examples, key,
         num_samples=num_samples, beta=beta, label_weight=label_weight,
@@ -121,7 +119,15 @@ def elbo_and_updates(
         num_samples: K.
         beta: factor on the divergence.
         label_weight: factor on the label's term.
+
+    Returns:
+        The bound of each example, shape=[batch], with its terms; and the collections.
+
+    Raises:
+        ValueError: as `elbo`.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     check_weight("beta", beta)
     check_weight("label_weight", label_weight)
     check_batch(model, variables, examples)
@@ -262,6 +268,38 @@ def lacim_loss(
         ValueError: if a factor is a negative number (schedules are not checked), or the weight is
             to be balanced and a likelihood does not say what there is to be explained.
     """
+    bound = weighted_bound(model, num_samples, beta, label_weight)
+
+    def loss_fn(
+        params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        _, means, following = bound(params, state, examples, key)
+        return -means["bound"], (following, means)
+
+    return loss_fn
+
+
+def weighted_bound(
+    model: LaCIM,
+    num_samples: int,
+    beta: optax.ScalarOrSchedule,
+    label_weight: optax.ScalarOrSchedule | Literal["balanced"],
+) -> Callable[..., tuple[Elbo, dict[str, jax.Array], Any]]:
+    """The bound of a batch as losses are made of it.
+
+    Args:
+        model: the densities.
+        num_samples: draws for each example.
+        beta: as in `lacim_loss`.
+        label_weight: as in `lacim_loss`.
+
+    Returns:
+        `(params, state, examples, key) -> (terms, their means with the label's weight, the state
+        that follows)`, a state being a step, or a step and collections.
+
+    Raises:
+        ValueError: as `lacim_loss`.
+    """
     check_weight("beta", beta)
     if not isinstance(label_weight, str):
         check_weight("label_weight", label_weight)
@@ -270,11 +308,11 @@ def lacim_loss(
             f'label_weight is a number, a schedule or "balanced", got "{label_weight}".'
         )
 
-    def loss_fn(
+    def bound(
         params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
-    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+    ) -> tuple[Elbo, dict[str, jax.Array], Any]:
         step, collections = state if isinstance(state, tuple) else (state, {})
-        own = balanced_weight(model, examples) if label_weight == "balanced" else label_weight
+        own = balanced_weight(model, examples) if isinstance(label_weight, str) else label_weight
         weights = {
             name: weight(step) if callable(weight) else weight
             for name, weight in (("beta", beta), ("label_weight", own))
@@ -285,7 +323,6 @@ def lacim_loss(
         )  # fmt: skip
         means = {name: value.mean() for name, value in terms._asdict().items() if value.ndim == 1}
         means["label_weight"] = jnp.asarray(weights["label_weight"], means["bound"].dtype)
-        following = (step + 1, collections) if isinstance(state, tuple) else step + 1
-        return -means["bound"], (following, means)
+        return terms, means, (step + 1, collections) if isinstance(state, tuple) else step + 1
 
-    return loss_fn
+    return bound

@@ -87,7 +87,7 @@ def fit(
         loss = lacim_loss(model, beta=optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1)))
     params = variables.pop("params")
     gradient = jax.grad(loss, has_aux=True)
-    count, dtype = len(data.labels), jnp.int32
+    count = len(data.labels)
     size = min(batch_size, count)
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, Any]:
@@ -101,7 +101,7 @@ def fit(
 
     @jax.jit
     def trained(params: Any, collections: Any) -> Any:
-        first = jnp.zeros([], dtype)
+        first = jnp.zeros([], jnp.int32)
         state = (first, collections) if collections else first
         return jax.lax.scan(step, (params, optimiser.init(params), state), jnp.arange(num_steps))
 

@@ -48,6 +48,11 @@ def test_the_label_is_weighed_by_what_there_is_to_be_explained(likelihood, per_p
     given, _ = lacim_loss(model, label_weight=float(expected))(params, step, examples, KEY)
     np.testing.assert_allclose(loss, given, rtol=1e-4)
     np.testing.assert_allclose(terms["label_weight"], expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        lacim_loss(model, num_samples=0)(params, step, examples, KEY)
+    # A TypeError where annotations are checked, as here: they refuse another word first.
+    with pytest.raises((ValueError, TypeError), match=r"(?s)label_weight.*even"):
+        lacim_loss(model, label_weight="even")
     # Images that are all alike leave nothing to explain. One class: no infinity.
     blank = examples._replace(images=jnp.ones((16, 3, 3)))
     assert balanced_weight(model, blank) == 50

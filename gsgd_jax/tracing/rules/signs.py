@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from gsgd_jax.tracing.algebra.scales import Value
+from gsgd_jax.tracing.calls import CALLS
 from gsgd_jax.tracing.interpreter import Rule, Trace
 from gsgd_jax.tracing.rules.by_primitive import RULES
 from gsgd_jax.tracing.rules.stacked import by_layers
@@ -16,12 +17,18 @@ _ODD = (
 """Of which f(-x) = -f(x)."""
 _EVEN = ("cos", "cosh", "abs", "square", "is_finite")
 """Of which f(-x) = f(x)."""
-_ORDERED = (
-    "max", "min", "lt", "le", "gt", "ge", "reduce_max", "reduce_min", "cummax", "cummin",
-    "reduce_window_max", "reduce_window_min", "sort", "top_k", "argmax", "argmin", "sqrt",
-    "rsqrt", "pow",
-)  # fmt: skip
-"""What depends on which of two numbers is larger, or needs one that is positive."""
+_LINEAR = frozenset({
+    "add", "add_any", "sub", "neg", "div", "reduce_sum", "cumsum", "reduce_window_sum",
+    "dot_general", "conv_general_dilated", "scatter-add",
+    "eq", "ne", "select_n", "convert_element_type", "reduce_precision", "optimization_barrier",
+    "copy", "copy_p", "device_put", "name", "sharding_constraint", "stop_gradient",
+    "broadcast_in_dim", "concatenate", "expand_dims", "pad", "reshape", "rev", "slice", "split",
+    "squeeze", "stack", "tile", "transpose", "unstack",
+    "gather", "dynamic_slice", "dynamic_update_slice", "scatter",
+    "cond", "scan", "while",
+}) | CALLS  # fmt: skip
+"""Whose rules hold of c = -1 as well. All others, such as maxima and sorting, ask which of two
+numbers is larger, or need one that is positive: without a rule they pin."""
 
 
 def _even(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -71,6 +78,7 @@ _OWN: dict[str, Rule] = {"integer_pow": _integer_power, "mul": _multiply, "clamp
 _OWN |= dict.fromkeys(_EVEN, _even)
 _OWN |= dict.fromkeys(_ODD, by_layers("neg", _kept))
 SIGN_RULES: dict[str, Rule] = {
-    name: _without_infinity(rule) for name, rule in (RULES | _OWN).items() if name not in _ORDERED
+    name: _without_infinity(rule)
+    for name, rule in ({name: RULES[name] for name in _LINEAR if name in RULES} | _OWN).items()
 }
 """By the names of the primitives that they are for; one without a rule pins what it is given."""

@@ -67,6 +67,15 @@ def clipped_unevenly(p, x):
     return jax.lax.clamp(-1.0, x @ p["a"], 2.0) @ p["c"] @ p["d"]
 
 
+def extremes(p, x):
+    """The larger of the units of a segment: -max(x) is no max(-x)."""
+    return jax.ops.segment_max((x @ p["a"]).T, jnp.zeros(5, int), 1).T * p["b"][None] @ p["f"]
+
+
+def summed(p, x):
+    return jax.ops.segment_sum((x @ p["a"]).T, jnp.zeros(5, int), 1).T @ p["b"][None]
+
+
 SHAPES = {"a": (3, 5), "b": (5,), "c": (5, 4), "d": (4, 2), "e": (3, 5), "f": (5, 5), "g": (3, 5)}
 # Hidden units whose sign may flip; the 4 between c and d, behind which no activation comes, always.
 COUNTS = {
@@ -82,6 +91,8 @@ COUNTS = {
     masked: 0 + 4,  # those not masked share an axis with -1: a safe miss
     clipped: 5 + 4,
     clipped_unevenly: 0 + 4,
+    extremes: 0 + 5,  # b with f, behind the maximum
+    summed: 1,  # units that are added share a sign
 }
 
 
@@ -92,9 +103,11 @@ def drawn():
     return params, jnp.asarray(normal(size=(6, 3)))
 
 
-def flipped(params, group, seed=0):
-    """The parameters under a random element, and under that of all nodes."""
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], group.num_nodes)
+def flipped(params, group, seed=None):
+    """The parameters under a random element of the group, or with all nodes flipped."""
+    signs = -np.ones(group.num_nodes)
+    if seed is not None:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], group.num_nodes)
     leaves = jax.tree.leaves(params)
     for i, parts in enumerate(factor_parts(group, signs, np)):
         for part in parts:
@@ -107,8 +120,9 @@ def test_flips_leave_outputs_alone_to_the_bit(model):
     params, x = drawn()
     signs = find_signs(model, params, x)
     outputs = jax.jit(model)
-    moved = flipped(params, signs)
-    np.testing.assert_array_equal(outputs(moved, x), outputs(params, x))
+    for seed in (0, 1, None):
+        moved = flipped(params, signs, seed)
+        np.testing.assert_array_equal(outputs(moved, x), outputs(params, x))
     assert signs.num_nodes == COUNTS[model]
     changed = sum(int((a != b).any()) for a, b in zip(moved.values(), params.values(), strict=True))
     assert changed >= 2
