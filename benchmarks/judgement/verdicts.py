@@ -87,7 +87,7 @@ class _Pair(NamedTuple):
 
 def _pairs(measured: Measured) -> Iterator[_Pair]:
     accuracy = ("validation_accuracy", "test_accuracy", 0.1)
-    perceptrons = (("G-SGD, skeleton at 1", "SGD, skeleton at 1"), ("G-SGD, largest tree", "SGD"))
+    perceptrons = (("G-SGD, skeleton at 1", "SGD, skeleton at 1"), ("G-SGD", "SGD"))
     tasks = [
         (where(measured.get("gsgd_mlp", ()), start="initial"), perceptrons, accuracy),
         (measured.get("gsgd_sequence", ()), jobs.PAIRS,
