@@ -46,6 +46,7 @@ def evidence_sources(folder: Path = EVIDENCE) -> Sources:
     for path in sorted(folder.glob("*.md")):
         text = as_markdown(path.read_text(encoding="utf-8"))
         index = path.name == "README.md"
+        text = text.replace("](README.md#", "](index.md#")
         sources[f"evidence/{'index.md' if index else path.name}"] = text if index else _WIDE + text
     for path in sorted(folder.glob("*/*.png")):
         sources[f"evidence/{path.relative_to(folder).as_posix()}"] = path

@@ -1,16 +1,18 @@
 """The claims that the talk and its papers make, and what stands in the records about each.
 
-What was published is typed, with its source; everything else is computed
-(`benchmarks.judgement.verdicts`).
+What was published is typed, with its source; everything else is computed, for each claim in a
+module of its own (`path_space_verdict` and its like).
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks.judgement import verdicts
+from benchmarks.judgement.delay_verdict import delay
+from benchmarks.judgement.finding import Finding, Measured
 from benchmarks.judgement.ladder_verdict import ladder
+from benchmarks.judgement.latent_verdict import domains, identifiability
+from benchmarks.judgement.path_space_verdict import invariance, path_space_training
 from benchmarks.judgement.speed_verdict import speed
-from benchmarks.judgement.verdicts import Finding, Measured
 
 NOT_MEASURED = "not measured"
 
@@ -42,7 +44,7 @@ CLAIMS: Sequence[Claim] = (
         "range of step sizes.",
         ("gsgd_cifar10", "gsgd_mlp", "gsgd_sequence", "gsgd_control"),
         "gsgd_cifar10",
-        verdicts.path_space_training,
+        path_space_training,
         "learning_rates.png",
         "plain-34, CIFAR-10, step 1.0, one seed: after 9 epochs G-SGD 80.4% and SGD 50.9%; G-SGD "
         "92.78% in the end (logs of github.com/MSRA-COLT/gsgd; Meng et al., 2019, "
@@ -56,7 +58,7 @@ CLAIMS: Sequence[Claim] = (
         "G-SGD learns.",
         ("gsgd_invariance", "gsgd_mlp"),
         "gsgd_invariance",
-        verdicts.invariance,
+        invariance,
         "distance.png",
         "A theorem, without a figure (Meng et al., 2019, arxiv.org/abs/1802.03713).",
         "Measured as the distance of two trajectories in function space, in two precisions.",
@@ -73,7 +75,7 @@ CLAIMS: Sequence[Claim] = (
             "dcasgd_imagenet",
         ),
         "dcasgd_digits",
-        verdicts.delay,
+        delay,
         "dcasgd_digits_steps.png",
         "ResNet-20, CIFAR-10, test error with 4 / 8 workers: ASGD 9.27 / 10.26, DC-ASGD-c 8.67 / "
         "9.27, DC-ASGD-a 8.19 / 8.57, one worker 8.65 (Zheng et al., 2017, "
@@ -100,7 +102,7 @@ CLAIMS: Sequence[Claim] = (
         "and than other methods that see several domains.",
         ("lacim_baselines", "lacim_pacs", "lacim_colored_digits", "lacim_flip"),
         "lacim_baselines",
-        verdicts.domains,
+        domains,
         "selection.png",
         "Coloured MNIST, chosen on training domains / by the oracle: ERM 10.0 / 28.7, IRM 10.2 / "
         "58.5, V-REx 10.2 / 55.2; PACS, pretrained, on training domains: ERM 85.5, CORAL 86.2 "
@@ -114,7 +116,7 @@ CLAIMS: Sequence[Claim] = (
         "coordinates, and not from fewer or from pooled data.",
         ("lacim_identifiability",),
         "lacim_identifiability",
-        verdicts.identifiability,
+        identifiability,
         "mcc_continuous.png",
         "A theorem (Sun et al., 2021, arxiv.org/abs/2011.02203); in its public simulation the mean "
         "of the domain alone correlates with the latents by more than 0.98.",
