@@ -6,7 +6,7 @@ they act:
 - scale what arrives late: `staleness_aware`, `delay_adaptive`, `gap_aware`;
 - keep momentum apart: `dana_slim`, `delayed_nesterov`;
 - make an update good when what it lacked arrives: `error_feedback`;
-- choose or gather gradients: `rennala`, `ringmaster`, `fedbuff`;
+- choose or gather gradients: `rennala`, `ringmaster`, `fedbuff`, `weighted_aggregation`;
 - send other weights than the server's (`SendingRule`): `dana_zero`, `weight_prediction`.
 
 Most read `staleness` or `worker`, which the server hands to `update` by keyword; an argument that
@@ -23,6 +23,10 @@ from dcasgd_jax.peers.rennala import RennalaState, rennala
 from dcasgd_jax.peers.ringmaster import RingmasterState, ringmaster
 from dcasgd_jax.peers.staleness_aware import staleness_aware
 from dcasgd_jax.peers.weight_prediction import WeightPredictionState, weight_prediction
+from dcasgd_jax.peers.weighted_aggregation import (
+    WeightedAggregationState,
+    weighted_aggregation,
+)
 
 __all__ = [
     "staleness_aware",
@@ -41,6 +45,8 @@ __all__ = [
     "RingmasterState",
     "fedbuff",
     "FedBuffState",
+    "weighted_aggregation",
+    "WeightedAggregationState",
     "error_feedback",
     "ErrorFeedbackState",
     "weight_prediction",

@@ -67,6 +67,10 @@ def fedbuff(learning_rate: optax.ScalarOrSchedule):
     return never_late(peers.fedbuff(gathers(learning_rate), 2))
 
 
+def weighted_aggregation(learning_rate: optax.ScalarOrSchedule):
+    return peers.weighted_aggregation(gathers(learning_rate), 2)
+
+
 def ringmaster(learning_rate: optax.ScalarOrSchedule):
     return never_late(peers.ringmaster(optax.sgd(learning_rate), 2))
 
@@ -91,6 +95,7 @@ FACTORIES = {
         rennala,
         ringmaster,
         fedbuff,
+        weighted_aggregation,
         error_feedback,
         weight_prediction,
     )
