@@ -1,5 +1,6 @@
 """Real processes: they are killed with signals, and the simulator repeats what they did."""
 
+import ipaddress
 import os
 import re
 import subprocess
@@ -57,6 +58,17 @@ def test_the_simulator_repeats_what_happened(folder):
         np.testing.assert_allclose(params[f"arr_{i}"], due, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(log.staleness, recording.schedule.staleness)
     np.testing.assert_allclose(log.distance, recording.distance, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+def test_nothing_listens_beyond_this_machine(folder):
+    sockets = [line.split(" ") for line in (folder / "listening.txt").read_text().splitlines()]
+    addresses = [ipaddress.ip_address(address) for *_, address in sockets]
+    within = [(a.ipv4_mapped or a) if a.version == 6 else a for a in addresses]
+    assert all(address.is_loopback for address in within), sockets
+    # Its own store, the node's manager, the servers and the workers: all are looked at.
+    assert {"gcs_server", "raylet"} <= {name for name, *_ in sockets}
+    assert sum(name.startswith("ray::") for name, *_ in sockets) >= 4
 
 
 def test_what_cannot_be_started_is_said(folder):
