@@ -26,7 +26,7 @@ class Settings:
     stages: int = 3
     """Of the pipeline; its first stage's delay is one less."""
     extra_rules: tuple[str, ...] = (rules.PREDICTION,)
-    """Run at the other delays too, and with the profile."""
+    """Run with the profile too, where that is no main delay."""
     batch_size: int = 4
     steps: int = 12
     warm_up: float = 0.1
@@ -35,7 +35,7 @@ class Settings:
     constant_lambdas: tuple[float, ...] = (0.04,)
     adaptive_lambdas: tuple[float, ...] = (2.0,)
     """0.04 and 2 are the published ones."""
-    short_momentum: tuple[float, float] = (0.95, 0.98)
+    short_momentum: tuple[float, float] = (0.5, 0.5)
     """The first decay of AdamW and of Muon in the rows of the shorter one."""
     points: int = 4
     """Of the curves."""

@@ -26,19 +26,13 @@ def stages_of(settings: Settings) -> dict[str, Stage]:
     found: dict[str, Stage] = {}
     for optimiser in settings.optimisers:
         found[f"{optimiser}, no rule"] = _without_rule(settings, optimiser)
-    for delay in (*settings.main_delays, *_others(settings)):
+    for delay in dict.fromkeys((*settings.main_delays, PROFILE)):
         wanted = settings.rows if delay in settings.main_delays else settings.extra_rules
         for optimiser in settings.optimisers:
             for rule in (rule for rule in wanted if rule != rules.NOTHING):
                 case = Case(optimiser, rule, delay)
                 found[f"{optimiser}, {rule}, {delay}"] = _with_rule(settings, case)
     return found
-
-
-def _others(settings: Settings) -> list[int | str]:
-    """The delays that only the extra rules are run at."""
-    every = (*settings.delays[1:], PROFILE)
-    return [delay for delay in every if delay not in settings.main_delays]
 
 
 def _without_rule(settings: Settings, optimiser: str) -> Stage:

@@ -66,13 +66,12 @@ def test_report(records, tmp_path):
     assert made == set(delayed_model.CAPTIONS)
 
 
-def test_every_row_is_run_at_the_main_delays_and_the_extra_ones_everywhere():
+def test_every_row_is_run_at_the_main_delays_and_the_extra_ones_with_the_profile():
     names = list(stages_of(Settings(delays=(0, 2, 4), main_delays=(4,))))
     assert names[:2] == ["AdamW, no rule", "Muon, no rule"]
     for rule in rules.RULES[1:]:
         assert f"Muon, {rule}, 4" in names
-        assert (f"Muon, {rule}, 2" in names) == (rule == rules.PREDICTION)
-    assert f"AdamW, {rules.PREDICTION}, {PROFILE}" in names
+        assert (f"Muon, {rule}, {PROFILE}" in names) == (rule == rules.PREDICTION)
 
 
 @pytest.mark.parametrize("changes", [{"delays": (2,)}, {"main_delays": (3,)}, {"points": 5}])
