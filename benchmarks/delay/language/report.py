@@ -37,9 +37,10 @@ def tables(records: Sequence[Record]) -> str:
     found = [
         f"- **{one.name}: {one.word}.** Here: {one.ours}. Published: {one.theirs}. Different here: "
         f"{one.why}."
-        for one in verdict.findings(records)
+        for one in verdict.findings(records)[:-1]
     ]
-    sections = [verdict.headline(records), "\n".join(found)]
+    left = f"What is not closed: {verdict.target(records).why}."
+    sections = [f"{verdict.headline(records)} {left}", "\n".join(found)]
     for delay, runs in by_setting(records, "delay").items():
         if delay != "0":
             name = "The profile of a pipeline" if delay == PROFILE else f"Staleness {delay}"

@@ -55,12 +55,12 @@ def standard_library(limit: int, folder: Path | None = None) -> Text:
             f"test; got {sum(map(len, parts.values()))} with {total} bytes from {folder}: raise "
             "the limit, or install Python with its sources."
         )
-    joined = [
+    train, validation, test = (
         np.frombuffer(b"".join(content for _, content in files), np.uint8)
         for files in parts.values()
-    ]
+    )
     names = {part: tuple(name for name, _ in files) for part, files in parts.items()}
-    return Text(*joined, digest.hexdigest(), names)
+    return Text(train, validation, test, digest.hexdigest(), names)
 
 
 def part_of(place: int) -> str:

@@ -31,7 +31,7 @@ class Range(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """One finding, with what was found here."""
+    """One finding, or our own target, with what was found here."""
 
     name: str
     word: str
@@ -185,7 +185,7 @@ def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
         word,
         f"{best}, best of those with one more copy of the weights, closes {percent(own)} of Muon's "
         f"tuned gap and {percent(one)} of that at the step of no delay",
-        f"at least {TARGET:.0%}, our own aim",
+        f"at least {TARGET:.0%}",
         "what is left is the part of the movement that no past step foretells: the gradients still "
         "under way",
     )
@@ -194,7 +194,7 @@ def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
 def headline(records: Sequence[Record], delay: str = DELAY) -> str:
     """The deciding figure, in a line."""
     found = target(records, delay)
-    return f"Target {found.word}: {found.ours}; aimed at {found.theirs}."
+    return f"Target {found.word}: {found.ours}. The aim: {found.theirs}."
 
 
 def percent(share: Difference) -> str:
@@ -210,8 +210,8 @@ def times(ratio: Difference) -> str:
 def _with_interval(mean: float, half: float, unit: str, digits: int) -> str:
     if math.isnan(mean):
         return "no figure"
-    spread = f" ± {half:.{digits}f}" if math.isfinite(half) else " (one seed)"
-    return f"{mean:.{digits}f}{unit}{spread}"
+    spread = f" ± {half:.{digits}f}" if math.isfinite(half) else ""
+    return f"{mean:.{digits}f}{spread}{unit}" + ("" if spread else " (one seed)")
 
 
 def _or_least(mean: float) -> float:
