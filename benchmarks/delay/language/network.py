@@ -22,8 +22,8 @@ class Decoder(nn.Module):
         y = x + Attention(ν(x)),      x ← y + gelu(ν(y) U) D,
 
     causal, without biases. Every matrix of a block is two-dimensional, [in, out], as Muon needs it.
-    As in GPT-2, weights start at a standard deviation of 0.02, the projections back into the
-    stream at one smaller by √(2 layers); the logits start at zero.
+    Embedding and positions start at a variance of 1, weights at one of 1 / in, the projections back
+    into the stream smaller by √(2 layers) as in GPT-2, the logits at zero. Logits have a bias.
     """
 
     width: int
@@ -42,14 +42,14 @@ class Decoder(nn.Module):
         Args:
             tokens: integer, [batch, positions], below 256.
         """
-        start = nn.initializers.normal(0.02)
+        start = nn.initializers.normal(1.0)
         x = nn.Embed(BYTES, self.width, embedding_init=start, dtype=self.dtype, name="embedding")(
             tokens
         )
         positions = self.param("positions", start, (self.length, self.width))
         x = x + positions[None, : tokens.shape[1]].astype(self.dtype)
         for i in range(self.layers):
-            out = 0.02 / math.sqrt(2 * self.layers)
+            out = 1 / math.sqrt(2 * self.layers)
             x = x + _Attention(self.heads, out, self.dtype, name=f"attention_{i}")(x)
             x = x + _FeedForward(out, self.dtype, name=f"feed_forward_{i}")(x)
         return _Head(self.dtype, name="head")(x)
@@ -100,9 +100,9 @@ class Size:
         return Decoder(self.width, self.heads, self.layers, self.length, dtype)
 
 
-def _dense(features: int, dtype: Any, name: str, scale: float = 0.02) -> nn.Dense:
-    """Without a bias; weights start at a standard deviation of `scale`."""
-    start = nn.initializers.normal(scale)
+def _dense(features: int, dtype: Any, name: str, scale: float = 1.0) -> nn.Dense:
+    """Without a bias; weights start at a standard deviation of `scale` / √in."""
+    start = nn.initializers.variance_scaling(scale**2, "fan_in", "normal")
     return nn.Dense(features, use_bias=False, kernel_init=start, dtype=dtype, name=name)
 
 
@@ -148,11 +148,5 @@ class _Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.RMSNorm(dtype=self.dtype, name="norm")(x)
-        logits = nn.Dense(
-            BYTES,
-            use_bias=False,
-            kernel_init=nn.initializers.zeros,
-            dtype=self.dtype,
-            name="logits",
-        )
+        logits = nn.Dense(BYTES, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="logits")
         return logits(x).astype(jnp.float32)

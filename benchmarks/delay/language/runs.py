@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.delay.language import rules
-from benchmarks.delay.language.network import next_byte_loss, stage_of_parts
+from benchmarks.delay.language.network import BYTES, next_byte_loss, stage_of_parts
 from benchmarks.delay.language.settings import PROFILE, Case, Delay, Settings
 from benchmarks.delay.language.text import Text, windows
 from common.seeds import streams
@@ -52,7 +52,15 @@ class Runner:
         self._settings, self._data = settings, data
         self._network = settings.size.network()
         tokens = jnp.zeros((1, settings.size.length), jnp.int32)
-        self._init = jax.jit(lambda key: self._network.init(key, tokens)["params"])
+        frequency = jnp.bincount(data.train.astype(jnp.int32), length=BYTES) + 1.0
+
+        def init(key: jax.Array) -> Any:
+            params = self._network.init(key, tokens)["params"]
+            # From the frequencies of bytes, so that no run spends its steps on learning them.
+            params["head"]["logits"]["bias"] = jnp.log(frequency / frequency.sum())
+            return params
+
+        self._init = jax.jit(init)
         self.parts = stage_of_parts(jax.eval_shape(self._init, jax.random.key(0)), settings.stages)
         self._programs: dict[Any, Callable[..., Measured]] = {}
 
