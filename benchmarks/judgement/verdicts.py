@@ -272,13 +272,17 @@ Scores = Mapping[str, Mapping[int, float]]
 def _domain_scores(measured: Measured) -> Iterator[tuple[str, str, Scores]]:
     """(task, rule of selection, scores) of each experiment on domains."""
     shown = ("training domains", "oracle")
-    for rule, chosen in domain_report.chosen(measured.get("lacim_baselines", ())).items():
-        if rule in shown:
-            yield (
-                "coloured digits",
-                rule,
-                {m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()},
-            )
+    for task, name in (
+        ("coloured digits", "lacim_baselines"),
+        ("SpuriousPACS", "lacim_spurious_pacs"),
+    ):
+        for rule, chosen in domain_report.chosen(measured.get(name, ())).items():
+            if rule in shown:
+                yield (
+                    task,
+                    rule,
+                    {m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()},
+                )
     for rule, by_domain in styles.chosen(measured.get("lacim_pacs", ())).items():
         if rule in shown:
             yield "PACS", rule, {method: styles.means(of) for method, of in by_domain.items()}

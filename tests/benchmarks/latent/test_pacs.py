@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.harness.registry import Context
 from benchmarks.latent import pacs as lacim_pacs
 from benchmarks.latent.runs import Column
+from common.data import from_domains
 from common.progress import Silent
 from common.results.records import Record
 
@@ -39,7 +40,7 @@ def test_parts_share_no_image_and_a_left_out_domain_is_gone():
     whole = lacim_pacs.read_images(SETTINGS.data, CONTEXT)
     settings = dataclasses.replace(SETTINGS, size=None, test_size=300, pool=1)
     columns = [Column(0, -1), Column(0, 1)]
-    parts = lacim_pacs.load_parts(settings, whole, "30 degrees", columns)
+    parts = lacim_pacs.load_parts(settings, lambda _: whole, "30 degrees", columns)
     train, choice = (np.asarray(part.domains) for part in (parts.train, parts.choice))
     assert set(train[:, 0]) == set(choice[:, 0]) == {0, 1, 2}
     assert set(train[:, 1]) == {0, 2}
@@ -62,6 +63,41 @@ def test_pacs_is_read_from_its_folders_and_asked_for_where_it_is_not(tmp_path):
     found = lacim_pacs.read_images("PACS", context)
     assert found.images.shape == (4, 64, 64, 3)
     assert found.domain_names == ("photo", "sketch")
+
+
+def test_methods_see_principal_components_that_only_training_features_decide(monkeypatch):
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(6, 6))
+
+    def features(images, resolution, bar):
+        assert (images.dtype, resolution) == (np.uint8, 224)
+        return (images.reshape(len(images), -1)[:, :6] @ mixing).astype(np.float32)
+
+    monkeypatch.setattr(lacim_pacs, "frozen_features", features)
+    settings = dataclasses.replace(SETTINGS, data="PACS", resolution=224, components=3, size=None)
+    pixels = generator.integers(0, 256, (400, 2, 2, 3), np.uint8)
+    whole = from_domains(
+        pixels, np.arange(400) % 2, np.arange(400) % 4 // 2, class_names=("a", "b"),
+        domain_names=("one", "two"),
+    )  # fmt: skip
+    monkeypatch.setattr(lacim_pacs, "read_images", lambda data, context: whole)
+    seen = lacim_pacs.read_inputs(settings, CONTEXT)
+    parts = lacim_pacs.load_parts(settings, lambda _: seen, "two", [Column(0, -1)])
+    train, test = (np.asarray(part.images[:, 0], float) for part in (parts.train, parts.test))
+    assert train.shape[1:] == test.shape[1:] == (3,)
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-4)
+    covariance = np.cov(train, rowvar=False)
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-4)
+    assert covariance[0, 0] == pytest.approx(1, abs=1e-4)
+    assert (np.diff(np.diag(covariance)) < 0).all()
+    # The oracle: singular values of the features, which a rotation and one factor cannot change.
+    rows = np.flatnonzero(np.isin(seen.domains, 0))
+    values = np.linalg.svd(seen.images[rows] - seen.images[rows].mean(0), compute_uv=False)
+    held_out = np.linalg.svd(train, compute_uv=False)
+    np.testing.assert_allclose(held_out / held_out[0], (values / values[0])[:3], rtol=0.1)
+    moved = seen._replace(images=np.where(seen.domains[:, None] == 1, 99.0, seen.images))
+    again = lacim_pacs.load_parts(settings, lambda _: moved, "two", [Column(0, -1)])
+    np.testing.assert_array_equal(again.train.images, parts.train.images)
 
 
 def _record(method, domain, seed, *, rate, validation, test):
