@@ -75,6 +75,8 @@ class StyleSettings(runs.DomainSettings):
     data: str = "PACS"
     """That, or `ROTATED`."""
     test_size: int = 1600
+    choice_size: int | None = None
+    """Held-out images of the training domains; None for all there are."""
     pool: int = 1
     resolution: int | None = 224
     """Height and width of images in the pretrained network; None for their own pixels."""
@@ -181,7 +183,7 @@ def load_parts(
         split = leave_one_out(whole(key), test_domain, key, validation_fraction=fraction)
         generator = host_generator(key)
         train = _examples(split.train, settings.size, generator, settings.pool)
-        choice = _examples(split.validation, None, generator, settings.pool)
+        choice = _examples(split.validation, settings.choice_size, generator, settings.pool)
         test = _examples(split.test, settings.test_size, generator, settings.pool)
         parts = runs.assembled(train, choice, test, column)
         if settings.resolution is None:

@@ -98,10 +98,9 @@ def _stored(path: Path, n: int) -> np.ndarray | None:
         features = read_arrays(path).get("features")
     except (FileNotFoundError, ValueError):
         return None
-    right = features is not None and features.shape == (n, FEATURES)
-    if not right or features.dtype != np.float32 or not np.isfinite(features).all():
+    if features is None or (features.shape, features.dtype) != ((n, FEATURES), np.float32):
         return None
-    return features
+    return features if np.isfinite(features).all() else None
 
 
 def _computed(images: np.ndarray, resolution: int, batch_size: int, bar: Bar) -> np.ndarray:
