@@ -51,7 +51,8 @@ PRESETS = {
     ),
     "cpu": Settings(
         methods=_CPU.methods, components=_CPU.components, widths=_CPU.widths,
-        batch_size=_CPU.batch_size, epochs=20, trials=_CPU.trials,
+        batch_size=_CPU.batch_size, epochs=16, trials=_CPU.trials,
+        learning_rates=_CPU.learning_rates, test_size=_CPU.test_size,
         search_steps=_CPU.search_steps, noise_scale=_CPU.noise_scale,
     ),
     "full": Settings(
