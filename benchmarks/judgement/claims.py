@@ -101,7 +101,10 @@ CLAIMS: Sequence[Claim] = (
         "prediction out of domain",
         "Where what goes with the label changes between domains, LaCIM predicts better than ERM "
         "and than other methods that see several domains.",
-        ("lacim_baselines", "lacim_pacs", "lacim_colored_digits", "lacim_flip"),
+        (
+            "lacim_baselines", "lacim_pacs", "lacim_spurious_pacs", "lacim_colored_digits",
+            "lacim_flip",
+        ),  # fmt: skip
         "lacim_baselines",
         domains,
         "selection.png",

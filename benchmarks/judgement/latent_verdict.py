@@ -36,12 +36,14 @@ Scores = Mapping[str, Mapping[int, float]]
 # Published, DomainBed: by the oracle ERM 28.7 and IRM 58.5 on coloured MNIST; PACS, pretrained, ERM
 # 85.5 and CORAL 86.2. LaCIM is hoped to gain over ERM what the best of them does.
 COLOURS, STYLES, FLIP = "coloured digits", "PACS", "flipped correlation"
-HOPED = {COLOURS: 58.5 - 28.7, STYLES: 86.2 - 85.5, FLIP: 8.0}
-"""Points over ERM; those of the flip test are its own target at the smaller noise."""
-ALLOWED = {COLOURS: 85.0, STYLES: 85.5, FLIP: 78.3}
+SPURIOUS = "SpuriousPACS"
+HOPED = {COLOURS: 58.5 - 28.7, SPURIOUS: 10.0, STYLES: 86.2 - 85.5, FLIP: 8.0}
+"""Points over ERM; those of the flip test are its own target at the smaller noise, and those of
+SpuriousPACS, for which nothing comparable is published, are what would be worth a method."""
+ALLOWED = {COLOURS: 85.0, SPURIOUS: 90.0, STYLES: 85.5, FLIP: 78.3}
 """Accuracy, %. Of what was learnt, so it is compared with that on the training domains: what colour
-alone predicts there, and for styles what is published out of domain; for the flip test, that of the
-rule which knows the answer, out of domain."""
+or style alone predicts there, and for PACS what is published out of domain; for the flip test, that
+of the rule which knows the answer, out of domain."""
 
 
 class _Table(NamedTuple):
@@ -97,10 +99,14 @@ def _seedwise(one: Mapping[int, float], other: Mapping[int, float]) -> Differenc
 def _tables(measured: Measured) -> Iterator[_Table]:
     """Each experiment on domains, by the rules of selection that are shown."""
     shown = ("training domains", "oracle")
-    for rule, chosen in domain_report.chosen(measured.get("lacim_baselines", ())).items():
-        if rule in shown:
-            scores = {m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()}
-            yield _Table(COLOURS, rule, scores, _learnt(chosen.values()))
+    mixed = {COLOURS: "lacim_baselines", SPURIOUS: "lacim_spurious_pacs"}
+    for task, name in mixed.items():
+        for rule, chosen in domain_report.chosen(measured.get(name, ())).items():
+            if rule in shown:
+                scores = {
+                    m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()
+                }
+                yield _Table(task, rule, scores, _learnt(chosen.values()))
     for rule, by_domain in styles.chosen(measured.get("lacim_pacs", ())).items():
         if rule in shown:
             scores = {method: styles.means(of) for method, of in by_domain.items()}

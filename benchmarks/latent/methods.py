@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from lacim_jax import (
+    BERNOULLI,
     ERM,
     MLP,
     ConvDecoder,
     ConvEncoder,
     LaCIM,
+    Likelihood,
     MLPDecoder,
     MLPEncoder,
     begin_search,
@@ -63,6 +65,8 @@ class Sizes(NamedTuple):
     """Convolutional encoder and decoder, the last of `widths` being the encoder's features."""
     bfloat16: bool = False
     """Whether encoder and decoder compute in bfloat16; parameters and densities stay float32."""
+    likelihood: Likelihood = BERNOULLI
+    """Of what the encoder sees: pixels between 0 and 1, or real values."""
 
 
 class Method(NamedTuple):
@@ -100,7 +104,9 @@ def modules(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 
 def _lacim(sizes: Sizes, **fields: Any) -> LaCIM:
-    fields = {"num_domains": 1, "s_dim": sizes.s_dim, "v_dim": sizes.v_dim} | fields
+    fields = {
+        "num_domains": 1, "s_dim": sizes.s_dim, "v_dim": sizes.v_dim, "likelihood": sizes.likelihood
+    } | fields  # fmt: skip
     return LaCIM(*modules(sizes), **fields)
 
 
@@ -192,6 +198,7 @@ METHODS: dict[str, Method] = {
             num_domains=sizes.num_domains,
             num_classes=sizes.num_classes,
             dim=sizes.s_dim,
+            likelihood=sizes.likelihood,
         ),
         lambda model, hyper, ramp, _: diva_loss(
             model, **_generative(hyper, ramp), domain_weight=lambda _: hyper["label_weight"]
@@ -210,7 +217,10 @@ METHODS: dict[str, Method] = {
     ),
     "iVAE": Method(
         lambda sizes: ivae(
-            *modules(sizes), num_domains=sizes.num_domains, dim=sizes.s_dim + sizes.v_dim
+            *modules(sizes),
+            num_domains=sizes.num_domains,
+            dim=sizes.s_dim + sizes.v_dim,
+            likelihood=sizes.likelihood,
         ),
         lambda model, hyper, ramp, _: lacim_loss(model, **_generative(hyper, ramp)),
         _BOUND,

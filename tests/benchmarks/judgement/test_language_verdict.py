@@ -1,9 +1,9 @@
 """The public findings on language models, counted."""
 
 import pytest
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY
 
 from benchmarks.delay.language import rules
+from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY
 from benchmarks.judgement.language_verdict import language
 from tests.benchmarks.delay.language.made_up import board
 
