@@ -37,6 +37,7 @@ from benchmarks.latent.reports.identifiability import (
     POOLED,
     TARGET,
     least_sufficient,
+    structural,
 )
 from benchmarks.path_space import jobs, methods, sequence
 from benchmarks.path_space.rates import rate_of
@@ -286,7 +287,7 @@ def _domain_scores(measured: Measured) -> Iterator[tuple[str, str, Scores]]:
 
 def identifiability(measured: Measured) -> Finding:
     """MCC of s at the least number of domains that suffices, beside Pool-LaCIM and fewer ones."""
-    counts = by_setting(measured["lacim_identifiability"], "num_domains")
+    counts = by_setting(structural(measured["lacim_identifiability"]), "num_domains")
     enough = least_sufficient(dict(sorted(counts.items())))
     assert enough is not None, "the experiment has to be run with domains enough"
     ours = where(counts[enough], LACIM)
