@@ -53,7 +53,7 @@ class SegmentSettings(Starting):
     epochs: int = 20
     learning_rate: float = 1e-2
     """With 0.003 a start in six ends in a worse optimum of the bound."""
-    starts: int = 4
+    starts: int = 3
 
 
 METHODS = (LACIM, HEADS, POOLED, PCA)
