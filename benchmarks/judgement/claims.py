@@ -102,9 +102,12 @@ CLAIMS: Sequence[Claim] = (
         "Where what goes with the label changes between domains, LaCIM predicts better than ERM "
         "and than other methods that see several domains.",
         (
-            "lacim_baselines", "lacim_pacs", "lacim_spurious_pacs", "lacim_colored_digits",
+            "lacim_baselines",
+            "lacim_pacs",
+            "lacim_spurious_pacs",
+            "lacim_colored_digits",
             "lacim_flip",
-        ),  # fmt: skip
+        ),
         "lacim_baselines",
         domains,
         "selection.png",

@@ -24,6 +24,7 @@ from benchmarks.latent.reports.identifiability import (
     POOLED,
     TARGET,
     least_sufficient,
+    structural,
 )
 from common.results.comparison import Difference, interval, paired_difference
 from common.results.power import smallest_visible, told_apart
@@ -137,7 +138,7 @@ def identifiability(measured: Measured) -> Finding:
     Three differences over seeds, corrected for their number: to the target, which is hoped to be
     passed, to Pool-LaCIM and to fewer domains, which are hoped to do worse by `MARGIN`.
     """
-    counts = by_setting(measured["lacim_identifiability"], "num_domains")
+    counts = by_setting(structural(measured["lacim_identifiability"]), "num_domains")
     enough = least_sufficient(dict(sorted(counts.items())))
     assert enough is not None, "the experiment has to be run with domains enough"
     ours = where(counts[enough], LACIM)
