@@ -77,6 +77,7 @@ MODULES = {
     "lacim_pictures": "latent.pictures",
     "lacim_speed": "latent.speed",
     "preemption": "soak.preemption",
+    "killed_commands": "soak.killed_commands",
 }
 """Where each experiment stands in this package, in the order in which they are listed."""
 
@@ -113,6 +114,7 @@ TITLES = {
     "lacim_pictures": "Latent causes: what s and v look like",
     "lacim_speed": "Latent causes: speed",
     "preemption": "Killed runs",
+    "killed_commands": "Killed commands",
 }
 """What each experiment is called where it is read about."""
 
