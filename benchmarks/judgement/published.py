@@ -19,6 +19,14 @@ from common.results.tables import group, metric, number, percent, summarise
 
 NO_RECORD = "no record yet"
 
+_HEAD = """# Published figures: theirs, ours, why they differ
+
+Each row has its protocol beside it: what was tuned on what, how one setting was chosen, how many
+seeds. What is published is quoted with its source; ours are made from the records by `python -m
+benchmarks report`, and `python -m benchmarks again` computes any of their rows anew.
+
+"""
+
 Read = Callable[[Sequence[Record]], str]
 """From the records of an experiment to our figures."""
 
@@ -223,13 +231,7 @@ def page(measured: Measured) -> str:
             ours, protocol = _ours(row, measured), _protocol(row, records)
         theirs = f"{row.protocol} ({row.source})"
         lines.append(f"| {row.title} | {row.theirs} | {theirs} | {ours} | {protocol} | {row.why} |")
-    head = (
-        "# Published figures: theirs, ours, why they differ\n\nEach row has its protocol beside "
-        "it: what was tuned on what, how one setting\nwas chosen, how many seeds. What is published is "
-        "quoted with its source; ours are made from the\nrecords by `python -m benchmarks report`, "
-        "and `python -m benchmarks again` computes any of their rows\nanew."
-    )
-    return f"{head}\n\n" + "\n".join(lines) + "\n"
+    return _HEAD + "\n".join(lines) + "\n"
 
 
 def _ours(row: Row, measured: Measured) -> str:
