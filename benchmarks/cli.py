@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import jax
 import tyro
 from rich.console import Console
 
+from benchmarks.accelerate import AcceleratorArguments, accelerate
 from benchmarks.harness import everything, hosts, registry, terminal
+from benchmarks.harness.compiled import COMPILED, keep_compiled_programs
 from benchmarks.harness.runner import (
     DiskFullError,
     OtherRunError,
@@ -43,10 +44,10 @@ _DESCRIPTION = """Without a name: the list of experiments. With one: runs it, pr
 leaves records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never
 overwritten; tables and plots show the latest run. With "all": runs every one. With "report": makes
 the pages of evidence from the records that are kept with the code; see "report --help". With
-"again": computes one recorded row anew and compares; see "again --help"."""
+"again": computes one recorded row anew and compares. With "accelerator": measures what is worth the
+minutes of one GPU or TPU. Each has a --help of its own."""
 
-_COMPILED = Path(__file__).resolve().parent.parent / ".cache" / "jax"
-"""Compiled programs, kept between processes."""
+_COMPILED = COMPILED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 _SUBCOMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "report": (ReportArguments, report),
     "again": (AgainArguments, rerun),
+    "accelerator": (AcceleratorArguments, accelerate),
 }
 
 _T = TypeVar("_T")
@@ -178,6 +180,7 @@ def _list(console: Console) -> None:
         "--data-dir FOLDER --out FOLDER\npython -m benchmarks all --preset cpu --jobs 2\n"
         "python -m benchmarks report --take FOLDER\n"
         "python -m benchmarks again NAME --row 1\n"
+        "python -m benchmarks accelerator --minutes 10 --dry-run\n"
         "python -m benchmarks --help"
     )
     claims = {name: registry.claim(name) for name in registry.NAMES}
@@ -259,17 +262,6 @@ def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
     return 0
 
 
-def _keep_compiled_programs() -> None:
-    """Compiles no program twice, in this process or a later one.
-
-    Many experiments train one network on several data sets, or by several rules that differ in
-    numbers alone: the same programs, built anew each time. Not for what times compilation.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(_COMPILED))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 def _run(arguments: Arguments, console: Console) -> None:
     assert arguments.name is not None
     _checked(arguments)
@@ -289,7 +281,7 @@ def _run(arguments: Arguments, console: Console) -> None:
     experiments = [(name, registry.load(name)) for name in names]
     settings = [registry.preset(experiment, arguments.preset) for _, experiment in experiments]
     if not set(names) & set(registry.TIMED):
-        _keep_compiled_programs()
+        keep_compiled_programs(_COMPILED)
     base = arguments.out or Path("results")
     for (name, experiment), chosen in zip(experiments, settings, strict=True):
         out = base if arguments.out and not demo else inside(base, name)

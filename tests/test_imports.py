@@ -30,6 +30,7 @@ FLOORS = {
     "benchmarks/soak": {"harness"},
     "benchmarks/together": {"harness", "path_space", "delay", "latent"},
     "benchmarks/judgement": {"harness", "path_space", "delay", "latent", "soak", "together"},
+    "benchmarks/accelerator": {"harness", "path_space", "delay", "latent"},
     "benchmarks/notebooks": set(),
     "benchmarks/docs": {"harness", "judgement", "notebooks"},
     "gsgd_jax/gauge": {"_precision"},

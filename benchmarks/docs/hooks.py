@@ -234,7 +234,8 @@ def on_config(config: Any) -> Any:
     there = {path.stem for path in EVIDENCE.glob("*.md")} - {"README"}
     names = [name for name in registry.NAMES if name in there]
     names += sorted(there.difference(names))
-    measured = [{registry.TITLES.get(name, name): f"evidence/{name}.md"} for name in names]
+    titles = {**registry.TITLES, "published": "Published figures: theirs and ours"}
+    measured = [{titles.get(name, name): f"evidence/{name}.md"} for name in names]
     nav = list(config.nav or [])
     nav += [{"Notebooks": found}] if found else []
     nav += [{"Evidence": [{"What was measured": "evidence/index.md"}, *measured]}]

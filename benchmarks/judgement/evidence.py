@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.harness import registry
 from benchmarks.harness.runner import made_by
+from benchmarks.judgement import published
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.finding import Measured
 from benchmarks.judgement.page import claim_sections, claim_table, verdicts_on, with_claims
@@ -24,6 +25,8 @@ from common.results.summaries import read_summary, write_summary
 _ROOT = Path(__file__).resolve().parents[2]
 FOLDER = _ROOT / "benchmarks" / "evidence"
 README = _ROOT / "README.md"
+PUBLISHED = "published"
+"""The page of published figures beside ours."""
 
 _HEAD = """# Evidence
 
@@ -39,6 +42,9 @@ and their 95% interval excludes it. "Visible" is the smallest difference that th
 Where less than 80% of the accuracy that a task allows is reached, too little is learnt to conclude
 from. A claim is *not decided* where less than a quarter of its comparisons is won, and less than
 half say anything."""
+
+
+_LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."
 
 
 class StaleEvidenceError(RuntimeError):
@@ -86,6 +92,7 @@ def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
     for name, sections in parts.items():
         judged = verdicts_on(name, measured, "README.md")
         pages[folder / f"{name}.md"] = _page(name, judged, sections)
+    pages[folder / f"{PUBLISHED}.md"] = published.page(measured)
     pages[folder / "README.md"] = _index(folder, measured, figures)
     link = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
     text = readme.read_text(encoding="utf-8")
@@ -191,4 +198,6 @@ def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
         for claim in CLAIMS
     }
     sections = claim_sections(measured, shown)
-    return "\n\n".join([_HEAD, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"
+    return (
+        "\n\n".join([_HEAD, _LINK, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"
+    )

@@ -171,3 +171,46 @@ def test_ctrl_c_while_work_is_being_started_begins_nothing_more(first_begun, tmp
 def test_one_experiment_is_one_process(capsys):
     assert main(["gsgd_mlp", "--jobs", "2"]) == 2
     assert '--jobs is of "all"' in capsys.readouterr().err
+
+
+SLOW = """
+import signal, sys, time
+deaf = sys.argv[1] == "deaf"
+signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else lambda *told: sys.exit(130))
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("listens", everything.INTERRUPTED), ("deaf", -signal.SIGKILL)]
+)
+def test_what_outlasts_patience_is_interrupted_and_what_is_deaf_killed(name, status, monkeypatch):
+    monkeypatch.setattr(everything, "_GRACE", 0.1 if name == "deaf" else 30.0)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, name], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        assert everything._ended(process, 0.01) == status
+
+
+@pytest.mark.parametrize(
+    ("patience", "part", "seconds"),
+    [(None, 1.0, float("inf")), (1.5, 0.5, 90.0), (9.0, 0.5, 120.0)],
+)
+def test_a_job_may_take_its_part_of_what_is_left_and_patience_beyond_it(
+    patience, part, seconds, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(everything, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
+    waited = []
+
+    def ended(process, seconds):
+        waited.append(seconds)
+        return process.wait()
+
+    monkeypatch.setattr(everything, "_ended", ended)
+    todo = [job._replace(part=part) for job in jobs(tmp_path, "a")]
+    run_jobs(todo, minutes=2.0, patience=patience, report=lambda line: None, program=PROGRAM)
+    assert waited == [seconds]
+    arguments = told(tmp_path, "a")["arguments"]
+    assert float(arguments[arguments.index("--time-budget") + 1]) == 2.0 * part
