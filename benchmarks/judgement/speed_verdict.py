@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from benchmarks.delay import pushes
 from benchmarks.delay import speed as simulation
 from benchmarks.harness.reports import by_setting, met, numeric, values, where
 from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY, Finding, Measured
@@ -43,6 +44,12 @@ def _simulations(measured: Measured) -> Iterator[tuple[str, str]]:
             f"simulated cluster, {network}, {worst:.2f} of synchronous throughput at worst "
             f"(target {target:g})",
             met(worst, target),
+        )
+    if pushed := where(measured.get("dcasgd_speed", ()), pushes.PUSH):
+        worst, target = max(values(pushed, "ratio")), pushes.TARGET
+        yield (
+            f"push to a real server {worst:.2f} of the bare calls' time (target {target:g})",
+            met(worst, target, at_most=True),
         )
 
 
