@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.delay import pushes
 from dcasgd_jax import delay_compensation
 from dcasgd_jax.actors import Checkpoint, Cluster, Monitoring, run_asynchronously
 from dcasgd_jax.actors.process import ray_on_this_machine
@@ -150,6 +151,10 @@ def starts_ray(folder):
         (folder / "listening.txt").write_text("\n".join(sockets))
         exec(compile(gallery(), "gallery.md", "exec"), {"__name__": "gallery"})
         np.savez(folder / "params.npz", *params, restored=info.restored)
+        timed = pushes.measure((100,), 3, 0)
+        (folder / "pushes.txt").write_text(
+            "\n".join(f"{r.method}: {len(r.curve['seconds'])} {r.metrics['ratio']}" for r in timed)
+        )
         (folder / "timeout.txt").write_text(asks_for_too_much())
 
 

@@ -23,7 +23,11 @@ def folder(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", accidents.__name__, "starts_ray", path],
         cwd=Path(__file__).resolve().parents[3],
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={
+            **os.environ,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",  # of a busy machine
+        },
         capture_output=True,
         text=True,
     )
@@ -69,6 +73,12 @@ def test_nothing_listens_beyond_this_machine(folder):
     # Its own store, the node's manager, the servers and the workers: all are looked at.
     assert {"gcs_server", "raylet"} <= {name for name, *_ in sockets}
     assert sum(name.startswith("ray::") for name, *_ in sockets) >= 4
+
+
+def test_a_push_is_timed_against_bare_calls(folder):
+    bare, push = (folder / "pushes.txt").read_text().splitlines()
+    assert bare == "bare actor call: 3 1.0"
+    assert re.fullmatch(r"push: 3 \d+\.\d+", push)
 
 
 def test_what_cannot_be_started_is_said(folder):
