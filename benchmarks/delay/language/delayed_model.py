@@ -41,8 +41,8 @@ PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(
         size=Size(104, 4, 2, 64), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),
-        stages=5, batch_size=4, steps=120, learning_rates=(0.0003, 0.001, 0.003, 0.009, 0.027),
-        constant_lambdas=(0.04, 250.0), points=12, watched=16, held_out=96, target_loss=2.9,
+        stages=5, batch_size=4, steps=120, learning_rates=(0.001, 0.003, 0.009, 0.027),
+        constant_lambdas=(0.04, 250.0), points=12, watched=8, held_out=64, target_loss=2.9,
     ),
     "full": Settings(
         size=Size(384, 6, 6, 256, bfloat16=True), text_limit=4_000_000, delays=(0, 2, 4, 8, 16),

@@ -10,21 +10,22 @@ from optax.contrib import MuonDimensionNumbers, muon
 from dcasgd_jax import SendingRule, delay_compensation, low_rank_compensation, rotated_compensation
 from dcasgd_jax.peers import error_feedback, weight_prediction
 
-ADAMW, MUON = OPTIMISERS = ("AdamW", "Muon")
+MUON, ADAMW = OPTIMISERS = ("Muon", "AdamW")
 
-NOTHING, CONSTANT, ADAPTIVE, ROTATED, LOW_RANK, PREDICTION, FEEDBACK, SHORT, BOTH = RULES = (
+NOTHING, PREDICTION, SHORT, BOTH, CONSTANT, ADAPTIVE, FEEDBACK, LOW_RANK, ROTATED = RULES = (
     "none",
-    "DC-ASGD-c",
-    "DC-ASGD-a",
-    "rotated",
-    "low rank",
     "prediction",
-    "error feedback",
     "shorter momentum",
     "prediction, shorter momentum",
+    "DC-ASGD-c",
+    "DC-ASGD-a",
+    "error feedback",
+    "low rank",
+    "rotated",
 )
-"""In the order of tables. The last two are ours: asynchrony acts as momentum does (Mitliagkas et
-al., 2016), so the optimiser's own is made shorter, alone and with prediction along its step."""
+"""In the order of tables. Those with a shorter momentum are ours: asynchrony acts as momentum does
+(Mitliagkas et al., 2016), so the optimiser's own is made shorter, alone and with prediction along
+its step."""
 
 COPIES = {
     NOTHING: 0.0, CONSTANT: 0.0, ADAPTIVE: 1.0, ROTATED: 7.0, LOW_RANK: 6.0, PREDICTION: 1.0,

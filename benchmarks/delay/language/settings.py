@@ -36,7 +36,7 @@ class Settings:
     adaptive_lambdas: tuple[float, ...] = (2.0,)
     """0.04 and 2 are the published ones."""
     short_momentum: tuple[float, float] = (0.5, 0.5)
-    """The first decay of AdamW and of Muon in the rows of the shorter one."""
+    """The first decay of Muon and of AdamW in the rows of the shorter one."""
     points: int = 4
     """Of the curves."""
     watched: int = 8

@@ -18,7 +18,7 @@ Stage = Callable[[Runner, Sequence[int], str], Iterator[Record]]
 
 
 def stages_of(settings: Settings) -> dict[str, Stage]:
-    """All stages by name: what is done without a rule, then rule by rule.
+    """All stages by name: for each optimiser what is done without a rule, then rule by rule.
 
     The first seed tries the whole grid, the others what was best there; without a rule also what
     was best without delay. One after another, so that those are known.
@@ -26,9 +26,8 @@ def stages_of(settings: Settings) -> dict[str, Stage]:
     found: dict[str, Stage] = {}
     for optimiser in settings.optimisers:
         found[f"{optimiser}, no rule"] = _without_rule(settings, optimiser)
-    for delay in dict.fromkeys((*settings.main_delays, PROFILE)):
-        wanted = settings.rows if delay in settings.main_delays else settings.extra_rules
-        for optimiser in settings.optimisers:
+        for delay in dict.fromkeys((*settings.main_delays, PROFILE)):
+            wanted = settings.rows if delay in settings.main_delays else settings.extra_rules
             for rule in (rule for rule in wanted if rule != rules.NOTHING):
                 case = Case(optimiser, rule, delay)
                 found[f"{optimiser}, {rule}, {delay}"] = _with_rule(settings, case)

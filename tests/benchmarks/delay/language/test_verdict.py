@@ -53,14 +53,14 @@ def test_the_diagonal(c, a, spread, word):
 @pytest.mark.parametrize(
     ("adam", "word"), [(1.2, verdict.REPRODUCED), (0.3, verdict.REFUTED), (3.0, verdict.REFUTED)]
 )
-def test_robustness_is_judged_at_the_step_of_no_delay(adam, word):
+def test_robustness_is_judged_at_tuned_steps(adam, word):
     records = board(
-        gap={rules.ADAMW: 0.2, rules.MUON: 0.2}, same={rules.ADAMW: adam, rules.MUON: 0.3}
+        gap={rules.ADAMW: adam, rules.MUON: 0.3}, same={rules.ADAMW: 4.0, rules.MUON: 4.0}
     )
     found = named(records, "Muon's robustness")
     assert found.word == word
-    assert f"{adam / 0.3:.1f} ± 0.0 times" in found.ours
-    assert "1.0 ± 0.0 times with every step tuned" in found.ours
+    assert f"{adam / 0.3:.1f} ± 0.0 times with every" in found.ours
+    assert "1.0 ± 0.0 times at each" in found.ours
 
 
 @pytest.mark.parametrize(
