@@ -39,6 +39,7 @@ from benchmarks.latent.reports.identifiability import (
     least_sufficient,
     structural,
 )
+from benchmarks.latent.reports.segments import segments
 from benchmarks.path_space import jobs, methods, sequence
 from benchmarks.path_space.rates import rate_of
 from common.results.comparison import Difference, interval, paired_difference
@@ -308,5 +309,9 @@ def identifiability(measured: Measured) -> Finding:
         beside = f"{more.mean:+.2f} over {fewer[-1]} domains (target 0)"
         figures += f", {beside}"
         headline += f" and {beside}"
+    if found := segments(measured["lacim_identifiability"]):
+        met.append(found.all_met)
+        figures += f"; {found.text}"
+        headline += f"; {found.text}"
     verdict = HOLDS if all(met) else PARTLY if met[0] else FAILS
     return Finding(verdict, headline, figures + ".")
