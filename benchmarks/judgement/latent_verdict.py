@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.harness.reports import by_setting, where
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
+from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured, joint
 from benchmarks.judgement.weighing import (
     BETTER,
     WORSE,
@@ -26,6 +26,7 @@ from benchmarks.latent.reports.identifiability import (
     least_sufficient,
     structural,
 )
+from benchmarks.latent.reports.segments import segments
 from common.results.comparison import Difference, interval, paired_difference
 from common.results.power import smallest_visible, told_apart
 from common.results.records import Record
@@ -159,7 +160,12 @@ def identifiability(measured: Measured) -> Finding:
         f"the target {TARGET:g} by {mcc.n} seeds (visible from {smallest_visible(found):.2f} on); "
         f"it is {' and '.join(listed)}"
     )
-    return Finding(_found(signs), headline, f"{headline[0].upper()}{headline[1:]}.")
+    word = _found(signs)
+    if sources := segments(measured["lacim_identifiability"]):
+        headline += f"; {sources.text}"
+        # What is found without labels supports the claim, and what is not, limits it.
+        word = joint(word, HOLDS if sources.all_met else FAILS)
+    return Finding(word, headline, f"{headline[0].upper()}{headline[1:]}.")
 
 
 def _said(gain: Difference, sign: int) -> str:

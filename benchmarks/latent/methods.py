@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lacim_jax import (
     BERNOULLI,
@@ -156,7 +157,7 @@ def _penalty(loss: Callable[..., LossFn], low: float, high: float, *, late: bool
     return Method(_network, make, {"weight": (low, high)}, _softmax)
 
 
-def _late(hyper: Hyper, ramp: Ramp, step: jax.Array) -> jax.Array:
+def _late(hyper: Hyper, ramp: Ramp, step: ArrayLike) -> jax.Array:
     """A penalty's weight: 1 until all else is warmed up, then at once as tuned."""
     return jnp.where(ramp(jnp.asarray(step)) < 1, jnp.ones([]), hyper["weight"])
 
