@@ -112,7 +112,7 @@ CLAIMS: Sequence[Claim] = (
         "58.5, V-REx 10.2 / 55.2; PACS, pretrained, on training domains: ERM 85.5, CORAL 86.2 "
         "(DomainBed, arxiv.org/abs/2007.01434). No figure of LaCIM in this setting is known to us.",
         "Coloured digits with small networks; PACS, and its mixture in which the label goes with "
-        "the style, by features of a small pretrained network that is kept as it is, on 64x64 images. "
+        "the style, by frozen features of a small pretrained network, on 64x64 images. "
         "Every method has the same encoder and as many trials.",
     ),
     Claim(
