@@ -114,8 +114,9 @@ CLAIMS: Sequence[Claim] = (
         "Coloured MNIST, chosen on training domains / by the oracle: ERM 10.0 / 28.7, IRM 10.2 / "
         "58.5, V-REx 10.2 / 55.2; PACS, pretrained, on training domains: ERM 85.5, CORAL 86.2 "
         "(DomainBed, arxiv.org/abs/2007.01434). No figure of LaCIM in this setting is known to us.",
-        "The same two settings with small networks without pretraining, on smaller images; "
-        "every method has the same encoder and as many trials.",
+        "Coloured digits with small networks; PACS, and its mixture in which the label goes with "
+        "the style, by frozen features of a small pretrained network, on 64x64 images. "
+        "Every method has the same encoder and as many trials.",
     ),
     Claim(
         "identifiability",

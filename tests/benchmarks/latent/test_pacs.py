@@ -11,11 +11,12 @@ from PIL import Image
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent import pacs as lacim_pacs
+from benchmarks.latent.methods import METHODS
 from benchmarks.latent.runs import Column, Parts
 from common.data import from_domains
 from common.progress import Silent
 from common.results.records import Record
-from lacim_jax import Examples
+from lacim_jax import Examples, gaussian_likelihood
 
 CONTEXT = Context(seeds=(0, 3), data_dir=None, progress=Silent())
 SETTINGS = dataclasses.replace(
@@ -106,6 +107,15 @@ def test_principal_components_are_the_left_singular_vectors_of_the_training_feat
     np.testing.assert_allclose(found.train.images, due * signs, atol=1e-4)
     due = np.sqrt(199) * (other - mean) @ right[:3].T / values[:3]
     np.testing.assert_allclose(found.test.images, due * signs, atol=1e-4)
+
+
+def test_real_values_have_a_gaussian_likelihood_in_every_generative_model():
+    settings = dataclasses.replace(SETTINGS, noise_scale=0.5)
+    sizes = settings.sizes((3,), num_domains=2, num_classes=2)
+    models = {name: method.build(sizes) for name, method in METHODS.items()}
+    likelihoods = {n: m.likelihood for n, m in models.items() if hasattr(m, "likelihood")}
+    assert set(likelihoods) > {"LaCIM", "Pool-LaCIM", "DIVA", "CSG", "iVAE"}
+    assert set(likelihoods.values()) == {gaussian_likelihood(0.5)}
 
 
 def _record(method, domain, seed, *, rate, validation, test):
