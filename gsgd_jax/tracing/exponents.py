@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsgd_jax.tracing.algebra.solver import Form
+from gsgd_jax.tracing.algebra.forms import Form
 
 
 class Exponents(NamedTuple):

@@ -132,7 +132,7 @@ def found_group(
     leaves, layout_of = _interpret(closed, shapes, trace)
     if any(leaf is not None for leaf in leaves):
         rows = _with_free_rows(trace, leaves)
-        choose_nodes(trace.system, _candidates(trace, leaves, rows), leaves)
+        choose_nodes(trace.scales, _candidates(trace, leaves, rows), leaves)
     return _result(_Traced(trace, leaves, layout_of, names, shapes), absorbing)
 
 
@@ -176,19 +176,15 @@ def _with_free_rows(trace: Trace, leaves: list[Value | None]) -> list[Value]:
     return scales
 
 
-def _candidates(
-    trace: Trace, leaves: Sequence[Value | None], rows: Sequence[Value]
-) -> list[np.ndarray]:
-    """Form numbers of what may become a node, in the order of the model."""
+def _candidates(trace: Trace, leaves: Sequence[Value | None], rows: Sequence[Value]) -> list[Value]:
+    """Scales of what may become a node, in the order of the model."""
     # Channels before the factors by which a norm divides them.
     channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
     parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
     small = [part for part in parts if np.prod(part.shape) <= _SMALL]
     # Many values of a layer have the same scales; some only since equations were solved.
     distinct = _distinct((*channels, *rows, *small))
-    distinct = _distinct([trace.scales.simplified(value) for value in distinct])
-    candidates = [trace.scales.entries(value) for value in distinct]
-    return [numbers for numbers in candidates if numbers is not None]
+    return _distinct([trace.scales.simplified(value) for value in distinct])
 
 
 def _distinct(values: Sequence[Value]) -> list[Value]:
@@ -266,8 +262,8 @@ def _gauge(
 
 def _variables(trace: Trace, values: Iterable[Value]) -> set[int]:
     """The variables in which the scales of some values are expressed."""
-    numbers = {number for value in values for number in value.numbers()}
-    return {variable for number in numbers for variable in trace.system.form(number)}
+    numbers = [number for value in values for number in value.numbers()]
+    return set(trace.system.variables(np.array(numbers, np.int64)).tolist())
 
 
 def _approximations(trace: Trace, place: dict[int, int]) -> dict[tuple[str, str, float], set[int]]:

@@ -7,8 +7,9 @@ from fractions import Fraction
 import numpy as np
 
 from gsgd_jax.gauge import GROUND
-from gsgd_jax.tracing.algebra.scales import Value
-from gsgd_jax.tracing.algebra.solver import Form, System
+from gsgd_jax.tracing.algebra.forms import Form
+from gsgd_jax.tracing.algebra.scales import LARGEST_TABLE, Scales, Value
+from gsgd_jax.tracing.algebra.solver import System
 from gsgd_jax.tracing.algebra.stacks import Partition, single
 from gsgd_jax.tracing.exponents import (
     Exponents,
@@ -24,29 +25,31 @@ _LARGEST_LEAF = 2**16
 
 
 def choose_nodes(
-    system: System, candidates: Sequence[np.ndarray], leaves: Sequence[Value | None]
+    scales: Scales, candidates: Sequence[Value], leaves: Sequence[Value | None]
 ) -> None:
     """Makes scales of hidden channels the basis in which those of parameters are expressed.
 
     Args:
-        system: of equations, solved.
-        candidates: form numbers of hidden channels, in the order of the model.
+        scales: the algebra, all equations solved.
+        candidates: scales of hidden channels, in the order of the model.
         leaves: of the parameters; None outside the group.
     """
+    system = scales.system
     parameters = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
-    forms = [system.form(n) for n in np.unique(np.concatenate(parameters)).tolist()]
-    spanned = {v for form in forms for v in form}
-    single_variables = {v for form in forms if len(form) == 1 for v in form}
+    numbers = np.unique(system.simplified(np.concatenate(parameters)))
+    spanned = system.variables(numbers)
+    alone = system.variables(numbers[system.num_variables(numbers) == 1])
     # Channels are a basis only if the parameters' scales span all that there is.
-    complete = single_variables == spanned or system.rank(parameters) == len(spanned)
-    tried = set()
-    for numbers in [*(candidates if complete else []), *parameters]:
-        for number in dict.fromkeys(numbers.ravel().tolist()):
-            if number in tried:
-                continue
-            tried.add(number)
-            if all(v < 0 or v in spanned for v in system.form(number)):
-                system.adopt(number)
+    complete = len(alone) == len(spanned) or system.rank(parameters) == len(spanned)
+    among = np.zeros(system.num_made + 1, bool)
+    among[spanned] = True
+    for value in candidates if complete else ():
+        if scales.num_entries(value) <= LARGEST_TABLE:
+            # The first entry comes first: all others have its scale in them, and are shorter then.
+            system.adopt_each(np.array([value.overall]), among)
+            system.adopt_each(scales.entries(value), among)
+    for numbers in parameters:
+        system.adopt_each(numbers, among)
 
 
 def node_exponents(
@@ -81,7 +84,7 @@ def _forms_of(system: System, leaf: Value) -> Exponents:
     if leaf.layers:
         layers = [_forms_of(system, layer) for layer in leaf.layers]
         return stacked(layers, leaf.layers[0].shape, leaf.along)
-    tables = tuple((axes, [system.form(n) for n in t.ravel().tolist()]) for axes, t in leaf.blocks)
+    tables = tuple((axes, system.forms(t)) for axes, t in leaf.blocks)
     return separated(
         Exponents(system.form(leaf.overall), tuple((a, t) for a, t in tables if any(t)))
     )
@@ -251,9 +254,15 @@ def _node(form: Form) -> int | None:
 
 def _ends(form: Form) -> tuple[int, int] | None:
     """(tail, head) of an entry with this factor."""
-    tail = _node({v: -c for v, c in form.items() if c < 0})
-    head = _node({v: c for v, c in form.items() if c > 0})
-    return None if tail is None or head is None else (tail, head)
+    tail = head = GROUND
+    for node, power in form.items():
+        if power == 1 and head == GROUND:
+            head = node
+        elif power == -1 and tail == GROUND:
+            tail = node
+        else:
+            return None
+    return tail, head
 
 
 def _forms(leaf: Exponents) -> Iterator[Form]:
