@@ -5,9 +5,13 @@ term 27 bits of the variable and 4 of the coefficient. Zero is 0.
 """
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
+Form = Mapping[int, int | Fraction]
+"""A linear form: variable -> coefficient, none of them zero."""
 
 _TERM_BITS, _COEFFICIENT_BITS = 31, 4
 _OFFSET, _MIDDLE = 2**26, 2 ** (_COEFFICIENT_BITS - 1)
@@ -27,7 +31,18 @@ def term(variables: Any, coefficients: Any) -> Any:
     return (variables + _OFFSET << _COEFFICIENT_BITS) | (coefficients + _MIDDLE)
 
 
-def code(form: Mapping[int, Any]) -> int | None:
+def fits_term(variable: int, coefficient: int | Fraction) -> bool:
+    """Whether a variable times a coefficient has a code.
+
+    Args:
+        variable: any.
+        coefficient: not zero.
+    """
+    whole = type(coefficient) is int and -_LARGEST <= coefficient <= _LARGEST
+    return whole and -_OFFSET < variable < _OFFSET
+
+
+def code(form: Form) -> int | None:
     """The code of one form; None where it is too long.
 
     Args:
@@ -37,11 +52,9 @@ def code(form: Mapping[int, Any]) -> int | None:
         return None
     total = 0
     for variable, coefficient in sorted(form.items(), reverse=True):
-        whole = type(coefficient) is int and -_LARGEST <= coefficient <= _LARGEST
-        if not whole or not -_OFFSET < variable < _OFFSET:
+        if not fits_term(variable, coefficient):
             return None
-        one = (variable + _OFFSET << _COEFFICIENT_BITS) | (coefficient + _MIDDLE)
-        total = total << _TERM_BITS | one
+        total = total << _TERM_BITS | term(variable, coefficient)
     return total
 
 
@@ -75,7 +88,15 @@ def decode(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         codes: int64 [n].
     """
-    terms = np.stack([codes & _TERM, codes >> _TERM_BITS])
+    return decode_terms(np.stack([codes & _TERM, codes >> _TERM_BITS]))
+
+
+def decode_terms(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variables and coefficients of single terms; both are 0 in place of missing ones.
+
+    Args:
+        terms: int64, any shape.
+    """
     present = terms != 0
     variables = ((terms >> _COEFFICIENT_BITS) - _OFFSET) * present
     return variables, ((terms & _COEFFICIENT) - _MIDDLE) * present
@@ -100,3 +121,45 @@ def encode(variables: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray,
     larger = terms.max(axis=0)
     codes = np.where(count == 2, larger << _TERM_BITS | terms.sum(axis=0) - larger, larger)
     return codes, (count <= 2) & (np.abs(sums).max(axis=0) <= _LARGEST)
+
+
+def summed(
+    places: np.ndarray, variables: np.ndarray, coefficients: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums of terms by place, of any number of terms.
+
+    Args:
+        places: of every term the sum that it is a part of, [terms].
+        variables: int64 [terms].
+        coefficients: int64 [terms], not zero.
+        shape: how many sums there are, and to how many terms they are written out.
+
+    Returns:
+        The codes of the sums' terms, ascending, 0 behind them, int64 [n, width]; how many terms
+        each sum has, [n]; which are written out in full, [n].
+    """
+    keys = places << _TERM_BITS - _COEFFICIENT_BITS | variables + _OFFSET
+    order = np.argsort(keys, kind="stable")
+    first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    sums = np.add.reduceat(coefficients[order], first) if len(first) else coefficients
+    places, variables = places[order][first], variables[order][first]
+    kept = sums != 0
+    places, variables, sums = places[kept], variables[kept], sums[kept]
+    lengths = np.bincount(places, minlength=shape[0])
+    ranks = np.arange(len(places)) - (np.cumsum(lengths) - lengths)[places]
+    large = np.abs(sums) > _LARGEST
+    full = lengths <= shape[1]
+    full[places[large]] = False
+    written = (ranks < shape[1]) & ~large
+    rows = np.zeros(shape, np.int64)
+    rows[places[written], ranks[written]] = term(variables, sums)[written]
+    return rows, lengths, full
+
+
+def joined(rows: np.ndarray) -> np.ndarray:
+    """The codes of forms of at most two terms, int64 [n].
+
+    Args:
+        rows: the codes of their terms, ascending, int64 [n, 2 or more].
+    """
+    return rows[:, 0] | rows[:, 1] << _TERM_BITS

@@ -1,22 +1,23 @@
 """Linear forms by number, in variables some of which are known to equal other forms."""
 
-from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
 
 from gsgd_jax.tracing.algebra.codes import (
-    MOST_VARIABLES,
+    Form,
     code,
     decode,
+    decode_terms,
     decoded,
     encode,
+    joined,
+    summed,
     term,
     variable_of,
 )
-
-Form = Mapping[int, int | Fraction]
-"""A linear form: variable -> coefficient, none of them zero."""
+from gsgd_jax.tracing.algebra.long_forms import WIDTH, LongForms
+from gsgd_jax.tracing.algebra.variables import Variables
 
 Numbers = np.ndarray | np.integer | int
 """Numbers of forms."""
@@ -29,45 +30,15 @@ _CHUNK = 2**15
 """Forms that are added at once: few enough to stay in the cache."""
 
 
-class Forms:
+class Forms(Variables):
     """Sums and multiples of forms, arrays of them at once.
 
-    The number of a short form is its code. Longer forms are dictionaries, with numbers -1, -2, ...
+    The number of a short form is its code; longer ones have numbers -1, -2, ...
     """
 
     def __init__(self):
-        self._long: list[Form] = []
-        self._long_numbers: dict[tuple, int] = {}
-        # Of every variable the number of what it is equal to, of itself where that is not known;
-        # variables of the basis are -1, -2, ... and count from the end.
-        self._solution = np.zeros(1, np.int64)
-        self._variables = 0
-        self._basis = 0
-        self._trials: set[int] = set()
-
-    def fresh(self, count: int, *, trial: bool = False) -> np.ndarray:
-        """Numbers of `count` new variables, int64 [count].
-
-        Args:
-            count: of variables.
-            trial: whether they will be set to zero in the end. They are eliminated only from
-                equations between them, and not counted then, so that others fare as if these had
-                been zero from the start.
-        """
-        first = self._variables + 1
-        if self._variables + count > MOST_VARIABLES:
-            raise ValueError(
-                f"tracing follows up to {MOST_VARIABLES} scales of channels, but this model needs "
-                "more; trace a narrower copy of it."
-            )
-        self._variables += count
-        variables = np.arange(first, first + count)
-        if trial:
-            self._trials.update(variables.tolist())
-        self._make_room()
-        numbers = term(variables, 1)
-        self._solution[first : first + count] = numbers
-        return numbers
+        super().__init__()
+        self._long = LongForms()
 
     def form(self, number: int | np.integer | np.ndarray) -> Form:
         """The form of a number, in variables that no equation has eliminated.
@@ -78,8 +49,7 @@ class Forms:
         number = int(number)
         if number >= 0:
             return self._resolve(decoded(number))
-        form = self._long[~number] = self._resolve(self._long[~number])
-        return form
+        return self._resolve(self._long.form(number))
 
     def forms(self, numbers: np.ndarray) -> list[Form]:
         """The forms of an array of numbers, in row-major order.
@@ -103,10 +73,20 @@ class Forms:
         found = np.unique(np.append(found.ravel(), np.array(longer, np.int64)))
         return found[found != 0]
 
-    @property
-    def num_made(self) -> int:
-        """How many variables there are, solved ones too: 1, 2, ..."""
-        return self._variables
+    def terms(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Variables and coefficients of all terms of some forms, [terms] each, in no order.
+
+        Args:
+            numbers: of simplified forms, [n].
+        """
+        rare = self._long.are_rare(numbers)
+        _, variables, coefficients = self._terms(np.where(rare, ZERO, numbers))
+        items = [item for n in numbers[rare].tolist() for item in self.form(n).items()]
+        if items:
+            more = np.array([c for _, c in items])  # of objects, if there are fractions
+            variables = np.append(variables, np.array([v for v, _ in items]))
+            coefficients = np.concatenate([coefficients.astype(more.dtype), more])
+        return variables, coefficients
 
     def num_variables(self, numbers: np.ndarray) -> np.ndarray:
         """How many variables each of some simplified forms has, int64 [n].
@@ -176,46 +156,95 @@ class Forms:
         """
         if factor == 1:
             return self.simplified(numbers)
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        scaled = [
-            self._number({v: tidy(c * factor) for v, c in self.form(n).items()})
-            for n in unique.tolist()
-        ]
-        return np.asarray(np.array(scaled, np.int64)[inverse.reshape(np.shape(numbers))])
-
-    def _make_room(self) -> None:
-        needed, size = self._variables + self._basis + 1, len(self._solution)
-        if needed > size:
-            grown = np.zeros(2 * needed, np.int64)
-            # What is beyond the variables is of the basis, and stays at the end.
-            grown[: size - self._basis] = self._solution[: size - self._basis]
-            if self._basis:
-                grown[-self._basis :] = self._solution[-self._basis :]
-            self._solution = grown
+        unique, inverse = np.unique(self.simplified(numbers), return_inverse=True)
+        scaled, fit = np.zeros(len(unique), np.int64), np.zeros(len(unique), bool)
+        if len(unique) > FEW:
+            rare = self._long.are_rare(unique)
+            places, variables, coefficients = self._terms(np.where(rare, ZERO, unique))
+            over, under = Fraction(factor).as_integer_ratio()
+            rare[places[coefficients * over % under != 0]] = True
+            coefficients = coefficients * over // under
+            scaled, fit = self._summed(places, variables, coefficients, len(unique))
+            fit &= ~rare
+        for place in np.flatnonzero(~fit).tolist():
+            form = self.form(unique.item(place))
+            scaled[place] = self.number({v: tidy(c * factor) for v, c in form.items()})
+        return np.asarray(scaled[inverse.reshape(np.shape(numbers))])
 
     def _is_stale(self, numbers: np.ndarray) -> np.ndarray:
-        """Which forms may have variables that are solved: all long ones."""
+        """Which forms may have variables that are solved."""
         variables, coefficients = decode(np.maximum(numbers, ZERO))
         solved = self._solution[variables] != term(variables, 1)
-        return (solved & (coefficients != 0)).any(axis=0) | (numbers < 0)
+        stale = (solved & (coefficients != 0)).any(axis=0)
+        longer = np.flatnonzero(numbers < 0)
+        if len(longer):
+            places, variables, _ = self._terms(numbers[longer])
+            stale[longer] = self._long.are_rare(numbers[longer])
+            stale[longer[places[self._solution[variables] != term(variables, 1)]]] = True
+        return stale
+
+    def _terms(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places, variables and coefficients of all terms; rare forms have none."""
+        variables, coefficients = decode(np.maximum(numbers, ZERO))
+        _, places = present = np.nonzero(coefficients)
+        variables, coefficients = variables[present], coefficients[present]
+        longer = np.flatnonzero(numbers < 0)
+        if not len(longer):
+            return places, variables, coefficients
+        more, powers = decode_terms(self._long.terms(numbers[longer]))
+        _, inside = present = np.nonzero(powers)
+        return (
+            np.append(places, longer[inside]),
+            np.append(variables, more[present]),
+            np.append(coefficients, powers[present]),
+        )
+
+    def _summed(
+        self, places: np.ndarray, variables: np.ndarray, coefficients: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of sums of terms by place, and which are not rare, and so have one."""
+        rows, lengths, fit = summed(places, variables, coefficients, (count, WIDTH))
+        numbers = joined(rows)
+        longer = fit & (lengths > 2)
+        if longer.any():
+            numbers[longer] = self._long.numbers(rows[longer].astype(np.int32))
+        return numbers, fit
 
     def _substituted(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers of forms with what solved variables are equal to, to the end."""
         variables, coefficients = decode(np.maximum(numbers, ZERO))
-        used = np.unique(variables)
-        before = self._solution[used]
-        solved = before != term(used, 1)
-        solved &= used != 0
-        # What they are equal to is followed, and kept, to the end first.
-        self._solution[used[solved]] = self.simplified(before[solved])
+        self._follow(variables)
         equal = self._solution[variables]
         inner, factors = decode(np.maximum(equal, ZERO).ravel())
         factors = factors.reshape(2, *variables.shape) * coefficients
         codes, fit = encode(inner.reshape(4, -1), factors.reshape(4, -1))
         fit &= (numbers >= 0) & (equal >= 0).all(axis=0)
-        for place in np.flatnonzero(~fit).tolist():
+        hard = np.flatnonzero(~fit)
+        if len(hard) > FEW:
+            codes[hard], fit = self._substituted_long(numbers[hard])
+            hard = hard[~fit]
+        for place in hard.tolist():
             codes[place] = self._simple(numbers.item(place))
         return codes
+
+    def _substituted_long(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same for forms of any length, and for which this worked: where none was rare."""
+        rare = self._long.are_rare(numbers)
+        places, variables, coefficients = self._terms(numbers)
+        self._follow(variables)
+        equal = self._solution[variables]
+        rare[places[self._long.are_rare(equal)]] = True
+        inner, variables, factors = self._terms(equal)
+        coefficients = coefficients[inner] * factors
+        codes, fit = self._summed(places[inner], variables, coefficients, len(numbers))
+        return codes, fit & ~rare
+
+    def _follow(self, variables: np.ndarray) -> None:
+        """Keeps what solved variables are equal to in terms of others that are not solved."""
+        used = np.unique(variables)
+        before = self._solution[used]
+        solved = (before != term(used, 1)) & (used != 0)
+        self._solution[used[solved]] = self.simplified(before[solved])
 
     def _sums(self, left: np.ndarray, right: np.ndarray, sign: int) -> np.ndarray:
         """Sums of simplified forms."""
@@ -223,7 +252,16 @@ class Forms:
         (one, first), (other, second) = parts
         codes, fit = encode(np.concatenate([one, other]), np.concatenate([first, sign * second]))
         fit &= (left >= 0) & (right >= 0)
-        for place in np.flatnonzero(~fit).tolist():
+        hard = np.flatnonzero(~fit)
+        if len(hard) > FEW:
+            sides = [self._terms(side[hard]) for side in (left, right)]
+            places, variables, coefficients = map(np.append, *sides)
+            coefficients[len(sides[0][0]) :] *= sign
+            codes[hard], fit = self._summed(places, variables, coefficients, len(hard))
+            for side in (left, right):
+                fit &= ~self._long.are_rare(side[hard])
+            hard = hard[~fit]
+        for place in hard.tolist():
             codes[place] = self._sum(left.item(place), right.item(place), sign)
         return codes
 
@@ -232,7 +270,7 @@ class Forms:
             return self._simple(left)
         total = dict(self.form(left))
         _add(total, self.form(right), sign)
-        return self._number(total)
+        return self.number(total)
 
     def _simple(self, number: int) -> int:
         """The number of the same form after elimination."""
@@ -245,7 +283,7 @@ class Forms:
                 return number
             self._solution[variable] = simple = self._simple(equal)
             return simple
-        return self._number(self.form(number))
+        return self.number(self.form(number))
 
     def _resolve(self, form: Form) -> Form:
         # Solved variables may be expressed in others solved since: followed, and kept, to the end.
@@ -257,20 +295,20 @@ class Forms:
         for v, c in form.items():
             if v in solved:
                 inner = self.form(equal[v])
-                self._solution[v] = self._number(inner)
+                self._solution[v] = self.number(inner)
                 _add(total, inner, c)
             else:
                 _add(total, {v: 1}, c)
         return total
 
-    def _number(self, form: Form) -> int:
+    def number(self, form: Form) -> int:
+        """The number of a form.
+
+        Args:
+            form: in variables that no equation has eliminated.
+        """
         number = code(form)
-        if number is None:
-            key = tuple(sorted(form.items()))
-            number = self._long_numbers.setdefault(key, ~len(self._long))
-            if number == ~len(self._long):
-                self._long.append(form)
-        return number
+        return self._long.number(form) if number is None else number
 
 
 def _add(total: dict[int, int | Fraction], form: Form, factor: int | Fraction) -> None:

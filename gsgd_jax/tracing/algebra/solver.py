@@ -44,6 +44,8 @@ class System(Forms):
             numbers = np.unique(self.simplified(numbers))
             numbers = numbers[numbers != ZERO]
             solved = self._solve_at_once(numbers) if len(numbers) > FEW else numbers[:0]
+            if not len(solved) and len(numbers) > FEW:
+                solved = self._solve_apart(numbers)
             if not len(solved):
                 break
             independent += len(solved)
@@ -57,7 +59,7 @@ class System(Forms):
     def copy(self) -> "System":
         """Another system of the same equations, which counts all variables."""
         other = System()
-        other._long, other._long_numbers = self._long[:], self._long_numbers.copy()
+        other._long = self._long.copy()
         other._solution = self._solution.copy()
         other._variables, other._basis = self._variables, self._basis
         return other
@@ -77,7 +79,7 @@ class System(Forms):
         if all(variable < 0 for variable in form):
             return None
         # b = form as the equation form - b = 0, which eliminates a variable of the form.
-        added = int(self._new_basis(1)[0])
+        added = int(self.fresh_basis(1)[0])
         form[added] = -1
         self._eliminate(form)
         return added
@@ -141,26 +143,13 @@ class System(Forms):
         repeated[np.unique(pivots, return_index=True)[1]] = False
         hard = repeated | (np.abs(units) != 1) | (numbers < 0)
         count = int(np.argmax(hard)) if hard.any() else len(numbers)
-        added = self._new_basis(count)
+        added = self.fresh_basis(count)
         others = (variables * ~side).sum(axis=0)[:count]
         rest = -(units * (coefficients * ~side).sum(axis=0))[:count]
         codes, fit = encode(np.stack([added, others]), np.stack([units[:count], rest]))
         assert fit.all()
         self._solution[pivots[:count]] = codes
         return count
-
-    def _new_basis(self, count: int) -> np.ndarray:
-        """New variables of the basis, [count]."""
-        first = self._basis
-        spare = len(self._solution) - self._variables - 1 - first
-        if count > spare:
-            kept = self._solution[len(self._solution) - first :]
-            made = self._solution[: self._variables + 1]
-            self._solution = np.concatenate([made, np.zeros(count + len(made), np.int64), kept])
-        self._basis = first + count
-        added = -np.arange(first + 1, self._basis + 1)
-        self._solution[added] = term(added, 1)
-        return added
 
     def _solve_at_once(self, numbers: np.ndarray) -> np.ndarray:
         """Solves equations a p + c q = 0 with a and c 1 or -1, one for every p; returns these."""
@@ -179,6 +168,31 @@ class System(Forms):
         self._solution[pivots] = np.where(others, term(others, sign), ZERO)
         return numbers[first]
 
+    def _solve_apart(self, numbers: np.ndarray) -> np.ndarray:
+        """Solves equations for a variable that no other of them has; returns these."""
+        numbers = numbers[~self._long.are_rare(numbers)]
+        places, variables, coefficients = self._terms(numbers)
+        apart = np.ones(len(numbers), bool)
+        if self._trials:
+            apart[places[np.isin(variables, list(self._trials))]] = False
+        # The variable last made of those with coefficient 1 or -1 is eliminated.
+        fit = (np.abs(coefficients) == 1) & (variables > 0)
+        pivots = np.zeros(len(numbers), np.int64)
+        np.maximum.at(pivots, places[fit], variables[fit])
+        found, counts = np.unique(np.append(variables, 0), return_counts=True)
+        apart &= (counts[np.searchsorted(found, pivots)] == 1) & (pivots > 0)
+        # a p + sum_v c_v v = 0 gives p = sum_v -c_v a v.
+        here = apart[places]
+        places, variables, coefficients = places[here], variables[here], coefficients[here]
+        side = variables == pivots[places]
+        signs = np.zeros(len(numbers), np.int64)
+        signs[places[side]] = -coefficients[side]
+        rest = (places[~side], variables[~side], (coefficients * signs[places])[~side])
+        equal, short = self._summed(*rest, len(numbers))
+        apart &= short
+        self._solution[pivots[apart]] = equal[apart]
+        return numbers[apart]
+
     def _eliminate(self, form: Form) -> int:
         """Solves form = 0 for the last variable that can be solved for without fractions."""
         free = [v for v in form if v > 0] or list(form)
@@ -189,7 +203,7 @@ class System(Forms):
         pivot = max(free, key=lambda v: (abs(form[v]) == 1, v))
         factor = form[pivot]
         # a p + sum_v c_v v = 0 gives p = sum_v (-c_v / a) v, where -c / a = -c a for a = 1 or -1.
-        self._solution[pivot] = self._number(
+        self._solution[pivot] = self.number(
             {
                 v: -c * factor if abs(factor) == 1 else tidy(Fraction(-c) / factor)
                 for v, c in form.items()
