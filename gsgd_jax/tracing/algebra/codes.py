@@ -31,30 +31,21 @@ def term(variables: Any, coefficients: Any) -> Any:
     return (variables + _OFFSET << _COEFFICIENT_BITS) | (coefficients + _MIDDLE)
 
 
-def fits_term(variable: int, coefficient: int | Fraction) -> bool:
-    """Whether a variable times a coefficient has a code.
-
-    Args:
-        variable: any.
-        coefficient: not zero.
-    """
-    whole = type(coefficient) is int and -_LARGEST <= coefficient <= _LARGEST
-    return whole and -_OFFSET < variable < _OFFSET
-
-
 def code(form: Form) -> int | None:
     """The code of one form; None where it is too long.
 
     Args:
-        form: variable -> coefficient, none of them zero.
+        form: of variables up to `MOST_VARIABLES`.
     """
     if len(form) > 2:
         return None
     total = 0
-    for variable, coefficient in sorted(form.items(), reverse=True):
-        if not fits_term(variable, coefficient):
+    for variable in sorted(form, reverse=True):
+        coefficient = form[variable]
+        if type(coefficient) is not int or not -_LARGEST <= coefficient <= _LARGEST:
             return None
-        total = total << _TERM_BITS | term(variable, coefficient)
+        one = (variable + _OFFSET << _COEFFICIENT_BITS) | (coefficient + _MIDDLE)
+        total = total << _TERM_BITS | one
     return total
 
 

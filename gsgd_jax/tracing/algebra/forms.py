@@ -268,6 +268,8 @@ class Forms(Variables):
     def _sum(self, left: int, right: int, sign: int) -> int:
         if not right:
             return self._simple(left)
+        if not left and sign == 1:
+            return self._simple(right)
         total = dict(self.form(left))
         _add(total, self.form(right), sign)
         return self.number(total)
@@ -283,22 +285,27 @@ class Forms(Variables):
                 return number
             self._solution[variable] = simple = self._simple(equal)
             return simple
-        return self.number(self.form(number))
+        form = decoded(number) if number >= 0 else self._long.form(number)
+        resolved = self._resolve(form)
+        return number if resolved is form else self.number(resolved)
 
     def _resolve(self, form: Form) -> Form:
         # Solved variables may be expressed in others solved since: followed, and kept, to the end.
-        equal = {v: self._solution.item(v) for v in form}
-        solved = {v for v, number in equal.items() if number != term(v, 1)}
-        if not solved:
+        known = self._solution.item
+        for v in form:
+            if known(v) != term(v, 1):
+                break
+        else:
             return form
         total: dict[int, int | Fraction] = {}
         for v, c in form.items():
-            if v in solved:
-                inner = self.form(equal[v])
+            equal = known(v)
+            if equal == term(v, 1):
+                _add(total, {v: 1}, c)
+            elif equal:
+                inner = self.form(equal)
                 self._solution[v] = self.number(inner)
                 _add(total, inner, c)
-            else:
-                _add(total, {v: 1}, c)
         return total
 
     def number(self, form: Form) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gsgd_jax.tracing.algebra.codes import Form, decoded, fits_term, term
+from gsgd_jax.tracing.algebra.codes import Form, code, decoded, term
 
 WIDTH = 6
 """Forms of so many terms, with coefficients that fit a code's, have a row; others are rare."""
@@ -22,7 +22,7 @@ class LongForms:
         Args:
             form: too long for a code.
         """
-        if len(form) <= WIDTH and all(fits_term(v, c) for v, c in form.items()):
+        if len(form) <= WIDTH and all(code({v: c}) is not None for v, c in form.items()):
             row = np.zeros((1, WIDTH), np.int32)
             row[0, : len(form)] = sorted(term(v, c) for v, c in form.items())
             return self.numbers(row).item()

@@ -128,7 +128,7 @@ class System(Forms):
 
     def _adopt_by_hand(self, numbers: np.ndarray, spanned: np.ndarray) -> None:
         for number in numbers.tolist():
-            if all(v < 0 or spanned[v] for v in self.form(number)):
+            if number and all(v < 0 or spanned[v] for v in self.form(number)):
                 self.adopt(number)
 
     def _adopt_first(
