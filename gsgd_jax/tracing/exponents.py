@@ -1,15 +1,14 @@
 """The exponents of a leaf's entries: sums of tables over blocks of its axes."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsgd_jax.tracing.algebra.solver import Form
+from gsgd_jax.tracing.algebra.forms import Form
 
 
 class Exponents(NamedTuple):
@@ -43,65 +42,6 @@ def log_factors(leaf: Exponents, shape: tuple[int, ...], logs: jax.Array) -> jax
         sums = jnp.zeros(len(table), logs.dtype).at[jnp.array(places, jnp.int32)].add(moved)
         total = total + sums.reshape([n if a in axes else 1 for a, n in enumerate(shape)])
     return total
-
-
-def separated(leaf: Exponents) -> Exponents:
-    """The same factors, each node in one part alone: a kernel's heads here, its tails there.
-
-    What works on one part at a time then sees a node's own exponents, none that cancel.
-
-    Args:
-        leaf: its factors; no two blocks share an axis.
-    """
-    overall = dict(leaf.overall)
-    blocks = [(axes, list(table)) for axes, table in leaf.blocks]
-    for node, power in leaf.overall.items():
-        for place, (axes, table) in enumerate(blocks):
-            # overall + table = (overall - c) + (table + c), for any c: here where most entries of
-            # the table have -c, to say that all but a few do not move with the node.
-            before = sum(node in form for form in table)
-            after = sum(form.get(node, 0) != -power for form in table)
-            if after <= before:
-                blocks[place] = (axes, [_plus(form, node, power) for form in table])
-                del overall[node]
-                break
-    return Exponents(overall, tuple(blocks))
-
-
-def _plus(form: Form, node: int, power: int | Fraction) -> Form:
-    """The form with more of a node."""
-    total = form.get(node, 0) + power
-    rest = {v: c for v, c in form.items() if v != node}
-    return {**rest, node: total} if total else rest
-
-
-def stacked(layers: Sequence[Exponents], shape: tuple[int, ...], along: int) -> Exponents:
-    """The factors of a leaf from those of its layers.
-
-    Args:
-        layers: of one shape.
-        shape: of a layer.
-        along: the axis of layers.
-    """
-
-    def outer(axes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(a + (a >= along) for a in axes)
-
-    overall = layers[0].overall
-    # Layer l: overall_l + sum of its tables, as overall_0 + (overall_l - overall_0) + the tables.
-    shifts = [combined(layer.overall, overall, sign=-1) for layer in layers]
-    blocks: list[tuple[tuple[int, ...], list[Form]]] = []
-    if any(shifts):
-        blocks.append(((along,), shifts))
-    for axes in dict.fromkeys(axes for layer in layers for axes, _ in layer.blocks):
-        size = int(np.prod([shape[a] for a in axes], dtype=np.int64))
-        rows = [dict(layer.blocks).get(axes, [{}] * size) for layer in layers]
-        table = [form for row in rows for form in row]
-        joined = tuple(sorted((along, *outer(axes))))
-        places = np.arange(len(table)).reshape(len(layers), *(shape[a] for a in axes))
-        order = np.moveaxis(places, 0, joined.index(along)).ravel()
-        blocks.append((joined, [table[place] for place in order.tolist()]))
-    return Exponents(overall, tuple(blocks))
 
 
 def shared_axis(leaf: Exponents) -> int | None:

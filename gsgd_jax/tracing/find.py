@@ -13,7 +13,8 @@ from gsgd_jax.gauge import leaf_names
 from gsgd_jax.tracing.algebra.scales import Value
 from gsgd_jax.tracing.algebra.stacks import Layout, fresh, single
 from gsgd_jax.tracing.algebra.tables import free_rows
-from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground, node_exponents, one_sided
+from gsgd_jax.tracing.factors import Factors, exponents, leaf_factors, one_sided
+from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
 from gsgd_jax.tracing.partition import layouts
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
@@ -132,7 +133,7 @@ def found_group(
     leaves, layout_of = _interpret(closed, shapes, trace)
     if any(leaf is not None for leaf in leaves):
         rows = _with_free_rows(trace, leaves)
-        choose_nodes(trace.system, _candidates(trace, leaves, rows), leaves)
+        choose_nodes(trace.scales, _candidates(trace, leaves, rows), leaves)
     return _result(_Traced(trace, leaves, layout_of, names, shapes), absorbing)
 
 
@@ -176,19 +177,15 @@ def _with_free_rows(trace: Trace, leaves: list[Value | None]) -> list[Value]:
     return scales
 
 
-def _candidates(
-    trace: Trace, leaves: Sequence[Value | None], rows: Sequence[Value]
-) -> list[np.ndarray]:
-    """Form numbers of what may become a node, in the order of the model."""
+def _candidates(trace: Trace, leaves: Sequence[Value | None], rows: Sequence[Value]) -> list[Value]:
+    """Scales of what may become a node, in the order of the model."""
     # Channels before the factors by which a norm divides them.
     channels = sorted(trace.intermediates, key=lambda value: value.size or value.derived)
     parts = [part for leaf in leaves if leaf is not None for part in single(leaf)]
     small = [part for part in parts if np.prod(part.shape) <= _SMALL]
     # Many values of a layer have the same scales; some only since equations were solved.
     distinct = _distinct((*channels, *rows, *small))
-    distinct = _distinct([trace.scales.simplified(value) for value in distinct])
-    candidates = [trace.scales.entries(value) for value in distinct]
-    return [numbers for numbers in candidates if numbers is not None]
+    return _distinct([trace.scales.simplified(value) for value in distinct])
 
 
 def _distinct(values: Sequence[Value]) -> list[Value]:
@@ -208,43 +205,38 @@ class _Traced(NamedTuple):
     shapes: list[tuple[int, ...]]
 
 
+class _Nodes(NamedTuple):
+    factors: list[Factors]  # of the leaves
+    basis: np.ndarray  # the nodes' variables, in order
+    sinks: np.ndarray  # nodes that no edge leaves or none enters
+    pins: tuple[Pin, ...]
+
+
 def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
     """Nodes, and edges if there are any, from the solved equations."""
     trace = traced.trace
-    factors, basis = node_exponents(trace.system, traced.leaves)
     normalised = _variables(trace, trace.divisors) if absorbing else set()
-    sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
-    lost = [basis[node] for node in sinks if basis[node] not in normalised]
-    pins = trace.pins
-    if lost:  # an edge needs two ends; such scales reach no output
-        trace.system.drop(lost)
-        pins = (*pins, Pin("want of an outlet", "scales the outputs never see", len(lost)))
-        factors, basis = node_exponents(trace.system, traced.leaves)
-        sinks = one_sided(factors, traced.shapes, len(basis)).tolist()
-    place = {variable: node for node, variable in enumerate(basis)}
-    absorbed = tuple(node for node in sinks if basis[node] in normalised)
+    nodes = _nodes(traced, normalised)
+    place = {variable: node for node, variable in enumerate(nodes.basis.tolist())}
+    absorbed = tuple(node for node in nodes.sinks.tolist() if nodes.basis.item(node) in normalised)
     approximations = _approximations(trace, place)
     approximate = tuple(sorted({node for nodes in approximations.values() for node in nodes}))
     notes = tuple(Approximation(*where, len(nodes)) for where, nodes in approximations.items())
-    ends, obstacle = [], None
-    for name, leaf, shape in zip(traced.names, factors, traced.shapes, strict=True):
-        ends.append(edges(leaf, shape))
-        if ends[-1] is None:
-            obstacle = name
-            break
-    fields = (tuple(traced.names), tuple(traced.shapes))
+    ends, obstacle = _ends(traced, nodes)
     if obstacle is None and not (absorbed or approximate):
-        return _gauge(traced, [end for end in ends if end is not None], len(basis), pins)
-    gauge = None
+        return _gauge(traced, nodes, ends)
+    leaves, gauge = exponents(trace.system, nodes.factors, nodes.basis), None
     if absorbed or approximate:
-        trace.system.drop([basis[node] for node in {*absorbed, *approximate}])
-        exact = _result(traced, False)
-        gauge = exact if isinstance(exact, FoundGauge) else None
+        trace.system.drop(nodes.basis[[*absorbed, *approximate]].tolist())
+        exact = _nodes(traced, set())
+        ends, hindrance = _ends(traced, exact)
+        gauge = _gauge(traced, exact, ends) if hindrance is None else None
     return RescalingGroup(
-        *fields,
-        tuple(factors),
-        len(basis),
-        pins,
+        tuple(traced.names),
+        tuple(traced.shapes),
+        tuple(leaves),
+        len(nodes.basis),
+        nodes.pins,
         obstacle,
         absorbing=absorbed,
         approximate=approximate,
@@ -253,21 +245,44 @@ def _result(traced: _Traced, absorbing: bool) -> FoundGauge | RescalingGroup:
     )
 
 
-def _gauge(
-    traced: _Traced, ends: list[tuple[np.ndarray, np.ndarray]], count: int, pins: tuple[Pin, ...]
-) -> FoundGauge:
+def _nodes(traced: _Traced, normalised: set[int]) -> _Nodes:
+    """What the leaves move with; without the scales that no output sees, unless normalised."""
+    system, pins = traced.trace.system, traced.trace.pins
+    factors, basis = leaf_factors(system, traced.leaves)
+    sinks = one_sided(system, factors, basis)
+    lost = [variable for variable in basis[sinks].tolist() if variable not in normalised]
+    if lost:  # an edge needs two ends; such scales reach no output
+        system.drop(lost)
+        pins = (*pins, Pin("want of an outlet", "scales the outputs never see", len(lost)))
+        factors, basis = leaf_factors(system, traced.leaves)
+        sinks = one_sided(system, factors, basis)
+    return _Nodes(factors, basis, sinks, pins)
+
+
+def _ends(traced: _Traced, nodes: _Nodes) -> tuple[list[tuple[np.ndarray, np.ndarray]], str | None]:
+    """Tails and heads of the leaves, up to the first that is no edge, and the name of that."""
+    ends = []
+    for name, leaf, shape in zip(traced.names, nodes.factors, traced.shapes, strict=True):
+        end = edges(traced.trace.system, leaf, shape, nodes.basis)
+        if end is None:
+            return ends, name
+        ends.append(end)
+    return ends, None
+
+
+def _gauge(traced: _Traced, nodes: _Nodes, ends: list[tuple[np.ndarray, np.ndarray]]) -> FoundGauge:
     names, shapes = tuple(traced.names), tuple(traced.shapes)
     tails, heads = [end[0] for end in ends], [end[1] for end in ends]
     groups = [layout.groups for layout in traced.layouts]
     filled = list(map(fill_ground, tails, heads, shapes, groups))
     tails, heads = zip(*filled, strict=True) if filled else ((), ())
-    return FoundGauge(names, shapes, tails, heads, count, pins)
+    return FoundGauge(names, shapes, tails, heads, len(nodes.basis), nodes.pins)
 
 
 def _variables(trace: Trace, values: Iterable[Value]) -> set[int]:
     """The variables in which the scales of some values are expressed."""
-    numbers = {number for value in values for number in value.numbers()}
-    return {variable for number in numbers for variable in trace.system.form(number)}
+    numbers = [number for value in values for number in value.numbers()]
+    return set(trace.system.variables(np.array(numbers, np.int64)).tolist())
 
 
 def _approximations(trace: Trace, place: dict[int, int]) -> dict[tuple[str, str, float], set[int]]:

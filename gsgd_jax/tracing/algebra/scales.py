@@ -1,5 +1,6 @@
 """Symbolic log-scales of arrays: which factor every entry of an intermediate value carries."""
 
+import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -7,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gsgd_jax.tracing.algebra.axes import factor, merge
-from gsgd_jax.tracing.algebra.solver import ZERO, System
+from gsgd_jax.tracing.algebra.forms import ZERO
+from gsgd_jax.tracing.algebra.solver import System
 
 Block = tuple[tuple[int, ...], np.ndarray]
 """Axes, ascending, and a table of form numbers over them whose first entry is zero."""
@@ -286,16 +288,22 @@ class Scales:
         overall = int(self.system.simplified(value.overall))
         return self._remake(value, value.shape, overall, value.blocks)
 
-    def entries(self, value: Value) -> np.ndarray | None:
-        """All form numbers that occur, [n], in row-major order; None where there are too many.
+    def num_entries(self, value: Value) -> int:
+        """How many scales there are of entries, along the axes that they vary along.
+
+        Args:
+            value: a value.
+        """
+        return math.prod(table.size for _, table in value.blocks)
+
+    def entries(self, value: Value) -> np.ndarray:
+        """The form numbers of these, [n], in row-major order of the blocks.
 
         Args:
             value: a value.
         """
         numbers = np.array([value.overall], np.int64)
         for _, table in value.blocks:
-            if numbers.size * table.size > LARGEST_TABLE:
-                return None
             numbers = self.system.combine(numbers[:, None], table.reshape(1, -1)).ravel()
         return numbers
 

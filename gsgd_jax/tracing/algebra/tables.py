@@ -123,7 +123,7 @@ def free_rows(
     moved = scales.multiply(scales.constant(leaf, (0,)), scales.varying(dims, (0,), shifts))
 
     def moves(value: Value) -> bool:
-        return any(alone.form(number) for number in value.numbers())
+        return bool(alone.simplified(np.array(value.numbers())).any())
 
     notes = [epsilon for value, epsilon in softened if moves(value)]
     return Rows(moved, rows, any(map(moves, divisors)), notes)

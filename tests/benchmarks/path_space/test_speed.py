@@ -1,11 +1,13 @@
 """The cost of a step in path space, in the smallest form: what is timed is whole."""
 
 import dataclasses
+import itertools
 
+import jax
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.path_space import speed
+from benchmarks.path_space import speed, speed_shapes
 from common.progress import Silent
 from common.results.records import Record
 
@@ -33,10 +35,44 @@ def test_a_step_in_path_space_is_timed_against_one_on_weights(stepped, tmp_path)
         stages = [way.metrics[f"{stage}_seconds"] for stage in speed.STAGES]
         assert min(stages) > 0
         assert sum(stages) == pytest.approx(way.metrics["compile_seconds"])
-    assert stepped[-1].setting["network"] == speed.TRACED
-    assert stepped[-1].metrics["seconds"] > 0
+    (deepest,) = [r for r in stepped if r.setting["network"] == speed.TRACED]
+    assert deepest.metrics["seconds"] > 0
     (path,) = speed.plots(stepped, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_finding_the_group_from_shapes_is_told_beside_tracing(stepped):
+    shaped = [r for r in stepped if speed_shapes.is_from_shapes(r)]
+    named = [(r.setting["network"], r.method) for r in shaped]
+    networks, methods = (speed_shapes.RESIDUAL, speed_shapes.LANGUAGE), ("make_jaxpr", "find_gauge")
+    assert named == list(itertools.product(networks, methods))
+    assert min(value for r in shaped for value in r.metrics.values()) > 0
+
+    def table(seconds, memory):
+        told = dict(zip(named, (0.5, seconds, 0.25, seconds), strict=True))
+        changed = []
+        for r in shaped:
+            first = told[r.setting["network"], r.method]
+            metrics = {"first_cpu_seconds": first, "second_cpu_seconds": first / 2}
+            changed.append(dataclasses.replace(r, metrics=metrics | {"peak_megabytes": memory}))
+        return speed.tables([*(r for r in stepped if r not in shaped), *changed])
+
+    quick, slow = table(1.5, 90.0), table(2.5, 210.0)
+    assert quick.count("2 s: met") == quick.count("90 of 200: met") == 2
+    assert " 3.0 |" in quick  # 1.5 over 0.5
+    assert " 6.0 |" in quick  # 1.5 over 0.25
+    assert slow.count("2 s: missed") == slow.count("210 of 200: missed") == 2
+
+
+def test_records_that_know_nothing_of_shapes_make_the_other_tables(stepped):
+    others = [r for r in stepped if not speed_shapes.is_from_shapes(r)]
+    assert "From shapes" not in speed.tables(others)
+    assert "From shapes" in speed.tables(stepped)
+
+
+def test_the_language_model_has_124_million_parameters():
+    _, (params, _) = speed_shapes.language()
+    assert round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6) == 124
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsgd_jax.tracing.algebra.solver import ZERO, System
+from gsgd_jax.tracing.algebra.forms import ZERO
+from gsgd_jax.tracing.algebra.solver import System
 
 WIDTH = 5
 rows = st.lists(st.lists(st.integers(-2, 2), min_size=WIDTH, max_size=WIDTH), max_size=7)
@@ -85,3 +86,28 @@ def test_a_copy_goes_its_own_way():
     assert not other.form(y)
     assert system.form(y)
     assert system.form(trial)
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_many_equations_at_once_say_what_they_say_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    count = 80
+    together, apart = System(), System()
+    variables = together.fresh(count)
+    apart.fresh(count)
+    one, other = rng.integers(0, count, (2, 60))
+    sign = int(rng.choice([-1, 1]))
+    equations = together.combine(variables[one], variables[other], sign)
+    vanished = [apart.vanish(apart.combine(variables[i], variables[j], sign))
+                for i, j in zip(one, other, strict=True)]  # fmt: skip
+    assert together.vanish(equations) == sum(vanished)
+    sums = together.combine(variables, np.roll(variables, 1))
+    for number, x, y in zip(sums, variables, np.roll(variables, 1), strict=True):
+        assert together.form(number) == apart.form(apart.combine(x, y))
+    spanned = np.arange(count + 1) > count // 2
+    together.adopt_each(sums, spanned)
+    for number in sums.tolist():
+        if all(v < 0 or spanned[v] for v in apart.form(number)):
+            apart.adopt(number)
+    assert [together.form(v) for v in variables] == [apart.form(v) for v in variables]
