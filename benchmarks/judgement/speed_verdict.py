@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from benchmarks.delay import pushes
 from benchmarks.delay import speed as simulation
+from benchmarks.delay.timed import pushes
 from benchmarks.harness.reports import by_setting, met, numeric, values, where
 from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY, Finding, Measured
 from benchmarks.latent.reports import speed as latent
