@@ -34,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.delay import pushes
-from benchmarks.delay.speed_workload import Workload, build
+from benchmarks.delay.timed import pushes
+from benchmarks.delay.timed.workload import Workload, build
 from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined, met, numeric, values, where

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.delay import pushes
 from benchmarks.delay import speed as simulation
+from benchmarks.delay.timed import pushes
 from benchmarks.harness.reports import by_setting, numeric, values, where
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
 from benchmarks.latent.reports import speed as latent

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.delay import pushes
+from benchmarks.delay.timed import pushes
 from dcasgd_jax import delay_compensation
 from dcasgd_jax.actors import Checkpoint, Cluster, Monitoring, run_asynchronously
 from dcasgd_jax.actors.process import ray_on_this_machine

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
         env={
             **os.environ,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "120",  # of a busy machine
+            "RAY_raylet_start_wait_time_s": "300",  # of a busy machine
         },
         capture_output=True,
         text=True,

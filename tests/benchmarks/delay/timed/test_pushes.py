@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.delay import pushes
+from benchmarks.delay.timed import pushes
 from common.results.records import Record
 
 
