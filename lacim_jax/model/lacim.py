@@ -240,4 +240,9 @@ def apply(model: LaCIM, variables: Variables, method: str, *args: Any) -> Any:
 
     Flax's own return type allows for mutable collections, of which this model has none.
     """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            'variables must be a mapping, {"params": ...}, got '
+            f"{type(variables).__name__}; of what fit returns, pass its `variables`."
+        )
     return model.apply(dict(variables), *args, method=method)

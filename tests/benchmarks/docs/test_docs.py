@@ -81,6 +81,15 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
     assert sorted(re.findall(r": (\S+)$", nav, re.MULTILINE)) == sorted(TEXTS)
 
 
+def test_nothing_that_the_site_runs_is_fetched():
+    """The plugin that makes the site searchable as a file would fetch this script, were it not."""
+    settings = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^  polyfills: \[(\S*iframe-worker\S*)\]$", settings, re.MULTILINE)
+    assert (PAGES / script).is_file()
+    assert re.search(r"^  - offline\b", settings, re.MULTILINE)
+    assert not re.search(r"extra_(javascript|css):\n\s+- http", settings)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_documented_in_order(package):
     names = [identifier.rpartition(".")[2] for identifier in documented(package)]
