@@ -10,7 +10,6 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import again, registry
-from benchmarks.judgement import evidence
 from common.files import OutsideError
 from common.progress import Bars
 from common.results.tables import markdown
@@ -54,6 +53,9 @@ def show(console: Console, text: str) -> None:
 
 def report(arguments: ReportArguments) -> int:
     """Makes the pages of evidence, or checks them; the exit status."""
+    # It knows every experiment's report: two thirds of the time that this module took to import.
+    from benchmarks.judgement import evidence
+
     console = Console()
     try:
         if arguments.check:
@@ -76,6 +78,8 @@ def refused(error: Exception) -> int:
 
 def rerun(arguments: AgainArguments) -> int:
     """One row anew, beside what was recorded; the exit status."""
+    from benchmarks.judgement import evidence  # late, as above
+
     console = Console()
     try:
         records = again.recorded(arguments.record, evidence.FOLDER, arguments.preset)

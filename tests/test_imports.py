@@ -85,6 +85,7 @@ FLOORS = {
     "common/_absl_log": set(),
     "common/networks": set(),
     "common/data": {"seeds", "_absl_log"},
+    "common/features": {"files", "progress", "data", "networks"},
     "common/training": {"files", "progress", "_absl_log", "data"},
     "common/results": {"files"},
 }

@@ -202,8 +202,9 @@ def formulas(page: str, convert: Callable[[str], str] | None) -> str:
     def marked(match: re.Match[str]) -> str:
         if match[1] == "span":
             return formula(match[2])
-        # A line of its own, in full size.
-        return formula(match[2]).replace('display="inline"', 'display="block"', 1)
+        # A line of its own, in full size; one that is too wide is moved, not cut.
+        line = formula(match[2]).replace('display="inline"', 'display="block"', 1)
+        return f'<div class="formula">{line}</div>'
 
     def in_block(match: re.Match[str]) -> str:
         lines = _DOLLARS.sub(lambda tex: formula(tex[1]), match[3])
@@ -259,13 +260,30 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def source_of(uri: str) -> str | None:
+    """The file of the repository to edit for a page, or None where a command makes the page.
+
+    Args:
+        uri: the page's path in the site's sources.
+    """
+    folder, _, name = uri.partition("/")
+    if folder == "evidence":
+        return None
+    if folder == "notebooks":
+        return f"benchmarks/notebooks/{name.removesuffix('.md')}.py"
+    return f"benchmarks/docs/pages/{uri}"
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Puts the list of experiments, or that of bad inputs, where a page asks for it.
 
+    And says how the page is edited: by a link, where `extra.repository` names the repository's
+    address, or by the name of its file.
+
     Args:
         markdown: of the page.
-        page: not looked at.
-        config: not looked at.
+        page: whose `edit_url` is set; None for none.
+        config: of the site.
         files: not looked at.
     """
     if EXPERIMENTS in markdown:
@@ -274,6 +292,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         from benchmarks.docs import bad_input  # needs jax, which no other page does
 
         markdown = markdown.replace(BAD_INPUT, bad_input.page())
+    source = source_of(page.file.src_uri) if page else None
+    if source and (repository := config.extra.get("repository")):
+        page.edit_url = f"{repository.rstrip('/')}/edit/main/{source}"
+    elif source and source.endswith(".md"):  # a notebook's page says so already
+        markdown += f"\n\n<small>To edit this page: `{source}`</small>\n"
     return markdown
 
 

@@ -88,20 +88,22 @@ class _Queue:
         """Runs jobs to their ends; on Ctrl-C processes are told, and waited for."""
         waiting = iter(jobs)
         workers = [threading.Thread(target=self._work, args=(waiting, share)) for share in shares]
-        for worker in workers:
-            worker.start()
         try:
+            # Ctrl-C may come while a thread is being started.
+            for worker in workers:
+                worker.start()
             for worker in workers:
                 while worker.is_alive():
                     worker.join(0.2)
         except KeyboardInterrupt:
-            self._stop.set()
             with self._lock:
+                self._stop.set()
                 for process in self._running:
                     if process.poll() is None:
                         process.send_signal(signal.SIGINT)
             for worker in workers:
-                worker.join()
+                if worker.ident is not None:
+                    worker.join()
             raise
 
     def _work(self, waiting: Iterator[Job], share: Sequence[int]) -> None:
@@ -125,6 +127,10 @@ class _Queue:
         self._report(f"{job.name} begins")
         job.out.mkdir(parents=True, exist_ok=True)
         with (job.out / "log.txt").open("wb") as log, self._lock:
+            # Asked anew under the lock: who interrupts tells every process that runs by then.
+            if self._stop.is_set():
+                self.outcomes.append(Outcome(job, STOPPED, 0.0))
+                return
             process = subprocess.Popen(
                 [*self._program, job.name, *job.arguments, "--out", str(job.out), *budget],
                 cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT,

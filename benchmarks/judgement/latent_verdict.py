@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.harness.reports import by_setting, where
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
+from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured, joint
 from benchmarks.judgement.weighing import (
     BETTER,
     WORSE,
@@ -24,7 +24,9 @@ from benchmarks.latent.reports.identifiability import (
     POOLED,
     TARGET,
     least_sufficient,
+    structural,
 )
+from benchmarks.latent.reports.segments import segments
 from common.results.comparison import Difference, interval, paired_difference
 from common.results.power import smallest_visible, told_apart
 from common.results.records import Record
@@ -36,12 +38,14 @@ Scores = Mapping[str, Mapping[int, float]]
 # Published, DomainBed: by the oracle ERM 28.7 and IRM 58.5 on coloured MNIST; PACS, pretrained, ERM
 # 85.5 and CORAL 86.2. LaCIM is hoped to gain over ERM what the best of them does.
 COLOURS, STYLES, FLIP = "coloured digits", "PACS", "flipped correlation"
-HOPED = {COLOURS: 58.5 - 28.7, STYLES: 86.2 - 85.5, FLIP: 8.0}
-"""Points over ERM; those of the flip test are its own target at the smaller noise."""
-ALLOWED = {COLOURS: 85.0, STYLES: 85.5, FLIP: 78.3}
+SPURIOUS = "SpuriousPACS"
+HOPED = {COLOURS: 58.5 - 28.7, SPURIOUS: 10.0, STYLES: 86.2 - 85.5, FLIP: 8.0}
+"""Points over ERM; those of the flip test are its own target at the smaller noise, and those of
+SpuriousPACS, for which nothing comparable is published, are what would be worth a method."""
+ALLOWED = {COLOURS: 85.0, SPURIOUS: 90.0, STYLES: 85.5, FLIP: 78.3}
 """Accuracy, %. Of what was learnt, so it is compared with that on the training domains: what colour
-alone predicts there, and for styles what is published out of domain; for the flip test, that of the
-rule which knows the answer, out of domain."""
+or style alone predicts there, and for PACS what is published out of domain; for the flip test, that
+of the rule which knows the answer, out of domain."""
 
 
 class _Table(NamedTuple):
@@ -97,10 +101,14 @@ def _seedwise(one: Mapping[int, float], other: Mapping[int, float]) -> Differenc
 def _tables(measured: Measured) -> Iterator[_Table]:
     """Each experiment on domains, by the rules of selection that are shown."""
     shown = ("training domains", "oracle")
-    for rule, chosen in domain_report.chosen(measured.get("lacim_baselines", ())).items():
-        if rule in shown:
-            scores = {m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()}
-            yield _Table(COLOURS, rule, scores, _learnt(chosen.values()))
+    mixed = {COLOURS: "lacim_baselines", SPURIOUS: "lacim_spurious_pacs"}
+    for task, name in mixed.items():
+        for rule, chosen in domain_report.chosen(measured.get(name, ())).items():
+            if rule in shown:
+                scores = {
+                    m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()
+                }
+                yield _Table(task, rule, scores, _learnt(chosen.values()))
     for rule, by_domain in styles.chosen(measured.get("lacim_pacs", ())).items():
         if rule in shown:
             scores = {method: styles.means(of) for method, of in by_domain.items()}
@@ -131,7 +139,7 @@ def identifiability(measured: Measured) -> Finding:
     Three differences over seeds, corrected for their number: to the target, which is hoped to be
     passed, to Pool-LaCIM and to fewer domains, which are hoped to do worse by `MARGIN`.
     """
-    counts = by_setting(measured["lacim_identifiability"], "num_domains")
+    counts = by_setting(structural(measured["lacim_identifiability"]), "num_domains")
     enough = least_sufficient(dict(sorted(counts.items())))
     assert enough is not None, "the experiment has to be run with domains enough"
     ours = where(counts[enough], LACIM)
@@ -152,7 +160,12 @@ def identifiability(measured: Measured) -> Finding:
         f"the target {TARGET:g} by {mcc.n} seeds (visible from {smallest_visible(found):.2f} on); "
         f"it is {' and '.join(listed)}"
     )
-    return Finding(_found(signs), headline, f"{headline[0].upper()}{headline[1:]}.")
+    word = _found(signs)
+    if sources := segments(measured["lacim_identifiability"]):
+        headline += f"; {sources.text}"
+        # What is found without labels supports the claim, and what is not, limits it.
+        word = joint(word, HOLDS if sources.all_met else FAILS)
+    return Finding(word, headline, f"{headline[0].upper()}{headline[1:]}.")
 
 
 def _said(gain: Difference, sign: int) -> str:

@@ -58,7 +58,7 @@ class _Pair(NamedTuple):
 
 
 def _pairs(measured: Measured) -> Iterator[_Pair]:
-    perceptrons = (("G-SGD, skeleton at 1", "SGD, skeleton at 1"), ("G-SGD, largest tree", "SGD"))
+    perceptrons = (("G-SGD, skeleton at 1", "SGD, skeleton at 1"), ("G-SGD", "SGD"))
     tasks = [
         (where(measured.get("gsgd_mlp", ()), start="initial"), perceptrons, DIGITS),
         (measured.get("gsgd_sequence", ()), jobs.PAIRS, SENTENCES),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.delay import pushes
 from benchmarks.delay import speed as simulation
 from benchmarks.harness.reports import by_setting, numeric, values, where
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
@@ -101,6 +102,12 @@ def _simulations(measured: Measured) -> Iterator[Target]:
             f"simulated cluster, {network}, {ratio:.2f} of synchronous throughput at worst (target "
             f"{target:g})",
             ratio, target, turns,
+        )  # fmt: skip
+    if pushed := where(records, pushes.PUSH):
+        worst, target = max(values(pushed, "ratio")), pushes.TARGET
+        yield _target(
+            f"push to a real server {worst:.2f} of the bare calls' time (target {target:g})",
+            worst, target, at_most=True,
         )  # fmt: skip
 
 

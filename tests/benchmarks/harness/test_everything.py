@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -139,6 +140,32 @@ def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_
     assert program.returncode == 130
     assert "interrupted; what is finished is kept" in said
     assert [path.name for path in tmp_path.iterdir()] == [registry.TIMED[0]]
+
+
+@pytest.mark.parametrize("first_begun", [True, False])
+def test_ctrl_c_while_work_is_being_started_begins_nothing_more(first_begun, tmp_path, monkeypatch):
+    begun = []
+
+    class Interrupted(threading.Thread):
+        """Raises where the main thread waits until the new one runs."""
+
+        def start(self):
+            if first_begun:
+                begun.append(self)
+                super().start()
+                while not (tmp_path / "left" / "begun").exists():
+                    time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(everything, "threading", types.SimpleNamespace(
+        Thread=Interrupted, Lock=threading.Lock, Event=threading.Event
+    ))  # fmt: skip
+    todo = jobs(tmp_path, "left", "right", "fails", alone=("left", "right", "fails"))
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(todo, report=lambda line: None, program=PROGRAM)
+    # "left" would wait for "right" for ever: it was told.
+    assert not any(worker.is_alive() for worker in begun)
+    assert [path.name for path in tmp_path.iterdir()] == ["left"] * first_begun
 
 
 def test_one_experiment_is_one_process(capsys):
