@@ -175,7 +175,7 @@ def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-NO_WINGS = {"__init__", "__main__", "cli"}
+NO_WINGS = {"__init__", "__main__", "accelerate", "cli", "subcommands"}
 
 
 def test_every_wing_has_its_floor():

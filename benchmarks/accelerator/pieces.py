@@ -146,7 +146,10 @@ PIECES: tuple[Piece, ...] = (
     Piece("gsgd_speed", 0.08, 0.30, "one network at a time, ungrouped", {}, {}, None),
     Piece("dcasgd_speed", 0.07, 0.03, "small networks, ungrouped", {}, {}, None),
     Piece("lacim_speed", 0.05, 0.02, "small decoders, many starts", {}, {}, None),
-    Piece("delayed_language_model", 0.10, 0.20, "products of width 384 or more", {}, {}, None),
+    Piece(
+        "delayed_language_model", 0.10, 0.20, "products of width 384 or more",
+        {"delays": (0, 8), "main_delays": (8,)}, {}, None,
+    ),
     Piece(
         "lacim_colored_digits", 0.10, 0.02,
         "32 and 64 channels on 28x28 images: time goes into reading and writing activations",

@@ -6,11 +6,13 @@ measured: `NAME/PRESET.jsonl`, and, made from it alone, the figures beside it an
 own README too. No number that was measured is typed.
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import registry
 from benchmarks.harness.runner import made_by
@@ -19,7 +21,7 @@ from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.finding import Measured
 from benchmarks.judgement.page import claim_sections, claim_table, verdicts_on, with_claims
 from common.files import inside, write_whole
-from common.results.records import Record, last_run, read_records
+from common.results.records import Record, json_ready, last_run, read_records
 from common.results.summaries import read_summary, write_summary
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +172,25 @@ def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, lis
         if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
             shown.append(f"*{caption}*")
     parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(records[0].origin)]
+    if changed := _changed(experiment.PRESETS.get(path.stem), records[0].origin):
+        parts.insert(1, f"*Not the preset as it is now: {changed}.*")
     return "\n\n".join([*parts, *shown]), figures
+
+
+def _changed(settings: Any, origin: Mapping[str, Any]) -> str:
+    """In what records were made otherwise than their preset says: fewer epochs, say."""
+    if settings is None:
+        return ""
+    today, then = json_ready(dataclasses.asdict(settings)), origin.get("configuration", {})
+    return "; ".join(
+        f"{name.replace('_', ' ')} {_short(then[name])} instead of {_short(value)}"
+        for name, value in today.items()
+        if name in then and then[name] != value
+    )
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _page(name: str, judged: str, sections: Sequence[str]) -> str:
