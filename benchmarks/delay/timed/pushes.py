@@ -102,17 +102,17 @@ def _pushes(size: int, steps: int, on_step: Callable[[int], None]) -> None:
 
 
 class _Worker:
-    """Answers with a word and as many bytes as it was handed."""
+    """Is handed weights, and answers with a word and as many bytes."""
 
     def gradient(self, batch: int, weights: np.ndarray) -> tuple[int, np.ndarray]:
         return batch, weights.copy()
 
 
 class _Server:
-    """Answers with a word and as many bytes as it was handed."""
+    """Is handed a gradient and the weights that it was taken at, and answers with new ones."""
 
-    def step(self, step: int, gradient: np.ndarray) -> tuple[int, np.ndarray]:
-        return step, gradient.copy()
+    def step(self, step: int, gradient: np.ndarray, weights: np.ndarray) -> tuple[int, np.ndarray]:
+        return step, gradient + weights
 
 
 def _bare_calls(size: int, steps: int, on_step: Callable[[int], None]) -> None:
@@ -125,7 +125,7 @@ def _bare_calls(size: int, steps: int, on_step: Callable[[int], None]) -> None:
             word, gradient = worker.gradient.options(num_returns=2).remote(step, weights)
             ray.wait([word], num_returns=1, fetch_local=False)
             ray.get(word)
-            _, weights = server.step.options(num_returns=2).remote(step, gradient)
+            _, weights = server.step.options(num_returns=2).remote(step, gradient, weights)
             on_step(step)
     finally:
         ray.kill(worker)
