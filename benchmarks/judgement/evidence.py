@@ -171,8 +171,10 @@ def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, lis
         shown.append(f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})")
         if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
             shown.append(f"*{caption}*")
-    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(records[0].origin)]
-    if changed := _changed(experiment.PRESETS.get(path.stem), records[0].origin):
+    # A run that was stopped has not all the seeds that it was asked for.
+    origin = {**records[0].origin, "seeds": sorted({record.seed for record in records})}
+    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(origin)]
+    if changed := _changed(experiment.PRESETS.get(path.stem), origin):
         parts.insert(1, f"*Not the preset as it is now: {changed}.*")
     return "\n\n".join([*parts, *shown]), figures
 
