@@ -247,16 +247,18 @@ def domains(measured: Measured) -> Finding:
         rivals = {method: mean for method, mean in means.items() if "LaCIM" not in method}
         best = max(rivals, key=rivals.__getitem__)
         over_best.append(_seedwise(scores[LACIM], scores[best]).above)
-        over_erm.append(_seedwise(scores[LACIM], scores["ERM"]).above)
+        over_erm.append(_seedwise(scores[LACIM], scores["ERM"]))
         pooled = f", Pool-LaCIM {100 * means[POOLED]:.1f}" if POOLED in means else ""
         parts.append(
             f"{task}, chosen by {rule}: LaCIM {100 * means[LACIM]:.1f}{pooled}, "
             f"ERM {100 * means['ERM']:.1f}, best other {best} {100 * means[best]:.1f}"
         )
-    verdict = HOLDS if all(over_best) else PARTLY if any(over_erm) else FAILS
+    better = sum(gain.above for gain in over_erm)
+    verdict = HOLDS if all(over_best) else PARTLY if better else FAILS
+    by_size = sorted(over_erm, key=lambda gain: gain.mean)
     headline = (
-        f"better than ERM in {sum(over_erm) or 'none'} of {len(over_erm)} tables, better than the "
-        f"best other method in {sum(over_best) or 'none'}"
+        f"better than ERM in {better or 'none'} of {len(over_erm)} tables ({_points(by_size[0])} to "
+        f"{_points(by_size[-1])} points), better than the best other method in {sum(over_best) or 'none'}"
     )
     return Finding(verdict, headline, "; ".join(parts) + ".")
 
