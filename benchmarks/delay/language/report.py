@@ -120,8 +120,21 @@ def _note(records: Sequence[Record]) -> str:
         f"by the validation loss of the first seed; all {seeds} seeds are told at them. ± is half "
         "of a 95% interval over seeds (of test losses: one standard deviation). The text begins "
         f"its SHA-256 with {text}. Copies of the weights are those that a rule keeps beside the "
-        "optimiser's and the snapshots."
+        "optimiser's and the snapshots." + _edge(records, steps)
     )
+
+
+def _edge(records: Sequence[Record], steps: Sequence[float]) -> str:
+    """Says for which optimisers the best step without delay is the grid's last or first."""
+    edges = [
+        optimiser
+        for optimiser in by_setting(records, "optimiser")
+        if numeric(reading.undelayed(records, optimiser)[0], "learning_rate")
+        in (steps[0], steps[-1])
+    ]
+    if not edges:
+        return ""
+    return f" The best step without delay is at the edge of the grid for {' and '.join(edges)}."
 
 
 def _missing(records: Sequence[Record]) -> str:
@@ -182,7 +195,7 @@ def _plot_delays(records: Sequence[Record], path: Path) -> Path:
     delays = [delay for delay in by_setting(records, "delay") if delay != PROFILE]
     with small_multiples(
         path, [""], optimisers, labels=("staleness", "test loss above no delay's"),
-        title=lambda _, optimiser: optimiser,
+        title=lambda _, optimiser: optimiser, panel=(4.8, 3.0),
     ) as panels:  # fmt: skip
         for (_, optimiser), axes in panels.items():
             base = reading.undelayed(records, optimiser)
