@@ -34,13 +34,9 @@ CAPTIONS = {
 
 def tables(records: Sequence[Record]) -> str:
     """The verdicts, then a table for each delay: both optimisers with every row."""
-    found = [
-        f"- **{one.name}: {one.word}.** Here: {one.ours}. Published: {one.theirs}. Different here: "
-        f"{one.why}."
-        for one in verdict.findings(records)[:-1]
-    ]
+    found = "\n".join(map(_finding, verdict.findings(records)[:-1]))
     left = f"What is not closed: {verdict.target(records).why}."
-    sections = [f"{verdict.headline(records)} {left}", "\n".join(found)]
+    sections = [f"{verdict.headline(records)} {left}", found]
     for delay, runs in by_setting(records, "delay").items():
         if delay != "0":
             name = "The profile of a pipeline" if delay == PROFILE else f"Staleness {delay}"
@@ -51,7 +47,17 @@ def tables(records: Sequence[Record]) -> str:
                 f"**{name}**: gradients {least} to {largest} steps late.",
                 _table(records, str(delay)),
             ]
-    return joined(*sections, _note(records))
+    return joined(*sections, _note(records), _missing(records))
+
+
+def _finding(one: verdict.Judged) -> str:
+    """A line on one finding."""
+    if one.word == verdict.UNMEASURED:
+        return f"- **{one.name}: {one.word}.** Published: {one.theirs}."
+    return (
+        f"- **{one.name}: {one.word}.** Here: {one.ours}. Published: {one.theirs}. Different here: "
+        f"{one.why}."
+    )
 
 
 def _table(records: Sequence[Record], delay: str) -> str:
@@ -114,8 +120,37 @@ def _note(records: Sequence[Record]) -> str:
         f"by the validation loss of the first seed; all {seeds} seeds are told at them. ± is half "
         "of a 95% interval over seeds (of test losses: one standard deviation). The text begins "
         f"its SHA-256 with {text}. Copies of the weights are those that a rule keeps beside the "
-        "optimiser's and the snapshots."
+        "optimiser's and the snapshots." + _edge(records, steps)
     )
+
+
+def _edge(records: Sequence[Record], steps: Sequence[float]) -> str:
+    """Says for which optimisers the best step without delay is the grid's last or first."""
+    edges = [
+        optimiser
+        for optimiser in by_setting(records, "optimiser")
+        if numeric(reading.undelayed(records, optimiser)[0], "learning_rate")
+        in (steps[0], steps[-1])
+    ]
+    if not edges:
+        return ""
+    return f" The best step without delay is at the edge of the grid for {' and '.join(edges)}."
+
+
+def _missing(records: Sequence[Record]) -> str:
+    """The cases that the settings ask for and a stopped run did not come to."""
+    asked = records[0].origin.get("configuration", {})
+    run = {(r.setting["optimiser"], r.method, r.setting["delay"]) for r in records}
+    missing = [
+        f"{optimiser}, {rule}, {delay}"
+        for optimiser in asked.get("optimisers", ())
+        for delay in (*map(str, asked["main_delays"]), PROFILE)
+        for rule in (asked["extra_rules"] if delay == PROFILE else asked["rows"])
+        if (optimiser, rule, delay) not in run
+    ]
+    if not missing:
+        return ""
+    return f"The run was stopped before all was done. Not run: {'; '.join(missing)}."
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
@@ -160,7 +195,7 @@ def _plot_delays(records: Sequence[Record], path: Path) -> Path:
     delays = [delay for delay in by_setting(records, "delay") if delay != PROFILE]
     with small_multiples(
         path, [""], optimisers, labels=("staleness", "test loss above no delay's"),
-        title=lambda _, optimiser: optimiser,
+        title=lambda _, optimiser: optimiser, panel=(4.8, 3.0),
     ) as panels:  # fmt: skip
         for (_, optimiser), axes in panels.items():
             base = reading.undelayed(records, optimiser)

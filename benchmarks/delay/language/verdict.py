@@ -192,8 +192,8 @@ def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
         f"{best}, best of those with one more copy of the weights, closes {percent(own)} of Muon's "
         f"tuned gap and {percent(one)} of that at the step of no delay",
         f"at least {TARGET:.0%}",
-        "what is left is the part of the movement that no past step foretells: the gradients still "
-        "under way",
+        "presumably the part of the movement that no past step foretells, made by the gradients "
+        "still under way",
     )
 
 

@@ -25,3 +25,9 @@ def test_where_nothing_is_reproduced_the_claim_does_not_hold():
     shares = {rules.CONSTANT: 0.9, rules.ADAPTIVE: 0.9, rules.PREDICTION: 0.9}
     found = language({"delayed_language_model": board(gap=gap, profile=0.3, **shares)})
     assert found.verdict == FAILS
+
+
+def test_what_was_not_run_is_counted_apart():
+    found = language({"delayed_language_model": board(prediction=0.46)})
+    assert found.verdict == PARTLY
+    assert found.headline.startswith("3 of 3 findings reproduced, 1 not measured. Target missed")

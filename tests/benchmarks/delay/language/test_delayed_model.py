@@ -62,6 +62,12 @@ def test_report(records, tmp_path):
     text = delayed_model.tables(records)
     assert "AdamW, no delay" in text
     assert "The profile of a pipeline" in text
+    assert "Not run" not in text
+    asked = {"configuration": dataclasses.asdict(SETTINGS)}
+    early = [dataclasses.replace(r, origin=asked) for r in records if r.method == rules.NOTHING]
+    assert "Not run: AdamW, prediction, 2; AdamW, prediction, profile." in delayed_model.tables(
+        early
+    )
     made = {path.name for path in delayed_model.plots(records, tmp_path)}
     assert made == set(delayed_model.CAPTIONS)
 
