@@ -27,7 +27,9 @@ class SharedEvidence(nn.Module):
 
     It is exact for linear decoders with Gaussian noise whose columns are orthogonal (for any, with
     `correlated_posterior`). All domains train one head, however few examples each has, and a new
-    domain asks for a prior alone.
+    domain asks for a prior alone. As in the M step of EM the prior is held constant inside q: it is
+    learnt by the divergence, and not by way of the reconstruction, whose gradients are far larger
+    while the decoder is poor.
 
     - Evidence and prior of full covariance multiply likewise: precisions add. Where only the prior
       is correlated, q is the Gaussian of independent dimensions that is nearest to the product in
@@ -90,7 +92,8 @@ class SharedEvidence(nn.Module):
         raw = nn.Dense(2 * dim + mixing, name="evidence")(features)
         raw = raw[:, None] if domains is None and not self.rank else raw
         evidence = _gaussian(raw, dim, log_var_bound)
-        return product(evidence, jax.tree.map(lambda every: _of(every, domains), priors))
+        fixed = jax.lax.stop_gradient(priors)
+        return product(evidence, jax.tree.map(lambda every: _of(every, domains), fixed))
 
 
 class DomainHeads(nn.Module):
