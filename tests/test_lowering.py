@@ -15,8 +15,9 @@ import pytest
 import dcasgd_jax as dc
 from benchmarks.delay import cifar10 as dcasgd_cifar10
 from benchmarks.delay import imagenet as dcasgd_imagenet
-from benchmarks.latent import baselines, colored_digits, identifiability, pacs
+from benchmarks.latent import baselines, colored_digits, identifiability
 from benchmarks.latent.methods import METHODS, Sizes
+from benchmarks.latent.styles import pacs
 from benchmarks.path_space import cifar10 as gsgd_cifar10
 from benchmarks.path_space import control, mlp, sequence
 from common import networks

@@ -17,8 +17,8 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent import baselines as lacim_baselines
 from benchmarks.latent import colored_digits as lacim_colored_digits
 from benchmarks.latent import identifiability as lacim_identifiability
-from benchmarks.latent import pacs as lacim_pacs
 from benchmarks.latent.methods import METHODS
+from benchmarks.latent.styles import pacs as lacim_pacs
 from benchmarks.path_space import cifar10 as gsgd_cifar10
 from benchmarks.path_space import control as gsgd_control
 from benchmarks.path_space import mlp as gsgd_mlp

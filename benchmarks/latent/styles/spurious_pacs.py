@@ -20,8 +20,9 @@ from collections.abc import Iterator
 import jax
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent import pacs, runs
+from benchmarks.latent import runs
 from benchmarks.latent.reports import domains as report
+from benchmarks.latent.styles import pacs
 from common.data import DomainDataset
 from common.data.generated.spurious_styles import AGAINST, URBAN, spurious_styles
 from common.results.records import Record

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent import pacs as lacim_pacs
 from benchmarks.latent.methods import METHODS
 from benchmarks.latent.runs import Column, Parts
+from benchmarks.latent.styles import pacs as lacim_pacs
 from common.data import from_domains
 from common.progress import Silent
 from common.results.records import Record

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.judgement import verdicts
-from benchmarks.latent import spurious_pacs as lacim_spurious_pacs
+from benchmarks.judgement import latent_verdict
+from benchmarks.latent.styles import spurious_pacs as lacim_spurious_pacs
 from common.data.generated.spurious_styles import AGAINST, spurious_styles
 from common.progress import Silent
 
@@ -57,5 +57,5 @@ def test_the_table_and_the_verdict_read_the_records(run):
     table = lacim_spurious_pacs.tables(records)
     assert "strength" not in table
     assert "| V-REx" in table
-    finding = verdicts.domains({"lacim_spurious_pacs": records})
+    finding = latent_verdict.domains({"lacim_spurious_pacs": records})
     assert "SpuriousPACS, chosen by oracle: LaCIM" in finding.figures
