@@ -257,8 +257,9 @@ def domains(measured: Measured) -> Finding:
     verdict = HOLDS if all(over_best) else PARTLY if better else FAILS
     by_size = sorted(over_erm, key=lambda gain: gain.mean)
     headline = (
-        f"better than ERM in {better or 'none'} of {len(over_erm)} tables ({_points(by_size[0])} to "
-        f"{_points(by_size[-1])} points), better than the best other method in {sum(over_best) or 'none'}"
+        f"better than ERM in {better or 'none'} of {len(over_erm)} tables "
+        f"({_points(by_size[0])} to {_points(by_size[-1])} points), better than the best other "
+        f"method in {sum(over_best) or 'none'}"
     )
     return Finding(verdict, headline, "; ".join(parts) + ".")
 
