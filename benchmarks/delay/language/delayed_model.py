@@ -20,7 +20,7 @@ more copy of the weights.
 
 Refuted, that a rule helps: if a smaller step without it does as well.
 
-Cost: smoke two minutes on one core, cpu about 15. Estimated, not run: full 8 minutes on one H100
+Cost: smoke two minutes on one core, cpu about 20. Estimated, not run: full 8 minutes on one H100
 (10M parameters, 3 seeds); it may be stopped and resumed.
 Command: python -m benchmarks delayed_language_model --preset cpu --seeds 3
 """

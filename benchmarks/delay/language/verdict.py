@@ -161,7 +161,9 @@ def _milder(records: Sequence[Record]) -> Judged:
         return reading.ratio_of_gaps(uniform, base, profile, base)
 
     ratios = {optimiser: ratio(optimiser) for optimiser in (rules.MUON, rules.ADAMW)}
-    listed = ", ".join(f"{optimiser} {times(found)}" for optimiser, found in ratios.items())
+    listed = ", ".join(
+        f"{optimiser} {times(found)}" for optimiser, found in ratios.items() if found.n
+    )
     return Judged(
         "the profile of a pipeline",
         judge(ratios[rules.MUON], MILDER),
