@@ -6,7 +6,7 @@ identified is that the domains' natural parameters differ in all four directions
 domains. The data are made so that nothing but looking at x helps: the domain's mean correlates with
 a latent below 0.6, the inverse of the mixing above 0.95 within domains.
 
-- LaCIM: a prior for each domain, and an encoder whose evidence all domains share.
+- LaCIM: a prior for each domain.
 - Pool-LaCIM: one for all. With one domain it is LaCIM, and is recorded as both.
 - inverse mixing: the ceiling, the known inverse applied to the noisy x.
 - inverse mixing, turned: the same with s, and v, turned at random. This is what MCC gives to who
@@ -25,7 +25,8 @@ only a Pool-LaCIM that mixes s with v, or that turns s by chance more than at ra
 
 A second set of data has no labels and many domains: two sources whose spread alone changes between
 40 segments, mixed by a network, as for the identifiable variational autoencoder (Khemakhem et al.,
-2020). There an encoder with a head for each domain stands beside the shared one, and principal
+2020). There LaCIM's encoder multiplies shared evidence with the priors
+(`lacim_jax.SharedEvidence`); one with a head for each domain stands beside it, and principal
 components. The bound is to be at least Pool-LaCIM's, the MCC above that of principal components, in
 every seed.
 

@@ -29,7 +29,8 @@ class SharedEvidence(nn.Module):
     `correlated_posterior`). All domains train one head, however few examples each has, and a new
     domain asks for a prior alone. As in the M step of EM the prior is held constant inside q: it is
     learnt by the divergence, and not by way of the reconstruction, whose gradients are far larger
-    while the decoder is poor.
+    while the decoder is poor. It suits many domains; where they are few and beta is far
+    above 1 at first, it was seen to end in worse optima than `DomainHeads`.
 
     - Evidence and prior of full covariance multiply likewise: precisions add. Where only the prior
       is correlated, q is the Gaussian of independent dimensions that is nearest to the product in

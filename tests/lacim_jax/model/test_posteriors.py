@@ -57,6 +57,7 @@ def test_it_is_the_exact_posterior_of_every_domain_where_all_is_gaussian_and_lin
         model = LaCIM(
             Identity(), nn.Dense(len(instance.A), use_bias=False), nn.Dense(2), num_domains=3,
             s_dim=2, v_dim=2, likelihood=gaussian_likelihood(instance.sx),
+            posterior=SharedEvidence(),
         )  # fmt: skip
         # The likelihood in z: precision A'A / sx^2, which is diagonal, around the least squares.
         precision = np.diag(instance.A.T @ instance.A) / instance.sx**2
