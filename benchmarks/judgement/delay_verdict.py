@@ -15,7 +15,7 @@ from benchmarks.delay.report import (
 )
 from benchmarks.harness.reports import best_by_method, numeric, values, where
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
-from benchmarks.judgement.weighing import Comparison, points, verdict, words
+from benchmarks.judgement.weighing import Comparison, in_short, points, verdict, words
 from common.results.comparison import Difference, paired_difference
 from common.results.records import Record
 from common.results.tables import metric
@@ -63,8 +63,8 @@ def delay(measured: Measured) -> Finding:
         f"{_limits(measured.get('dcasgd_delay_tolerance', ()))}"
     )
     headline = (
-        f"against ASGD, each at its tuned step, {words(against[ASGD])}. At a step beyond what ASGD "
-        f"bears {words(same_step)}"
+        f"against ASGD, each at its tuned step, {in_short(against[ASGD])}. At a step beyond what "
+        f"ASGD bears {in_short(same_step)}"
     )
     return Finding(_both(verdict(against[ASGD]), verdict(same_step)), headline, figures)
 

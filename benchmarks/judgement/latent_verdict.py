@@ -11,6 +11,7 @@ from benchmarks.judgement.weighing import (
     BETTER,
     WORSE,
     Comparison,
+    in_short,
     outcomes,
     points,
     verdict,
@@ -77,7 +78,7 @@ def domains(measured: Measured) -> Finding:
         )
     won = outcomes(over_best).count(BETTER) or "none"
     headline = (
-        f"LaCIM against ERM {words(over_erm)}; better than the best other method in {won} of "
+        f"LaCIM against ERM {in_short(over_erm)}; better than the best other method in {won} of "
         f"{len(over_best)}"
     )
     figures = (

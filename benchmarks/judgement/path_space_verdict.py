@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.harness.reports import by_method, by_setting, magnitude, values, where
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, Finding, Measured, joint
-from benchmarks.judgement.weighing import Comparison, points, verdict, words
+from benchmarks.judgement.weighing import Comparison, in_short, points, verdict, words
 from benchmarks.path_space import jobs, methods, sequence
 from benchmarks.path_space.rates import rate_of
 from common.results.comparison import Difference, interval, paired_difference
@@ -95,7 +95,7 @@ def path_space_training(measured: Measured) -> Finding:
         "over the grid of steps, where a diverged run counts as one that learnt nothing, it is "
         f"{words(over_grid)}."
     )
-    headline = f"each at its best step {words(at_best)}"
+    headline = f"each at its best step {in_short(at_best)}"
     return Finding(joint(verdict(at_best), verdict(over_grid)), headline, figures)
 
 
@@ -133,10 +133,9 @@ def invariance(measured: Measured) -> Finding:
         apart = max(_or(distance, math.inf) for distance in values(in_paths, "distance"))
         least = min(_or(distance, math.inf) for distance in values(on_weights, "distance"))
         kept.append(apart < 0.01 * least)
-        word = "yes" if kept[-1] else "no"
         headlines.append(
-            f"in {dtype} {word}: their logits end apart by up to {magnitude(apart)} of their size, "
-            f"on weights by {magnitude(least)} or more"
+            f"in {dtype} by up to {magnitude(apart)} of their size (on weights {magnitude(least)} "
+            "or more)"
         )
         changed = [100 * np.median(values(runs, "changed_answers")) for runs in
                    (in_paths, on_weights)]  # fmt: skip
@@ -147,7 +146,5 @@ def invariance(measured: Measured) -> Finding:
         )
     verdict = HOLDS if all(kept) else PARTLY if any(kept) else FAILS
     # Every precision stands there: the one that fails is what makes a verdict partial.
-    headline = "do two scalings of one start stay one function in path space? " + "; ".join(
-        headlines
-    )
+    headline = f"logits from two scalings of one start end apart {', '.join(headlines)}"
     return Finding(verdict, headline, "; ".join(parts) + ".")

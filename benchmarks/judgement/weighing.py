@@ -110,18 +110,47 @@ def words(comparisons: Sequence[Comparison]) -> str:
     return "; ".join(said)
 
 
+def in_short(comparisons: Sequence[Comparison]) -> str:
+    """How many comparisons are won and lost, and the commonest reason why the others tell nothing.
+
+    For a table's cell; `words` has all of it.
+    """
+    if not comparisons:
+        return "not compared"
+    found = outcomes(comparisons)
+    of = {kind: [c for c, k in zip(comparisons, found, strict=True) if k == kind] for kind in found}
+    best = _gain(max(of[BETTER], key=lambda c: c.gain.mean)) if BETTER in of else ""
+    said = (
+        f"better in {found.count(BETTER) or 'none'} of {len(found)} comparisons{best}, "
+        f"worse in {found.count(WORSE) or 'none'}"
+    )
+    blind, untrained = of.get(BLIND, []), of.get(UNTRAINED, [])
+    if count := len(blind) + len(untrained):
+        said += f", not decided in {count} ("
+        if len(blind) >= len(untrained):
+            said += f"most seeds see {_number(_middle(blind).visible)} points, "
+            said += f"{_middle(blind).hoped:.2g} are hoped for)"
+        else:
+            said += "most networks have learnt too little)"
+    return said
+
+
 def _gain(comparison: Comparison) -> str:
     return f" (most: {comparison.task}, {comparison.gain.mean:+.1f} points)"
 
 
 def _power(comparisons: Sequence[Comparison]) -> str:
     """What the seeds could have seen in the comparison that stands in the middle of some."""
-    ordered = sorted(comparisons, key=lambda c: c.visible / c.hoped)
-    middle = ordered[len(ordered) // 2]
+    middle = _middle(comparisons)
     return (
         f"{middle.task}: visible from {_number(middle.visible)} points on, hoped for "
         f"{middle.hoped:.2g}"
     )
+
+
+def _middle(comparisons: Sequence[Comparison]) -> Comparison:
+    """The one whose seeds see neither best nor worst what is hoped for."""
+    return sorted(comparisons, key=lambda c: c.visible / c.hoped)[len(comparisons) // 2]
 
 
 def _number(value: float) -> str:

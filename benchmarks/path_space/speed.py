@@ -44,7 +44,7 @@ from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_method, by_setting, joined, met, values, where
 from benchmarks.harness.timing import descent, memory_in_copies, ratio, take_turns
-from benchmarks.path_space.speed_networks import (
+from benchmarks.path_space.timed.networks import (
     PERCEPTRON,
     PLAIN,
     RESIDUAL,
@@ -54,8 +54,8 @@ from benchmarks.path_space.speed_networks import (
     logits_of,
     network_of,
 )
-from benchmarks.path_space.speed_shapes import from_shapes, is_from_shapes
-from benchmarks.path_space.speed_shapes import table as shapes_table
+from benchmarks.path_space.timed.shapes import from_shapes, is_from_shapes
+from benchmarks.path_space.timed.shapes import table as shapes_table
 from common.results.records import Record
 from common.results.tables import group, markdown
 from common.seeds import streams

@@ -10,6 +10,7 @@ from benchmarks.judgement.weighing import (
     UNTRAINED,
     WORSE,
     Comparison,
+    in_short,
     outcomes,
     points,
     verdict,
@@ -103,3 +104,15 @@ def test_points_are_hundredths_or_what_a_score_is_worth():
 )
 def test_a_claim_of_two_parts_is_judged_on_both(one, other, both):
     assert joint(one, other) == joint(other, one) == both
+
+
+def test_in_short_the_commonest_reason_why_nothing_is_decided_is_said():
+    assert in_short([]) == "not compared"
+    table = [compared(WON), compared(LOST), compared(FLAT), compared(WIDE), compared(WIDE)]
+    seen = f"{table[3].visible:.1f}"
+    said = in_short(table)
+    assert said.startswith("better in 1 of 5 comparisons (most: task, +2.0 points), worse in 1")
+    assert said.endswith(f"not decided in 2 (most seeds see {seen} points, 1 are hoped for)")
+    few = [compared(WIDE), compared(WIDE, reached=10.0), compared(WIDE, reached=20.0)]
+    assert in_short(few).endswith("not decided in 3 (most networks have learnt too little)")
+    assert "not decided" not in in_short([compared(FLAT)])

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.path_space import speed, speed_shapes
+from benchmarks.path_space import speed
+from benchmarks.path_space.timed import shapes
 from common.progress import Silent
 from common.results.records import Record
 
@@ -42,9 +43,9 @@ def test_a_step_in_path_space_is_timed_against_one_on_weights(stepped, tmp_path)
 
 
 def test_finding_the_group_from_shapes_is_told_beside_tracing(stepped):
-    shaped = [r for r in stepped if speed_shapes.is_from_shapes(r)]
+    shaped = [r for r in stepped if shapes.is_from_shapes(r)]
     named = [(r.setting["network"], r.method) for r in shaped]
-    networks, methods = (speed_shapes.RESIDUAL, speed_shapes.LANGUAGE), ("make_jaxpr", "find_gauge")
+    networks, methods = (shapes.RESIDUAL, shapes.LANGUAGE), ("make_jaxpr", "find_gauge")
     assert named == list(itertools.product(networks, methods))
     assert min(value for r in shaped for value in r.metrics.values()) > 0
 
@@ -65,13 +66,13 @@ def test_finding_the_group_from_shapes_is_told_beside_tracing(stepped):
 
 
 def test_records_that_know_nothing_of_shapes_make_the_other_tables(stepped):
-    others = [r for r in stepped if not speed_shapes.is_from_shapes(r)]
+    others = [r for r in stepped if not shapes.is_from_shapes(r)]
     assert "From shapes" not in speed.tables(others)
     assert "From shapes" in speed.tables(stepped)
 
 
 def test_the_language_model_has_124_million_parameters():
-    _, (params, _) = speed_shapes.language()
+    _, (params, _) = shapes.language()
     assert round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6) == 124
 
 
