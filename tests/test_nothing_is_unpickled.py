@@ -9,6 +9,8 @@ PACKAGES = ("gsgd_jax", "dcasgd_jax", "lacim_jax", "common", "benchmarks")
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 MODULES |= {"jsonpickle", "torch", "yaml"}
 """Whose readers run what they read, or may."""
+KNOWN = {"common/features/torch_file.py": ["imports pickle"]}
+"""It derives an unpickler that knows stand-ins alone (tests/common/features/test_torch_file.py)."""
 CALLS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -45,7 +47,7 @@ def test_no_package_does():
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     assert ROOT / "common" / "data" / "stored.py" in files
     found = {str(path.relative_to(ROOT)): list(unsafe(path)) for path in files}
-    assert {name: faults for name, faults in found.items() if faults} == {}
+    assert {name: faults for name, faults in found.items() if faults} == KNOWN
 
 
 def test_planted_faults_are_found(tmp_path):

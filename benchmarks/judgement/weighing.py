@@ -128,8 +128,9 @@ def in_short(comparisons: Sequence[Comparison]) -> str:
     if count := len(blind) + len(untrained):
         said += f", not decided in {count} ("
         if len(blind) >= len(untrained):
-            said += f"most seeds see {_number(_middle(blind).visible)} points, "
-            said += f"{_middle(blind).hoped:.2g} are hoped for)"
+            middle = _middle(blind)
+            said += f"visible from {_number(middle.visible)} points on, "
+            said += f"hoped for {middle.hoped:.2g})"
         else:
             said += "most networks have learnt too little)"
     return said

@@ -295,8 +295,8 @@ def tables(records: Sequence[Record]) -> str:
 
 CAPTIONS = {
     "kills.png": "Every kill: how long the process had computed, and how many stages its folder "
-    "held then, those of the processes before it included. Points are set apart at random in "
-    "height.",
+    "held then, those of the processes before it included. A colour is a seed; points are set "
+    "apart at random in height.",
 }
 
 

@@ -83,7 +83,7 @@ def test_it_finds_the_cause_where_the_colour_misleads_and_the_test_of_invariance
     # Colour is right in 85% of training and in a tenth of the test; the shape in 75% of both.
     assert accuracy[0][0] > 0.8
     assert accuracy[1][0] < 0.45
-    assert accuracy[1][1] > 0.7
+    assert accuracy[1][1] > 0.65  # who leans on the colour is below a half
     trials = []
     for i, params in enumerate(found):
         odds = logits(params, held_out)

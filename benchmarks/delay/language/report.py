@@ -43,8 +43,9 @@ def tables(records: Sequence[Record]) -> str:
             least, largest = (
                 f"{metric(runs, f'{which}_staleness').mean:.0f}" for which in ("least", "largest")
             )
+            late = least if least == largest else f"{least} to {largest}"
             sections += [
-                f"**{name}**: gradients {least} to {largest} steps late.",
+                f"**{name}**: gradients {late} steps late.",
                 _table(records, str(delay)),
             ]
     return joined(*sections, _note(records), _missing(records))

@@ -119,8 +119,8 @@ def _robust(records: Sequence[Record], delay: str) -> Judged:
     return Judged(
         "Muon's robustness",
         judge(own, ROBUST),
-        f"AdamW's gap over Muon's {times(own)} with every step tuned, {times(one)} at each "
-        "optimiser's step of no delay",
+        f"AdamW's gap over Muon's {times(own)} with every step tuned, {times(one)} by the public "
+        "protocol, at each optimiser's step of no delay",
         "2.6 to 5.3 times",
         "the public runs have one step for all arms and thousands of steps, ours are short: who "
         "learns faster has more to lose by being late",
@@ -219,6 +219,7 @@ def _with_interval(mean: float, half: float, unit: str, digits: int) -> str:
     if math.isnan(mean):
         return "no figure"
     spread = f" ± {half:.{digits}f}" if math.isfinite(half) else ""
+    mean = round(mean, digits) + 0.0  # never "-0"
     return f"{mean:.{digits}f}{spread}{unit}" + ("" if spread else " (one seed)")
 
 

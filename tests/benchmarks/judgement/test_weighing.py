@@ -112,7 +112,7 @@ def test_in_short_the_commonest_reason_why_nothing_is_decided_is_said():
     seen = f"{table[3].visible:.1f}"
     said = in_short(table)
     assert said.startswith("better in 1 of 5 comparisons (most: task, +2.0 points), worse in 1")
-    assert said.endswith(f"not decided in 2 (most seeds see {seen} points, 1 are hoped for)")
+    assert said.endswith(f"not decided in 2 (visible from {seen} points on, hoped for 1)")
     few = [compared(WIDE), compared(WIDE, reached=10.0), compared(WIDE, reached=20.0)]
     assert in_short(few).endswith("not decided in 3 (most networks have learnt too little)")
     assert "not decided" not in in_short([compared(FLAT)])
