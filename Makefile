@@ -7,7 +7,7 @@ ACCELERATOR ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 UV := uv==0.13.9
-EXTRAS := bench,gallery,notebooks,ray,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
+EXTRAS := bench,features,gallery,notebooks,ray,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
 comma := ,
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 

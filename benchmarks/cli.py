@@ -7,15 +7,16 @@ import io
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import jax
 import tyro
 from rich.console import Console
 
+from benchmarks.accelerate import AcceleratorArguments, accelerate
 from benchmarks.harness import everything, hosts, registry, terminal
+from benchmarks.harness.compiled import COMPILED, keep_compiled_programs
 from benchmarks.harness.runner import (
     DiskFullError,
     OtherRunError,
@@ -26,7 +27,14 @@ from benchmarks.harness.runner import (
     check_folder,
     run_experiment,
 )
-from benchmarks.judgement import evidence
+from benchmarks.subcommands import (
+    PROGRAM,
+    AgainArguments,
+    ReportArguments,
+    report,
+    rerun,
+    show,
+)
 from common.files import OutsideError, inside
 from common.progress import Bars, Silent
 
@@ -35,12 +43,11 @@ _TITLE = "Experiments of G-SGD, DC-ASGD and LaCIM."
 _DESCRIPTION = """Without a name: the list of experiments. With one: runs it, prints its tables, and
 leaves records.jsonl, manifest.json, tables.md and plots in --out. Records are appended, never
 overwritten; tables and plots show the latest run. With "all": runs every one. With "report": makes
-the pages of evidence from the records that are kept with the code; see "report --help"."""
+the pages of evidence from the records that are kept with the code; see "report --help". With
+"again": computes one recorded row anew and compares. With "accelerator": measures what is worth the
+minutes of one GPU or TPU. Each has a --help of its own."""
 
-_PROGRAM = "python -m benchmarks"
-
-_COMPILED = Path(__file__).resolve().parent.parent / ".cache" / "jax"
-"""Compiled programs, kept between processes."""
+_COMPILED = COMPILED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +94,6 @@ class Arguments:
         return f"python -m benchmarks {self.name} {chosen}"
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportArguments:
-    """Makes the pages of benchmarks/evidence from the summaries of records that lie there."""
-
-    take: tuple[Path, ...] = ()
-    """Folders of finished runs; the latest run of each is kept, in summary form, as the evidence of
-    its experiment and preset."""
-    check: bool = False
-    """Write nothing; fail when a page is not what its records say."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status.
 
@@ -105,9 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     time was spent, 130 when interrupted. Arguments are by default the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] == "report":
-        return _report(_parsed(ReportArguments, f"{_PROGRAM} report", argv[1:]))
-    arguments = _parsed(Arguments, _PROGRAM, argv, _description())
+    for name, (kind, command) in _SUBCOMMANDS.items():
+        if argv and argv[0] == name:
+            return command(_parsed(kind, f"{PROGRAM} {name}", argv[1:]))
+    arguments = _parsed(Arguments, PROGRAM, argv, _description())
     console = Console()
     if arguments.name is None:
         _list(console)
@@ -117,10 +114,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run_all(arguments, console)
         _run(arguments, console)
     except tuple(_STATUS) as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
     return 0
 
+
+_SUBCOMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "report": (ReportArguments, report),
+    "again": (AgainArguments, rerun),
+    "accelerator": (AcceleratorArguments, accelerate),
+}
 
 _T = TypeVar("_T")
 
@@ -163,22 +166,6 @@ _STATUS = {
 """Exit status by error, the first that fits."""
 
 
-def _report(arguments: ReportArguments) -> int:
-    console = Console()
-    try:
-        if arguments.check:
-            evidence.check()
-            return 0
-        for run in arguments.take:
-            _print(console, f"{run} -> {evidence.take(run)}")
-        for path in evidence.render():
-            _print(console, str(path))
-    except (evidence.StaleEvidenceError, FileNotFoundError, ValueError) as error:
-        print(f"{_PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 def _description() -> str:
     """What --help begins with. The parser joins lines, but for those that begin with a space."""
     claims = [
@@ -192,17 +179,14 @@ def _list(console: Console) -> None:
         f"python -m benchmarks NAME --preset {'|'.join(registry.PRESET_NAMES)} --seeds 3 "
         "--data-dir FOLDER --out FOLDER\npython -m benchmarks all --preset cpu --jobs 2\n"
         "python -m benchmarks report --take FOLDER\n"
+        "python -m benchmarks again NAME --row 1\n"
+        "python -m benchmarks accelerator --minutes 10 --dry-run\n"
         "python -m benchmarks --help"
     )
     claims = {name: registry.claim(name) for name in registry.NAMES}
     if console.is_terminal:
         usage = "\n".join(terminal.indented(line, hanging=2) for line in usage.splitlines())
-    _print(console, f"{terminal.listing(claims, console)}\n\n{usage}")
-
-
-def _print(console: Console, text: str) -> None:
-    """Prints text as it is, whatever the width of the terminal."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    show(console, f"{terminal.listing(claims, console)}\n\n{usage}")
 
 
 def _checked(arguments: Arguments) -> None:
@@ -228,7 +212,7 @@ def _checked(arguments: Arguments) -> None:
 def _note_no_run(out: Path) -> None:
     """Says that --resume finds nothing: the folder's name may be mistaken."""
     print(
-        f"{_PROGRAM}: --resume finds no run to go on with in {out}; this one begins anew there.",
+        f"{PROGRAM}: --resume finds no run to go on with in {out}; this one begins anew there.",
         file=sys.stderr,
     )
 
@@ -263,7 +247,7 @@ def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
             jobs,
             at_once=arguments.jobs,
             minutes=arguments.time_budget,
-            report=functools.partial(_print, console),
+            report=functools.partial(show, console),
         )
     except KeyboardInterrupt:
         raise RunInterruptedError(
@@ -274,19 +258,8 @@ def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
         return 1
     if everything.STOPPED in statuses:
         raise RunStoppedError(f"time is spent; {base} keeps what is finished, --resume goes on.")
-    _print(console, f"\nTo keep all as evidence: python -m benchmarks report --take {base}/*")
+    show(console, f"\nTo keep all as evidence: python -m benchmarks report --take {base}/*")
     return 0
-
-
-def _keep_compiled_programs() -> None:
-    """Compiles no program twice, in this process or a later one.
-
-    Many experiments train one network on several data sets, or by several rules that differ in
-    numbers alone: the same programs, built anew each time. Not for what times compilation.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(_COMPILED))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _run(arguments: Arguments, console: Console) -> None:
@@ -308,14 +281,14 @@ def _run(arguments: Arguments, console: Console) -> None:
     experiments = [(name, registry.load(name)) for name in names]
     settings = [registry.preset(experiment, arguments.preset) for _, experiment in experiments]
     if not set(names) & set(registry.TIMED):
-        _keep_compiled_programs()
+        keep_compiled_programs(_COMPILED)
     base = arguments.out or Path("results")
     for (name, experiment), chosen in zip(experiments, settings, strict=True):
         out = base if arguments.out and not demo else inside(base, name)
         if arguments.resume and writes and not (out / "manifest.json").exists():
             _note_no_run(out)
         console.rule(f"[bold]{name}[/bold] · {arguments.preset}")
-        _print(console, registry.claim(name))
+        show(console, registry.claim(name))
         context = registry.Context(
             seeds=tuple(range(arguments.seeds)),
             data_dir=arguments.data_dir,
@@ -323,15 +296,15 @@ def _run(arguments: Arguments, console: Console) -> None:
             mesh=mesh,
         )
         command = dataclasses.replace(arguments, name=name).command()
-        report = run_experiment(
+        done = run_experiment(
             name, experiment, chosen, context, preset=arguments.preset, command=command, out=out,
             resume=arguments.resume,
             seconds=None if deadline is None else deadline - time.monotonic(),
         )  # fmt: skip
-        _print(console, f"\n{report.tables}\n")
-        plots = ", ".join(path.name for path in report.plots)
-        _print(
+        show(console, f"\n{done.tables}\n")
+        plots = ", ".join(path.name for path in done.plots)
+        show(
             console,
-            f"{report.records} records in {report.seconds:.0f} s: {out}/records.jsonl; "
+            f"{done.records} records in {done.seconds:.0f} s: {out}/records.jsonl; "
             f"tables.md; plots {plots}\n",
         )

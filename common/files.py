@@ -34,6 +34,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
     sync(path.parent)
 
 
+def clear_partials(path: Path) -> None:
+    """Removes what killed processes left of a file that they were writing whole.
+
+    Args:
+        path: the file; no other process may be writing it.
+    """
+    begun = f".{path.name}."
+    for partial in path.parent.glob(f"{begun}*"):
+        if partial.name.removeprefix(begun).isdigit():
+            partial.unlink()
+
+
 def append_whole(path: Path, content: bytes) -> None:
     """Appends to a file; an incomplete write is cut off again.
 

@@ -55,7 +55,9 @@ def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bo
     if callable(value) or not 0 <= _number(value) < bound:
         allowed = "a schedule, or a finite scalar" if schedule else "a finite scalar"
         upper = "" if bound == math.inf else f" and < {bound:g}"
-        shown = repr(value) if isinstance(value, str) else value
+        shown = repr(value) if isinstance(value, str) else str(value)
+        if len(shown) > 60:  # a gauge, where arguments were exchanged
+            shown = f"a {type(value).__name__}"
         raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {shown}.")
 
 

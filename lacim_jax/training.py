@@ -56,6 +56,7 @@ def fit(
         Variables for `predict`, and the loss's terms at every step.
 
     Raises:
+        TypeError: if the training set is not made of `Examples`, or the key is none.
         ValueError: if the training set does not suit the model, numbers are not positive, or
             training ends in parameters that are not finite; it says from which step on.
 
@@ -73,6 +74,13 @@ def fit(
         raise ValueError(
             f"num_steps and batch_size must be positive, got {num_steps} and {batch_size}."
         )
+    if not isinstance(examples, tuple) or len(examples) != len(Examples._fields):
+        raise TypeError(
+            "the training set must be Examples(images, labels, domains), got "
+            f"{type(examples).__name__}; domains say which training domain each came from."
+        )
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key must be a PRNG key, got {key!r}; jax.random.key(0), say.")
     data = Examples(*map(_on_device, examples))
     init_key, dropout_key, order_key, noise_key = jax.random.split(key, 4)
     rngs = {"params": init_key, "dropout": dropout_key}

@@ -30,6 +30,7 @@ FLOORS = {
     "benchmarks/soak": {"harness"},
     "benchmarks/together": {"harness", "path_space", "delay", "latent"},
     "benchmarks/judgement": {"harness", "path_space", "delay", "latent", "soak", "together"},
+    "benchmarks/accelerator": {"harness", "path_space", "delay", "latent"},
     "benchmarks/notebooks": set(),
     "benchmarks/docs": {"harness", "judgement", "notebooks"},
     "gsgd_jax/gauge": {"_precision"},
@@ -84,6 +85,7 @@ FLOORS = {
     "common/_absl_log": set(),
     "common/networks": set(),
     "common/data": {"seeds", "_absl_log"},
+    "common/features": {"files", "progress", "data", "networks"},
     "common/training": {"files", "progress", "_absl_log", "data"},
     "common/results": {"files"},
 }
@@ -173,7 +175,7 @@ def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-NO_WINGS = {"__init__", "__main__", "cli"}
+NO_WINGS = {"__init__", "__main__", "accelerate", "cli", "subcommands"}
 
 
 def test_every_wing_has_its_floor():

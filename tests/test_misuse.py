@@ -16,8 +16,19 @@ import pytest
 
 from dcasgd_jax import Engine, constant_delay, dcasgd, delay_compensation, gamma_times, simulate
 from dcasgd_jax.peers import gap_aware
-from gsgd_jax import choose_skeleton, gsgd, in_path_space, mlp_gauge
-from lacim_jax import Search, lacim_loss
+from gsgd_jax import choose_skeleton, find_gauge, gsgd, in_path_space, mlp_gauge
+from lacim_jax import (
+    MLP,
+    Examples,
+    Fitted,
+    LaCIM,
+    MLPDecoder,
+    MLPEncoder,
+    Search,
+    fit,
+    lacim_loss,
+    predict,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = tuple(str(ROOT / package) for package in ("gsgd_jax", "dcasgd_jax", "lacim_jax"))
@@ -37,6 +48,9 @@ COMPENSATED = delay_compensation(0.1)
 SCHEDULE = gamma_times(num_workers=2, num_steps=5, seed=0)
 BATCHES = jnp.ones((5, 3, 5))
 WEIGHTS = jnp.zeros(5)
+KEY = jax.random.key(0)
+MODEL = LaCIM(MLPEncoder((2,)), MLPDecoder((2, 2), (2,)), MLP((2,)), num_domains=2)
+DATA = Examples(jnp.full((4, 2, 2), 0.5), labels=jnp.arange(4) % 2, domains=jnp.arange(4) // 2)
 
 
 def loss(w, batch):
@@ -244,6 +258,33 @@ REFUSED = {
     ),
     "a weight of the search in quotes": Refused(
         lambda: Search(weight="1"), ValueError, "weight must be a number of at least 0", "got '1'",
+    ),
+    "a module for its function": Refused(
+        lambda: find_gauge(MODEL, PARAMS, jnp.ones((1, 3))), TypeError,
+        "a function of parameters and inputs", "got LaCIM, a module", "pass its `apply`",
+    ),
+    "a learning rate and a gauge exchanged": Refused(
+        lambda: gsgd(GAUGE, 0.1), ValueError, "learning_rate must be a schedule, or a finite",
+        "got a Gauge",
+    ),
+    "a number for the server's rule": Refused(
+        lambda: simulate(jax.grad(loss), WEIGHTS, 0.1, SCHEDULE, BATCHES), TypeError,
+        "must be an optax transformation or a SendingRule", "got float", "optax.sgd(0.1)",
+    ),
+    "images as they are stored": Refused(
+        lambda: fit(MODEL, DATA._replace(images=jnp.ones((4, 2, 2), jnp.uint8)), KEY), ValueError,
+        "values must be floating-point", "got uint8[4, 2, 2]", "divided by 255",
+    ),
+    "a training set without domains": Refused(
+        lambda: fit(MODEL, DATA[:2], KEY), TypeError, "Examples(images, labels, domains)",
+        "got tuple", "which training domain",
+    ),
+    "a seed for a key": Refused(
+        lambda: fit(MODEL, DATA, 0), TypeError, "must be a PRNG key", "got 0", "jax.random.key(0)",
+    ),
+    "what fit returns for its variables": Refused(
+        lambda: predict(MODEL, Fitted({}, {}), DATA.images, KEY), TypeError,
+        "must be a mapping", "got Fitted", "pass its `variables`",
     ),
     "half an image": Refused(
         lambda: Search(chunk_size=5.5), ValueError, "chunk_size must be a whole number of images",

@@ -16,6 +16,9 @@ which for M copies larger than the caches is one read from memory. So the time o
 weights among M, from slot to slot, is measured in the same turns; where a target is missed, the
 time lost per step is given in such copies.
 
+With Ray installed, a push to a real parameter server is timed too, against the bare calls of the
+actors that it is made of, with the same bytes and without JAX; target: 1.2.
+
 Cost: smoke 1 minute; cpu 7 minutes on two cores, with a thin ResNet-20; full was not run.
 Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1
 """
@@ -31,15 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.delay.timed import pushes
+from benchmarks.delay.timed.workload import Workload, build
 from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined, met, numeric, values, where
-from benchmarks.harness.timing import descent, memory_in_copies, random_images, ratio, take_turns
-from common.networks import MLP, resnet
+from benchmarks.harness.timing import descent, memory_in_copies, ratio, take_turns
 from common.results.plots import COLOURS
 from common.results.records import Record
 from common.results.tables import markdown
-from common.seeds import streams
 from dcasgd_jax import Simulator, dcasgd, round_robin, slot_simulator, wavefront_simulator
 
 SYNCHRONOUS, SLOTS, WAVES, COPYING = "synchronous SGD", "slots", "wavefront", "copying"
@@ -62,26 +65,20 @@ class Settings:
     """Server steps timed at once: for the perceptron, for ResNet-20. Weights of all M workers are
     held, however few of them come to send a gradient."""
     repetitions: int = 7
+    push_sizes: tuple[int, ...] = (26_000, 1_000_000)
+    """Parameters of the pushes to a real server; where Ray is not installed there are none."""
+    pushes: int = 200
+    """Pushes timed, for each size."""
 
 
 PRESETS = {
     "smoke": Settings(
         networks=("MLP",), width=128, batch_sizes=(32,), workers=(1, 8), steps=(256, 8),
-        repetitions=5,
+        repetitions=5, push_sizes=(26_000,), pushes=50,
     ),
     "cpu": Settings(resnet_width=0.5, steps=(512, 8), repetitions=5),
     "full": Settings(steps=(4096, 512), repetitions=11),
 }  # fmt: skip
-
-
-class Workload(NamedTuple):
-    """A network with its loss, and batches to time it on."""
-
-    gradient: Callable[[Any, Any], Any]
-    params: Any
-    batches: Any
-    driven: bool
-    """Whether the baseline is driven from Python."""
 
 
 class Way(NamedTuple):
@@ -103,6 +100,9 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                     f"{network}, batch {batch_size}, seed {seed}",
                     functools.partial(_compare, network, batch_size, settings, seed, context),
                 )
+        if settings.push_sizes and pushes.can_be_measured():
+            pushed = functools.partial(pushes.measure, settings.push_sizes, settings.pushes, seed)
+            yield from context.stages.of(f"real workers, seed {seed}", pushed)
 
 
 def _compare(
@@ -110,7 +110,7 @@ def _compare(
 ) -> Iterator[Record]:
     """All ways of one network and batch size, in turns."""
     steps = settings.steps[network != "MLP"]
-    workload = build(settings, network, batch_size, steps, seed)
+    workload = build(network, (settings.width, settings.resnet_width), batch_size, steps, seed)
     ways = list(_ways(workload, settings, steps))
     title, total = f"{network}, batch {batch_size}, seed {seed}", 1 + settings.repetitions
     with context.progress.task(title, total=total * len(ways)) as bar:
@@ -132,28 +132,6 @@ def _compare(
             curve={"repetition": list(range(len(spent))), "seconds": spent},
             wall_time=float(sum(spent)),
         )
-
-
-def build(settings: Settings, network: str, batch_size: int, steps: int, seed: int) -> Workload:
-    """The network, its first weights, and random batches; what is in them does not matter."""
-    convolves = network != "MLP"
-    shape = (32, 32, 3) if convolves else (784,)
-    module: Any = (
-        resnet(20, 10, width=settings.resnet_width, norm="group")
-        if convolves
-        else MLP((settings.width, settings.width, 10))
-    )
-    images, labels = random_images(shape, steps=steps, batch_size=batch_size, seed=seed)
-    options, key = {"train": False} if convolves else {}, streams(seed).init
-    params = jax.jit(lambda k, x: module.init(k, x, **options))(key, images[0])["params"]
-
-    def loss(params: Any, batch: Any) -> jax.Array:
-        inputs, targets = batch
-        logits = module.apply({"params": params}, inputs, **options)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
-
-    driven = convolves and jax.default_backend() == "cpu"
-    return Workload(jax.grad(loss), params, (images, labels), driven)
 
 
 def _ways(workload: Workload, settings: Settings, steps: int) -> Iterator[Way]:
@@ -235,8 +213,9 @@ def _simulated(
 
 def tables(records: Sequence[Record]) -> str:
     """Ratios of throughputs for every network, batch size, engine and number of workers."""
+    real = [r for r in records if r.method in (pushes.PUSH, pushes.BARE)]
     sections = []
-    for network, of_network in by_setting(records, "network").items():
+    for network, of_network in by_setting([r for r in records if r not in real], "network").items():
         plain = where(of_network, rule="ASGD", log=False)
         workers = sorted(by_setting(plain, "workers"))
         rows = []
@@ -249,7 +228,7 @@ def tables(records: Sequence[Record]) -> str:
         header = ["batch", "gradients/s", *(f"M = {m}" for m in workers)]
         sections.append(f"**{network}**, of synchronous SGD's throughput:")
         sections += [markdown(header, rows), " ".join(_verdicts(of_network, plain))]
-    return joined(*sections)
+    return joined(*sections, *([pushes.table(real)] if real else []))
 
 
 def _ratio(records: Sequence[Record], batch_size: int, engine: str, workers: int) -> float:

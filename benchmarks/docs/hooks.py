@@ -46,6 +46,7 @@ def evidence_sources(folder: Path = EVIDENCE) -> Sources:
     for path in sorted(folder.glob("*.md")):
         text = as_markdown(path.read_text(encoding="utf-8"))
         index = path.name == "README.md"
+        text = text.replace("](README.md#", "](index.md#")
         sources[f"evidence/{'index.md' if index else path.name}"] = text if index else _WIDE + text
     for path in sorted(folder.glob("*/*.png")):
         sources[f"evidence/{path.relative_to(folder).as_posix()}"] = path
@@ -201,8 +202,9 @@ def formulas(page: str, convert: Callable[[str], str] | None) -> str:
     def marked(match: re.Match[str]) -> str:
         if match[1] == "span":
             return formula(match[2])
-        # A line of its own, in full size.
-        return formula(match[2]).replace('display="inline"', 'display="block"', 1)
+        # A line of its own, in full size; one that is too wide is moved, not cut.
+        line = formula(match[2]).replace('display="inline"', 'display="block"', 1)
+        return f'<div class="formula">{line}</div>'
 
     def in_block(match: re.Match[str]) -> str:
         lines = _DOLLARS.sub(lambda tex: formula(tex[1]), match[3])
@@ -233,7 +235,8 @@ def on_config(config: Any) -> Any:
     there = {path.stem for path in EVIDENCE.glob("*.md")} - {"README"}
     names = [name for name in registry.NAMES if name in there]
     names += sorted(there.difference(names))
-    measured = [{registry.TITLES.get(name, name): f"evidence/{name}.md"} for name in names]
+    titles = {**registry.TITLES, "published": "Published figures: theirs and ours"}
+    measured = [{titles.get(name, name): f"evidence/{name}.md"} for name in names]
     nav = list(config.nav or [])
     nav += [{"Notebooks": found}] if found else []
     nav += [{"Evidence": [{"What was measured": "evidence/index.md"}, *measured]}]
@@ -257,13 +260,30 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def source_of(uri: str) -> str | None:
+    """The file of the repository to edit for a page, or None where a command makes the page.
+
+    Args:
+        uri: the page's path in the site's sources.
+    """
+    folder, _, name = uri.partition("/")
+    if folder == "evidence":
+        return None
+    if folder == "notebooks":
+        return f"benchmarks/notebooks/{name.removesuffix('.md')}.py"
+    return f"benchmarks/docs/pages/{uri}"
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Puts the list of experiments, or that of bad inputs, where a page asks for it.
 
+    And says how the page is edited: by a link, where `extra.repository` names the repository's
+    address, or by the name of its file.
+
     Args:
         markdown: of the page.
-        page: not looked at.
-        config: not looked at.
+        page: whose `edit_url` is set; None for none.
+        config: of the site.
         files: not looked at.
     """
     if EXPERIMENTS in markdown:
@@ -272,6 +292,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         from benchmarks.docs import bad_input  # needs jax, which no other page does
 
         markdown = markdown.replace(BAD_INPUT, bad_input.page())
+    source = source_of(page.file.src_uri) if page else None
+    if source and (repository := config.extra.get("repository")):
+        page.edit_url = f"{repository.rstrip('/')}/edit/main/{source}"
+    elif source and source.endswith(".md"):  # a notebook's page says so already
+        markdown += f"\n\n<small>To edit this page: `{source}`</small>\n"
     return markdown
 
 

@@ -19,6 +19,9 @@ from typing import NamedTuple
 FINISHED, STOPPED, INTERRUPTED = 0, 3, 130
 """How an experiment's process ends: with its tables, out of time, or by Ctrl-C."""
 
+_GRACE = 20.0
+"""Seconds in which an interrupted process writes what it has finished."""
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +35,8 @@ class Job(NamedTuple):
     """Of the command line, behind the name."""
     out: Path
     """Its folder, where its output goes as log.txt."""
+    part: float = 1.0
+    """Of the time that is left when it begins, how much it may take."""
 
 
 class Outcome(NamedTuple):
@@ -46,18 +51,21 @@ class Outcome(NamedTuple):
 def run_jobs(
     jobs: Sequence[Job], *, at_once: int = 1, minutes: float | None = None,
     report: Callable[[str], None], program: Sequence[str] = (sys.executable, "-m", "benchmarks"),
+    patience: float | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Runs jobs to their ends, those that must be alone first.
 
     So many of the others run `at_once`. After so many minutes no job is begun, and those that run
     know how much is left; None for no limit. `report` gets a line for what begins and what ends,
-    `program` is called with a job's name and arguments. Outcomes are in the order of their ends.
+    `program` is called with a job's name and arguments. A job that still runs after `patience`
+    times the minutes it may take, or when none are left at all, is interrupted, and keeps what it
+    has finished; None for no such limit. Outcomes are in the order of their ends.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, when all processes have written what they have finished.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    queue = _Queue(minutes, report, program)
+    queue = _Queue(minutes, report, program, patience)
     queue.run([()], [job for job in jobs if job.alone])
     queue.run(_shares(cores, at_once), [job for job in jobs if not job.alone])
     return queue.outcomes
@@ -67,9 +75,11 @@ class _Queue:
     """Jobs taken in turn by a thread for each share of the cores."""
 
     def __init__(
-        self, minutes: float | None, report: Callable[[str], None], program: Sequence[str]
-    ):
+        self, minutes: float | None, report: Callable[[str], None], program: Sequence[str],
+        patience: float | None,
+    ):  # fmt: skip
         self._minutes, self._report, self._program = minutes, report, program
+        self._patience = patience
         self._begun, self._stop, self._lock = time.monotonic(), threading.Event(), threading.Lock()
         self._running: list[subprocess.Popen] = []
         self.outcomes: list[Outcome] = []
@@ -78,20 +88,22 @@ class _Queue:
         """Runs jobs to their ends; on Ctrl-C processes are told, and waited for."""
         waiting = iter(jobs)
         workers = [threading.Thread(target=self._work, args=(waiting, share)) for share in shares]
-        for worker in workers:
-            worker.start()
         try:
+            # Ctrl-C may come while a thread is being started.
+            for worker in workers:
+                worker.start()
             for worker in workers:
                 while worker.is_alive():
                     worker.join(0.2)
         except KeyboardInterrupt:
-            self._stop.set()
             with self._lock:
+                self._stop.set()
                 for process in self._running:
                     if process.poll() is None:
                         process.send_signal(signal.SIGINT)
             for worker in workers:
-                worker.join()
+                if worker.ident is not None:
+                    worker.join()
             raise
 
     def _work(self, waiting: Iterator[Job], share: Sequence[int]) -> None:
@@ -107,13 +119,18 @@ class _Queue:
         left = math.inf if self._minutes is None else (
             self._minutes - (started - self._begun) / 60
         )  # fmt: skip
-        budget = [] if left == math.inf else ["--time-budget", f"{left:.2f}"]
+        mine = left * job.part
+        budget = [] if left == math.inf else ["--time-budget", f"{mine:.2f}"]
         if self._stop.is_set() or left <= 0:
             self.outcomes.append(Outcome(job, STOPPED, 0.0))
             return
         self._report(f"{job.name} begins")
         job.out.mkdir(parents=True, exist_ok=True)
         with (job.out / "log.txt").open("wb") as log, self._lock:
+            # Asked anew under the lock: who interrupts tells every process that runs by then.
+            if self._stop.is_set():
+                self.outcomes.append(Outcome(job, STOPPED, 0.0))
+                return
             process = subprocess.Popen(
                 [*self._program, job.name, *job.arguments, "--out", str(job.out), *budget],
                 cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT,
@@ -123,10 +140,21 @@ class _Queue:
             if share:
                 os.sched_setaffinity(process.pid, share)
             self._running.append(process)
-        status = process.wait()
+        patience = math.inf if self._patience is None else self._patience * mine
+        status = _ended(process, 60 * min(left, patience) if self._patience else math.inf)
         spent = (time.monotonic() - started) / 60
         self.outcomes.append(Outcome(job, status, spent))
         self._report(f"{job.name} {_ending(status, job.out)}, {spent:.1f} minutes")
+
+
+def _ended(process: subprocess.Popen, seconds: float) -> int:
+    """The status of a process, interrupted after so many seconds, and killed if need be."""
+    for limit, tell in ((seconds, signal.SIGINT), (_GRACE, signal.SIGKILL)):
+        try:
+            return process.wait(None if limit == math.inf else limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(tell)
+    return process.wait()
 
 
 def _shares(cores: Sequence[int], at_once: int) -> list[Sequence[int]]:

@@ -65,15 +65,19 @@ MODULES = {
     "dcasgd_delay_tolerance": "delay.tolerance",
     "dcasgd_lambda_sweep": "delay.lambda_sweep",
     "dcasgd_hessian_ladder": "delay.ladder",
+    "delayed_language_model": "delay.language.delayed_model",
     "dcasgd_speed": "delay.speed",
     "lacim_colored_digits": "latent.colored_digits",
     "lacim_flip": "latent.flip",
     "lacim_identifiability": "latent.identifiability",
     "lacim_baselines": "latent.baselines",
-    "lacim_pacs": "latent.pacs",
+    "lacim_selection": "latent.selection",
+    "lacim_pacs": "latent.styles.pacs",
+    "lacim_spurious_pacs": "latent.styles.spurious_pacs",
     "lacim_pictures": "latent.pictures",
     "lacim_speed": "latent.speed",
     "preemption": "soak.preemption",
+    "killed_commands": "soak.killed_commands",
 }
 """Where each experiment stands in this package, in the order in which they are listed."""
 
@@ -98,15 +102,19 @@ TITLES = {
     "dcasgd_delay_tolerance": "Delay: how much is borne",
     "dcasgd_lambda_sweep": "Delay: strength of compensation",
     "dcasgd_hessian_ladder": "Delay: the Hessian and its stand-ins",
+    "delayed_language_model": "Delay: a language model",
     "dcasgd_speed": "Delay: speed of the simulator",
     "lacim_colored_digits": "Latent causes: coloured digits",
     "lacim_flip": "Latent causes: a flipped correlation",
     "lacim_identifiability": "Latent causes: identifiability",
     "lacim_baselines": "Latent causes: beside its baselines",
+    "lacim_selection": "Latent causes: chosen without an oracle",
     "lacim_pacs": "Latent causes: PACS",
+    "lacim_spurious_pacs": "Latent causes: PACS, label tied to style",
     "lacim_pictures": "Latent causes: what s and v look like",
     "lacim_speed": "Latent causes: speed",
     "preemption": "Killed runs",
+    "killed_commands": "Killed commands",
 }
 """What each experiment is called where it is read about."""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from common.results.comparison import Difference
+from common.results.power import told_apart
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import Summary, group, summarise
@@ -77,11 +78,11 @@ def magnitude(value: float, *, digits: int = 1) -> str:
 
 
 def won_and_lost(differences: Sequence[Difference]) -> str:
-    """How many of some comparisons are won and lost, in words."""
+    """How many of the comparisons of one table are won and lost, Holm's correction made."""
     if not differences:
         return "not compared"
-    better = sum(d.above for d in differences) or "none"
-    worse = sum(d.below for d in differences) or "none"
+    found = told_apart(differences)
+    better, worse = found.count(1) or "none", found.count(-1) or "none"
     return f"better in {better} of {len(differences)} comparisons, worse in {worse}"
 
 

@@ -19,7 +19,14 @@ from benchmarks.harness import hosts
 from benchmarks.harness.registry import Context, Experiment
 from benchmarks.harness.reports import source
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
-from common.files import InUseError, full_disk, links_outside, locked, write_whole
+from common.files import (
+    InUseError,
+    clear_partials,
+    full_disk,
+    links_outside,
+    locked,
+    write_whole,
+)
 from common.results.origin import now, provenance
 from common.results.records import Record, RecordWriter, json_ready, last_run, read_records
 
@@ -244,6 +251,8 @@ def _kept(
     """The stages that a folder's last run finished, if asked for; checks and locks the folder."""
     check_folder(out)
     ours.enter_context(alone_in(out))
+    for name in ("manifest.json", "tables.md"):
+        clear_partials(out / name)
     path = out / "records.jsonl"
     if path.exists():
         try:

@@ -1,16 +1,19 @@
-"""The claims that the talk and its papers make, and what stands in the records about each.
+"""The claims of the talk, its papers and public measurements, and what the records say of each.
 
-What was published is typed, with its source; everything else is computed
-(`benchmarks.judgement.verdicts`).
+What was published is typed, with its source; everything else is computed, for each claim in a
+module of its own (`path_space_verdict` and its like).
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks.judgement import verdicts
+from benchmarks.judgement.delay_verdict import delay
+from benchmarks.judgement.finding import Finding, Measured
 from benchmarks.judgement.ladder_verdict import ladder
+from benchmarks.judgement.language_verdict import language
+from benchmarks.judgement.latent_verdict import domains, identifiability
+from benchmarks.judgement.path_space_verdict import invariance, path_space_training
 from benchmarks.judgement.speed_verdict import speed
-from benchmarks.judgement.verdicts import Finding, Measured
 
 NOT_MEASURED = "not measured"
 
@@ -42,7 +45,7 @@ CLAIMS: Sequence[Claim] = (
         "range of step sizes.",
         ("gsgd_cifar10", "gsgd_mlp", "gsgd_sequence", "gsgd_control"),
         "gsgd_cifar10",
-        verdicts.path_space_training,
+        path_space_training,
         "learning_rates.png",
         "plain-34, CIFAR-10, step 1.0, one seed: after 9 epochs G-SGD 80.4% and SGD 50.9%; G-SGD "
         "92.78% in the end (logs of github.com/MSRA-COLT/gsgd; Meng et al., 2019, "
@@ -56,7 +59,7 @@ CLAIMS: Sequence[Claim] = (
         "G-SGD learns.",
         ("gsgd_invariance", "gsgd_mlp"),
         "gsgd_invariance",
-        verdicts.invariance,
+        invariance,
         "distance.png",
         "A theorem, without a figure (Meng et al., 2019, arxiv.org/abs/1802.03713).",
         "Measured as the distance of two trajectories in function space, in two precisions.",
@@ -73,7 +76,7 @@ CLAIMS: Sequence[Claim] = (
             "dcasgd_imagenet",
         ),
         "dcasgd_digits",
-        verdicts.delay,
+        delay,
         "dcasgd_digits_steps.png",
         "ResNet-20, CIFAR-10, test error with 4 / 8 workers: ASGD 9.27 / 10.26, DC-ASGD-c 8.67 / "
         "9.27, DC-ASGD-a 8.19 / 8.57, one worker 8.65 (Zheng et al., 2017, "
@@ -98,15 +101,22 @@ CLAIMS: Sequence[Claim] = (
         "prediction out of domain",
         "Where what goes with the label changes between domains, LaCIM predicts better than ERM "
         "and than other methods that see several domains.",
-        ("lacim_baselines", "lacim_pacs", "lacim_colored_digits", "lacim_flip"),
+        (
+            "lacim_baselines",
+            "lacim_pacs",
+            "lacim_spurious_pacs",
+            "lacim_colored_digits",
+            "lacim_flip",
+        ),
         "lacim_baselines",
-        verdicts.domains,
+        domains,
         "selection.png",
         "Coloured MNIST, chosen on training domains / by the oracle: ERM 10.0 / 28.7, IRM 10.2 / "
         "58.5, V-REx 10.2 / 55.2; PACS, pretrained, on training domains: ERM 85.5, CORAL 86.2 "
         "(DomainBed, arxiv.org/abs/2007.01434). No figure of LaCIM in this setting is known to us.",
-        "The same two settings with small networks without pretraining, on smaller images; "
-        "every method has the same encoder and as many trials.",
+        "Coloured digits with small networks; PACS, and its mixture in which the label goes with "
+        "the style, by frozen features of a small pretrained network, on 64x64 images. "
+        "Every method has the same encoder and as many trials.",
     ),
     Claim(
         "identifiability",
@@ -114,7 +124,7 @@ CLAIMS: Sequence[Claim] = (
         "coordinates, and not from fewer or from pooled data.",
         ("lacim_identifiability",),
         "lacim_identifiability",
-        verdicts.identifiability,
+        identifiability,
         "mcc_continuous.png",
         "A theorem (Sun et al., 2021, arxiv.org/abs/2011.02203); in its public simulation the mean "
         "of the domain alone correlates with the latents by more than 0.98.",
@@ -131,6 +141,21 @@ CLAIMS: Sequence[Claim] = (
         "ratio.png",
         "None on comparable hardware.",
         "Ratios of programs that are timed in turns in one process.",
+    ),
+    Claim(
+        "delay on language models",
+        "The published diagonal recovers next to nothing of what delay costs Adam, Muon bears "
+        "delay better, prediction along its step recovers half, and a pipeline's true profile is "
+        "milder than its longest delay for all.",
+        ("delayed_language_model",),
+        "delayed_language_model",
+        language,
+        "delayed_language_gaps.png",
+        "A mixture of experts with 290M parameters on TPU, staleness 8, two seeds: at most 3%; 2.6 "
+        "to 5.3 times; 46%; 3.3 times (Marin, June 2026, github.com/marin-community/marin, issue "
+        "6431).",
+        "A byte-level transformer with 0.3M parameters at the cpu preset, in short runs; the step "
+        "of every row is tuned, and a smaller step without any rule stands beside them.",
     ),
 )
 

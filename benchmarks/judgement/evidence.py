@@ -6,24 +6,47 @@ measured: `NAME/PRESET.jsonl`, and, made from it alone, the figures beside it an
 own README too. No number that was measured is typed.
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import registry
 from benchmarks.harness.runner import made_by
+from benchmarks.judgement import published
 from benchmarks.judgement.claims import CLAIMS
-from benchmarks.judgement.page import claim_sections, claim_table, with_claims
-from benchmarks.judgement.verdicts import Measured
+from benchmarks.judgement.finding import Measured
+from benchmarks.judgement.page import claim_sections, claim_table, verdicts_on, with_claims
 from common.files import inside, write_whole
-from common.results.records import Record, last_run, read_records
+from common.results.records import Record, json_ready, last_run, read_records
 from common.results.summaries import read_summary, write_summary
 
 _ROOT = Path(__file__).resolve().parents[2]
 FOLDER = _ROOT / "benchmarks" / "evidence"
 README = _ROOT / "README.md"
+PUBLISHED = "published"
+"""The page of published figures beside ours."""
+
+_HEAD = """# Evidence
+
+The claims, with what the records say of each; then one page for each experiment that has been
+measured. Tables, figures and verdicts are made from the summaries of records beside them by
+`python -m benchmarks report`; what was measured is never typed.
+
+One method is called better than another where Student's t test of their differences, seed by seed,
+is significant at 5%, with Holm's correction for all comparisons of its table. A comparison that is
+neither won nor lost shows that there is no difference as large as hoped (published, or the least
+that one would change the method for) only if its seeds could have seen that with a power of 80%,
+and their 95% interval excludes it. "Visible" is the smallest difference that they could have seen.
+Where less than 80% of the accuracy that a task allows is reached, too little is learnt to conclude
+from. A claim is *not decided* where less than a quarter of its comparisons is won, and less than
+half say anything."""
+
+
+_LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."
 
 
 class StaleEvidenceError(RuntimeError):
@@ -58,7 +81,7 @@ def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
     Raises:
         ValueError: if the readme has no place for the table.
     """
-    pages, figures, measured = {}, [], {}
+    pages, figures, measured, parts = {}, [], {}, {}
     for name, summaries in _measured(folder):
         sections = []
         for path in summaries:
@@ -67,7 +90,11 @@ def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
             section, drawn = _section(name, path, records)
             sections.append(section)
             figures += drawn
-        pages[folder / f"{name}.md"] = _page(name, sections)
+        parts[name] = sections
+    for name, sections in parts.items():
+        judged = verdicts_on(name, measured, "README.md")
+        pages[folder / f"{name}.md"] = _page(name, judged, sections)
+    pages[folder / f"{PUBLISHED}.md"] = published.page(measured)
     pages[folder / "README.md"] = _index(folder, measured, figures)
     link = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
     text = readme.read_text(encoding="utf-8")
@@ -144,13 +171,34 @@ def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, lis
         shown.append(f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})")
         if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
             shown.append(f"*{caption}*")
-    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(records[0].origin)]
+    # A run that was stopped has not all the seeds that it was asked for.
+    origin = {**records[0].origin, "seeds": sorted({record.seed for record in records})}
+    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(origin)]
+    if changed := _changed(experiment.PRESETS.get(path.stem), origin):
+        parts.insert(1, f"*Not the preset as it is now: {changed}.*")
     return "\n\n".join([*parts, *shown]), figures
 
 
-def _page(name: str, sections: Sequence[str]) -> str:
+def _changed(settings: Any, origin: Mapping[str, Any]) -> str:
+    """In what records were made otherwise than their preset says: fewer epochs, say."""
+    if settings is None:
+        return ""
+    today, then = json_ready(dataclasses.asdict(settings)), origin.get("configuration", {})
+    return "; ".join(
+        f"{name.replace('_', ' ')} {_short(then[name])} instead of {_short(value)}"
+        for name, value in today.items()
+        if name in then and then[name] != value
+    )
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _page(name: str, judged: str, sections: Sequence[str]) -> str:
     claim, _, rest = registry.describe(name).partition("\n")
-    return "\n\n".join([f"# {name}", f"**{claim}**", rest.strip(), *sections]) + "\n"
+    parts = [f"# {name}", f"**{claim}**", rest.strip(), judged, *sections]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
@@ -159,13 +207,6 @@ def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
         f"Presets: {', '.join(path.stem for path in summaries)}."
         for name, summaries in _measured(folder)
     ]
-    head = (
-        "# Evidence\n\nThe claims, with what the records say of each; then one page for each "
-        "experiment that has been\nmeasured. Tables, figures and verdicts are made from the "
-        "summaries of records beside them by\n`python -m benchmarks report`; what was measured is "
-        "never typed. One method is called better than\nanother where the 95% Student t interval "
-        "of their differences, seed by seed, is above 0."
-    )
     by_name = {(figure.parent.name, figure.name): figure for figure in reversed(figures)}
     shown = {
         claim.name: next(
@@ -179,4 +220,6 @@ def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
         for claim in CLAIMS
     }
     sections = claim_sections(measured, shown)
-    return "\n\n".join([head, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"
+    return (
+        "\n\n".join([_HEAD, _LINK, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"
+    )

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from benchmarks.harness.reports import by_method, by_setting
-from benchmarks.judgement.verdicts import FAILS, HOLDS, PARTLY, Finding, Measured
+from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
+from common.results.comparison import Difference, interval
+from common.results.power import smallest_visible, told_apart
 from common.results.tables import metric
 
 RUNGS = (
@@ -22,28 +24,50 @@ of use if it leaves less than the second."""
 
 
 def ladder(measured: Measured) -> Finding:
-    """What each stand-in for the Hessian leaves of the staleness error."""
-    parts, exact_left, diagonal_left = [], [], []
+    """What each stand-in for the Hessian leaves of the staleness error.
+
+    Each is held against its bar by Student's t test over seeds, corrected for the number of tests.
+    """
+    parts, below, exact_left, diagonal_left = [], [], {}, {}
     for activation, records in by_setting(measured["dcasgd_hessian_ladder"], "activation").items():
         rungs = by_method(records)
         left = {
             rung: metric(rungs[rung], "error_left_scaled").mean for rung in RUNGS if rung in rungs
         }
-        exact_left.append(left[RUNGS[0]])
-        diagonal_left.append(left[RUNGS[-2]])
+        exact_left[activation], diagonal_left[activation] = left[RUNGS[0]], left[RUNGS[-2]]
+        below += [
+            interval(bar - r.metrics["error_left_scaled"] for r in rungs[rung])
+            for rung, bar in ((RUNGS[0], MOST), (RUNGS[0], USEFUL), (RUNGS[-2], USEFUL))
+        ]
         listed = "; ".join(f"{rung} {100 * value:.0f}%" for rung, value in left.items())
         parts.append(f"{activation}: {listed}.")
-    most, diagonal = max(exact_left) < MOST, max(diagonal_left) < USEFUL
-    part = max(exact_left) < USEFUL
-    verdict = HOLDS if most and diagonal else PARTLY if part else FAILS
-    headline = f"the Hessian leaves {_span(exact_left)} of the error, diag(λG) " + _span(
-        diagonal_left
+    headline = (
+        f"the Hessian leaves {_listed(exact_left)} of the error, where to remove most is to leave "
+        f"less than {100 * MOST:.0f}%; diag(λG) leaves {_listed(diagonal_left)}, where below "
+        f"{100 * USEFUL:.0f}% is of use ({_visible(below)})"
     )
-    figures = f"Staleness error left, at the best factor of each. {' '.join(parts)}"
-    return Finding(verdict, headline, figures)
+    figures = (
+        f"Staleness error left, at the best factor of each. {' '.join(parts)} The bars: most "
+        f"removed below {100 * MOST:.0f}%, of use below {100 * USEFUL:.0f}% ({_visible(below)})."
+    )
+    return Finding(_verdict(told_apart(below)), headline, figures)
 
 
-def _span(shares: Sequence[float]) -> str:
-    """From the least to the largest, in percent."""
-    low, high = (f"{100 * value:.0f}" for value in (min(shares), max(shares)))
-    return f"{low}%" if low == high else f"{low} to {high}%"
+def _verdict(signs: Sequence[int]) -> str:
+    """From each bar of each activation, most and use of the Hessian, and use of diag(λG)."""
+    if all(sign > 0 for sign in signs):
+        return HOLDS
+    part = signs[1::3]
+    if all(sign > 0 for sign in part):
+        return PARTLY
+    return FAILS if any(sign < 0 for sign in part) else UNDECIDED
+
+
+def _visible(below: Sequence[Difference]) -> str:
+    largest = 100 * max(map(smallest_visible, below))
+    return f"{below[0].n} seeds tell {largest:.0f} points or more from a bar"
+
+
+def _listed(shares: dict[str, float]) -> str:
+    """Of every activation, in percent."""
+    return " and ".join(f"{100 * value:.0f}% ({name})" for name, value in shares.items())

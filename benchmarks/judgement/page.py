@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.harness.reports import source
 from benchmarks.judgement.claims import CLAIMS, judged
-from benchmarks.judgement.verdicts import Measured
+from benchmarks.judgement.finding import Measured
 
 BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
 END = "<!-- made from the records by `python -m benchmarks report`: end -->"
@@ -35,6 +35,23 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
             lines.append(f"![{claim.name}]({figure.as_posix()})")
         sections.append("\n\n".join(lines))
     return "\n\n".join(sections)
+
+
+def verdicts_on(name: str, measured: Measured, index: str) -> str:
+    """What is said of the claims that an experiment belongs to; empty where there are none.
+
+    `index` is the page that the sections stand on, as seen from the experiment's own.
+    """
+    lines = []
+    for number, claim in enumerate(CLAIMS, start=1):
+        if name in claim.experiments:
+            finding = judged(claim, measured)
+            anchor = _anchor(f"{number}. {_capital(claim.name)}: {finding.verdict}")
+            lines.append(
+                f"**Belongs to the claim [{claim.name}]({index}#{anchor}): {finding.verdict}.** "
+                f"{_capital(finding.headline)}."
+            )
+    return "\n\n".join(lines)
 
 
 def claim_table(measured: Measured, link: str) -> str:

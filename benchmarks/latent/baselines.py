@@ -72,13 +72,20 @@ tables, plots, CAPTIONS = report.tables, report.plots, report.CAPTIONS
 
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, trial and seed, and for each latent search that follows."""
-    columns = runs.columns_of(context.seeds, len(settings.correlations), left_out=settings.left_out)
+    yield from run_seeds(settings, context, context.seeds)
+
+
+def run_seeds(
+    settings: Settings, context: Context, seeds: Sequence[int], *, prefix: str = ""
+) -> Iterator[Record]:
+    """The same for some of the seeds; the prefix tells their stages from others'."""
+    columns = runs.columns_of(seeds, len(settings.correlations), left_out=settings.left_out)
     parts = load_parts(settings, columns, context.data_dir)
     task = runs.Task(
         parts, columns, num_domains=len(settings.correlations), num_classes=2,
         setting={"label_noise": settings.label_noise},
     )  # fmt: skip
-    yield from runs.run_methods(settings.methods, task, settings, context)
+    yield from runs.run_methods(settings.methods, task, settings, context, prefix=prefix)
 
 
 def load_parts(

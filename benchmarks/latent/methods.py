@@ -11,13 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lacim_jax import (
+    BERNOULLI,
     ERM,
     MLP,
     ConvDecoder,
     ConvEncoder,
     LaCIM,
+    Likelihood,
     MLPDecoder,
     MLPEncoder,
     begin_search,
@@ -63,6 +66,8 @@ class Sizes(NamedTuple):
     """Convolutional encoder and decoder, the last of `widths` being the encoder's features."""
     bfloat16: bool = False
     """Whether encoder and decoder compute in bfloat16; parameters and densities stay float32."""
+    likelihood: Likelihood = BERNOULLI
+    """Of what the encoder sees: pixels between 0 and 1, or real values."""
 
 
 class Method(NamedTuple):
@@ -100,7 +105,9 @@ def modules(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
 
 
 def _lacim(sizes: Sizes, **fields: Any) -> LaCIM:
-    fields = {"num_domains": 1, "s_dim": sizes.s_dim, "v_dim": sizes.v_dim} | fields
+    fields = {
+        "num_domains": 1, "s_dim": sizes.s_dim, "v_dim": sizes.v_dim, "likelihood": sizes.likelihood
+    } | fields  # fmt: skip
     return LaCIM(*modules(sizes), **fields)
 
 
@@ -135,12 +142,24 @@ def _penalty(loss: Callable[..., LossFn], low: float, high: float, *, late: bool
 
     def make(model: ERM, hyper: Hyper, ramp: Ramp, sizes: Sizes) -> LossFn:
         def weight(step: jax.Array) -> jax.Array:
-            return jnp.where(ramp(step) < 1, jnp.ones([]), hyper["weight"])
+            return _late(hyper, ramp, step)
 
         chosen = weight if late else lambda _: hyper["weight"]
-        return loss(model, num_domains=sizes.num_domains, weight=chosen)
+        penalised = loss(model, num_domains=sizes.num_domains, weight=chosen)
+
+        def divided(params: Any, step: jax.Array, examples: Any, key: jax.Array) -> Any:
+            value, following = penalised(params, step, examples, key)
+            return value / jnp.maximum(weight(step), 1), following
+
+        # As in IRM's code, steps of the optimiser do not jump with the weight.
+        return divided if late else penalised
 
     return Method(_network, make, {"weight": (low, high)}, _softmax)
+
+
+def _late(hyper: Hyper, ramp: Ramp, step: ArrayLike) -> jax.Array:
+    """A penalty's weight: 1 until all else is warmed up, then at once as tuned."""
+    return jnp.where(ramp(jnp.asarray(step)) < 1, jnp.ones([]), hyper["weight"])
 
 
 def _generative(hyper: Hyper, ramp: Ramp) -> dict[str, Any]:
@@ -152,21 +171,23 @@ def _generative(hyper: Hyper, ramp: Ramp) -> dict[str, Any]:
 
 
 def _invariant_lacim(model: LaCIM, hyper: Hyper, ramp: Ramp, sizes: Sizes) -> LossFn:
-    """Its penalty is 1 until the divergence is warmed up, then at once as tuned."""
+    """Only its penalty is tuned: the label is weighed by default, the divergence warmed up to 1."""
     return invariant_lacim_loss(
-        model, num_domains=sizes.num_domains, **_generative(hyper, ramp),
-        weight=lambda step: jnp.where(ramp(jnp.asarray(step)) < 1, jnp.ones([]), hyper["weight"]),
+        model, num_domains=sizes.num_domains, beta=lambda step: ramp(jnp.asarray(step)),
+        weight=lambda step: _late(hyper, ramp, jnp.asarray(step)),
     )  # fmt: skip
 
 
 _BOUND = {"beta": (0.03, 1.0), "label_weight": (3.0, 100.0)}
+_DOMAINBED = (0.1, 1e5)
+"""The range of a late penalty's weight in DomainBed."""
 
 METHODS: dict[str, Method] = {
     "ERM": Method(
         _network, lambda model, *_: erm_loss(model), {"weight_decay": (1e-3, 1.0)}, _softmax
     ),
-    "IRM": _penalty(irm_loss, 1.0, 1e4, late=True),
-    "V-REx": _penalty(vrex_loss, 1.0, 1e4, late=True),
+    "IRM": _penalty(irm_loss, *_DOMAINBED, late=True),
+    "V-REx": _penalty(vrex_loss, *_DOMAINBED, late=True),
     "GroupDRO": Method(
         _network,
         lambda model, hyper, _, sizes: group_dro_loss(
@@ -192,6 +213,7 @@ METHODS: dict[str, Method] = {
             num_domains=sizes.num_domains,
             num_classes=sizes.num_classes,
             dim=sizes.s_dim,
+            likelihood=sizes.likelihood,
         ),
         lambda model, hyper, ramp, _: diva_loss(
             model, **_generative(hyper, ramp), domain_weight=lambda _: hyper["label_weight"]
@@ -210,7 +232,10 @@ METHODS: dict[str, Method] = {
     ),
     "iVAE": Method(
         lambda sizes: ivae(
-            *modules(sizes), num_domains=sizes.num_domains, dim=sizes.s_dim + sizes.v_dim
+            *modules(sizes),
+            num_domains=sizes.num_domains,
+            dim=sizes.s_dim + sizes.v_dim,
+            likelihood=sizes.likelihood,
         ),
         lambda model, hyper, ramp, _: lacim_loss(model, **_generative(hyper, ramp)),
         _BOUND,
@@ -229,7 +254,7 @@ METHODS: dict[str, Method] = {
     "Invariant LaCIM": Method(
         _lacim,
         _invariant_lacim,
-        {**_BOUND, "weight": (1.0, 1e4)},
+        {"weight": _DOMAINBED},
         _best_start,
         takes_domains=True,
     ),

@@ -34,10 +34,10 @@ import numpy as np
 import optax
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent import pacs
 from benchmarks.latent.methods import METHODS, Sizes
 from benchmarks.latent.reports import pictures as report
 from benchmarks.latent.reports.pictures import EXCHANGES, SALIENCY, TRAVERSALS, picture_record
+from benchmarks.latent.styles import pacs
 from benchmarks.latent.training import adam, inputs_of, num_steps, warm_up
 from common.data import as_float, leave_one_out, load, pooled
 from common.data.generated.colored_digits import ColoredDigits, colored_domains

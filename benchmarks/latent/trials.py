@@ -13,7 +13,7 @@ from benchmarks.latent.training import Runs, fit, num_steps, of_column, warm_up
 from common.progress import Bar
 from common.results.selection import latin_hypercube
 from common.training import Fit
-from lacim_jax import Examples
+from lacim_jax import BERNOULLI, Examples, gaussian_likelihood
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,12 +39,17 @@ class Budget:
     """Whether encoders and decoders compute in bfloat16; parameters stay float32."""
     at_once: int | None = None
     """Runs trained side by side, as many as fit into memory; None for all there are."""
+    noise_scale: float | None = None
+    """Standard deviation of p(x|s,v) for real-valued inputs; None for pixels between 0 and 1."""
 
     def sizes(self, image: tuple[int, ...], *, num_domains: int, num_classes: int) -> Sizes:
         """What all models have in common, for images of a shape."""
+        likelihood = BERNOULLI
+        if self.noise_scale is not None:
+            likelihood = gaussian_likelihood(self.noise_scale)
         return Sizes(
             image, self.widths, self.s_dim, self.v_dim, num_domains, num_classes,
-            self.convolutions, self.bfloat16,
+            self.convolutions, self.bfloat16, likelihood,
         )  # fmt: skip
 
 

@@ -22,6 +22,17 @@ answer is: what each promises, and no more.
 """
 
 # %%
+# Where nothing is installed, as in Colab: upload the wheel that `uv build --wheel` makes first.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("lacim_jax") is None:
+    wheel = "gsgd_dcasgd_lacim_jax-0.1.0-py3-none-any.whl"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, wheel, "matplotlib", "scikit-learn"], check=True)
+
+# %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -29,7 +40,6 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from common.data.generated.structural_models import structural_model
 from dcasgd_jax import dcasgd, delay_compensation, gamma_times, slot_simulator
 from gsgd_jax import balance, find_gauge, in_path_space
 from lacim_jax import (
@@ -42,7 +52,13 @@ from lacim_jax import (
     lacim_loss,
 )
 
-plt.style.use("benchmarks.notebooks.figures")
+plt.rcParams.update({
+    "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 10,
+    "figure.constrained_layout.use": True, "figure.dpi": 110, "font.size": 9, "grid.alpha": 0.3,
+    "legend.fontsize": 8, "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00",
+                                         "#56B4E9", "#000000", "#999999"]),
+})  # fmt: skip
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
 # %% [markdown]
@@ -155,6 +171,7 @@ def apart(a, b, axis):
 
 
 results = {"weights": sweep(on_weights), "path space": sweep(on_paths)}
+LOOKS = {"weights": {"linewidth": 4, "alpha": 0.4}, "path space": {}}  # one is seen below the other
 
 # %%
 fig, panels = plt.subplots(1, 3, figsize=(10.5, 3.2))
@@ -167,7 +184,7 @@ for (space, (seen, valid, tested)), colour in zip(results.items(), (ORANGE, BLUE
         panels[0].semilogy(arrival, gap, line, color=colour, label=f"{name}, {space}")
         for i, axes in enumerate(panels[1:]):
             axes.plot(rates, 100 * tested[:, k, i].mean(-1), line, color=colour, marker="o",
-                      markersize=3, label=f"{name}, {space}")  # fmt: skip
+                      markersize=3, label=f"{name}, {space}", **LOOKS[space])  # fmt: skip
         ends = [f"{100 * t.mean():.1f} ± {100 * t.std(ddof=1):.1f}" for t in tested[best, k]]
         print(f"{name + ', ' + space:<25}{rates[best]:>10.3g}{ends[0]:>14}{ends[1]:>17}")
 panels[0].set(title="start and copy, each at its best step:\ndistance of the two functions",
@@ -198,20 +215,27 @@ softmax over draws and all, and says which rescalings leave it alone.
 """
 
 # %%
-causal = structural_model(jax.random.key(0), num_domains=5)
-data, held_out = (causal.sample(jax.random.key(seed), size) for seed, size in ((1, 800), (2, 200)))
+NOISE = 0.1
+rng = np.random.default_rng(0)
+means = rng.normal(0, 0.4, (5, 4))  # of (s, v), domain by domain
+sds = np.exp(rng.uniform(-0.7, 0.4, (5, 4)))
+mixing = np.linalg.qr(rng.normal(size=(10, 4)))[0].T  # orthonormal rows
+
+
+def draw(size):
+    """Examples of the five domains: four classes from s, ten numbers from s and v."""
+    domains = np.repeat(np.arange(5), size)
+    z = rng.normal(means[domains], sds[domains])
+    scores = 3 * z[:, :2] @ [[1, 0, -1, 0], [0, 1, 0, -1]] + rng.gumbel(size=(len(z), 4))
+    x = np.where(z > 0, z, 0.4 * z) @ mixing + NOISE * rng.normal(size=(len(z), 10))
+    return Examples(jnp.float32(x), jnp.int32(scores.argmax(1)), jnp.int32(domains))
+
+
+train_data, other_data = draw(800), draw(200)
 model = LaCIM(
     MLPEncoder((32, 32)), MLPDecoder((10,), widths=(32, 32)), MLP((16, 4)), num_domains=5,
-    s_dim=2, v_dim=2, likelihood=gaussian_likelihood(causal.noise),
+    s_dim=2, v_dim=2, likelihood=gaussian_likelihood(NOISE),
 )  # fmt: skip
-
-
-def examples(data):
-    """As LaCIM takes them."""
-    return Examples(jnp.asarray(data.x), jnp.asarray(data.labels), jnp.asarray(data.domains))
-
-
-train_data, other_data = examples(data), examples(held_out)
 bound = lacim_loss(model, label_weight=1.0)
 step = jnp.zeros((), jnp.int32)
 
@@ -252,7 +276,7 @@ rates = np.array([2e-3, 8e-3])
 def batch_at(number):
     """The examples and the noise of an arrival."""
     row_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(6), number))
-    rows = jax.random.randint(row_key, (64,), 0, len(data.x))
+    rows = jax.random.randint(row_key, (64,), 0, len(train_data.labels))
     return jax.tree.map(lambda leaf: leaf[rows], train_data), noise_key
 
 
@@ -290,7 +314,8 @@ for (space, found), colour in zip(bounds.items(), (ORANGE, BLUE), strict=True):
         ends = found[:, k, 0, -1]
         best = int(np.where(np.isfinite(ends), ends, -np.inf).argmax())
         gap = np.abs(found[best, k, 0] - found[best, k, 1])
-        left.semilogy(arrival, -found[best, k, 0], line, color=colour, label=f"{name}, {space}")
+        left.plot(arrival, -found[best, k, 0], line, color=colour, label=f"{name}, {space}",
+                  **LOOKS[space])  # fmt: skip
         right.semilogy(arrival, gap.clip(1e-5), line, color=colour, label=f"{name}, {space}")
         assert gap.max() < 1 if space == "path space" else gap.max() > 1
         pair = "".join(f"{end:>9.2f}" for end in found[best, k, :, -1])
@@ -304,7 +329,7 @@ plt.show()
 r"""
 The whole of it runs as written: a latent-variable model trained from stale gradients, compensated
 in path space, and the trajectory does not depend on how its units were scaled, but for rounding. On
-weights the copy ends tens of nats elsewhere.
+weights the copy ends several nats elsewhere.
 
 What it does not show: that path space trains better. The start is balanced, so path space and
 weights are the same training from it, to rounding; what path space adds is that the copy follows

@@ -67,7 +67,13 @@ from dcasgd_jax import (
     waves,
 )
 
-plt.style.use("benchmarks.notebooks.figures")
+plt.rcParams.update({
+    "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 10,
+    "figure.constrained_layout.use": True, "figure.dpi": 110, "font.size": 9, "grid.alpha": 0.3,
+    "legend.fontsize": 8, "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00",
+                                         "#56B4E9", "#000000", "#999999"]),
+})  # fmt: skip
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#444444"
 
 # %% [markdown]
@@ -111,7 +117,7 @@ for line, colour, label in (
     axes.plot(w, line, color=colour, label=label)
     axes.plot(now, np.interp(now, w, line), "D", color=colour, markersize=5)
 for place, name in ((stale, "$w_s$"), (now, "$w$")):
-    axes.axvline(place, color="#999999", linewidth=0.8)
+    axes.vlines(place, -2.3, slope(place), color="#999999", linewidth=0.8)
     axes.text(place + 0.03, -2.2, name)
 axes.set(xlabel="weight", ylim=(-2.3, 0.9), title="what the server steps along (diamonds)")
 axes.legend(loc="upper left")
@@ -451,6 +457,8 @@ left_axes.set_xticks(rates, [f"1/{1 / rate:.0f}" if rate < 1 else f"{rate:.0f}" 
 left_axes.minorticks_off()
 left_axes.legend(loc="lower left")
 right_axes.set(yscale="log", xlabel="simulated seconds", title="training loss at the tuned step")
+right_axes.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+right_axes.minorticks_off()
 right_axes.legend()
 plt.show()
 

@@ -54,7 +54,13 @@ from gsgd_jax import (
     skeleton_init,
 )
 
-plt.style.use("benchmarks.notebooks.figures")
+plt.rcParams.update({
+    "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 10,
+    "figure.constrained_layout.use": True, "figure.dpi": 110, "font.size": 9, "grid.alpha": 0.3,
+    "legend.fontsize": 8, "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00",
+                                         "#56B4E9", "#000000", "#999999"]),
+})  # fmt: skip
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#bbbbbb"
 
 # %% [markdown]

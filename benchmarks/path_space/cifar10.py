@@ -6,9 +6,9 @@ Reported: the accuracy at step 1.0, the published one; that at the step which va
 choose; and the whole curve of accuracy against step size. SGD and its kin share one grid, Adam,
 RMSProp and theirs another.
 
-Rows, and what they start from. The usual initialisation: SGD; G-SGD, on the cycles that close with
-the tree of the largest balanced weights; Path-SGD; ENorm; Adam and RMSProp, and the same in G-SGD's
-coordinates. The papers' initialisation, skeleton weights at 1: SGD, and G-SGD on directed paths.
+Rows, and what they start from. The usual initialisation: SGD; G-SGD, which steps on the weights of
+the balanced copy; Path-SGD; ENorm; Adam and RMSProp, and the same in G-SGD's coordinates. The
+papers' initialisation, skeleton weights at 1: SGD, and G-SGD on directed paths.
 The networks have BatchNorm, as published. G-SGD from the usual initialisation runs in the exact
 part of their group; from the papers', by the papers' treatment of BatchNorm, which is not
 invariant. Path-SGD takes the norms for the fixed maps that they are by their first averages. Its
@@ -168,18 +168,17 @@ def _of_network(
     shared = _Shared(name, given, first, data, settings, context.mesh, unit, scores)
     at_once = at_once_with_convolutions(settings.at_once)
     for method in methods:
-        for together in [[seed] for seed in seeds] if method.follows_seed else [list(seeds)]:
-            # One program for all of these runs; none is built if there is nothing to run.
-            program = functools.cache(functools.partial(_program, shared, method, together[0]))
-            every = list(itertools.product(together, settings.rates(method)))
-            for part in groups(len(every), at_once):
-                runs = every[part]
-                ends = [f"rate {rate}, seed {seed}" for seed, rate in (runs[0], runs[-1])]
-                yield from context.stages.of(
-                    f"{name}, {method.name}, {' to '.join(dict.fromkeys(ends))}",
-                    functools.partial(_trained, shared, method, program, runs),
-                )
-                bar.advance(len(runs), note=method.name)
+        # One program for all runs of a method; none is built if there is nothing to run.
+        program = functools.cache(functools.partial(_program, shared, method))
+        every = list(itertools.product(seeds, settings.rates(method)))
+        for part in groups(len(every), at_once):
+            runs = every[part]
+            ends = [f"rate {rate}, seed {seed}" for seed, rate in (runs[0], runs[-1])]
+            yield from context.stages.of(
+                f"{name}, {method.name}, {' to '.join(dict.fromkeys(ends))}",
+                functools.partial(_trained, shared, method, program, runs),
+            )
+            bar.advance(len(runs), note=method.name)
 
 
 def _evaluators(given: Problem, data: Images, many_runs: bool) -> list[Evaluator]:
@@ -194,8 +193,8 @@ def _evaluators(given: Problem, data: Images, many_runs: bool) -> list[Evaluator
     ]
 
 
-def _program(shared: _Shared, method: Method, seed: int) -> Program:
-    make = transformation(method, shared.given, shared.first[seed])
+def _program(shared: _Shared, method: Method) -> Program:
+    make = transformation(method, shared.given)
     settings, size = shared.settings, len(shared.data.train[1])
     step = step_by_rates(
         shared.given.module, make, per_epoch=size // settings.batch_size, augment=settings.augment

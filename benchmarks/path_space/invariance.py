@@ -8,8 +8,8 @@ differ. In float32 and in float64: what path space leaves is rounding, which tra
 float64 has 2^29 times less of it.
 
 Learning rates are fixed: those that train each method well on these data (the accuracies are in the
-table); the question is not which is better. The group is found by tracing, the tree is that of the
-largest balanced weights, the basis is that of cycles.
+table); the question is not which is better. The group is found by tracing; the coordinates
+are `in_path_space`'s default, the weights of the balanced copy of the start.
 
 Published as a theorem, without a measured figure: values and activations of paths are invariant
 (Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
@@ -42,7 +42,7 @@ from common.results.records import Record
 from common.results.tables import markdown, metric, percent
 from common.seeds import streams
 from common.training.classification import cross_entropy_loss
-from gsgd_jax import Gauge, Skeleton, balance, choose_skeleton, find_gauge, in_path_space
+from gsgd_jax import Gauge, find_gauge, in_path_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +170,6 @@ def _compare(
         params = jax.jit(network.init)(keys.init, data.test_images[:1])["params"]
         gauge = find_gauge(apply_fn, params, data.test_images[:1])
         assert isinstance(gauge, Gauge)  # the units of a perceptron are a graph
-        params = balance(params, gauge)
-        skeleton = choose_skeleton(
-            gauge, params, rule="largest", basis="cycles", tree_values="balanced"
-        )
         copies = [
             gauge.rescale(params, jax.random.fold_in(keys.init, i), spread=spread)
             for i, spread in enumerate(settings.spreads, start=1)
@@ -181,7 +177,7 @@ def _compare(
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *copies)
         rows = _batches(data, settings, seed)
         batches = (data.images[rows], data.labels[rows])
-        train = _trained(method, skeleton, apply_fn)
+        train = _trained(method, gauge, apply_fn)
         logits = np.asarray(train(starts, batches, data.test_images))
     apart = np.abs(logits - logits[:, :1]).max((-2, -1))
     apart /= np.sqrt(np.square(logits[:, :1]).mean((-2, -1)))
@@ -207,7 +203,7 @@ def _compare(
 
 
 def _trained(
-    method: Method, skeleton: Skeleton, apply_fn: Callable[[Any, jax.Array], jax.Array]
+    method: Method, gauge: Gauge, apply_fn: Callable[[Any, jax.Array], jax.Array]
 ) -> Callable[[Any, Any, np.ndarray], jax.Array]:
     """(starts, batches, test images) -> logits before training and at every point.
 
@@ -215,7 +211,7 @@ def _trained(
     """
     loss = cross_entropy_loss(apply_fn)
     inner = method.inner()
-    tx = in_path_space(inner, skeleton) if method.in_path_space else inner
+    tx = in_path_space(inner, gauge) if method.in_path_space else inner
 
     def one_copy(params: Any, batches: Any, test_images: jax.Array) -> jax.Array:
         def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:

@@ -1,10 +1,9 @@
 """SGD and Adam, on weights and in path space, from two starts: which runs can be made at once.
 
 What is compared where no image is in sight, on a network whose group is a graph: each rule on
-weights and in path space, both from the usual initialisation, where path space is that of the
-cycles that close with the tree of the largest balanced weights, and from the papers', skeleton
-weights at 1, where it is that of directed paths. Runs that share a skeleton differ in arrays alone,
-so all their seeds and learning rates are one vmapped program.
+weights and in path space, both from the usual initialisation, where path space is the default one,
+and from the papers', skeleton weights at 1, where it is that of directed paths. The runs of a
+method differ in arrays alone, so all its seeds and learning rates are one vmapped program.
 """
 
 import functools
@@ -104,27 +103,23 @@ def jobs(
     given: Problem,
     usual: Mapping[int, Any],
 ) -> Iterator[Job]:
-    """All runs of some methods, seed by seed and rate by rate, as few programs as there can be.
+    """All runs of some methods, seed by seed and rate by rate: one program a method.
 
     `usual` are every seed's first weights, before any reset.
     """
     reset = jax.jit(lambda params: skeleton_init(params, given.published))
     for method in methods:
-        # The largest weights differ from seed to seed, and with them the skeleton.
-        together = [[seed] for seed in usual] if method.follows_seed else [list(usual)]
-        for seeds in together:
-            make = transformation(method, given, usual[seeds[0]])
-            starts = {seed: usual[seed] for seed in seeds}
-            if method.reset:
-                starts = {seed: reset(params) for seed, params in starts.items()}
-            runs = [(seed, rate) for seed in seeds for rate in rates(method)]
-            yield Job(
-                method,
-                make,
-                tuple(seed for seed, _ in runs),
-                np.asarray([rate for _, rate in runs], np.float32),
-                jax.tree.map(lambda *leaves: np.stack(leaves), *(starts[s] for s, _ in runs)),
-            )
+        starts = usual
+        if method.reset:
+            starts = {seed: reset(params) for seed, params in usual.items()}
+        runs = [(seed, rate) for seed in usual for rate in rates(method)]
+        yield Job(
+            method,
+            transformation(method, given),
+            tuple(seed for seed, _ in runs),
+            np.asarray([rate for _, rate in runs], np.float32),
+            jax.tree.map(lambda *leaves: np.stack(leaves), *(starts[s] for s, _ in runs)),
+        )
 
 
 Curves = tuple[dict[str, list[float]], Mapping[str, np.ndarray]]

@@ -39,11 +39,6 @@ class Method(NamedTuple):
     """Whether it starts from the papers' initialisation, skeleton weights at 1."""
 
     @property
-    def follows_seed(self) -> bool:
-        """Whether its skeleton is that of the first weights' largest, which differ by seed."""
-        return self.on == "path space" and not self.reset
-
-    @property
     def line(self) -> Line:
         """Beside the same rule from the same weights, or with the other geometries."""
         if self.on in _GEOMETRIES:
@@ -191,12 +186,11 @@ def _graph(found: Any, name: str) -> Gauge:
     return gauge
 
 
-def transformation(
-    method: Method, given: Problem, params: Any
-) -> Callable[[Any], optax.GradientTransformation]:
+def transformation(method: Method, given: Problem) -> Callable[[Any], optax.GradientTransformation]:
     """From a learning rate, which may be traced, to what a method steps by.
 
-    A skeleton that is not the papers' is chosen by the first weights, `params`.
+    In path space from the usual initialisation that is `in_path_space`'s default, on the weights of
+    the balanced copy of the start; from the papers' initialisation it is directed paths.
     """
     rule = {"sgd": optax.sgd, "adam": optax.adam, "rmsprop": optax.rmsprop}[method.rule]
     if method.on == "weights":
@@ -206,10 +200,7 @@ def transformation(
     if method.on == "path norm":
         return lambda rate: path_sgd(rate, given.by_first_averages, given.image)
     if not method.reset:
-        skeleton = choose_skeleton(
-            given.gauge, params, rule="largest", basis="cycles", tree_values="balanced"
-        )
-        return lambda rate: in_path_space(rule(rate), skeleton)
+        return lambda rate: in_path_space(rule(rate), given.gauge)
     if given.normalised:
         return lambda rate: in_path_space_with_reference_norms(rule(rate), given.published)
     return lambda rate: in_path_space(rule(rate), given.published)

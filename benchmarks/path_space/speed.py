@@ -44,8 +44,8 @@ from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_method, by_setting, joined, met, values, where
 from benchmarks.harness.timing import descent, memory_in_copies, ratio, take_turns
-from benchmarks.path_space import speed_shapes
-from benchmarks.path_space.speed_networks import (
+from benchmarks.path_space.timed import shapes
+from benchmarks.path_space.timed.networks import (
     PERCEPTRON,
     PLAIN,
     RESIDUAL,
@@ -84,7 +84,7 @@ class Settings:
     """Times that every way is compiled."""
     traces: int = 3
     """Times that `find_gauge` is timed alone."""
-    shapes: tuple[str, ...] = (speed_shapes.RESIDUAL, speed_shapes.LANGUAGE)
+    from_shapes: tuple[str, ...] = (shapes.RESIDUAL, shapes.LANGUAGE)
     """Networks of which the group is found from shapes."""
 
 
@@ -241,16 +241,16 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
     module, shape, options = network_of(TRACED, settings.width)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     # Shapes are all that is looked at: nothing has to be initialised.
-    shapes = jax.eval_shape(module.init, streams(seed).init, images)
+    like = jax.eval_shape(module.init, streams(seed).init, images)
     variables = {
         name: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
-        for name, tree in shapes.items()
+        for name, tree in like.items()
         if name != "params"
     }
     logits, spent = logits_of(module, variables, options), []
     for _ in range(settings.traces):
         begun = time.perf_counter()
-        _exact_gauge(logits, shapes["params"], images)
+        _exact_gauge(logits, like["params"], images)
         spent.append(time.perf_counter() - begun)
     yield Record(
         method=FIND, setting={"network": TRACED, "batch_size": 2}, seed=seed,
@@ -259,8 +259,8 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
 
 
 def _from_shapes(settings: Settings, seed: int) -> Iterator[Record]:
-    networks = speed_shapes.published(settings.shapes, settings.width)
-    return speed_shapes.from_shapes(networks, seed)
+    networks = shapes.published(settings.from_shapes, settings.width)
+    return shapes.from_shapes(networks, seed)
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -286,7 +286,7 @@ def tables(records: Sequence[Record]) -> str:
             ]
         )
     # Beside finding the group: `init`, and `choose_skeleton` in records of directed paths.
-    timed = [record for record in records if not speed_shapes.is_from_shapes(record)]
+    timed = [record for record in records if not shapes.is_from_shapes(record)]
     begun = [method for method in by_method(timed) if method not in (SGD, GSGD)]
     once = []
     for network, runs in by_setting(timed, "network").items():
@@ -298,7 +298,7 @@ def tables(records: Sequence[Record]) -> str:
         _compilation(records),
         "Once, before training:",
         markdown(["seconds", *begun, f"target of {FIND}"], once),
-        speed_shapes.table(records),
+        shapes.table(records),
     )
 
 

@@ -37,7 +37,7 @@ from common.results.selection import best_setting
 from common.results.tables import group, markdown, metric, percent
 from common.seeds import streams
 from dcasgd_jax import dcasgd
-from gsgd_jax import Skeleton, balance, choose_skeleton, in_path_space, mlp_gauge
+from gsgd_jax import Gauge, in_path_space, mlp_gauge
 
 WEIGHTS, PATHS = "weights", "path space"
 STARTS = ("initial", "rescaled")
@@ -84,6 +84,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
         seed: _starts(init(streams(seed).init, data.train.pixels[:1]), seed, settings)
         for seed in context.seeds
     }
+    rules = {WEIGHTS: _rule(None), PATHS: _rule(mlp_gauge(starts[context.seeds[0]].initial))}
     num_train, total = len(data.train.labels), 2 * len(cases) * len(context.seeds)
     with context.progress.task("stale gradients", total=total) as bar:
         for case, space, seed in itertools.product(cases, (WEIGHTS, PATHS), context.seeds):
@@ -91,9 +92,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             def both_starts(
                 case: Case = case, space: str = space, seed: int = seed
             ) -> Iterator[Record]:
-                # The largest weights differ from seed to seed, and with them the skeleton.
-                rule = _rule(starts[seed].skeleton if space == PATHS else None)
-                train = digits.trainer(case, settings, network, num_train, rule=rule)
+                train = digits.trainer(case, settings, network, num_train, rule=rules[space])
                 for start in STARTS:
                     begun = time.perf_counter()
                     measured = train(getattr(starts[seed], start), streams(seed).order, data)
@@ -108,29 +107,20 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
 
 
 class Starts(NamedTuple):
-    """The same function twice, and the coordinates of its path space."""
+    """The same function twice."""
 
     initial: Any
-    """The usual initialisation, its hidden units balanced."""
+    """The usual initialisation."""
     rescaled: Any
     """A copy with its hidden units rescaled at random."""
-    skeleton: Skeleton
 
 
 def _starts(params: Any, seed: int, settings: Settings) -> Starts:
-    gauge = mlp_gauge(params)
-    balanced = balance(params, gauge)
     key = jax.random.fold_in(streams(seed).init, 1)
-    return Starts(
-        initial=balanced,
-        rescaled=gauge.rescale(balanced, key, spread=settings.rescaling),
-        skeleton=choose_skeleton(
-            gauge, balanced, rule="largest", basis="cycles", tree_values="balanced"
-        ),
-    )
+    return Starts(params, mlp_gauge(params).rescale(params, key, spread=settings.rescaling))
 
 
-def _rule(skeleton: Skeleton | None) -> digits.Rule:
+def _rule(gauge: Gauge | None) -> digits.Rule:
     """What the server does, on weights or on path values."""
 
     def rule(
@@ -141,7 +131,7 @@ def _rule(skeleton: Skeleton | None) -> digits.Rule:
             if case.method == ADAPTIVE
             else optax.sgd(rate)
         )
-        return inner if skeleton is None else in_path_space(inner, skeleton, stale_gradients=True)
+        return inner if gauge is None else in_path_space(inner, gauge, stale_gradients=True)
 
     return rule
 

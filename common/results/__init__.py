@@ -7,6 +7,7 @@ not do.
 from common.results.calibration import detection_auroc, expected_calibration_error
 from common.results.comparison import CONFIDENCE, Difference, interval, paired_difference
 from common.results.origin import device, git_commit, now, provenance, versions
+from common.results.power import LEVEL, POWER, holm, p_value, smallest_visible, told_apart
 from common.results.records import (
     Record,
     RecordWriter,
@@ -48,6 +49,12 @@ __all__ = [
     "interval",
     "Difference",
     "CONFIDENCE",
+    "p_value",
+    "holm",
+    "told_apart",
+    "smallest_visible",
+    "LEVEL",
+    "POWER",
     "expected_calibration_error",
     "detection_auroc",
 ]

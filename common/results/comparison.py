@@ -1,5 +1,6 @@
 """Whether one method's metric is above another's over seeds: a paired Student t interval."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -19,6 +20,11 @@ class Difference(NamedTuple):
     half_width: float
     """Infinite where there are fewer than two pairs."""
     n: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; infinite where there are fewer than two pairs."""
+        return self.half_width / _quantile(self.n) if self.n > 1 else math.inf
 
     @property
     def above(self) -> bool:
@@ -76,9 +82,14 @@ def interval(differences: Iterable[float]) -> Difference:
         return Difference(math.nan, math.inf, 0)
     if len(values) == 1:
         return Difference(float(values[0]), math.inf, 1)
+    # mean ± t_(n-1) sd / sqrt(n)
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Difference(float(values.mean()), _quantile(len(values)) * error, len(values))
+
+
+@functools.cache
+def _quantile(n: int) -> float:
+    """Half the width of an interval over n values, in standard errors."""
     from scipy import stats  # two seconds' import, needed from here on only
 
-    # mean ± t_(n-1) sd / sqrt(n)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Difference(float(values.mean()), quantile * error, len(values))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))

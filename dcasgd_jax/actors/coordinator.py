@@ -14,10 +14,16 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from dcasgd_jax.actors.host_arrays import from_host
+from dcasgd_jax.actors.placement import Places, release, reserve
 from dcasgd_jax.actors.process import load_ray, process_for
 from dcasgd_jax.actors.recording import TraceColumns, save
 from dcasgd_jax.actors.server import Duty, ParameterServer, first_snapshots
-from dcasgd_jax.actors.settings import Checkpoint, Cluster
+from dcasgd_jax.actors.settings import (
+    Checkpoint,
+    Cluster,
+    options_of_servers,
+    options_of_workers,
+)
 from dcasgd_jax.actors.shards import join, split
 from dcasgd_jax.actors.worker import GradientWorker, Report, Task
 from dcasgd_jax.simulator.server import Server
@@ -37,16 +43,6 @@ class Job(NamedTuple):
     cluster: Cluster
     checkpoint: Checkpoint | None
     on_step: Callable[[int], object] | None
-
-    @property
-    def worker_options(self) -> dict[str, Any]:
-        """Of each worker, as for `options` of Ray."""
-        return {"num_cpus": 1, **(self.cluster.worker_options or {})}
-
-    @property
-    def server_options(self) -> dict[str, Any]:
-        """Of each server, as for `options` of Ray."""
-        return {"num_cpus": 0, **(self.cluster.server_options or {})}
 
 
 class Assignment(NamedTuple):
@@ -75,6 +71,7 @@ class Coordinator:
         self.replaced = self.restored = 0
         self._ray = load_ray()
         self._actors: list[Any] = []
+        self._places: Places | None = None
         self._servers: list[Any] = []
         self._workers: list[Any] = [None] * columns.num_workers
         self._deaths_in_a_row = [0] * columns.num_workers
@@ -114,6 +111,7 @@ class Coordinator:
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors.clear()
+        release(self._places)
 
     def _start(self) -> None:
         """Hires all actors, waits for them, and hands out the first work."""
@@ -125,6 +123,7 @@ class Coordinator:
             [put(Duty(self.job.server, self.job.task.template, shard)), batches]
             for shard in self.job.task.shards
         ]
+        self._places = reserve(self.job.cluster)
         ready = [self._hire(m) for m in range(len(self._workers))] + self._serve()
         waiting = self._ray.wait(
             ready,
@@ -146,15 +145,16 @@ class Coordinator:
             f"{self.job.cluster.start_timeout:g} s: the cluster has "
             f"{_resources(self._ray.cluster_resources())}, of which "
             f"{_resources(self._ray.available_resources())} were free, each worker asks for "
-            f"{_resources(self.job.worker_options)} and each server for "
-            f"{_resources(self.job.server_options)}; ask for less "
+            f"{_resources(options_of_workers(self.job.cluster))} and each server for "
+            f"{_resources(options_of_servers(self.job.cluster))}; ask for less "
             "(worker_options={'num_cpus': 0.5}), for fewer workers, or for a longer "
             "start_timeout."
         )
 
     def _hire(self, worker: int) -> Any:
         """Starts a worker; the reference is there when it is ready."""
-        options = self.job.worker_options
+        assert self._places is not None
+        options = {**options_of_workers(self.job.cluster), **self._places.workers[worker]}
         actor = self._ray.remote(GradientWorker).options(**options)
         self._workers[worker] = actor.remote(process_for(options), self._task)
         self._actors.append(self._workers[worker])
@@ -162,9 +162,12 @@ class Coordinator:
 
     def _serve(self) -> list[Any]:
         """Starts the servers from the kept state; the references are there when they are ready."""
-        options = self.job.server_options
-        actor = self._ray.remote(ParameterServer).options(**options)
-        self._servers = [actor.remote(process_for(options), duty) for duty in self._duties]
+        assert self._places is not None
+        actor = self._ray.remote(ParameterServer)
+        self._servers = []
+        for duty, place in zip(self._duties, self._places.servers, strict=True):
+            options = {**options_of_servers(self.job.cluster), **place}
+            self._servers.append(actor.options(**options).remote(process_for(options), duty))
         self._actors.extend(self._servers)
         state = from_host(self.job.task.template, self.kept_state)
         shards = self.job.task.shards

@@ -1,8 +1,9 @@
 """Ray, loaded only where actors are asked for, and JAX in the processes of actors."""
 
+import contextlib
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ _SETTINGS = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
 )
+
+_OTHER_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Whether Ray may have other machines; heeded on every system, whatever its name."""
 
 
 class Process(NamedTuple):
@@ -32,6 +36,32 @@ def load_ray() -> Any:
             "real workers run on Ray, which is not installed: install the extra `ray`, as in "
             "pip install 'gsgd-dcasgd-lacim-jax[ray]'."
         ) from error
+
+
+@contextlib.contextmanager
+def ray_on_this_machine(ray: Any, **options: Any) -> Iterator[Any]:
+    """Ray, started on the loopback interface and shut down again: no other machine can reach it.
+
+    Ray takes 127.0.0.1 for a slip where it may have other machines, puts the machine's own address
+    in its place, and listens on all interfaces then. Where it is told that there are none (what it
+    assumes on Windows and macOS, and a variable says elsewhere), it keeps to 127.0.0.1. Processes
+    read the variable when they load Ray; this one has, so that here its constant is set.
+
+    Args:
+        ray: the module.
+        **options: of `ray.init`.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before, constant = os.environ.get(_OTHER_MACHINES), constants.ENABLE_RAY_CLUSTER
+    os.environ[_OTHER_MACHINES], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield ray.init(**{"include_dashboard": False, "_node_ip_address": "127.0.0.1"} | options)
+    finally:
+        ray.shutdown()
+        constants.ENABLE_RAY_CLUSTER = constant
+        del os.environ[_OTHER_MACHINES]
+        if before is not None:
+            os.environ[_OTHER_MACHINES] = before
 
 
 def process_for(options: Mapping[str, Any]) -> Process:

@@ -12,7 +12,7 @@ import optax
 
 from dcasgd_jax.actors.coordinator import Coordinator, Job
 from dcasgd_jax.actors.host_arrays import from_host, shapes, to_host
-from dcasgd_jax.actors.process import load_ray
+from dcasgd_jax.actors.process import load_ray, ray_on_this_machine
 from dcasgd_jax.actors.recording import TraceColumns, restore
 from dcasgd_jax.actors.settings import (
     Checkpoint,
@@ -92,7 +92,8 @@ def run_asynchronously(
     or in path space) cannot be apart; this is read off the rule, and refused.
 
     **Where it runs.** On this machine, if Ray is not initialised (and it is shut down again after
-    the run), on as many workers as there are cores. On a cluster, start Ray on every machine and
+    the run), on as many workers as there are cores; Ray then listens on 127.0.0.1 alone, where no
+    other machine can reach it. On a cluster, start Ray on every machine and
     call `ray.init` first::
 
         ray start --head --port=6379                  # on one machine
@@ -218,20 +219,18 @@ def _begin_or_restore(job: Job, state: ServerState) -> tuple[ServerState, TraceC
 
 def _run(ray: Any, coordinator: Coordinator) -> None:
     """Runs all steps, on a Ray of our own where the caller has started none."""
-    start_ray = not ray.is_initialized()
-    if start_ray:
-        ray.init(include_dashboard=False)
-    try:
-        coordinator.run()
-    except (KeyboardInterrupt, SystemExit):
-        if coordinator.job.checkpoint is not None:
-            with contextlib.suppress(ray.exceptions.RayError):
-                coordinator.keep()
-        raise
-    finally:
-        coordinator.stop()
-        if start_ray:
-            ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(ray_on_this_machine(ray))
+        try:
+            coordinator.run()
+        except (KeyboardInterrupt, SystemExit):
+            if coordinator.job.checkpoint is not None:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    coordinator.keep()
+            raise
+        finally:
+            coordinator.stop()
 
 
 def _check_step(server: Server, grad_fn: GradFn, state: ServerState, batch: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a server does with a stale gradient: compensate it, and keep what goes with it."""
+"""What a server does with a stale gradient, and what a worker may send in place of one."""
 
 from dcasgd_jax.rules.compensation import DelayCompensationState, delay_compensation
 from dcasgd_jax.rules.constant_delay import ConstantDelayState, constant_delay
@@ -12,6 +12,7 @@ from dcasgd_jax.rules.curvature import (
 from dcasgd_jax.rules.dcasgd import dcasgd
 from dcasgd_jax.rules.gauss_newton import empirical_fisher, gauss_newton
 from dcasgd_jax.rules.hessian import hessian, hessian_diagonal
+from dcasgd_jax.rules.local_steps import local_steps
 from dcasgd_jax.rules.low_rank import LowRankCompensationState, low_rank_compensation
 from dcasgd_jax.rules.model_state import running_average
 from dcasgd_jax.rules.pipeline import pipeline_delays
@@ -38,6 +39,7 @@ __all__ = [
     "constant_delay",
     "ConstantDelayState",
     "pipeline_delays",
+    "local_steps",
     "SendingRule",
     "running_average",
 ]

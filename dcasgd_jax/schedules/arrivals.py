@@ -68,6 +68,11 @@ def draw_timelines(streams: Sequence[Stream], num_steps: int) -> list[Timeline]:
     until = min(float(line.end[-1]) for line in lines)
     while (count := sum(_count_arrivals(line, until) for line in lines)) < num_steps:
         # At most twice as far, and towards the goal: early draws are no measure of heavy tails.
+        if until == np.inf:
+            raise ValueError(
+                f"all workers are gone for good after {count} updates, and {num_steps} steps were "
+                "asked for; ask for fewer, or let some return."
+            )
         until *= min(2.0, 1.01 * num_steps / max(count, 1))
         lines = [
             _extended_past(line, stream, until) for line, stream in zip(lines, streams, strict=True)

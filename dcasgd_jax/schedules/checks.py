@@ -1,5 +1,6 @@
 """What arrivals at a server must satisfy; each refusal names the step at fault."""
 
+import math
 import operator
 from typing import Any
 
@@ -96,3 +97,15 @@ def check_staleness(worker: np.ndarray, staleness: np.ndarray) -> None:
                 else f"started at step 0, so this one is {step} steps stale at most."
             ),
         )
+
+
+def check_at_least(
+    name: str, value: float, least: float, *, most: float = math.inf, positive: bool = False
+) -> None:
+    """Refuses a number outside [least, most], and zero where it must be positive."""
+    number = isinstance(value, int | float | np.number)
+    within = number and least <= value <= most and math.isfinite(value)
+    if not within or (positive and value == 0):
+        bound = "finite and" if most == math.inf else f"at most {most:g} and"
+        lower = f"above {least:g}" if positive else f"at least {least:g}"
+        raise ValueError(f"{name} must be {bound} {lower}, got {value!r}.")

@@ -9,21 +9,21 @@ draws as far as the schedule needs. So, with equal seeds,
   `failure_times` but for what they add: differences are due to the protocol or to the addition.
 """
 
-import math
-from collections.abc import Callable, Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dcasgd_jax.schedules.arrivals import Attempts, Stream
-from dcasgd_jax.schedules.checks import check_protocol
+from dcasgd_jax.schedules.checks import check_at_least, check_protocol
+from dcasgd_jax.schedules.draws import (
+    COMPUTING,
+    FAILURE,
+    SLOWDOWN,
+    Seed,
+    gamma_draws,
+    generator_of,
+    machine_means,
+)
 from dcasgd_jax.schedules.schedule import Schedule, from_streams
-
-Seed = int | Sequence[int]
-"""A whole number >= 0, or several, as in (experiment, run); zeros at the end make no difference."""
-
-# Purposes of a worker's generators.
-_COMPUTING, _MACHINE, _SLOWDOWN, _FAILURE = range(4)
 
 
 def gamma_times(
@@ -78,11 +78,11 @@ def gamma_times(
         Staleness, ICLR 2020 (https://arxiv.org/abs/1909.10802).
     """
     check_protocol(num_workers, num_steps, wait_for)
-    means = _machines(num_workers, seed, mean, heterogeneity)
-    _check_at_least("variation", variation, 0.0)
+    means = machine_means(num_workers, seed, mean, heterogeneity)
+    check_at_least("variation", variation, 0.0)
 
     def stream(worker: int) -> Stream:
-        draw = _gamma(_generator(seed, worker, _COMPUTING), variation)
+        draw = gamma_draws(generator_of(seed, worker, COMPUTING), variation)
         return lambda count: Attempts(means[worker] * draw(count), None)
 
     return from_streams([stream(m) for m in range(num_workers)], num_steps, wait_for=wait_for)
@@ -132,11 +132,11 @@ def exponential_times(
         (https://arxiv.org/abs/1803.01113).
     """
     check_protocol(num_workers, num_steps, wait_for)
-    means = _machines(num_workers, seed, mean, heterogeneity)
-    _check_at_least("least", least, 0.0, most=1.0)
+    means = machine_means(num_workers, seed, mean, heterogeneity)
+    check_at_least("least", least, 0.0, most=1.0)
 
     def stream(worker: int) -> Stream:
-        generator = _generator(seed, worker, _COMPUTING)
+        generator = generator_of(seed, worker, COMPUTING)
         return lambda count: Attempts(
             means[worker] * (least + (1 - least) * generator.standard_exponential(count)), None
         )
@@ -187,17 +187,17 @@ def straggler_times(
         ['107', '1015', '126']
     """
     check_protocol(num_workers, num_steps, wait_for)
-    means = _machines(num_workers, seed, mean, 0.0)
-    _check_at_least("variation", variation, 0.0)
-    _check_at_least("slowdown", slowdown, 1.0)
-    _check_at_least("slow_probability", slow_probability, 0.0, most=1.0)
+    means = machine_means(num_workers, seed, mean, 0.0)
+    check_at_least("variation", variation, 0.0)
+    check_at_least("slowdown", slowdown, 1.0)
+    check_at_least("slow_probability", slow_probability, 0.0, most=1.0)
     if not 0 <= slow_workers <= num_workers:
         raise ValueError(f"slow_workers must be in [0, {num_workers}], got {slow_workers}.")
     means[num_workers - slow_workers :] *= slowdown
 
     def stream(worker: int) -> Stream:
-        draw = _gamma(_generator(seed, worker, _COMPUTING), variation)
-        coins = _generator(seed, worker, _SLOWDOWN)
+        draw = gamma_draws(generator_of(seed, worker, COMPUTING), variation)
+        coins = generator_of(seed, worker, SLOWDOWN)
 
         def attempts(count: int) -> Attempts:
             slow = coins.random(count) < slow_probability
@@ -259,14 +259,14 @@ def failure_times(
         0.64
     """
     check_protocol(num_workers, num_steps, wait_for)
-    means = _machines(num_workers, seed, mean, heterogeneity)
-    _check_at_least("variation", variation, 0.0)
-    _check_at_least("time_away", time_away, 0.0)
-    _check_at_least("time_to_failure", time_to_failure, float(np.max(means)) / 10)
+    means = machine_means(num_workers, seed, mean, heterogeneity)
+    check_at_least("variation", variation, 0.0)
+    check_at_least("time_away", time_away, 0.0)
+    check_at_least("time_to_failure", time_to_failure, float(np.max(means)) / 10)
 
     def stream(worker: int) -> Stream:
-        draw = _gamma(_generator(seed, worker, _COMPUTING), variation)
-        failures = _generator(seed, worker, _FAILURE)
+        draw = gamma_draws(generator_of(seed, worker, COMPUTING), variation)
+        failures = generator_of(seed, worker, FAILURE)
 
         def attempts(count: int) -> Attempts:
             time = means[worker] * draw(count)
@@ -279,50 +279,3 @@ def failure_times(
         return attempts
 
     return from_streams([stream(m) for m in range(num_workers)], num_steps, wait_for=wait_for)
-
-
-def _generator(seed: Seed, worker: int, purpose: int) -> np.random.Generator:
-    """A worker's generator for one purpose, independent of all others."""
-    try:
-        sequence = np.random.SeedSequence(seed, spawn_key=(worker, purpose))
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"seed must be a whole number >= 0, or a sequence of them, got {seed!r}."
-        ) from None
-    return np.random.default_rng(sequence)
-
-
-def _gamma(generator: np.random.Generator, variation: float) -> Callable[[int], np.ndarray]:
-    """Draws of mean 1 and this coefficient of variation, the same in portions of any sizes."""
-    if variation == 0:
-        return np.ones
-    shape = 1 / variation**2  # of Gamma(1 / v², v²), whose mean is 1
-    return lambda count: generator.standard_gamma(shape, count) / shape
-
-
-def _machines(
-    num_workers: int, seed: Seed, mean: float | ArrayLike, heterogeneity: float
-) -> np.ndarray:
-    """Mean seconds for a gradient on each worker's machine, shape [num_workers]."""
-    means = np.asarray(mean, dtype=np.float64)
-    if means.shape not in ((), (num_workers,)):
-        raise ValueError(
-            f"mean must be a scalar or of shape [num_workers] = ({num_workers},), got shape "
-            f"{means.shape}."
-        )
-    if not (np.isfinite(means).all() and (means > 0).all()):
-        raise ValueError(f"mean must be finite and positive, got {mean}.")
-    _check_at_least("heterogeneity", heterogeneity, 0.0)
-    factors = [
-        _gamma(_generator(seed, worker, _MACHINE), heterogeneity)(1)[0]
-        for worker in range(num_workers)
-    ]
-    return means * np.array(factors)
-
-
-def _check_at_least(name: str, value: float, least: float, *, most: float = math.inf) -> None:
-    """Refuses a number outside [least, most]."""
-    number = isinstance(value, int | float | np.number)
-    if not (number and least <= value <= most and math.isfinite(value)):
-        bound = "finite and" if most == math.inf else f"at most {most:g} and"
-        raise ValueError(f"{name} must be {bound} at least {least:g}, got {value!r}.")

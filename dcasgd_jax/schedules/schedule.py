@@ -36,7 +36,7 @@ class Schedule:
     Whether the workers wait for each other, and who pulls when, is all in that column: every
     protocol is a schedule, with asynchrony as its default.
 
-    A simulator holds at most M versions of the weights, in M slots. Where everyone pulls upon its
+    A simulator holds at most M versions of the weights, one a slot. Where everyone pulls upon its
     own arrival, and at no other time, worker m's snapshot is in slot m. Elsewhere (in rounds,
     where all take the weights of the round's start; after failures, where one pulls while others
     arrive) `reads` and `writes` say which slot is which.

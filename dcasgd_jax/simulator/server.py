@@ -63,6 +63,11 @@ def make_server(
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"snapshot_dtype must be None or a floating-point dtype, got {dtype}.")
     sends = isinstance(tx, SendingRule)
+    if not sends and not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            "the server's rule must be an optax transformation or a SendingRule, got "
+            f"{type(tx).__name__}; optax.sgd(0.1), say."
+        )
     return Server(
         rule=optax.with_extra_args_support(tx.tx if sends else tx),
         send=tx.send if sends else send_weights,

@@ -16,6 +16,7 @@ from dcasgd_jax.simulator.options import Engine, EngineName, Options, check_opti
 from dcasgd_jax.simulator.plan import convolution_finder, faster_engine
 from dcasgd_jax.simulator.server import (
     Job,
+    Server,
     checked_gradient,
     gradient_arguments,
     keep_pushed,
@@ -32,6 +33,7 @@ from dcasgd_jax.simulator.state import (
     ServerState,
     SimulatorLog,
     SimulatorState,
+    slots_needed,
 )
 from dcasgd_jax.simulator.traced_functions import on_explicit_axes, shapes_of, trace
 from dcasgd_jax.simulator.wavefront_engine import run_waves
@@ -246,27 +248,35 @@ def _run(
     """All steps from the first weights and model state."""
     run: Any = _ENGINES[options.engine]
     every = schedule if isinstance(schedule, tuple) else (schedule,)
+    # Versions of the weights are kept once, and no slot is made that is never used.
+    slots: Any = tuple(map(slots_needed, every))
+    slots = slots if isinstance(schedule, tuple) else slots[0]
     # What is inside a jit, vmap or grad of the caller's is compiled there. An iterable may bring
     # batches of several shapes, and devices that share a wave want the state placed.
     iterated = is_iterated(batches)
     data = first, schedule, () if iterated else batches
     inside = any_traced(data, jnp.zeros([])) or on_explicit_axes(data)
     if inside or iterated or options.mesh is not None or not every[0].worker.size:
-        state = place_state(initial_state(job.server, *first), options)
+        state = place_state(_begin(job.server, *first, slots=slots), options)
         return run(job, options, convolution_finder(job.grad_fn), state, schedule, batches)
     for one in every:
         check_schedule(one, one.num_workers)
     batch_source(batches, every[0].worker.shape[0])  # for what it refuses
     job, batches = _trace_job(job, *first, batches)
     if any_traced(job, batches):  # an outer vmap's numbers, which only the functions hold
-        state = initial_state(job.server, *first)
+        state = _begin(job.server, *first, slots=slots)
         return run(job, options, convolution_finder(job.grad_fn), state, schedule, batches)
-    state = _compiled_start(portable_job(job).server, *first)
+    state = _compiled_begin(portable_job(job).server, *first, slots=slots)
     convolves = convolution_finder(job.grad_fn)
     return run(job, options, convolves, state, schedule, batches, compiled=True)
 
 
-_compiled_start = jax.jit(initial_state)
+def _begin(server: Server, params: Any, model_state: Any, *, slots: Any) -> SimulatorState:
+    """The first state, with so many slots for snapshots."""
+    return initial_state(dataclasses.replace(server, num_workers=slots), params, model_state)
+
+
+_compiled_begin = jax.jit(_begin, static_argnames="slots")
 
 
 def _trace_job(

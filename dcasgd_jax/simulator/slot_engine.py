@@ -33,6 +33,7 @@ from dcasgd_jax.simulator.state import (
     SimulatorLog,
     SimulatorState,
     SlotColumns,
+    check_slots,
     slot_columns,
 )
 
@@ -134,6 +135,7 @@ def run_slots(
     grouped = isinstance(schedule, tuple)
     for one in schedule if grouped else (schedule,):
         check_schedule(one, one.num_workers if grouped else job.server.num_workers)
+        check_slots(one, state)
     columns = slot_columns(schedule)
     num_steps = jax.tree.leaves(columns)[0].shape[0]
     source = batch_source(batches, num_steps)

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from dcasgd_jax.schedules.schedule import Column, Schedule
 
@@ -27,13 +29,13 @@ class SimulatorState(NamedTuple):
     opt_state: optax.OptState  # of the server's rule
     snapshots: (
         optax.Params
-    )  # like params with a leading axis [num_workers]: what workers hold; with
-    # a tree of schedules, the num_workers of each leaf's
-    pulled: jax.Array | tuple[jax.Array, ...]  # shape=(num_workers,), dtype=int32: how many steps
-    # made each snapshot; with a tree of schedules, one such array for each schedule
+    )  # like params with a leading axis [slots]: what workers hold; one slot for each, or
+    # as many as `slots_needed` says; with a tree of schedules, those of each leaf's
+    pulled: jax.Array | tuple[jax.Array, ...]  # shape=(slots,), dtype=int32: how many steps made
+    # each snapshot; with a tree of schedules, one such array for each schedule
     step: jax.Array  # shape=(), dtype=int32: server steps taken
     model_state: Any = ()  # the server's, such as running averages; () for none
-    model_snapshots: Any = ()  # like model_state with a leading axis [num_workers]
+    model_snapshots: Any = ()  # like model_state with a leading axis [slots]
 
 
 class ServerState(NamedTuple):
@@ -86,6 +88,35 @@ def slot_columns(schedule: Schedule | tuple[Schedule, ...]) -> SlotColumns:
     worker = schedule.worker
     reads = worker if schedule.reads is None else schedule.reads
     return SlotColumns(read=reads, write=schedule.writes, worker=worker)
+
+
+def slots_needed(schedule: Schedule) -> int:
+    """How many slots of snapshots a schedule uses, up to a power of two: M at most.
+
+    A version that several workers hold is in one slot, so rounds need one, however many workers
+    there are. The power of two spares programs: a few numbers of slots serve all schedules.
+    """
+    if schedule.reads is None or schedule.writes is None:
+        return schedule.num_workers
+    if any(isinstance(column, Tracer) for column in (schedule.reads, schedule.writes)):
+        return schedule.num_workers
+    writes = np.asarray(schedule.writes)
+    written = writes[writes < schedule.num_workers].max(initial=0)
+    used = 1 + int(max(np.asarray(schedule.reads).max(initial=0), written))
+    return min(schedule.num_workers, 2 ** (used - 1).bit_length())
+
+
+def check_slots(schedule: Schedule, state: SimulatorState) -> None:
+    """Refuses a state that has fewer slots than the rest of a run needs."""
+    if isinstance(state.pulled, tuple):
+        return  # of a tree of schedules, which has no stretches
+    kept = state.pulled.shape[0]
+    if kept < schedule.num_workers and kept < slots_needed(schedule):
+        raise ValueError(
+            f"this stretch needs {slots_needed(schedule)} slots of snapshots, and the state has "
+            f"{kept}, as the stretch before needed no more; begin with slot_simulator(...).init or "
+            "wavefront_simulator(...).init, which have one for each worker."
+        )
 
 
 def server_part(state: SimulatorState) -> ServerState:

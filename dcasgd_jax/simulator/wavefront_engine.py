@@ -50,6 +50,7 @@ from dcasgd_jax.simulator.state import (
     SimulatorLog,
     SimulatorState,
     SlotColumns,
+    check_slots,
     slot_columns,
 )
 
@@ -179,6 +180,7 @@ def run_waves(
             "the jitted function close over the schedule, or use engine='slots'."
         )
     check_schedule(schedule, job.server.num_workers)
+    check_slots(schedule, state)
     num_steps = schedule.worker.shape[0]
     source = batch_source(batches, num_steps)
     if num_steps == 0:
@@ -198,10 +200,7 @@ def run_waves(
             runner = _runner(portable_job(job), columns, source, how=_how(plan, options))
         return drive(runner, state, plan.chunks)
     kinds, chunks = chunk_columns(plan.chunks, padded=compiled)
-    if compiled:
-        scan, job = _compiled_scan, portable_job(job)
-    else:
-        scan = _scan
+    scan, job = (_compiled_scan, portable_job(job)) if compiled else (_scan, job)
     return scan(job, state, columns, chunks, batches, kinds=kinds, how=_how(plan, options))
 
 

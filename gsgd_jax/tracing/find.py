@@ -82,8 +82,8 @@ def find_gauge(
         `RescalingGroup`, which can be counted, applied and verified.
 
     Raises:
-        TypeError: if no leaf is of real floating-point numbers; from JAX, if the function cannot
-            be traced.
+        TypeError: if no leaf is of real floating-point numbers, or a module came instead of its
+            `apply`; from JAX, if the function cannot be traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -117,7 +117,15 @@ def found_group(
         example_inputs: its inputs.
         trace: a new one, with the rules of what is looked for.
         absorbing: whether to look for absorbing and approximate nodes.
+
+    Raises:
+        TypeError: if the model is a module, and not a function of parameters and inputs.
     """
+    if hasattr(apply_fn, "init") and hasattr(apply_fn, "apply"):
+        raise TypeError(
+            "a group is found of a function of parameters and inputs, got "
+            f"{type(apply_fn).__name__}, a module; pass its `apply`."
+        )
     kinds = [
         leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
         for leaf in jax.tree.leaves(params)

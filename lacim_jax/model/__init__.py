@@ -12,6 +12,7 @@ from lacim_jax.model.likelihoods import (
     gaussian_likelihood,
 )
 from lacim_jax.model.networks import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lacim_jax.model.posteriors import DomainHeads, SharedEvidence
 from lacim_jax.model.reparameterised import ReparameterisedLaCIM
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "MLPDecoder",
     "ConvEncoder",
     "ConvDecoder",
+    "SharedEvidence",
+    "DomainHeads",
     "Gaussian",
     "CorrelatedGaussian",
     "Prior",

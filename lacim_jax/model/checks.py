@@ -118,7 +118,7 @@ def _check_domains(model: LaCIM, domains: np.ndarray) -> None:
     if low < 0 or high >= model.num_domains:
         raise ValueError(
             f"domains must lie between 0 and num_domains - 1 = {model.num_domains - 1}, got {low} "
-            f"to {high}; a domain that was not trained has no encoder head: use infer or predict, "
+            f"to {high}; a domain that was not trained has no prior: use infer or predict, "
             "which need no domain."
         )
 

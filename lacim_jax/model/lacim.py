@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
+from lacim_jax.model.posteriors import DomainHeads
 
 Variables = Mapping[str, Any]
 """What `model.init` returns: {"params": ...}."""
@@ -59,7 +60,8 @@ class LaCIM(nn.Module):
     - The prior $p(s,v|d)$ is a Gaussian with a mean and a covariance for each domain: diagonal, or
       full, in which s and v may be correlated. `num_domains=1` with every d equal to 0 is
       Pool-LaCIM, one prior for all.
-    - The encoder $q(s,v|x,d)$ is a Gaussian too: one trunk, and one linear head a domain.
+    - The encoder $q(s,v|x,d)$ is a Gaussian too: one trunk, and one linear head a domain
+      (`DomainHeads`), or evidence that is multiplied with the domain's prior (`SharedEvidence`).
       It never sees y: the posterior given y follows from it as
       $q(s,v|x,y,d) = q(s,v|x,d) \, p(y|s) / q(y|x,d)$, which is what `elbo` is built on.
 
@@ -105,6 +107,8 @@ class LaCIM(nn.Module):
     correlated_posterior: bool = False
     """Whether the encoder's latents may be correlated given the image. Where they are, a diagonal
     encoder biases what is learnt: it turns s and v until they are independent given x."""
+    posterior: nn.Module = DomainHeads()
+    """How features become q(s,v|x,d): `DomainHeads`, or, for many domains, a `SharedEvidence`."""
     log_var_bound: float = 8.0
     """Log-variances of prior and encoder stay between minus this and this."""
 
@@ -112,8 +116,6 @@ class LaCIM(nn.Module):
         """Declares the parameters that are not in the three modules passed in."""
         self.check_sizes()
         dim = self.s_dim + self.v_dim
-        mixing = dim * dim if self.correlated_posterior else 0
-        self.head = nn.DenseGeneral((self.num_domains, 2 * dim + mixing))
         zeros = nn.initializers.zeros
         self.prior_mean = self.param("prior_mean", zeros, (self.num_domains, dim))
         self.prior_raw_log_var = self.param("prior_raw_log_var", zeros, (self.num_domains, dim))
@@ -154,8 +156,7 @@ class LaCIM(nn.Module):
             images: x.
             domains: d, from 0 to num_domains - 1; any other gives NaN.
         """
-        every = self.encode_in_every_domain(images)
-        return jax.tree.map(lambda parameter: _in_own_domain(parameter, domains), every)
+        return self._posterior_of(images, domains)
 
     def encode_in_every_domain(self, images: Float[Array, " batch *image"]) -> Posterior:
         """The posterior of each image as if it came from each training domain in turn.
@@ -163,13 +164,14 @@ class LaCIM(nn.Module):
         Returns:
             Mean and log-variance [batch, num_domains, s_dim + v_dim].
         """
-        dim = self.s_dim + self.v_dim
-        # One linear head for each domain: its mean, its raw log-variance, and B where correlated.
-        mean, raw, mixing = jnp.split(self.head(self.encoder(images)), (dim, 2 * dim), axis=-1)
-        log_var = bounded_log_var(raw, bound=self.log_var_bound)
-        if self.correlated_posterior:
-            return CorrelatedGaussian(mean, log_var, mixing.reshape(*mean.shape, dim))
-        return Gaussian(mean, log_var)
+        return self._posterior_of(images, None)
+
+    def _posterior_of(self, images: jax.Array, domains: jax.Array | None) -> Posterior:
+        """The posterior in the domains given, or in every one."""
+        return self.posterior(
+            self.encoder(images), self.priors(), domains,
+            correlated=self.correlated_posterior, log_var_bound=self.log_var_bound,
+        )  # fmt: skip
 
     def prior(self, domains: Int[Array, " batch"]) -> Prior:
         """The prior p(s,v|d) of each domain given, [batch, s_dim + v_dim].
@@ -227,13 +229,6 @@ class LaCIM(nn.Module):
         return Latents(s=latents[..., : self.s_dim], v=latents[..., self.s_dim :])
 
 
-def _in_own_domain(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
-    """Each example's row of its own domain, [batch, ...]; NaN for a domain that was not trained."""
-    rows = every.at[jnp.arange(domains.size), domains]
-    # NaN is seen; the row of the nearest domain, or of one counted from the end, would not be.
-    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-
-
 def _rows(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
     """The row of each domain given, [batch, ...]; NaN for a domain that was not trained."""
     rows = every.at[domains]
@@ -245,4 +240,9 @@ def apply(model: LaCIM, variables: Variables, method: str, *args: Any) -> Any:
 
     Flax's own return type allows for mutable collections, of which this model has none.
     """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            'variables must be a mapping, {"params": ...}, got '
+            f"{type(variables).__name__}; of what fit returns, pass its `variables`."
+        )
     return model.apply(dict(variables), *args, method=method)

@@ -225,9 +225,13 @@ def _check_finite(shape: tuple[int, ...], values: np.ndarray) -> None:
 
 
 def _check_shape(shape: tuple[int, ...], values: np.ndarray) -> None:
-    if values.shape[1:] != shape or not np.issubdtype(values.dtype, np.floating):
+    floats = np.issubdtype(values.dtype, np.floating)
+    if values.shape[1:] != shape or not floats:
+        remedy = "give the network's last layer the shape of an example"
+        if not floats:
+            remedy = "make them float32, stored pixels divided by 255"
         raise ValueError(
             f"values must be floating-point of shape [batch, ...] = [batch, "
             f"{', '.join(map(str, shape))}], the shape of the network's output, got "
-            f"{values.dtype}{list(values.shape)}."
+            f"{values.dtype}{list(values.shape)}; {remedy}."
         )

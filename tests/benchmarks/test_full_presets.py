@@ -17,8 +17,8 @@ from benchmarks.harness.registry import Context
 from benchmarks.latent import baselines as lacim_baselines
 from benchmarks.latent import colored_digits as lacim_colored_digits
 from benchmarks.latent import identifiability as lacim_identifiability
-from benchmarks.latent import pacs as lacim_pacs
-from benchmarks.latent.methods import METHODS, Sizes
+from benchmarks.latent.methods import METHODS
+from benchmarks.latent.styles import pacs as lacim_pacs
 from benchmarks.path_space import cifar10 as gsgd_cifar10
 from benchmarks.path_space import control as gsgd_control
 from benchmarks.path_space import mlp as gsgd_mlp
@@ -91,7 +91,7 @@ def test_less_is_kept_in_bfloat16():
 @pytest.mark.parametrize(
     ("experiment", "image", "columns", "domains"),
     [
-        (lacim_pacs, (64, 64, 3), SEEDS * 4, 3),
+        (lacim_pacs, (512,), SEEDS * 4, 3),
         (lacim_baselines, (28, 28, 2), SEEDS * 3, 2),
         (lacim_colored_digits, (28, 28, 2), SEEDS * 2, 2),
     ],
@@ -100,9 +100,8 @@ def test_trials_of_a_latent_model_fit(experiment, image, columns, domains):
     full = experiment.PRESETS["full"]
     method, found = METHODS["LaCIM"], []
     for bfloat16 in (False, True):
-        sizes = Sizes(
-            image, full.widths, full.s_dim, full.v_dim, domains, 7, full.convolutions, bfloat16
-        )
+        settings = dataclasses.replace(full, bfloat16=bfloat16)
+        sizes = settings.sizes(image, num_domains=domains, num_classes=7)
         model = method.build(sizes)
         labels = of((full.batch_size,), jnp.int32)
         examples = Examples(of((full.batch_size, *image)), labels, labels)

@@ -8,6 +8,7 @@ import pytest
 from common.files import (
     OutsideError,
     append_whole,
+    clear_partials,
     cut_unfinished_line,
     full_disk,
     inside,
@@ -107,3 +108,11 @@ def test_names_stay_inside(tmp_path):
     # The folder itself may be a link.
     (tmp_path / "other").symlink_to(folder)
     assert inside(tmp_path / "other", "a") == tmp_path / "other" / "a"
+
+
+def test_what_a_killed_process_left_of_one_file_is_removed_and_nothing_else(tmp_path):
+    kept = [".tables.md.7", ".manifest.json.bak", "manifest.json.7", "manifest.json"]
+    for name in (*kept, ".manifest.json.7", ".manifest.json.123"):
+        (tmp_path / name).touch()
+    clear_partials(tmp_path / "manifest.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -54,6 +54,10 @@ def delayed_nesterov(learning_rate: optax.ScalarOrSchedule):
     return before(peers.delayed_nesterov(2, momentum=0.3, spread=0.25), learning_rate)
 
 
+def delay_corrected_nesterov(learning_rate: optax.ScalarOrSchedule):
+    return before(peers.delay_corrected_nesterov(momentum=0.5), learning_rate)
+
+
 def gathers(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     # Two gradients a step, so twice the step for as many updates.
     return optax.chain(optax.sgd(learning_rate, momentum=0.3), optax.scale(2 * (1 - 0.3)))
@@ -65,6 +69,10 @@ def rennala(learning_rate: optax.ScalarOrSchedule):
 
 def fedbuff(learning_rate: optax.ScalarOrSchedule):
     return never_late(peers.fedbuff(gathers(learning_rate), 2))
+
+
+def weighted_aggregation(learning_rate: optax.ScalarOrSchedule):
+    return peers.weighted_aggregation(gathers(learning_rate), 2)
 
 
 def ringmaster(learning_rate: optax.ScalarOrSchedule):
@@ -88,9 +96,11 @@ FACTORIES = {
         dana_slim,
         dana_zero,
         delayed_nesterov,
+        delay_corrected_nesterov,
         rennala,
         ringmaster,
         fedbuff,
+        weighted_aggregation,
         error_feedback,
         weight_prediction,
     )
@@ -157,6 +167,11 @@ def test_scanned_vmapped_and_masked_is_one_step_after_another(name):
         (peers.delay_adaptive, (), {"num_workers": 1.5}),
         (peers.gap_aware, ("patent_acknowledged",), {"decay": 0.5, "patent_acknowledged": True}),
         (peers.dana_slim, ("num_workers",), {"momentum": 0.5, "num_workers": 2}),
+        (
+            peers.delay_corrected_nesterov,
+            (),
+            {"momentum": 0.9, "momentum_decay": 0.1, "mean_square_decay": 0.99, "epsilon": 0.1},
+        ),
         (peers.delayed_nesterov, ("period",), {"momentum": 0.5, "spread": 0.25, "period": 2}),
     ],
 )

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacim_jax import Examples, LaCIM, gaussian_likelihood
+from lacim_jax import DomainHeads, Examples, LaCIM, gaussian_likelihood
 from tests.oracles import linear_gaussian as oracle
 
 
@@ -36,6 +36,7 @@ def exact_model(instance, *, shift=0.0, stretch=1.0, dtype=jnp.float32):
         v_dim=dim - instance.B.shape[1],
         likelihood=gaussian_likelihood(instance.sx),
         label_likelihood=gaussian_likelihood(instance.sy),
+        posterior=DomainHeads(),
     )
 
     def raw(variance):  # the inverse of bounded_log_var
@@ -50,7 +51,7 @@ def exact_model(instance, *, shift=0.0, stretch=1.0, dtype=jnp.float32):
         for o, v in zip(offsets, variances, strict=True)
     ]
     params = {
-        "head": {"kernel": kernel, "bias": np.asarray(bias)},
+        "posterior": {"heads": {"kernel": kernel, "bias": np.asarray(bias)}},
         "decoder": {"kernel": instance.A.T},
         "classifier": {"kernel": instance.B.T},
         "prior_mean": instance.mean,

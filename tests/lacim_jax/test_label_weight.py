@@ -114,4 +114,5 @@ def test_by_default_labels_are_fitted_about_as_well_as_by_erm(scale):
     assert erms > 0.9
     found = accuracy(lacim_loss(model))
     assert found >= erms - 0.01
-    assert accuracy(lacim_loss(model, label_weight=1.0)) < found  # the bound itself starves it
+    # The bound itself, in which pixels outweigh labels, fits them no better.
+    assert accuracy(lacim_loss(model, label_weight=1.0)) <= found

@@ -11,6 +11,7 @@ import pytest
 
 from lacim_jax import (
     MLP,
+    DomainHeads,
     Examples,
     Gaussian,
     LaCIM,
@@ -260,7 +261,7 @@ def test_a_correlated_encoder_makes_the_bound_tight_where_a_diagonal_one_cannot(
     """x = s + v + noise: s and v are negatively correlated given x. All densities are known."""
     model = LaCIM(
         Identity(), nn.Dense(1), nn.Dense(2), num_domains=1, s_dim=1, v_dim=1,
-        likelihood=gaussian_likelihood(0.5), correlated_posterior=True,
+        likelihood=gaussian_likelihood(0.5), correlated_posterior=True, posterior=DomainHeads(),
     )  # fmt: skip
     x = jnp.asarray([[0.3], [-1.2]])
     data = Examples(x, jnp.asarray([0, 1]), jnp.zeros(2, jnp.int32))
@@ -271,17 +272,15 @@ def test_a_correlated_encoder_makes_the_bound_tight_where_a_diagonal_one_cannot(
     mean, variance = 1 / 2.25, 1 - 1 / 2.25
     slope = -1 / 1.25
     log_vars = 8 * np.arctanh(np.log([variance, 1 - 1 / 1.25]) / 8)
-    params["head"]["kernel"] = params["head"]["kernel"].at[0, 0, :2].set(mean)
-    params["head"]["bias"] = (
-        params["head"]["bias"]
-        .at[0]
-        .set(jnp.asarray([0, 0, *log_vars, 0, 0, slope, 0], jnp.float32))
-    )
+    heads = params["posterior"]["heads"]
+    heads["kernel"] = heads["kernel"].at[0, 0, :2].set(mean)
+    full = jnp.asarray([0, 0, *log_vars, 0, 0, slope, 0], jnp.float32)
+    heads["bias"] = heads["bias"].at[0].set(full)
     terms = compiled_elbo(model, {"params": params}, data, KEY, num_samples=3)
     evidence = np.log(0.5) - 0.5 * (x[:, 0] ** 2 / 2.25 + np.log(2 * np.pi * 2.25))
     np.testing.assert_allclose(terms.bound, evidence, rtol=1e-5)
     diagonal = jax.tree.map(lambda w: w, params)
-    diagonal["head"]["bias"] = params["head"]["bias"].at[0, 6].set(0.0)
+    diagonal["posterior"]["heads"]["bias"] = heads["bias"].at[0, 6].set(0.0)
     loose = compiled_elbo(model, {"params": diagonal}, data, KEY, num_samples=2000)
     assert np.all(np.asarray(loose.bound.mean()) < evidence.mean() - 0.3)
 

@@ -126,6 +126,25 @@ class DelayedNesterov(Server):
         self.step(share * self.beta * self.m + g / self.period)
 
 
+class DelayCorrectedNesterov(Server):
+    """NAdam with every factor computed from the number of the step, as torch.optim documents it."""
+
+    def __init__(self, beta=0.9, decay=0.05, beta2=0.95, eps=1e-6):
+        super().__init__()
+        self.constants, self.gradients = (beta, decay, beta2, eps), []
+
+    def push(self, worker, g):
+        beta, decay, beta2, eps = self.constants
+        self.gradients.append(g)
+        t = len(self.gradients)
+        mu = [beta * (1 - 0.5 * 0.96 ** (i * decay)) for i in range(1, t + 2)]
+        ages = np.arange(t)[::-1, None]
+        m = ((1 - beta) * beta**ages * np.array(self.gradients)).sum(0)
+        v = ((1 - beta2) * beta2**ages * np.array(self.gradients) ** 2).sum(0)
+        hat = mu[t] * m / (1 - np.prod(mu)) + (1 - mu[t - 1]) * g / (1 - np.prod(mu[:t]))
+        self.step(hat / (np.sqrt(v / (1 - beta2**t)) + eps))
+
+
 class DanaZero(Server):
     def __init__(self, gamma=0.6):
         super().__init__()

@@ -17,6 +17,9 @@ RULES = {
 }
 """What settings are chosen by, and the metric that each rule looks at."""
 
+_OF_THE_TASK = {"label_noise", "strength"}
+"""Settings that are the same in all of a table's records."""
+
 _UNCERTAINTY = {
     "test_calibration_error": "calibration error",
     "confidence_auroc": "AUROC, doubt",
@@ -76,7 +79,7 @@ def tables(records: Sequence[Record]) -> str:
 
 
 def _setting(record: Record) -> str:
-    shown = {k: v for k, v in record.setting.items() if k != "label_noise"}
+    shown = {k: v for k, v in record.setting.items() if k not in _OF_THE_TASK}
     return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in shown.items())
 
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from benchmarks.harness.figures import small_multiples
 from benchmarks.harness.reports import by_setting, met, paired, where
+from benchmarks.latent.reports.segments import LACIM, POOLED, SEGMENTS, segment_table
 from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
 from common.results.tables import markdown, metric, number
 
-POOLED, LACIM = "Pool-LaCIM", "LaCIM"
 INVERSE, TURNED = "inverse mixing", "inverse mixing, turned"
 MEAN, S_AS_V = "domain mean", "s scored as v"
 METHODS = (LACIM, POOLED, INVERSE, TURNED, MEAN, S_AS_V)
@@ -46,7 +46,15 @@ CAPTIONS = {
 def tables(records: Sequence[Record]) -> str:
     """Every MCC of s and of v by method and number of domains; verdicts; diversity and collapse."""
     kinds = by_setting(records, "confounder")
-    return "\n\n".join(f"C {kind}.\n\n{_kind(runs)}" for kind, runs in kinds.items())
+    return "\n\n".join(
+        segment_table(runs) if kind == SEGMENTS else f"C {kind}.\n\n{_kind(runs)}"
+        for kind, runs in kinds.items()
+    )
+
+
+def structural(records: Sequence[Record]) -> list[Record]:
+    """The records but those of sources in segments."""
+    return [record for record in records if record.setting["confounder"] != SEGMENTS]
 
 
 Counts = Mapping[int, Sequence[Record]]
@@ -136,7 +144,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
         "s_pooled": "s, pooled",
     }
     paths = []
-    for kind, runs in by_setting(records, "confounder").items():
+    for kind, runs in by_setting(structural(records), "confounder").items():
         counts, path = _counts(runs), out / f"mcc_{kind}.png"
         with small_multiples(
             path, [""], list(titles), labels=("domains", "MCC on held-out data"),

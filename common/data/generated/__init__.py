@@ -19,6 +19,7 @@ from common.data.generated.environments import (
     rollout,
 )
 from common.data.generated.rotated_domains import rotated_digits
+from common.data.generated.segments import SegmentData, segments
 from common.data.generated.structural_design import (
     StructuralSizes,
     StructuralSpread,
@@ -45,6 +46,8 @@ __all__ = [
     "StructuralModel",
     "StructuralData",
     "natural_parameters",
+    "segments",
+    "SegmentData",
     "translations",
     "Translations",
     "Sentences",

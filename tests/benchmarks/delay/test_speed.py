@@ -11,7 +11,7 @@ from common.results.records import Record
 
 CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 SIMULATOR = dataclasses.replace(
-    speed.PRESETS["smoke"], width=8, workers=(1, 8), steps=(16, 2), repetitions=2
+    speed.PRESETS["smoke"], width=8, workers=(1, 8), steps=(16, 2), repetitions=2, push_sizes=()
 )
 
 
@@ -97,6 +97,19 @@ def fabricated(ratio, copies, *, compensated=1.0):
 def test_verdicts_follow_from_the_records(records, verdicts):
     table = speed.tables(records)
     assert all(verdict in table for verdict in verdicts), table
+
+
+def test_pushes_stand_beside_the_networks():
+    def pushed(method, ratio):
+        metrics = {"seconds": 1e-3 * ratio, "ratio": ratio, "driver_seconds": 1e-3}
+        setting = {"network": "real workers", "parameters": 100}
+        return Record(method=method, setting=setting, seed=0, metrics=metrics, wall_time=1.0)
+
+    table = speed.tables(
+        [*fabricated(1.0, 9.0), pushed("bare actor call", 1.0), pushed("push", 1.1)]
+    )
+    assert table.count("**Real workers**") == 1
+    assert "A push over bare calls: 1.10 at most (target 1.2: met)." in table
 
 
 def test_plots_of_throughput(simulated, tmp_path):

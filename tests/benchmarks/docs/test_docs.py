@@ -81,6 +81,15 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
     assert sorted(re.findall(r": (\S+)$", nav, re.MULTILINE)) == sorted(TEXTS)
 
 
+def test_nothing_that_the_site_runs_is_fetched():
+    """The plugin that makes the site searchable as a file would fetch this script, were it not."""
+    settings = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^  polyfills: \[(\S*iframe-worker\S*)\]$", settings, re.MULTILINE)
+    assert (PAGES / script).is_file()
+    assert re.search(r"^  - offline\b", settings, re.MULTILINE)
+    assert not re.search(r"extra_(javascript|css):\n\s+- http", settings)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_public_name_is_documented_in_order(package):
     names = [identifier.rpartition(".")[2] for identifier in documented(package)]
@@ -185,6 +194,26 @@ def test_experiments_are_those_of_the_registry(tmp_path):
     assert hooks.on_page_markdown("other", None, None, None) == "other"
 
 
+@pytest.mark.parametrize("repository", ["", "https://example.org/owner/name/"])
+@pytest.mark.parametrize(
+    ("uri", "source"),
+    [
+        ("api/gsgd_jax.md", "benchmarks/docs/pages/api/gsgd_jax.md"),
+        ("notebooks/path_space.md", "benchmarks/notebooks/path_space.py"),
+        ("evidence/index.md", None),
+    ],
+)
+def test_every_page_that_is_written_by_hand_says_where_it_is_edited(repository, uri, source):
+    assert source is None or (hooks.ROOT / source).is_file()
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri=uri), edit_url=None)
+    config = types.SimpleNamespace(extra={"repository": repository})
+    text = hooks.on_page_markdown("text", page, config, None)
+    link = f"https://example.org/owner/name/edit/main/{source}" if source and repository else None
+    assert page.edit_url == link
+    named = f"text\n\n<small>To edit this page: `{source}`</small>\n"
+    assert text == (named if uri.startswith("api") and not repository else "text")
+
+
 WIDE = "---\nhide:\n  - toc\n---\n\n"
 
 
@@ -261,10 +290,13 @@ def test_formulas_are_set_in_text_and_in_blocks_and_nowhere_else():
     marked = r'by <span class="arithmatex">\(p(x|s)\)</span>'
     assert hooks.formulas(marked, None) == "by <code>p(x|s)</code>"
     assert hooks.formulas(marked, str.upper) == "by P(X|S)"
-    assert hooks.formulas('<div class="arithmatex">\n\\[a\n b\\]</div>', str.upper) == "A B"
-    for tag, display in (("span", "inline"), ("div", "block")):
+    line = hooks.formulas('<div class="arithmatex">\n\\[a\n b\\]</div>', str.upper)
+    assert line == '<div class="formula">A B</div>'
+    for tag, set_as in (
+        ("span", '<math display="inline"></math>'),
+        ("div", '<div class="formula"><math display="block"></math></div>'),
+    ):
         page = f'<{tag} class="arithmatex">\\(a\\)</{tag}>'
-        set_as = f'<math display="{display}"></math>'
         assert hooks.formulas(page, lambda tex: '<math display="inline"></math>') == set_as
     block = "<pre><span></span><code>$a$ and\n$b &lt; c$\n</code></pre>"
     assert hooks.formulas(block, str.upper) == (

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -141,6 +142,75 @@ def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_
     assert [path.name for path in tmp_path.iterdir()] == [registry.TIMED[0]]
 
 
+@pytest.mark.parametrize("first_begun", [True, False])
+def test_ctrl_c_while_work_is_being_started_begins_nothing_more(first_begun, tmp_path, monkeypatch):
+    begun = []
+
+    class Interrupted(threading.Thread):
+        """Raises where the main thread waits until the new one runs."""
+
+        def start(self):
+            if first_begun:
+                begun.append(self)
+                super().start()
+                while not (tmp_path / "left" / "begun").exists():
+                    time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(everything, "threading", types.SimpleNamespace(
+        Thread=Interrupted, Lock=threading.Lock, Event=threading.Event
+    ))  # fmt: skip
+    todo = jobs(tmp_path, "left", "right", "fails", alone=("left", "right", "fails"))
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(todo, report=lambda line: None, program=PROGRAM)
+    # "left" would wait for "right" for ever: it was told.
+    assert not any(worker.is_alive() for worker in begun)
+    assert [path.name for path in tmp_path.iterdir()] == ["left"] * first_begun
+
+
 def test_one_experiment_is_one_process(capsys):
     assert main(["gsgd_mlp", "--jobs", "2"]) == 2
     assert '--jobs is of "all"' in capsys.readouterr().err
+
+
+SLOW = """
+import signal, sys, time
+deaf = sys.argv[1] == "deaf"
+signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else lambda *told: sys.exit(130))
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("listens", everything.INTERRUPTED), ("deaf", -signal.SIGKILL)]
+)
+def test_what_outlasts_patience_is_interrupted_and_what_is_deaf_killed(name, status, monkeypatch):
+    monkeypatch.setattr(everything, "_GRACE", 0.1 if name == "deaf" else 30.0)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, name], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        assert everything._ended(process, 0.01) == status
+
+
+@pytest.mark.parametrize(
+    ("patience", "part", "seconds"),
+    [(None, 1.0, float("inf")), (1.5, 0.5, 90.0), (9.0, 0.5, 120.0)],
+)
+def test_a_job_may_take_its_part_of_what_is_left_and_patience_beyond_it(
+    patience, part, seconds, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(everything, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
+    waited = []
+
+    def ended(process, seconds):
+        waited.append(seconds)
+        return process.wait()
+
+    monkeypatch.setattr(everything, "_ended", ended)
+    todo = [job._replace(part=part) for job in jobs(tmp_path, "a")]
+    run_jobs(todo, minutes=2.0, patience=patience, report=lambda line: None, program=PROGRAM)
+    assert waited == [seconds]
+    arguments = told(tmp_path, "a")["arguments"]
+    assert float(arguments[arguments.index("--time-budget") + 1]) == 2.0 * part

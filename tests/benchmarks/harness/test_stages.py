@@ -1,11 +1,15 @@
 """Stages: a run stops between them, and what it finished is not computed again."""
 
 import json
+import re
+import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.cli import main
 from benchmarks.harness.stages import Stages, TimeBudgetSpentError
+from common.results import origin
 from common.results.records import Record, last_run, read_records
 
 
@@ -121,3 +125,41 @@ def test_two_stages_of_one_name_are_refused(line, tmp_path):
     line(stage="always the same")
     with pytest.raises(ValueError, match="'always the same' twice"):
         main(["line", "--seeds", "2", "--out", str(tmp_path)])
+
+
+def test_a_clock_that_goes_back_changes_no_order_no_duration_and_no_budget(
+    line, tmp_path, monkeypatch, capsys
+):
+    """Every look at the time of day, by whatever name, gives an earlier one than the one before."""
+    earlier = iter(range(1_700_000_000, 0, -86_400))
+    monkeypatch.setattr("time.time", lambda: float(next(earlier)))
+    monkeypatch.setattr(
+        "benchmarks.harness.runner.now", lambda: time.strftime("%FT%T", time.gmtime(time.time()))
+    )
+    arguments = ["line", "--seeds", "3", "--out", str(tmp_path)]
+    line(fail_at=2)
+    assert main(arguments) == 130
+    made = line()
+    assert main([*arguments, "--resume", "--time-budget", "60"]) == 0
+    assert made == [2]
+    assert seeds_of(tmp_path) == [0, 1, 2]
+    runs = [r.origin["run"] for r in read_records(tmp_path / "records.jsonl")]
+    assert runs[0] > runs[-1]  # the later run has the earlier name
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["run"] == runs[-1]
+    assert 0.0 <= manifest["wall_time"] < 600.0
+    assert re.search(r"3 records in \d+ s", capsys.readouterr().out)  # and not -86400
+
+
+def test_the_time_of_day_is_read_in_one_place_only():
+    """Whatever is subtracted comes from a clock that never goes back."""
+    root = Path(origin.__file__).resolve().parents[2]
+    packages = ("gsgd_jax", "dcasgd_jax", "lacim_jax", "common", "benchmarks")
+    of_day = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.(now|today|utcnow)\(|import time\b.*,")
+    reads = [
+        path.relative_to(root).as_posix()
+        for package in packages
+        for path in sorted((root / package).rglob("*.py"))
+        if of_day.search(path.read_text(encoding="utf-8"))
+    ]
+    assert reads == ["common/results/origin.py"]

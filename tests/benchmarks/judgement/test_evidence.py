@@ -1,5 +1,7 @@
 """Evidence: pages say what the kept records say, and a page that does not is found."""
 
+import dataclasses
+
 import pytest
 
 from benchmarks.cli import main
@@ -43,6 +45,17 @@ def test_check_passes_on_what_report_wrote_and_is_silent(folder, tmp_path, capsy
     capsys.readouterr()
     assert main(["report", "--check"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_at_other_settings_than_the_preset_says_so(folder, tmp_path, monkeypatch):
+    kept(tmp_path)
+    assert "Not the preset" not in (folder / "line.md").read_text()
+    experiment = registry.load("line")
+    longer = dataclasses.replace(experiment.PRESETS["smoke"], steps=9)
+    monkeypatch.setitem(experiment.PRESETS, "smoke", longer)
+    assert main(["report"]) == 0
+    page = (folder / "line.md").read_text()
+    assert "*Not the preset as it is now: steps 2 instead of 9.*" in page
 
 
 @pytest.mark.parametrize("fault", ["typed", "deleted", "left over", "retaken", "readme"])

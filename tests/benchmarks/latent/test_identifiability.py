@@ -15,8 +15,9 @@ from common.progress import Silent
 from common.results.records import Record
 
 SETTINGS = lacim_identifiability.Settings(
-    num_domains=(1, 2), size=120, held_out=80, widths=(6,), batch_size=40, epochs=1, starts=2
-)
+    num_domains=(1, 2), size=120, held_out=80, widths=(6,), batch_size=40, epochs=1, starts=2,
+    segments=0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent import pacs as lacim_pacs
 from benchmarks.latent import pictures as lacim_pictures
 from benchmarks.latent.reports.pictures import EXCHANGES, SALIENCY, TRAVERSALS, picture_record
+from benchmarks.latent.styles import pacs as lacim_pacs
 from common.progress import Silent
 from common.results.records import RecordWriter, read_records
 from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder, gaussian_likelihood

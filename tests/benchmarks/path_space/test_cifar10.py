@@ -72,11 +72,12 @@ def test_there_is_one_record_for_every_run(records):
 
 def test_diverged_runs_have_no_accuracy_and_are_counted_in_the_table(records):
     for record in records:
-        finite = record.setting["learning_rate"] == 0.05
+        # In path space weights stay within a bound; the loss is finite, and the answers are chance.
+        finite = record.setting["learning_rate"] == 0.05 or record.method == "G-SGD"
         assert math.isfinite(record.metrics["loss"]) == finite
         assert math.isfinite(record.metrics["test_accuracy"]) == finite
     table = gsgd_cifar10.tables(records)
-    assert table.count("2 of 4") == len(TRAINED)
+    assert table.count("2 of 4") == len(TRAINED) - 1
     assert "not tried" in table  # at 1.0
 
 
@@ -190,7 +191,7 @@ def test_from_the_usual_weights_a_step_in_path_space_sees_no_scale(
         )
         return steps, jax.tree.map(jnp.divide, theirs, factors), factors
 
-    tx = transformation(BY_NAME[name], given, params)(0.01)
+    tx = transformation(BY_NAME[name], given)(0.01)
     found = [jax.tree.leaves(tree) for tree in both(params, jax.random.key(2))]
     for one, other, _ in zip(*found, strict=True):
         np.testing.assert_allclose(other, one, atol=1e-6)

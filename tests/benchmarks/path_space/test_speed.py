@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.path_space import speed, speed_shapes
+from benchmarks.path_space import speed
+from benchmarks.path_space.timed import shapes
 from common.progress import Silent
 from common.results.records import Record
 
@@ -17,7 +18,7 @@ CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 def stepped():
     settings = speed.Settings(
         networks=(speed.PERCEPTRON,), batch_sizes=((8,), ()), width=1 / 64, steps=(3, 1),
-        repetitions=(2, 0), traces=1, shapes=(),
+        repetitions=(2, 0), traces=1, from_shapes=(),
     )  # fmt: skip
     return list(speed.run(settings, CONTEXT))
 
@@ -44,11 +45,11 @@ def test_finding_the_group_from_shapes_is_told_beside_tracing(stepped):
     def network(params, x):
         return jax.nn.relu(x @ params["w"]) @ params["v"]
 
-    shapes = {"w": jax.ShapeDtypeStruct((3, 4), "f4"), "v": jax.ShapeDtypeStruct((4, 2), "f4")}
-    networks = {"one": (network, (shapes, jax.ShapeDtypeStruct((2, 3), "f4")))}
-    shaped = list(speed_shapes.from_shapes(networks, 0))
+    params = {"w": jax.ShapeDtypeStruct((3, 4), "f4"), "v": jax.ShapeDtypeStruct((4, 2), "f4")}
+    networks = {"one": (network, (params, jax.ShapeDtypeStruct((2, 3), "f4")))}
+    shaped = list(shapes.from_shapes(networks, 0))
     assert [r.method for r in shaped] == ["make_jaxpr", "find_gauge"]
-    assert all(speed_shapes.is_from_shapes(r) for r in shaped)
+    assert all(shapes.is_from_shapes(r) for r in shaped)
     assert min(value for r in shaped for value in r.metrics.values()) > 0
 
     def table(seconds, memory):
@@ -75,11 +76,11 @@ def test_finding_the_group_from_shapes_is_told_beside_tracing(stepped):
 
 
 def test_the_networks_that_are_traced_from_shapes_are_the_published_ones():
-    names = (speed_shapes.RESIDUAL, speed_shapes.LANGUAGE)
+    names = (shapes.RESIDUAL, shapes.LANGUAGE)
     for size, outputs, (function, arguments) in zip(
         (25.6, 124.4),
         ((2, 1000), (2, 1024, 50257)),
-        speed_shapes.published(names, 1.0).values(),
+        shapes.published(names, 1.0).values(),
         strict=True,
     ):
         millions = sum(leaf.size for leaf in jax.tree.leaves(arguments[0])) / 1e6

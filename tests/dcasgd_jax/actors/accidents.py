@@ -4,6 +4,8 @@ The programs run in processes of their own: that of the tests has functions that
 their arguments, which Ray cannot hand to actors.
 """
 
+import contextlib
+import ipaddress
 import os
 import re
 import shutil
@@ -17,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.delay.timed import pushes
 from dcasgd_jax import delay_compensation
 from dcasgd_jax.actors import Checkpoint, Cluster, Monitoring, run_asynchronously
+from dcasgd_jax.actors.process import ray_on_this_machine
 from tests.dcasgd_jax.networks import gradient, weights_of
 
 STEPS, EVERY = 40, 10
@@ -60,7 +64,7 @@ def train(folder, **options):
     """Goes on with the run in this folder."""
     return run_asynchronously(
         *job(folder),
-        cluster=Cluster(num_workers=2, num_servers=2),
+        cluster=Cluster(num_workers=2, num_servers=2, placement="PACK"),
         num_steps=STEPS,
         checkpoint=Checkpoint(folder / "run.npz", every=EVERY),
         **options,
@@ -101,28 +105,57 @@ def gallery():
     return program
 
 
+def listening():
+    """(process, address) of all sockets on which this process and those it began listen."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":  # listens
+                # Hexadecimal, each word of four bytes with its last byte first.
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                ordered = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                addresses[f"socket:[{fields[9]}]"] = ipaddress.ip_address(ordered)
+    parents, found = {}, []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(process.name)] = int(
+                (process / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    ours = {os.getpid()}
+    while begun := {child for child, parent in parents.items() if parent in ours} - ours:
+        ours |= begun
+    for number in ours:
+        name = Path("/proc", str(number), "comm")
+        for descriptor in Path("/proc", str(number), "fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if (place := str(descriptor.readlink())) in addresses:
+                    found.append(f"{name.read_text().strip()} {addresses[place]}")
+    return sorted(found)
+
+
 def starts_ray(folder):
-    """Starts Ray on the loopback interface, has a program killed, and goes on with its run."""
+    """Starts Ray as a run does, has a program killed, and goes on with its run."""
     import ray
 
-    context = ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 * 2**20,
-        _node_ip_address="127.0.0.1",
-    )
-    try:
+    with ray_on_this_machine(
+        ray, num_cpus=4, log_to_driver=False, object_store_memory=80 * 2**20
+    ) as context:
         address = context.address_info["gcs_address"]
         program = [sys.executable, "-m", __spec__.name, "is_killed", folder, address]
         assert subprocess.run(program).returncode == -signal.SIGKILL
         shutil.copy(folder / "run.npz", folder / "killed.npz")
-        params, info = train(folder)
+        sockets = []
+        watch = Monitoring(on_step=lambda step: sockets or sockets.extend(listening()))
+        params, info = train(folder, monitoring=watch)
+        (folder / "listening.txt").write_text("\n".join(sockets))
         exec(compile(gallery(), "gallery.md", "exec"), {"__name__": "gallery"})
         np.savez(folder / "params.npz", *params, restored=info.restored)
+        timed = pushes.measure((100,), 3, 0)
+        (folder / "pushes.txt").write_text(
+            "\n".join(f"{r.method}: {len(r.curve['seconds'])} {r.metrics['ratio']}" for r in timed)
+        )
         (folder / "timeout.txt").write_text(asks_for_too_much())
-    finally:
-        ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -52,14 +52,15 @@ class Actor:
 
 
 class Kind:
-    def __init__(self, ray, kind):
-        self.ray, self.kind = ray, kind
+    def __init__(self, ray, kind, given=None):
+        self.ray, self.kind, self.given = ray, kind, given
 
-    def options(self, **_):
-        return self
+    def options(self, **options):
+        return Kind(self.ray, self.kind, options)
 
     def remote(self, *args):
         self.ray.actors.append(Actor(self.kind, args))
+        self.ray.options.append((self.kind.__name__, self.given))
         return self.ray.actors[-1]
 
 
@@ -73,6 +74,18 @@ class FakeRay:
 
     def __init__(self, rng, death):
         self.rng, self.death, self.actors, self.deaths = rng, death, [], []
+        self.options, self.groups = [], []
+        self.util = types.SimpleNamespace(
+            placement_group=self._reserve,
+            remove_placement_group=self.groups.remove,
+            scheduling_strategies=types.SimpleNamespace(
+                PlacementGroupSchedulingStrategy=lambda **given: given
+            ),
+        )
+
+    def _reserve(self, bundles, strategy):
+        self.groups.append((strategy, bundles))
+        return self.groups[-1]
 
     def is_initialized(self):
         return True

@@ -57,6 +57,15 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     [
         ({"cluster": Cluster(0)}, "num_workers must be an int >= 1, got 0"),
         ({"cluster": Cluster(True)}, "num_workers must be an int >= 1, got True"),
+        ({"cluster": Cluster(1, placement="NEAR")}, "one of SPREAD, PACK, .* got 'NEAR'"),
+        (
+            {"cluster": Cluster(1, 1, {"scheduling_strategy": "SPREAD"}, placement="PACK")},
+            "say twice where they run",
+        ),
+        (
+            {"cluster": Cluster(1, placement="PACK", worker_options={"num_cpus": 0})},
+            "worker_options ask for nothing",
+        ),
         ({"num_steps": -1}, "num_steps must be an int >= 0, got -1"),
         ({"cluster": Cluster(2, num_servers=0)}, "num_servers must be an int >= 1"),
         (

@@ -1,5 +1,6 @@
 """Real processes: they are killed with signals, and the simulator repeats what they did."""
 
+import ipaddress
 import os
 import re
 import subprocess
@@ -22,7 +23,11 @@ def folder(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", accidents.__name__, "starts_ray", path],
         cwd=Path(__file__).resolve().parents[3],
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={
+            **os.environ,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "300",  # of a busy machine
+        },
         capture_output=True,
         text=True,
     )
@@ -57,6 +62,23 @@ def test_the_simulator_repeats_what_happened(folder):
         np.testing.assert_allclose(params[f"arr_{i}"], due, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(log.staleness, recording.schedule.staleness)
     np.testing.assert_allclose(log.distance, recording.distance, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+def test_nothing_listens_beyond_this_machine(folder):
+    sockets = [line.split(" ") for line in (folder / "listening.txt").read_text().splitlines()]
+    addresses = [ipaddress.ip_address(address) for *_, address in sockets]
+    within = [(a.ipv4_mapped or a) if a.version == 6 else a for a in addresses]
+    assert all(address.is_loopback for address in within), sockets
+    # Its own store, the node's manager, the servers and the workers: all are looked at.
+    assert {"gcs_server", "raylet"} <= {name for name, *_ in sockets}
+    assert sum(name.startswith("ray::") for name, *_ in sockets) >= 4
+
+
+def test_a_push_is_timed_against_bare_calls(folder):
+    bare, push = (folder / "pushes.txt").read_text().splitlines()
+    assert bare == "bare actor call: 3 1.0"
+    assert re.fullmatch(r"push: 3 \d+\.\d+", push)
 
 
 def test_what_cannot_be_started_is_said(folder):

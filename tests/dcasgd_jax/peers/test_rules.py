@@ -21,6 +21,7 @@ from tests.oracles.peer_servers import (
     DanaSlim,
     DanaZero,
     DelayAdaptive,
+    DelayCorrectedNesterov,
     DelayedNesterov,
     ErrorFeedback,
     FedBuff,
@@ -67,6 +68,14 @@ RULES = {
     "delayed nesterov": (
         DelayedNesterov,
         lambda: behind(peers.delayed_nesterov(4, momentum=0.8, spread=0.1)),
+    ),
+    "delay-corrected nesterov": (
+        DelayCorrectedNesterov,
+        lambda: behind(
+            peers.delay_corrected_nesterov(
+                momentum=0.9, momentum_decay=0.05, mean_square_decay=0.95, epsilon=1e-6
+            )
+        ),
     ),
     "dana-zero": (DanaZero, lambda: peers.dana_zero(RATE, num_workers=WORKERS, momentum=0.6)),
     "dana-slim": (DanaSlim, lambda: behind(peers.dana_slim(num_workers=WORKERS, momentum=0.6))),

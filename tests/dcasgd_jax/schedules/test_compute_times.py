@@ -1,6 +1,7 @@
 """Random clusters: exact on their own draws, prefix by prefix, with the statistics they claim."""
 
 import itertools
+import time
 
 import jax
 import numpy as np
@@ -261,9 +262,11 @@ def test_asynchrony_outruns_waiting_and_restarts_outrun_heavy_tails():
         assert (first_four < asynchronous) == (name in ("gamma, heavy tails", "slowdowns"))
 
 
-def test_a_million_events_are_made_whole():
+def test_a_million_events_are_made_whole_in_under_a_second():
     for name in ("gamma", "gamma, heterogeneous", "failures"):
+        began = time.process_time()
         schedule = make(name, 16, 1_000_000, seed=0)
+        assert time.process_time() - began < 1.0  # of computing: 0.2 to 0.4 on one core
         assert schedule.worker.size == 1_000_000
         assert (np.diff(schedule.clock) >= 0).all()
 

@@ -214,7 +214,7 @@ def test_csg_predicts_by_the_mean_over_its_draws(csg):
     found, other = probabilities(KEY), probabilities(jax.random.key(7))
     np.testing.assert_allclose(found.sum(1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(found, other, atol=0.08)
-    assert np.abs(found - found[::-1]).max() > 0.1  # images differ by more than the draws do
+    assert np.ptp(found[:, 0]) > 0.2  # images differ by more than the draws do
 
 
 @pytest.mark.parametrize("fault", [{"num_domains": 2}, {"correlated_prior": False}])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacim_jax import MLP, LaCIM, MLPDecoder, MLPEncoder
+from lacim_jax import MLP, DomainHeads, LaCIM, MLPDecoder, MLPEncoder
 from lacim_jax.identifiability import collapse
 
 RNG = np.random.default_rng(0)
@@ -17,8 +17,9 @@ D = jnp.asarray(np.arange(300) % 2, jnp.int32)
 def model():
     """Posterior means: s0 = relu(x0), v0 = the domain's index, v1 = 0; all variances 1 / e."""
     model = LaCIM(
-        MLPEncoder((2,)), MLPDecoder((2,), widths=()), MLP((2,)), num_domains=2, s_dim=1, v_dim=2
-    )
+        MLPEncoder((2,)), MLPDecoder((2,), widths=()), MLP((2,)), num_domains=2, s_dim=1, v_dim=2,
+        posterior=DomainHeads(),
+    )  # fmt: skip
     shapes = jax.eval_shape(model.init, jax.random.key(0), X[:1], D[:1])["params"]
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     params["encoder"]["MLP_0"]["Dense_0"]["kernel"] = jnp.eye(2)
@@ -26,7 +27,7 @@ def model():
     kernel[0, :, 0] = 1.0  # the first feature, to s, in both domains
     bias[1, 1] = 1.0
     bias[:, 3:] = -1.0
-    params["head"] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+    params["posterior"]["heads"] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
     return model, {"params": params}
 
 

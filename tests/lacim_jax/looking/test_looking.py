@@ -7,6 +7,7 @@ import pytest
 
 from lacim_jax import (
     MLP,
+    DomainHeads,
     LaCIM,
     MLPDecoder,
     MLPEncoder,
@@ -33,6 +34,7 @@ def linear():
         s_dim=1,
         v_dim=1,
         likelihood=gaussian_likelihood(1.0),
+        posterior=DomainHeads(),
     )
     images = jax.random.uniform(KEY, (5, 2, 1)) + 0.5  # positive: ReLU passes them
     params = compiled_quickly(model.init)(KEY, images, jnp.zeros(5, jnp.int32))["params"]
@@ -40,7 +42,7 @@ def linear():
     kernel = np.zeros((2, 2, 4), np.float32)
     kernel[0, :, 0] = 2.0  # s is twice the first pixel, in both domains
     kernel[1, 0, 1], kernel[1, 1, 1] = 1.0, 3.0  # v the second, twice on average
-    params["head"]["kernel"] = jnp.asarray(kernel)
+    params["posterior"]["heads"]["kernel"] = jnp.asarray(kernel)
     params["decoder"]["MLP_0"]["Dense_0"]["kernel"] = jnp.diag(jnp.asarray([0.5, 0.5]))
     return model, {"params": params}, images
 

@@ -10,6 +10,7 @@ import pytest
 
 from lacim_jax import (
     MLP,
+    DomainHeads,
     Examples,
     LaCIM,
     MLPDecoder,
@@ -63,7 +64,7 @@ def test_shapes():
 
 
 def test_each_domain_has_a_head_and_a_prior_of_its_own():
-    model = small()
+    model = small(posterior=DomainHeads())
     images, domains, variables = trained_like(model)
 
     @compiled_quickly
@@ -94,7 +95,10 @@ def test_each_domain_has_a_head_and_a_prior_of_its_own():
         return compiled_quickly(jax.grad(mean))(variables)["params"]
 
     gradient = of_domain(1)
-    for touched in (gradient["prior_mean"], jnp.moveaxis(gradient["head"]["kernel"], 1, 0)):
+    for touched in (
+        gradient["prior_mean"],
+        jnp.moveaxis(gradient["posterior"]["heads"]["kernel"], 1, 0),
+    ):
         moved = np.abs(np.asarray(touched)).reshape(3, -1).max(axis=1) > 0
         np.testing.assert_array_equal(moved, [False, True, False])
 
@@ -148,7 +152,7 @@ def test_training_starts_from_the_standard_normal_prior():
 
 
 def test_log_variances_are_bounded():
-    model = small(log_var_bound=2.0)
+    model = small(log_var_bound=2.0, posterior=DomainHeads())
     images, domains, variables = trained_like(model)
     wild = jax.tree.map(lambda w: 1e3 * w, variables)
     found = compiled_quickly(model.apply)(wild, images, domains)

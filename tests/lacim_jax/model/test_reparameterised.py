@@ -7,6 +7,7 @@ import pytest
 
 from lacim_jax import (
     MLP,
+    DomainHeads,
     Examples,
     LaCIM,
     MLPDecoder,
@@ -79,10 +80,11 @@ def test_the_moments_of_an_affine_map_are_exact(affine):
 def test_with_the_identity_for_a_map_its_bound_is_lacims():
     model = ReparameterisedLaCIM(*modules(), **SIZES)
     variables = initialised(model)
-    plain = LaCIM(*modules(), **(SIZES | {"num_domains": 1}))
+    plain = LaCIM(*modules(), **(SIZES | {"num_domains": 1}), posterior=DomainHeads())
     params = {k: v for k, v in variables["params"].items() if k != "maps"}
     head = params.pop("head")
-    params["head"] = {"kernel": head["kernel"][:, None], "bias": head["bias"][None]}
+    heads = {"kernel": head["kernel"][:, None], "bias": head["bias"][None]}
+    params["posterior"] = {"heads": heads}
     params["prior_mean"] = params["prior_raw_log_var"] = jnp.zeros((1, 3))
     data = examples()
     found = compiled_elbo(model, variables, data, KEY, num_samples=4)

@@ -1,0 +1,204 @@
+"""`python -m benchmarks accelerator`: what one GPU or TPU measures in the minutes there are."""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+
+from benchmarks.accelerator.costs import PEAKS, peak
+from benchmarks.accelerator.pieces import PIECES
+from benchmarks.accelerator.plan import Planned, plan, settings_of, table
+from benchmarks.harness import everything, registry
+from benchmarks.harness.compiled import keep_compiled_programs
+from benchmarks.harness.registry import Context
+from benchmarks.harness.runner import (
+    OtherRunError,
+    OutputError,
+    RunInterruptedError,
+    RunStoppedError,
+    alone_in,
+    check_folder,
+    run_experiment,
+)
+from benchmarks.subcommands import PROGRAM, refused, show
+from common.files import OutsideError, inside
+from common.progress import Bars
+
+PATIENCE = 1.3
+"""A piece that takes so many times its share is interrupted, and keeps its finished stages."""
+
+CHILD = (sys.executable, "-m", "benchmarks", "accelerator")
+"""What runs a piece, with its name and options behind."""
+
+SPARE = 0.25
+"""Minutes kept back, so that the last piece has written all before time is over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceleratorArguments:
+    """Measures full presets on one accelerator, by worth a minute, and stops in time.
+
+    Each piece is an experiment in a process of its own, with its share of the minutes; where not
+    all epochs of the preset fit, it gets as many as do. Records are written stage by stage.
+    """
+
+    piece: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PIECE")] = None
+    """One piece alone, in this process; by default all of them."""
+    minutes: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
+    """In all."""
+    dry_run: bool = False
+    """Run nothing, and need no accelerator: print the plan, memory and operations of each piece,
+    and the share of the card's peak that it should reach."""
+    card: Annotated[str, tyro.conf.arg(metavar="CARD")] = "H100"
+    """The card that --dry-run plans for, one of those whose peak is known."""
+    preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "full"
+    """Of all pieces; any other than full also runs without an accelerator."""
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
+    """How many seeds: 0, 1, ...; what times programs gets one."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("results/accelerator")
+    """Folder for records and plots, of all pieces or of the one."""
+    resume: bool = False
+    """Continues runs that were stopped there."""
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of one piece: instead of its preset's."""
+    narrow: bool = False
+    """Of one piece: the comparison asked for most alone."""
+    time_budget: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """Of one piece: no further stage begins after so many minutes."""
+
+
+class AcceleratorError(ValueError):
+    """A command that cannot be carried out; the message says why."""
+
+
+def accelerate(arguments: AcceleratorArguments) -> int:
+    """Carries the command out; the exit status, 3 where time was spent before all was done."""
+    console = Console()
+    try:
+        _check(arguments)
+        if arguments.piece is not None:
+            return _one(arguments, arguments.piece, console)
+        return _all(arguments, console)
+    except (
+        AcceleratorError, registry.UnknownNameError, OtherRunError, OutputError, OutsideError,
+        FileNotFoundError,
+    ) as error:  # fmt: skip
+        return refused(error)
+    except RunStoppedError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        interrupted = isinstance(error, RunInterruptedError)
+        return everything.INTERRUPTED if interrupted else everything.STOPPED
+
+
+def device() -> tuple[str, str]:
+    """Platform and name of the first device, asked in a process that gives it back."""
+    asked = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='|')"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=False
+    )
+    platform, _, kind = done.stdout.strip().partition("|")
+    return platform or "none", kind
+
+
+def _check(arguments: AcceleratorArguments) -> None:
+    if not arguments.minutes > SPARE:
+        raise AcceleratorError(f"--minutes must be above {SPARE:g}, got {arguments.minutes:g}.")
+    if arguments.seeds < 1 or (arguments.epochs is not None and arguments.epochs < 1):
+        raise AcceleratorError("--seeds and --epochs must be at least 1.")
+    if arguments.dry_run and arguments.card not in PEAKS:
+        raise registry.UnknownNameError("card", arguments.card, tuple(PEAKS))
+    names = tuple(piece.name for piece in PIECES if piece.name in registry.NAMES)
+    if arguments.piece is not None and arguments.piece not in names:
+        raise registry.UnknownNameError("piece", arguments.piece, names)
+
+
+def _all(arguments: AcceleratorArguments, console: Console) -> int:
+    card = arguments.card
+    if not arguments.dry_run:
+        platform, kind = device()
+        if platform in ("cpu", "none") and arguments.preset == "full":
+            raise AcceleratorError(
+                "full presets are for an accelerator, and jax finds none here; install jax for it "
+                "(make ACCELERATOR=cuda13), or see what would be run with --dry-run."
+            )
+        card = kind or platform
+    # Operations are counted on the host: the accelerator is for the pieces alone.
+    jax.config.update("jax_platforms", "cpu")
+    planned = plan(
+        arguments.preset, minutes=arguments.minutes, seeds=arguments.seeds,
+        peak=peak(card) or min(PEAKS.values()),
+    )  # fmt: skip
+    show(console, table(planned, card))
+    if arguments.dry_run:
+        return 0
+    check_folder(arguments.out)
+    with alone_in(arguments.out):
+        outcomes = everything.run_jobs(
+            _jobs(planned, arguments), minutes=arguments.minutes - SPARE, patience=PATIENCE,
+            report=functools.partial(show, console),
+            program=CHILD,
+        )  # fmt: skip
+    return _status(outcomes, arguments.out, console)
+
+
+def _status(outcomes: Sequence[everything.Outcome], out: Path, console: Console) -> int:
+    ends = {outcome.status for outcome in outcomes}
+    if ends - {everything.FINISHED, everything.STOPPED, everything.INTERRUPTED}:
+        return 1
+    show(console, f"\nTo keep all as evidence: {PROGRAM} report --take {out}/*")
+    return everything.FINISHED if ends == {everything.FINISHED} else everything.STOPPED
+
+
+def _jobs(planned: Sequence[Planned], arguments: AcceleratorArguments) -> list[everything.Job]:
+    jobs, left = [], sum(each.piece.share for each in planned)
+    for each in planned:
+        name = each.piece.name
+        seeds = 1 if name in registry.TIMED else arguments.seeds
+        options = ["--preset", arguments.preset, "--seeds", str(seeds)]
+        options += ["--minutes", f"{arguments.minutes:g}"]
+        if each.fitted.narrow:
+            options.append("--narrow")
+        if each.fitted.epochs is not None:
+            options += ["--epochs", str(each.fitted.epochs)]
+        if arguments.data_dir is not None:
+            options += ["--data-dir", str(arguments.data_dir.resolve())]
+        if arguments.resume:
+            options.append("--resume")
+        # In the order of the pieces: what is timed runs alone anyhow, as all of them do.
+        folder = inside(arguments.out, name).resolve()
+        jobs.append(everything.Job(name, True, tuple(options), folder, each.piece.share / left))
+        left -= each.piece.share
+    return jobs
+
+
+def _one(arguments: AcceleratorArguments, name: str, console: Console) -> int:
+    """One piece, in this process."""
+    piece = next(piece for piece in PIECES if piece.name == name)
+    settings = settings_of(
+        piece, arguments.preset, narrow=arguments.narrow, epochs=arguments.epochs
+    )
+    if name not in registry.TIMED:
+        keep_compiled_programs()
+    context = Context(
+        seeds=tuple(range(arguments.seeds)), data_dir=arguments.data_dir, progress=Bars(console)
+    )
+    narrow = " --narrow" if arguments.narrow else ""
+    shorter = f" --epochs {arguments.epochs}" if arguments.epochs is not None else ""
+    chosen = f"--preset {arguments.preset} --seeds {arguments.seeds}{narrow}{shorter}"
+    budget = arguments.time_budget
+    done = run_experiment(
+        name, registry.load(name), settings, context, preset=arguments.preset,
+        command=f"{PROGRAM} accelerator {name} {chosen}", out=arguments.out,
+        resume=arguments.resume, seconds=None if budget is None else 60 * budget,
+    )  # fmt: skip
+    show(console, f"\n{done.tables}\n\n{done.records} records in {done.seconds:.0f} s")
+    return 0

@@ -1,0 +1,1 @@
+"""A language model under delay: rules against stale gradients where they are met today."""

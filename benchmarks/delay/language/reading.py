@@ -1,0 +1,98 @@
+"""Which runs of the records stand for what: settings chosen by the first seed's validation loss."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.delay.language import rules
+from benchmarks.harness.reports import numeric, where
+from common.results.comparison import Difference, interval, paired_difference
+from common.results.records import Record
+from common.results.selection import best_setting
+
+SAME_STEP, SMALLER_STEP = "nothing, at the step of no delay", "nothing, at a step of its own"
+"""The two ways in which no rule at all is told."""
+CRITERION = "validation_log_likelihood"
+
+
+class Row(NamedTuple):
+    """One line of a table."""
+
+    name: str
+    runs: list[Record]
+    """One a seed."""
+
+
+def tuned(records: Sequence[Record], optimiser: str, rule: str, delay: str) -> list[Record]:
+    """The runs of the step and lambda that the first seed's validation loss chooses, by seed."""
+    runs = where(records, rule, optimiser=optimiser, delay=delay)
+    if not runs:
+        return []
+    first = [run for run in runs if run.seed == runs[0].seed]
+    chosen = best_setting(first, criterion=CRITERION)[0].setting
+    return [run for run in runs if run.setting == chosen]
+
+
+def undelayed(records: Sequence[Record], optimiser: str) -> list[Record]:
+    """What every gap is measured from."""
+    return tuned(records, optimiser, rules.NOTHING, "0")
+
+
+def at_the_same_step(records: Sequence[Record], optimiser: str, delay: str) -> list[Record]:
+    """Without a rule, at the step that is best without delay."""
+    base = undelayed(records, optimiser)
+    if not base:
+        return []
+    step = numeric(base[0], "learning_rate")
+    return where(records, rules.NOTHING, optimiser=optimiser, delay=delay, learning_rate=step)
+
+
+def rows(records: Sequence[Record], optimiser: str, delay: str) -> list[Row]:
+    """Nothing in both its forms, and every rule that was run at a delay."""
+    found = [
+        Row(SAME_STEP, at_the_same_step(records, optimiser, delay)),
+        Row(SMALLER_STEP, tuned(records, optimiser, rules.NOTHING, delay)),
+        *(Row(rule, tuned(records, optimiser, rule, delay)) for rule in rules.RULES[1:]),
+    ]
+    return [row for row in found if row.runs]
+
+
+def gap(runs: Sequence[Record], base: Sequence[Record]) -> Difference:
+    """Test loss above that of `base`, nats a byte, seed by seed."""
+    return paired_difference(runs, base, "test_loss")
+
+
+def share_closed(
+    runs: Sequence[Record], nothing: Sequence[Record], base: Sequence[Record]
+) -> Difference:
+    """How much of the gap that `nothing` leaves is closed: 1 for all of it, below 0 for harm.
+
+    The interval is of the gain over `nothing`, over the mean gap. Where there is no gap, there is
+    nothing to close: NaN.
+    """
+    whole = gap(nothing, base).mean
+    gain = paired_difference(nothing, runs, "test_loss")
+    if not whole > 0:
+        return Difference(math.nan, math.inf, gain.n)
+    return Difference(gain.mean / whole, gain.half_width / whole, gain.n)
+
+
+def ratio_of_gaps(
+    runs: Sequence[Record], base: Sequence[Record], others: Sequence[Record],
+    other_base: Sequence[Record],
+) -> Difference:  # fmt: skip
+    """The first gap over the second, seed by seed; NaN where a seed has no positive second one."""
+    gaps = [_by_seed(runs, base), _by_seed(others, other_base)]
+    seeds = [seed for seed in gaps[0] if seed in gaps[1]]
+    if not seeds or any(not gaps[1][seed] > 0 for seed in seeds):
+        return Difference(math.nan, math.inf, len(seeds))
+    return interval(gaps[0][seed] / gaps[1][seed] for seed in seeds)
+
+
+def _by_seed(runs: Sequence[Record], base: Sequence[Record]) -> dict[int, float]:
+    of_seed = {run.seed: run.metrics["test_loss"] for run in base}
+    return {
+        run.seed: run.metrics["test_loss"] - of_seed[run.seed]
+        for run in runs
+        if run.seed in of_seed
+    }

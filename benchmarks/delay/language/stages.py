@@ -1,0 +1,117 @@
+"""The stages of the experiment: which runs are made, in which order, and their records."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from benchmarks.delay.language import rules
+from benchmarks.delay.language.runs import Measured, Runner
+from benchmarks.delay.language.settings import PROFILE, Case, Settings, lambdas
+from common.results.records import Record
+from dcasgd_jax import time_to
+
+Tried = tuple[float, float]
+"""A step and a lambda, 0 where the rule has none."""
+Stage = Callable[[Runner, Sequence[int], str], Iterator[Record]]
+"""(runner, seeds, the text's digest) -> records."""
+
+
+def stages_of(settings: Settings) -> dict[str, Stage]:
+    """All stages by name: for each optimiser what is done without a rule, then rule by rule.
+
+    The first seed tries the whole grid, the others what was best there; without a rule also what
+    was best without delay. One after another, so that those are known.
+    """
+    found: dict[str, Stage] = {}
+    for optimiser in settings.optimisers:
+        found[f"{optimiser}, no rule"] = _without_rule(settings, optimiser)
+        for delay in dict.fromkeys((*settings.main_delays, PROFILE)):
+            wanted = settings.rows if delay in settings.main_delays else settings.extra_rules
+            for rule in (rule for rule in wanted if rule != rules.NOTHING):
+                case = Case(optimiser, rule, delay)
+                found[f"{optimiser}, {rule}, {delay}"] = _with_rule(settings, case)
+    return found
+
+
+def _without_rule(settings: Settings, optimiser: str) -> Stage:
+    def make(runner: Runner, seeds: Sequence[int], digest: str) -> Iterator[Record]:
+        undelayed: list[Tried] = []
+        for delay in (*settings.delays, PROFILE):
+            case = Case(optimiser, rules.NOTHING, delay)
+            tuner = _Tuner(settings, case, runner, digest)
+            yield from tuner.first(seeds[0])
+            undelayed = undelayed or [tuner.best]  # the first delay is 0
+            for seed in seeds[1:]:
+                yield from tuner.again(seed, list(dict.fromkeys([tuner.best, *undelayed])))
+
+    return make
+
+
+def _with_rule(settings: Settings, case: Case) -> Stage:
+    def make(runner: Runner, seeds: Sequence[int], digest: str) -> Iterator[Record]:
+        tuner = _Tuner(settings, case, runner, digest)
+        yield from tuner.first(seeds[0])
+        for seed in seeds[1:]:
+            yield from tuner.again(seed, [tuner.best])
+
+    return make
+
+
+class _Tuner:
+    """One case: a grid from the first seed, and what was best from others."""
+
+    def __init__(self, settings: Settings, case: Case, runner: Runner, digest: str):
+        self._settings, self._case, self._runner, self._digest = settings, case, runner, digest
+        self.best: Tried = (0.0, 0.0)
+
+    def first(self, seed: int) -> Iterator[Record]:
+        """The whole grid."""
+        grid = [
+            (rate, lambda_)
+            for lambda_ in lambdas(self._case.rule, self._settings) or (0.0,)
+            for rate in self._settings.learning_rates
+        ]
+        records = list(self.again(seed, grid))
+        losses = [record.metrics["validation_loss"] for record in records]
+        self.best = grid[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))]
+        yield from records
+
+    def again(self, seed: int, tried: Sequence[Tried]) -> Iterator[Record]:
+        """Some of the grid."""
+        begun = time.perf_counter()
+        measured = self._runner(self._case, seed, tried)
+        seconds = time.perf_counter() - begun
+        for pair, one in zip(tried, measured, strict=True):
+            yield _record(self._case, self._settings, seed, pair, one, self._digest, seconds)
+
+
+def _record(
+    case: Case, settings: Settings, seed: int, tried: tuple[float, float], measured: Measured,
+    digest: str, seconds: float,
+) -> Record:  # fmt: skip
+    every = settings.batch_size * settings.size.length * settings.steps // settings.points
+    tokens = every * np.arange(1, settings.points + 1)
+    rate, lambda_ = tried
+    setting = {"optimiser": case.optimiser, "delay": str(case.delay), "learning_rate": rate}
+    if lambdas(case.rule, settings):
+        setting["lambda"] = lambda_
+    finite = bool(np.isfinite(measured.validation) and np.isfinite(measured.test))
+    return Record(
+        method=case.rule,
+        setting=setting | {"text": digest[:16]},
+        seed=seed,
+        metrics={
+            # The larger the better: what settings are chosen by.
+            "validation_log_likelihood": -float(measured.validation) if finite else np.nan,
+            "validation_loss": float(measured.validation) if finite else np.nan,
+            "test_loss": float(measured.test) if finite else np.nan,
+            "tokens_to_target": time_to(measured.curve, tokens, settings.target_loss),
+            "largest_staleness": float(max(measured.staleness.values())),
+            "least_staleness": float(min(measured.staleness.values())),
+        },
+        curve={
+            "tokens": tokens.tolist(), "validation_loss": np.asarray(measured.curve, float).tolist()
+        },
+        wall_time=seconds,
+    )  # fmt: skip

@@ -1,0 +1,226 @@
+"""The public findings on delayed language models, each judged by one rule from the records."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from benchmarks.delay.language import reading, rules
+from benchmarks.delay.language.settings import PROFILE
+from benchmarks.harness.reports import numeric, where
+from common.results.comparison import Difference
+from common.results.records import Record
+
+REPRODUCED, REFUTED, UNDECIDED, UNMEASURED = (
+    "reproduced", "refuted", "not decided", "not measured",
+)  # fmt: skip
+MET, MISSED = "met", "missed"
+
+DELAY = "8"
+"""The staleness at which the public figures are given."""
+TARGET = 0.8
+"""Of Muon's gap, to be closed by a rule that keeps one more copy of the weights at most."""
+
+
+class Range(NamedTuple):
+    """What counts as the public finding."""
+
+    low: float
+    high: float
+    resolution: float
+    """The widest half of an interval from which anything is concluded."""
+
+
+class Judged(NamedTuple):
+    """One finding, or our own target, with what was found here."""
+
+    name: str
+    word: str
+    ours: str
+    theirs: str
+    why: str
+    """What may make the difference."""
+
+
+DIAGONAL = Range(-math.inf, 0.03, 0.1)
+ROBUST = Range(2.6, 5.3, 1.5)
+PREDICTED = Range(0.41, 0.51, 0.15)
+MILDER = Range(2.6, 4.0, 1.0)
+
+
+def judge(found: Difference, published: Range) -> str:
+    """The word for a figure and its interval.
+
+    Reproduced: the mean is within the published range. Refuted: the whole interval is outside.
+    Else, and wherever the interval is wider than the resolution and does not stay outside, it is
+    not decided.
+
+    Example:
+        >>> [judge(Difference(x, 0.02, 3), PREDICTED) for x in (0.46, 0.9, 0.4)]
+        ['reproduced', 'refuted', 'not decided']
+    """
+    if not found.n or math.isnan(found.mean):
+        return UNMEASURED if not found.n else UNDECIDED
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    if low > published.high or high < published.low:
+        return REFUTED
+    inside = published.low <= found.mean <= published.high
+    return REPRODUCED if inside and found.half_width <= published.resolution else UNDECIDED
+
+
+def findings(records: Sequence[Record], delay: str = DELAY) -> list[Judged]:
+    """All four public findings, then the target; each judged with every step tuned."""
+    return [
+        _diagonal(records, delay),
+        _robust(records, delay),
+        _predicted(records, delay),
+        _milder(records),
+        target(records, delay),
+    ]
+
+
+def closed(
+    records: Sequence[Record], optimiser: str, rule: str, delay: str, *, same_step: bool = False
+) -> Difference:
+    """The share of a gap that a rule closes: of the tuned one, or of that at one step."""
+    nothing = (
+        reading.at_the_same_step(records, optimiser, delay)
+        if same_step
+        else reading.tuned(records, optimiser, rules.NOTHING, delay)
+    )
+    runs = reading.tuned(records, optimiser, rule, delay)
+    return reading.share_closed(runs, nothing, reading.undelayed(records, optimiser))
+
+
+def _diagonal(records: Sequence[Record], delay: str) -> Judged:
+    shares = {
+        rule: closed(records, rules.ADAMW, rule, delay) for rule in (rules.CONSTANT, rules.ADAPTIVE)
+    }
+    best = max(shares, key=lambda rule: _or_least(shares[rule].mean))
+    listed = ", ".join(f"{rule} {percent(share)}" for rule, share in shares.items())
+    return Judged(
+        "the published diagonal with Adam",
+        judge(shares[best], DIAGONAL),
+        f"of AdamW's tuned gap at a staleness of {delay}, {listed}",
+        "at most 3%",
+        "here lambda is searched for, and every row has its own step",
+    )
+
+
+def _robust(records: Sequence[Record], delay: str) -> Judged:
+    def ratio(nothing: Callable[[str], list[Record]]) -> Difference:
+        pairs = [
+            (nothing(optimiser), reading.undelayed(records, optimiser))
+            for optimiser in (rules.ADAMW, rules.MUON)
+        ]
+        return reading.ratio_of_gaps(*pairs[0], *pairs[1])
+
+    own = ratio(lambda optimiser: reading.tuned(records, optimiser, rules.NOTHING, delay))
+    one = ratio(lambda optimiser: reading.at_the_same_step(records, optimiser, delay))
+    return Judged(
+        "Muon's robustness",
+        judge(own, ROBUST),
+        f"AdamW's gap over Muon's {times(own)} with every step tuned, {times(one)} at each "
+        "optimiser's step of no delay",
+        "2.6 to 5.3 times",
+        "the public runs have one step for all arms and thousands of steps, ours are short: who "
+        "learns faster has more to lose by being late",
+    )
+
+
+def _predicted(records: Sequence[Record], delay: str) -> Judged:
+    own = closed(records, rules.MUON, rules.PREDICTION, delay)
+    base = reading.undelayed(records, rules.MUON)
+    step = numeric(base[0], "learning_rate") if base else math.nan
+    one = reading.share_closed(
+        where(
+            records, rules.PREDICTION, optimiser=rules.MUON, delay=delay, learning_rate=step
+        )[:1],
+        reading.at_the_same_step(records, rules.MUON, delay)[:1],
+        base[:1],
+    )  # fmt: skip
+    return Judged(
+        "prediction along Muon's step",
+        judge(own, PREDICTED),
+        f"{percent(own)} of Muon's tuned gap; {percent(one)} with the step of no delay on both "
+        "sides",
+        "46%",
+        "the public figure is at one step for all arms; how well a step foretells the next ones "
+        "depends on its noise, and so on the batch, which is small here",
+    )
+
+
+def _milder(records: Sequence[Record]) -> Judged:
+    staged = where(records, rules.NOTHING, delay=PROFILE)
+    longest = f"{max((r.metrics['largest_staleness'] for r in staged), default=math.nan):.0f}"
+
+    def ratio(optimiser: str) -> Difference:
+        base = reading.undelayed(records, optimiser)
+        uniform, profile = (
+            reading.tuned(records, optimiser, rules.NOTHING, delay) for delay in (longest, PROFILE)
+        )
+        return reading.ratio_of_gaps(uniform, base, profile, base)
+
+    ratios = {optimiser: ratio(optimiser) for optimiser in (rules.MUON, rules.ADAMW)}
+    listed = ", ".join(
+        f"{optimiser} {times(found)}" for optimiser, found in ratios.items() if found.n
+    )
+    return Judged(
+        "the profile of a pipeline",
+        judge(ratios[rules.MUON], MILDER),
+        f"the gap with every stage {longest} steps late, as the first is, over that with the true "
+        f"profile, every step tuned: {listed}",
+        "3.3 times, six stages",
+        "here a stage is half a block, the embedding is with the latest, and the steps are tuned "
+        "on both sides",
+    )
+
+
+def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
+    """Whether a rule with one more copy of the weights closes enough of Muon's gap."""
+    cheap = [rule for rule in rules.RULES[1:] if rules.COPIES.get(rule, math.inf) <= 1]
+    shares = {rule: closed(records, rules.MUON, rule, delay) for rule in cheap}
+    best = max(shares, key=lambda rule: _or_least(shares[rule].mean))
+    own = shares[best]
+    one = closed(records, rules.MUON, best, delay, same_step=True)
+    if not own.n:
+        word = UNMEASURED
+    elif own.mean - own.half_width >= TARGET:
+        word = MET
+    else:
+        word = MISSED if own.mean < TARGET else UNDECIDED
+    return Judged(
+        "the target",
+        word,
+        f"{best}, best of those with one more copy of the weights, closes {percent(own)} of Muon's "
+        f"tuned gap and {percent(one)} of that at the step of no delay",
+        f"at least {TARGET:.0%}",
+        "presumably the part of the movement that no past step foretells, made by the gradients "
+        "still under way",
+    )
+
+
+def headline(records: Sequence[Record], delay: str = DELAY) -> str:
+    """The deciding figure, in a line."""
+    found = target(records, delay)
+    return f"Target {found.word}: {found.ours}. The aim: {found.theirs}."
+
+
+def percent(share: Difference) -> str:
+    """A share with its interval."""
+    return _with_interval(100 * share.mean, 100 * share.half_width, "%", 0)
+
+
+def times(ratio: Difference) -> str:
+    """A ratio with its interval."""
+    return _with_interval(ratio.mean, ratio.half_width, " times", 1)
+
+
+def _with_interval(mean: float, half: float, unit: str, digits: int) -> str:
+    if math.isnan(mean):
+        return "no figure"
+    spread = f" ± {half:.{digits}f}" if math.isfinite(half) else ""
+    return f"{mean:.{digits}f}{spread}{unit}" + ("" if spread else " (one seed)")
+
+
+def _or_least(mean: float) -> float:
+    return -math.inf if math.isnan(mean) else mean

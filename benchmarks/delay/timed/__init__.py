@@ -1,0 +1,1 @@
+"""What dcasgd_speed times: networks to simulate on, and pushes to a real server."""

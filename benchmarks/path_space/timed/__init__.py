@@ -1,0 +1,1 @@
+"""What gsgd_speed times: networks that step, and groups found from shapes."""

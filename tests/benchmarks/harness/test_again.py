@@ -1,0 +1,149 @@
+"""One row anew: its stage alone is run; figures agree within the spread of seeds, or not."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.harness import again
+from benchmarks.judgement import evidence
+from common.results.records import Record, read_records
+from common.results.summaries import write_summary
+
+
+@pytest.fixture
+def run(line, tmp_path):
+    """A finished run of three seeds; gives its folder, and the list of seeds computed since."""
+    made = line()
+    out = tmp_path / "out"
+    assert main(["line", "--seeds", "3", "--out", str(out)]) == 0
+    made.clear()
+    return out, made
+
+
+def altered(out, number, **changes):
+    """Writes one record anew with changes to its fields."""
+    lines = (out / "records.jsonl").read_text().splitlines()
+    lines[number - 1] = json.dumps({**json.loads(lines[number - 1]), **changes})
+    (out / "records.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_a_row_alone_is_computed_and_agrees(run, capsys):
+    out, made = run
+    assert main(["again", str(out), "--row", "2"]) == 0
+    assert made == [1]
+    said = capsys.readouterr().out
+    assert "stage 'seed 1'" in said
+    assert "agrees" in said
+    assert "All figures agree." in said
+
+
+def test_a_summary_will_do_and_so_will_the_name_of_an_experiment(run, tmp_path, monkeypatch):
+    out, made = run
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path / "evidence")
+    write_summary(read_records(out / "records.jsonl"), tmp_path / "evidence/line/smoke.jsonl")
+    assert main(["again", "line", "--row", "3"]) == 0
+    assert main(["again", str(tmp_path / "evidence/line/smoke.jsonl"), "--row", "1"]) == 0
+    assert made == [2, 0]
+
+
+def test_a_figure_beyond_the_spread_makes_the_status_1(run, capsys):
+    out, _ = run
+    altered(out, 2, metrics={"slope": 2.0})
+    altered(out, 1, metrics={"slope": 2.001})
+    altered(out, 3, metrics={"slope": 1.999})
+    assert main(["again", str(out), "--row", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "DIFFERS" in said
+    assert "They differ." in said
+
+
+def test_without_a_row_all_are_listed_and_none_is_run(run, capsys):
+    out, made = run
+    assert main(["again", str(out)]) == 0
+    assert made == []
+    assert "2  fit, seed 1" in capsys.readouterr().out
+
+
+def test_another_commit_is_warned_about(run, capsys):
+    out, _ = run
+    altered(out, 1, provenance={"git_commit": "0" * 40, "versions": {}, "device": {}})
+    assert main(["again", str(out), "--row", "1"]) == 0
+    assert f"not as recorded. commit: recorded {'0' * 40}, here " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"seeds": None}, "needs to say its experiment, preset, settings and seeds"),
+        ({"benchmark": "lime"}, "no experiment is called 'lime'"),
+        ({"preset": "huge"}, "no preset is called 'huge'"),
+        ({"configuration": {"steps": 2, "speed": 1}}, "settings of this row (speed) are not ones"),
+        ({"configuration": {"steps": {"a": 1}}}, "settings of this row (steps) are not ones"),
+        ({"method": "other"}, "no stage of line yields other, seed 0 any more"),
+    ],
+)
+def test_a_row_that_cannot_be_computed_is_one_line(run, changes, rule, capsys):
+    out, _ = run
+    altered(out, 1, **changes)
+    assert main(["again", str(out), "--row", "1"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()[-1:]
+    assert rule in said
+
+
+@pytest.mark.parametrize("number", ["0", "4"])
+def test_a_row_that_is_not_there_is_refused(run, number, capsys):
+    out, _ = run
+    assert main(["again", str(out), "--row", number]) == 2
+    assert f"--row must be between 1 and 3, got {number}." in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_or_holds_nothing_is_refused(run, tmp_path, capsys):
+    assert main(["again", str(tmp_path / "nowhere"), "--row", "1"]) == 2
+    assert "there is none at" in capsys.readouterr().err
+    (tmp_path / "records.jsonl").write_text("")
+    assert main(["again", str(tmp_path), "--row", "1"]) == 2
+    assert "holds no finished record" in capsys.readouterr().err
+
+
+def test_settings_that_were_varied_are_those_of_the_row(run, monkeypatch):
+    out, _ = run
+    altered(out, 1, configuration={"steps": 5})
+    seen = []
+    experiment = again.registry.load("line")
+    monkeypatch.setattr(
+        experiment, "run", lambda settings, context: seen.append(settings) or iter(())
+    )
+    assert main(["again", str(out), "--row", "1"]) == 2  # it yields nothing now
+    assert [settings.steps for settings in seen] == [5]
+
+
+def row(method="a", seed=0, setting=None, **metrics):
+    return Record(method=method, setting=setting or {}, seed=seed, metrics=metrics, wall_time=0.0)
+
+
+@pytest.mark.parametrize(("new", "agrees"), [(1.15, True), (1.25, False), (math.nan, False)])
+def test_two_standard_deviations_over_seeds_are_allowed(new, agrees):
+    old = [row(seed=seed, x=1.0 + 0.1 * (seed - 1)) for seed in range(3)]
+    (figure,) = again.compared(old[1], row(x=new), [*old, row("b", x=9.0)])
+    assert figure.allowed == pytest.approx(0.2)
+    assert figure.agrees == agrees
+
+
+def test_one_seed_allows_a_tenth_times_are_not_compared_and_diverged_runs_agree():
+    old = row(x=10.0, seconds=1.0, lost=math.nan, simulated_seconds=5.0)
+    new = dataclasses.replace(
+        old, metrics={"x": 10.9, "seconds": 7.0, "lost": math.nan, "simulated_seconds": 7.0}
+    )
+    found = {f.name: f.agrees for f in again.compared(old, new, [old])}
+    assert found == {"x": True, "seconds": True, "lost": True, "simulated_seconds": False}
+    assert not again.compared(old, dataclasses.replace(new, metrics={}), [old])[0].agrees
+
+
+def test_the_stage_that_says_what_the_record_is_comes_first():
+    names = ["SGD, M = 4, seed 0", "DC-ASGD-a, M = 4, seed 0", "DC-ASGD-a, M = 8, seed 1"]
+    wanted = row("DC-ASGD-a", 1, {"workers": 8})
+    assert again.ranked(names, wanted, 0.0)[0] == names[2]
+    assert again.ranked(["x", "y", "z"], wanted, 0.5)[0] == "y"  # by place, if by nothing else

@@ -1,0 +1,64 @@
+"""Pages of claims: what they say and link to follows from the records."""
+
+import pytest
+
+from benchmarks.harness.registry import NAMES
+from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
+from benchmarks.judgement.page import (
+    BEGIN,
+    END,
+    claim_sections,
+    claim_table,
+    verdicts_on,
+    with_claims,
+)
+from common.results.records import Record
+
+ORIGIN = {
+    "command": "python -m benchmarks line",
+    "provenance": {"git_commit": "0" * 40, "device": {"count": 1, "kind": "cpu", "cores": 2}},
+}
+
+
+def timed(ratio):
+    metrics = {"ratio": ratio, "compile_ratio": ratio}
+    return [
+        Record(method="G-SGD", setting={"network": "plain-34"}, seed=0, metrics=metrics,
+               wall_time=0.0, origin=ORIGIN)
+    ]  # fmt: skip
+
+
+def test_every_claim_names_experiments_there_are_and_is_not_judged_without_its_own():
+    for claim in CLAIMS:
+        assert claim.needed in claim.experiments
+        assert set(claim.experiments) <= set(NAMES)
+        assert judged(claim, {}).verdict == NOT_MEASURED
+
+
+def test_sections_and_table_say_the_verdict_its_source_and_link_to_each_other(tmp_path):
+    measured = {"gsgd_speed": timed(1.0)}
+    figure = tmp_path / "gsgd_speed" / "cpu_ratio.png"
+    sections = claim_sections(measured, {"speed": figure.relative_to(tmp_path)})
+    assert "### 7. Speed: holds" in sections
+    assert "`python -m benchmarks line`, commit 000000000000, 2 CPU cores." in sections
+    assert "![speed](gsgd_speed/cpu_ratio.png)" in sections
+    table = claim_table(measured, "pages/README.md")
+    assert "[speed](pages/README.md#7-speed-holds)" in table
+    assert (
+        "| **holds** | 2 of 2 targets met, 0 missed; nearest: step in path space, plain-34, 1.00"
+        in table
+    )
+
+
+def test_a_table_replaces_what_stood_between_the_markers():
+    assert with_claims(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
+    with pytest.raises(ValueError, match="needs the lines"):
+        with_claims(f"a\n{END}\n{BEGIN}\nb", "new")
+
+
+def test_an_experiments_page_says_what_is_judged_with_it():
+    measured = {"gsgd_speed": timed(1.0), "lacim_speed": []}
+    said = verdicts_on("gsgd_speed", measured, "README.md")
+    assert "**Belongs to the claim [speed](README.md#7-speed-holds): holds.**" in said
+    assert "2 of 2 targets met" in said
+    assert verdicts_on("preemption", measured, "README.md") == ""
