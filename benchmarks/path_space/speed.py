@@ -44,6 +44,7 @@ from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_method, by_setting, joined, met, values, where
 from benchmarks.harness.timing import descent, memory_in_copies, ratio, take_turns
+from benchmarks.path_space.timed import shapes
 from benchmarks.path_space.timed.networks import (
     PERCEPTRON,
     PLAIN,
@@ -54,8 +55,6 @@ from benchmarks.path_space.timed.networks import (
     logits_of,
     network_of,
 )
-from benchmarks.path_space.timed.shapes import from_shapes, is_from_shapes
-from benchmarks.path_space.timed.shapes import table as shapes_table
 from common.results.records import Record
 from common.results.tables import group, markdown
 from common.seeds import streams
@@ -85,6 +84,8 @@ class Settings:
     """Times that every way is compiled."""
     traces: int = 3
     """Times that `find_gauge` is timed alone."""
+    from_shapes: tuple[str, ...] = (shapes.RESIDUAL, shapes.LANGUAGE)
+    """Networks of which the group is found from shapes."""
 
 
 PRESETS = {
@@ -112,7 +113,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
             f"traces, seed {seed}", functools.partial(_traced, settings, seed)
         )
         yield from context.stages.of(
-            f"shapes, seed {seed}", functools.partial(from_shapes, settings.width, seed)
+            f"shapes, seed {seed}", functools.partial(_from_shapes, settings, seed)
         )
 
 
@@ -240,21 +241,26 @@ def _traced(settings: Settings, seed: int) -> Iterator[Record]:
     module, shape, options = network_of(TRACED, settings.width)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     # Shapes are all that is looked at: nothing has to be initialised.
-    shapes = jax.eval_shape(module.init, streams(seed).init, images)
+    like = jax.eval_shape(module.init, streams(seed).init, images)
     variables = {
         name: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
-        for name, tree in shapes.items()
+        for name, tree in like.items()
         if name != "params"
     }
     logits, spent = logits_of(module, variables, options), []
     for _ in range(settings.traces):
         begun = time.perf_counter()
-        _exact_gauge(logits, shapes["params"], images)
+        _exact_gauge(logits, like["params"], images)
         spent.append(time.perf_counter() - begun)
     yield Record(
         method=FIND, setting={"network": TRACED, "batch_size": 2}, seed=seed,
         metrics={"seconds": float(np.median(spent))}, wall_time=sum(spent),
     )  # fmt: skip
+
+
+def _from_shapes(settings: Settings, seed: int) -> Iterator[Record]:
+    networks = shapes.published(settings.from_shapes, settings.width)
+    return shapes.from_shapes(networks, seed)
 
 
 def tables(records: Sequence[Record]) -> str:
@@ -280,7 +286,7 @@ def tables(records: Sequence[Record]) -> str:
             ]
         )
     # Beside finding the group: `init`, and `choose_skeleton` in records of directed paths.
-    timed = [record for record in records if not is_from_shapes(record)]
+    timed = [record for record in records if not shapes.is_from_shapes(record)]
     begun = [method for method in by_method(timed) if method not in (SGD, GSGD)]
     once = []
     for network, runs in by_setting(timed, "network").items():
@@ -292,7 +298,7 @@ def tables(records: Sequence[Record]) -> str:
         _compilation(records),
         "Once, before training:",
         markdown(["seconds", *begun, f"target of {FIND}"], once),
-        shapes_table(records),
+        shapes.table(records),
     )
 
 

@@ -31,15 +31,14 @@ Traceable = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function, and shapes and dtypes of its arguments, parameters first."""
 
 
-def from_shapes(width: float, seed: int) -> Iterator[Record]:
-    """Yields CPU seconds of both ways for both networks, and the memory that `find_gauge` takes.
+def from_shapes(networks: Mapping[str, Traceable], seed: int) -> Iterator[Record]:
+    """Yields CPU seconds of both ways for each network, and the memory that `find_gauge` takes.
 
     Args:
-        width: a factor on all widths.
+        networks: by name.
         seed: for the records; no random number is drawn.
     """
-    for network, make in ((RESIDUAL, _residual), (LANGUAGE, language)):
-        function, arguments = make(width)
+    for network, (function, arguments) in networks.items():
         setting, spent = {"network": network, "batch_size": 2}, {}
         for method in (JAXPR, FIND):
             spent[method] = [_cpu_seconds(method, _fresh(function), arguments) for _ in range(2)]
@@ -53,6 +52,17 @@ def from_shapes(width: float, seed: int) -> Iterator[Record]:
             yield Record(
                 method=method, setting=setting, seed=seed, metrics=metrics, wall_time=sum(seconds),
             )  # fmt: skip
+
+
+def published(names: Sequence[str], width: float) -> dict[str, Traceable]:
+    """The networks of these names.
+
+    Args:
+        names: any of `RESIDUAL` and `LANGUAGE`.
+        width: a factor on all widths.
+    """
+    makers = {RESIDUAL: _residual, LANGUAGE: _language}
+    return {name: makers[name](width) for name in names}
 
 
 def is_from_shapes(record: Record) -> bool:
@@ -99,7 +109,7 @@ def _cpu_seconds(method: str, function: Callable[..., Any], arguments: tuple[Any
 
 def _residual(width: float) -> Traceable:
     """ResNet-50 in training on ImageNet's images."""
-    module = resnet(50, 1000, width=width)
+    module = resnet(50, 1000, width=width, stem="7x7")
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     shapes = dict(jax.eval_shape(module.init, jax.random.key(0), images))
     params = shapes.pop("params")
@@ -111,13 +121,10 @@ def _residual(width: float) -> Traceable:
     return logits, (params, shapes, images)
 
 
-def language(width: float = 1.0) -> Traceable:
+def _language(width: float) -> Traceable:
     """GPT as it was published (Radford et al., 2019), of 124M parameters, but with ReLU.
 
     Layer norms with gain and bias, biases everywhere, the embedding tied to the head.
-
-    Args:
-        width: a factor on the widths and the vocabulary.
     """
     size = max(round(64 * width), 1)  # of a head
     channels, vocabulary, length = _HEADS * size, round(50257 * width), 1024

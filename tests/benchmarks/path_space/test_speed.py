@@ -1,7 +1,6 @@
 """The cost of a step in path space, in the smallest form: what is timed is whole."""
 
 import dataclasses
-import itertools
 
 import jax
 import pytest
@@ -19,7 +18,7 @@ CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 def stepped():
     settings = speed.Settings(
         networks=(speed.PERCEPTRON,), batch_sizes=((8,), ()), width=1 / 64, steps=(3, 1),
-        repetitions=(2, 0), traces=1,
+        repetitions=(2, 0), traces=1, from_shapes=(),
     )  # fmt: skip
     return list(speed.run(settings, CONTEXT))
 
@@ -43,37 +42,50 @@ def test_a_step_in_path_space_is_timed_against_one_on_weights(stepped, tmp_path)
 
 
 def test_finding_the_group_from_shapes_is_told_beside_tracing(stepped):
-    shaped = [r for r in stepped if shapes.is_from_shapes(r)]
-    named = [(r.setting["network"], r.method) for r in shaped]
-    networks, methods = (shapes.RESIDUAL, shapes.LANGUAGE), ("make_jaxpr", "find_gauge")
-    assert named == list(itertools.product(networks, methods))
+    def network(params, x):
+        return jax.nn.relu(x @ params["w"]) @ params["v"]
+
+    params = {"w": jax.ShapeDtypeStruct((3, 4), "f4"), "v": jax.ShapeDtypeStruct((4, 2), "f4")}
+    networks = {"one": (network, (params, jax.ShapeDtypeStruct((2, 3), "f4")))}
+    shaped = list(shapes.from_shapes(networks, 0))
+    assert [r.method for r in shaped] == ["make_jaxpr", "find_gauge"]
+    assert all(shapes.is_from_shapes(r) for r in shaped)
     assert min(value for r in shaped for value in r.metrics.values()) > 0
 
     def table(seconds, memory):
-        told = dict(zip(named, (0.5, seconds, 0.25, seconds), strict=True))
-        changed = []
-        for r in shaped:
-            first = told[r.setting["network"], r.method]
-            metrics = {"first_cpu_seconds": first, "second_cpu_seconds": first / 2}
-            changed.append(dataclasses.replace(r, metrics=metrics | {"peak_megabytes": memory}))
-        return speed.tables([*(r for r in stepped if r not in shaped), *changed])
+        changed = [
+            dataclasses.replace(
+                r,
+                metrics={
+                    "first_cpu_seconds": first,
+                    "second_cpu_seconds": first / 4,
+                    "peak_megabytes": memory,
+                },
+            )
+            for r, first in zip(shaped, (0.5, seconds), strict=True)
+        ]
+        return speed.tables([*stepped, *changed])
 
     quick, slow = table(1.5, 90.0), table(2.5, 210.0)
-    assert quick.count("2 s: met") == quick.count("90 of 200: met") == 2
-    assert " 3.0 |" in quick  # 1.5 over 0.5
-    assert " 6.0 |" in quick  # 1.5 over 0.25
-    assert slow.count("2 s: missed") == slow.count("210 of 200: missed") == 2
+    assert "2 s: met" in quick
+    assert "90 of 200: met" in quick
+    assert quick.count(" 3.0 |") == 2  # 1.5 over 0.5, in both calls
+    assert "2 s: missed" in slow
+    assert "210 of 200: missed" in slow
+    assert "From shapes" not in speed.tables(stepped)  # as of older records
 
 
-def test_records_that_know_nothing_of_shapes_make_the_other_tables(stepped):
-    others = [r for r in stepped if not shapes.is_from_shapes(r)]
-    assert "From shapes" not in speed.tables(others)
-    assert "From shapes" in speed.tables(stepped)
-
-
-def test_the_language_model_has_124_million_parameters():
-    _, (params, _) = shapes.language()
-    assert round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6) == 124
+def test_the_networks_that_are_traced_from_shapes_are_the_published_ones():
+    names = (shapes.RESIDUAL, shapes.LANGUAGE)
+    for size, outputs, (function, arguments) in zip(
+        (25.6, 124.4),
+        ((2, 1000), (2, 1024, 50257)),
+        shapes.published(names, 1.0).values(),
+        strict=True,
+    ):
+        millions = sum(leaf.size for leaf in jax.tree.leaves(arguments[0])) / 1e6
+        assert millions == pytest.approx(size, abs=0.05)
+        assert jax.eval_shape(function, *arguments).shape == outputs
 
 
 @pytest.mark.parametrize(
