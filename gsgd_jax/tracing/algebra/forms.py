@@ -9,6 +9,7 @@ from gsgd_jax.tracing.algebra.codes import (
     decode,
     decode_terms,
     decoded,
+    distinct,
     encode,
     joined,
     summed,
@@ -69,10 +70,10 @@ class Forms(Variables):
         Args:
             numbers: of forms.
         """
-        numbers = np.unique(self.simplified(numbers))
+        numbers = distinct(self.simplified(numbers))
         longer = [v for n in numbers[numbers < 0].tolist() for v in self.form(n)]
         found, _ = decode(numbers[numbers > 0])
-        found = np.unique(np.append(found.ravel(), np.array(longer, np.int64)))
+        found = distinct(np.append(found.ravel(), np.array(longer, np.int64)))
         return found[found != 0]
 
     def terms(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +244,7 @@ class Forms(Variables):
 
     def _follow(self, variables: np.ndarray) -> None:
         """Keeps what solved variables are equal to in terms of others that are not solved."""
-        level = self._chained(np.unique(variables))
+        level = self._chained(distinct(variables))
         if not len(level):
             return
         # What these are expressed in is followed before them: by how far down it is found, without
@@ -271,7 +272,7 @@ class Forms(Variables):
         rare = [
             v for n in numbers[self._long.are_rare(numbers)].tolist() for v in self._long.form(n)
         ]
-        return np.unique(np.append(variables, np.array(rare, np.int64)))
+        return distinct(np.append(variables, np.array(rare, np.int64)))
 
     def _sums(self, left: np.ndarray, right: np.ndarray, sign: int) -> np.ndarray:
         """Sums of simplified forms."""

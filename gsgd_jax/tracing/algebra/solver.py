@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from gsgd_jax.tracing.algebra.codes import decode, encode, term
+from gsgd_jax.tracing.algebra.codes import decode, distinct, encode, term
 from gsgd_jax.tracing.algebra.forms import FEW, ZERO, Forms, Numbers
 from gsgd_jax.tracing.algebra.linear import Form, tidy
 
@@ -42,7 +42,7 @@ class System(Forms):
         """
         independent = 0
         while True:
-            numbers = np.unique(self.simplified(numbers))
+            numbers = distinct(self.simplified(numbers))
             numbers = numbers[numbers != ZERO]
             solved = self._solve_at_once(numbers) if len(numbers) > FEW else numbers[:0]
             if not len(solved) and len(numbers) > FEW:
