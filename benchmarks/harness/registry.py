@@ -126,13 +126,12 @@ DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
 """Experiments that time programs against each other: alone on the machine, from one seed."""
 
-AT_LEAST = {"lacim_identifiability": 5}
-"""Seeds of "all", where a few say too little: an MCC spreads more between seeds than methods do."""
-
 DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
 """Experiments that train on the devices of several processes: batches are shared out."""
 
-PRESET_NAMES = ("smoke", "cpu", "full")
+PRESET_NAMES = ("smoke", "cpu", "day", "full")
+"""From the smallest. Not every experiment has "day", which is for those that a small network or few
+images decide nothing of."""
 
 
 class Context(NamedTuple):
@@ -194,6 +193,21 @@ def preset(experiment: Experiment, name: str) -> Any:
     settings = experiment.PRESETS[name]
     assert dataclasses.is_dataclass(settings)
     return settings
+
+
+def names_with(preset: str) -> list[str]:
+    """The experiments that have a preset."""
+    return [name for name in NAMES if preset in load(name).PRESETS]
+
+
+def least_seeds(name: str, preset: str) -> int:
+    """With how many seeds "all" runs an experiment at least.
+
+    An MCC spreads more between seeds than methods do; what decides needs the power to.
+    """
+    if name == "lacim_identifiability":
+        return 5
+    return 10 if preset == "day" and name in ("gsgd_mlp", "lacim_selection") else 1
 
 
 def source(name: str) -> str:

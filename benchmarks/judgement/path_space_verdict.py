@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.harness.halving import grid, reported
 from benchmarks.harness.reports import by_method, by_setting, magnitude, values, where
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, Finding, Measured, joint
 from benchmarks.judgement.weighing import Comparison, in_short, points, verdict, words
@@ -79,7 +80,8 @@ def path_space_training(measured: Measured) -> Finding:
     for pair in _pairs(measured):
         task = pair.task
         sides = [
-            best_setting(side, criterion=task.criterion) for side in (pair.paths, pair.weights)
+            best_setting(reported(side), criterion=task.criterion)
+            for side in (pair.paths, pair.weights)
         ]
         gain = paired_difference(sides[0], sides[1], task.score)
         reached = task.scale * max(metric(side, task.score).mean for side in sides)
@@ -101,7 +103,7 @@ def path_space_training(measured: Measured) -> Finding:
 
 def _over_grid(pair: _Pair) -> Difference:
     """The difference of the mean scores over all rates that both sides were run at."""
-    grids = [group(side, rate_of) for side in (pair.paths, pair.weights)]
+    grids = [group(grid(side), rate_of) for side in (pair.paths, pair.weights)]
     rates = grids[0].keys() & grids[1].keys()
     paths, weights = (
         {

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from benchmarks.harness.halving import TUNING
 from benchmarks.judgement.delay_verdict import delay
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED
 from benchmarks.judgement.ladder_verdict import ladder
@@ -71,6 +72,22 @@ def test_a_range_of_steps_alone_holds_partly():
         for r in records
     ]  # fmt: skip
     assert path_space_training({"gsgd_cifar10": lost}).verdict == PARTLY
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_runs_of_a_part_of_the_budget_decide_the_range_of_steps_alone(seeds):
+    """Halving: at two epochs path space leads at both steps; in the end both sides are level."""
+    tuning = [
+        dataclasses.replace(r, setting={**r.setting, TUNING: 2})
+        for r in images(0.9, 0.7, rates=(0.1, 1.0))
+        if r.seed < seeds
+    ]
+    found = path_space_training({"gsgd_cifar10": [*tuning, *images(0.8, 0.8)]})
+    best, over_grid = found.figures.split("On average")
+    assert "better in none of 1 comparisons" in best
+    # From one seed nothing can be told.
+    assert f"better in {'none' if seeds == 1 else 1} of 1 comparisons" in over_grid
+    assert found.verdict == (UNDECIDED if seeds == 1 else PARTLY)
 
 
 def test_every_task_is_in_points_of_its_own_scale():
