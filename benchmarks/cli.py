@@ -220,6 +220,8 @@ def _note_no_run(out: Path) -> None:
 
 def _run_all(arguments: Arguments, console: Console) -> int:
     _checked(arguments)
+    if arguments.preset not in registry.PRESET_NAMES:
+        raise registry.UnknownNameError("preset", arguments.preset, registry.PRESET_NAMES)
     base = arguments.out or Path("results") / arguments.preset
     if arguments.resume and not base.exists():
         _note_no_run(base)
@@ -230,8 +232,6 @@ def _run_all(arguments: Arguments, console: Console) -> int:
 
 def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
     jobs = []
-    if arguments.preset not in registry.PRESET_NAMES:
-        raise registry.UnknownNameError("preset", arguments.preset, registry.PRESET_NAMES)
     for name in registry.names_with(arguments.preset):
         timed = name in registry.TIMED
         seeds = 1 if timed else max(arguments.seeds, registry.least_seeds(name, arguments.preset))

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import cli
 from benchmarks.cli import main
-from benchmarks.harness import registry
+from benchmarks.harness import everything, registry
 from common.results.records import read_records
 
 
@@ -44,6 +44,8 @@ def test_help_names_every_option(capsys):
     ("arguments", "message"),
     [
         (["gsgd_mpl"], "did you mean 'gsgd_mlp'?"),
+        (["all", "--preset", "dya"], "did you mean 'day'?"),
+        (["dcasgd_speed", "--preset", "day"], "Known: smoke, cpu, full."),
         (["../escape"], "no experiment is called '../escape'"),
         (["gsgd_mlp", "--preset", "smok"], "did you mean 'smoke'?"),
         (["gsgd_mlp", "--seeds", "0"], "--seeds must be at least 1"),
@@ -138,3 +140,13 @@ def test_every_experiment_has_its_presets_and_a_docstring(name):
         assert dataclasses.is_dataclass(settings)
     assert len(registry.describe(name).splitlines()) > 3
     assert registry.claim(name).endswith((".", ":", "?"))
+
+
+def test_all_runs_what_has_the_preset(monkeypatch, tmp_path):
+    jobs = []
+    monkeypatch.setattr(everything, "run_jobs", lambda made, **options: jobs.extend(made) or [])
+    assert main(["all", "--preset", "day", "--seeds", "3", "--out", str(tmp_path / "all")]) == 0
+    assert [job.name for job in jobs] == registry.names_with("day")
+    seeds = {job.name: job.arguments[job.arguments.index("--seeds") + 1] for job in jobs}
+    assert seeds["gsgd_mlp"] == "10"
+    assert seeds["gsgd_cifar10"] == "3"
