@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gsgd_jax.tracing.algebra.codes import decode
-from gsgd_jax.tracing.algebra.forms import ZERO, Form
+from gsgd_jax.tracing.algebra.forms import ZERO
+from gsgd_jax.tracing.algebra.linear import Form
 from gsgd_jax.tracing.algebra.scales import Block, Value
 from gsgd_jax.tracing.algebra.solver import System
 from gsgd_jax.tracing.exponents import Exponents

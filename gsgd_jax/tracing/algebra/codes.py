@@ -4,14 +4,11 @@ A form of at most two variables with coefficients from -7 to 7 is written into 6
 term 27 bits of the variable and 4 of the coefficient. Zero is 0.
 """
 
-from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-Form = Mapping[int, int | Fraction]
-"""A linear form: variable -> coefficient, none of them zero."""
+from gsgd_jax.tracing.algebra.linear import Form
 
 _TERM_BITS, _COEFFICIENT_BITS = 31, 4
 _OFFSET, _MIDDLE = 2**26, 2 ** (_COEFFICIENT_BITS - 1)
