@@ -31,6 +31,7 @@ from benchmarks.subcommands import (
     PROGRAM,
     AgainArguments,
     ReportArguments,
+    UsageError,
     report,
     rerun,
     show,
@@ -101,6 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     time was spent, 130 when interrupted. Arguments are by default the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _carried_out(argv)
+    except tuple(_STATUS) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+
+
+def _carried_out(argv: Sequence[str]) -> int:
+    """What a command line asks for; its exit status, unless it ends in one of `_STATUS`."""
     for name, (kind, command) in _SUBCOMMANDS.items():
         if argv and argv[0] == name:
             return command(_parsed(kind, f"{PROGRAM} {name}", argv[1:]))
@@ -109,13 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.name is None:
         _list(console)
         return 0
-    try:
-        if arguments.name == "all":
-            return _run_all(arguments, console)
-        _run(arguments, console)
-    except tuple(_STATUS) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    if arguments.name == "all":
+        return _run_all(arguments, console)
+    _run(arguments, console)
     return 0
 
 
@@ -142,10 +148,6 @@ def _parsed(
     finally:
         sys.stdout.write(shown.getvalue())
         sys.stderr.write(complaints.getvalue())
-
-
-class UsageError(ValueError):
-    """An option out of its range."""
 
 
 _REFUSED = (

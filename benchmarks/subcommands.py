@@ -46,6 +46,10 @@ class AgainArguments:
     """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
 
 
+class UsageError(ValueError):
+    """A command that cannot be carried out; the message says why."""
+
+
 def show(console: Console, text: str) -> None:
     """Prints text as it is, whatever the width of the terminal."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
