@@ -19,7 +19,8 @@ from benchmarks.harness import everything, registry
 from benchmarks.harness.compiled import keep_compiled_programs
 from benchmarks.harness.registry import Context
 from benchmarks.harness.runner import alone_in, check_folder, run_experiment
-from benchmarks.subcommands import PROGRAM, UsageError, show
+from benchmarks.harness.terminal import PROGRAM
+from benchmarks.subcommands import UsageError, show
 from common.files import inside
 from common.progress import Bars
 

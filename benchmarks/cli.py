@@ -27,8 +27,8 @@ from benchmarks.harness.runner import (
     check_folder,
     run_experiment,
 )
+from benchmarks.harness.terminal import PROGRAM, complain
 from benchmarks.subcommands import (
-    PROGRAM,
     AgainArguments,
     ReportArguments,
     UsageError,
@@ -104,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _carried_out(argv)
+    except BrokenPipeError:  # a reader that has gone away; no `ConnectionError` of a cluster
+        raise
     except tuple(_STATUS) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        complain(str(error))
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
 
 
@@ -213,10 +215,7 @@ def _checked(arguments: Arguments) -> None:
 
 def _note_no_run(out: Path) -> None:
     """Says that --resume finds nothing: the folder's name may be mistaken."""
-    print(
-        f"{PROGRAM}: --resume finds no run to go on with in {out}; this one begins anew there.",
-        file=sys.stderr,
-    )
+    complain(f"--resume finds no run to go on with in {out}; this one begins anew there.")
 
 
 def _run_all(arguments: Arguments, console: Console) -> int:
