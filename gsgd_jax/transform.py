@@ -106,7 +106,7 @@ def in_path_space(
     Raises:
         TypeError: here, if `inner` is no transformation, or the coordinates are none; from
             `init`, if parameters are plain numbers; from `update`, if gradients are no
-            floating-point numbers.
+            floating-point numbers, or the state is another transformation's.
         ValueError: here, if a bound is not above 1; from `update`, if `params` is missing, or
             `stale_params` with `stale_gradients`, or the gradients are not of these parameters;
             from both functions, if the tree is not the group's or is masked.
@@ -151,6 +151,11 @@ def in_path_space(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PathSpaceState]:
+        if not hasattr(state, "frame"):
+            raise TypeError(
+                "in_path_space needs a state that its own init has made, got "
+                f"{type(state).__name__}; call tx.init(params) anew when the optimiser is another."
+            )
         if chosen is None:
             updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
             return updates, state._replace(inner_state=inner_state)
