@@ -27,10 +27,11 @@ from benchmarks.harness.runner import (
     check_folder,
     run_experiment,
 )
+from benchmarks.harness.terminal import PROGRAM, complain
 from benchmarks.subcommands import (
-    PROGRAM,
     AgainArguments,
     ReportArguments,
+    UsageError,
     report,
     rerun,
     show,
@@ -102,6 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     time was spent, 130 when interrupted. Arguments are by default the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _carried_out(argv)
+    except BrokenPipeError:  # a reader that has gone away; no `ConnectionError` of a cluster
+        raise
+    except tuple(_STATUS) as error:
+        complain(str(error))
+        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+
+
+def _carried_out(argv: Sequence[str]) -> int:
+    """What a command line asks for; its exit status, unless it ends in one of `_STATUS`."""
     for name, (kind, command) in _SUBCOMMANDS.items():
         if argv and argv[0] == name:
             return command(_parsed(kind, f"{PROGRAM} {name}", argv[1:]))
@@ -110,13 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.name is None:
         _list(console)
         return 0
-    try:
-        if arguments.name == "all":
-            return _run_all(arguments, console)
-        _run(arguments, console)
-    except tuple(_STATUS) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    if arguments.name == "all":
+        return _run_all(arguments, console)
+    _run(arguments, console)
     return 0
 
 
@@ -143,10 +151,6 @@ def _parsed(
     finally:
         sys.stdout.write(shown.getvalue())
         sys.stderr.write(complaints.getvalue())
-
-
-class UsageError(ValueError):
-    """An option out of its range."""
 
 
 _REFUSED = (
@@ -212,10 +216,7 @@ def _checked(arguments: Arguments) -> None:
 
 def _note_no_run(out: Path) -> None:
     """Says that --resume finds nothing: the folder's name may be mistaken."""
-    print(
-        f"{PROGRAM}: --resume finds no run to go on with in {out}; this one begins anew there.",
-        file=sys.stderr,
-    )
+    complain(f"--resume finds no run to go on with in {out}; this one begins anew there.")
 
 
 def _run_all(arguments: Arguments, console: Console) -> int:

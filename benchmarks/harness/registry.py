@@ -174,9 +174,10 @@ class UnknownNameError(ValueError):
     def __init__(self, kind: str, name: str, known: Sequence[str]):
         """Builds the message: rule, what came, remedy."""
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        super().__init__(
-            f"no {kind} is called {name!r}: did you mean {near[0]!r}? Known: {', '.join(known)}."
-        )
+        # The list of experiments fills a screen, and hides the line above it.
+        few = len(known) <= 12
+        remedy = f"Known: {', '.join(known)}." if few else "`python -m benchmarks` lists all."
+        super().__init__(f"no {kind} is called {name!r}: did you mean {near[0]!r}? {remedy}")
 
 
 def load(name: str) -> Experiment:

@@ -55,10 +55,10 @@ class Found(NamedTuple):
 def segments(records: Sequence[Record]) -> Found | None:
     """In a sentence: the bound beside Pool-LaCIM's, the MCC beside PCA's; None where not run."""
     own = where(records, confounder=SEGMENTS)
-    if not own:
-        return None
     ours, pooled, pca = (where(own, method) for method in (LACIM, POOLED, PCA))
     bound, mcc = _differences(ours, pooled, "bound"), _differences(ours, pca, "mcc")
+    if not bound or not mcc:
+        return None
     text = (
         f"without labels, from {ours[0].setting['num_domains']} domains, MCC "
         f"{metric(ours, 'mcc').mean:.2f} (PCA {metric(pca, 'mcc').mean:.2f}, above it in "
@@ -70,4 +70,4 @@ def segments(records: Sequence[Record]) -> Found | None:
 
 def _differences(ours: Sequence[Record], base: Sequence[Record], name: str) -> list[float]:
     other = {record.seed: record.metrics[name] for record in base}
-    return [record.metrics[name] - other[record.seed] for record in ours]
+    return [record.metrics[name] - other[record.seed] for record in ours if record.seed in other]
