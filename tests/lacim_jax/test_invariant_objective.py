@@ -67,9 +67,13 @@ def trained(loss, data):
 
 
 def test_it_finds_the_cause_where_the_colour_misleads_and_the_test_of_invariance_sees_it():
-    train, test = colored((0.9, 0.8), 0), colored((0.1,), 2)
-    held_out = colored((0.9, 0.8), 1, count=4096)
-    rise = optax.piecewise_constant_schedule(1.0, {100: 1e2})
+    # A domain's risk is known to the inverse root of its rows: of 1024 it is mostly noise that the
+    # penalty sees. Of ten other keys, with other rows each, the least test accuracy was 0.74.
+    train, held_out, test = (
+        colored(agreement, seed, count=4096)
+        for seed, agreement in enumerate([(0.9, 0.8), (0.9, 0.8), (0.1,)])
+    )
+    rise = optax.piecewise_constant_schedule(1.0, {100: 1e3})
 
     def pooled(params, step, examples, key):
         return lacim_loss(MODEL)(params, step, examples._replace(domains=0 * examples.domains), key)
@@ -83,7 +87,7 @@ def test_it_finds_the_cause_where_the_colour_misleads_and_the_test_of_invariance
     # Colour is right in 85% of training and in a tenth of the test; the shape in 75% of both.
     assert accuracy[0][0] > 0.8
     assert accuracy[1][0] < 0.45
-    assert accuracy[1][1] > 0.65  # who leans on the colour is below a half
+    assert accuracy[1][1] > 0.7  # who leans on the colour is below a half
     trials = []
     for i, params in enumerate(found):
         odds = logits(params, held_out)
