@@ -198,5 +198,5 @@ def _of(every: jax.Array, domains: Int[Array, " batch"] | None) -> jax.Array:
     """Each example's row, NaN for a domain that was not trained; or all rows, for all examples."""
     if domains is None:
         return every[None]
-    rows = every.at[domains]
+    rows = jnp.asarray(every).at[domains]  # variables may be NumPy's, as read from a file
     return cast("jax.Array", rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))

@@ -1,5 +1,8 @@
 """Invariant LaCIM: the bound where nothing is asked, and the cause where a colour misleads."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +22,7 @@ from lacim_jax import (
     lacim_loss,
     select_invariant,
 )
+from lacim_jax.invariant_objective import _variance_of_risks
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 KEY = jax.random.key(0)
@@ -123,6 +127,26 @@ def test_without_a_penalty_it_is_the_bound():
         images=jnp.repeat(data.images[:32], 2, axis=0), labels=jnp.repeat(data.labels[:32], 2)
     )
     assert alike.images.shape == data.images.shape
+
+
+def test_the_unbiased_penalty_of_batches_is_that_of_all_data_on_average():
+    """Every batch of two draws from each of two domains, averaged, in float64."""
+    losses = {0: np.array([0.3, 1.0, 2.2]), 1: np.array([0.1, 3.0])}
+    domains = jnp.array([0, 0, 1, 1])
+    exact = np.var([each.mean() for each in losses.values()])
+    with jax.enable_x64(True):
+        draws = itertools.product(losses[0], losses[0], losses[1], losses[1])
+        batches = jnp.asarray(np.array(list(draws)))
+
+        def mean(unbiased):
+            one = functools.partial(
+                _variance_of_risks, domains=domains, num_domains=2, unbiased=unbiased
+            )
+            return jax.vmap(one)(batches).mean()
+
+        np.testing.assert_allclose(mean(True), exact, rtol=1e-12)
+        chance = sum(each.var() / 2 for each in losses.values()) / 4
+        np.testing.assert_allclose(mean(False), exact + chance, rtol=1e-12)
 
 
 def test_fit_takes_it_and_bad_input_is_refused():
