@@ -44,8 +44,7 @@ def verdicts_on(name: str, measured: Measured, index: str) -> str:
     return "\n\n".join(
         f"**Belongs to the claim [{claim.name}]({index}#{_anchor(heading)}): {finding.verdict}.** "
         f"{_capital(finding.headline)}."
-        for claim, finding, heading in _headed(measured)
-        if name in claim.experiments
+        for claim, finding, heading in _headed(measured, name)
     )
 
 
@@ -76,11 +75,14 @@ def with_claims(text: str, block: str) -> str:
     return f"{before}{BEGIN}\n{block}\n{END}{after}"
 
 
-def _headed(measured: Measured) -> Iterator[tuple[Claim, Finding, str]]:
-    """Every claim with its verdict, and what its section is headed."""
+def _headed(
+    measured: Measured, experiment: str | None = None
+) -> Iterator[tuple[Claim, Finding, str]]:
+    """Every claim, or those of an experiment, with verdict and the heading of its section."""
     for number, claim in enumerate(CLAIMS, start=1):
-        finding = judged(claim, measured)
-        yield claim, finding, f"{number}. {_capital(claim.name)}: {finding.verdict}"
+        if experiment is None or experiment in claim.experiments:
+            finding = judged(claim, measured)
+            yield claim, finding, f"{number}. {_capital(claim.name)}: {finding.verdict}"
 
 
 def _capital(text: str) -> str:
