@@ -48,7 +48,9 @@ def stable_feature_boosting(stable_logits: ArrayLike, unstable_features: ArrayLi
     Args:
         stable_logits: of p(y|s), [n, classes], floating-point: as `model.apply(variables, s,
             method="classify")` gives them.
-        unstable_features: v, [n, k] or [n]: means of the encoder, or what is made of them.
+        unstable_features: v, [n, k] or [n]: means of the encoder, or what is made of them. The
+            weaker pseudo-labels are, the fewer numbers can be learnt from them: of many dimensions
+            take those along which regressions of labels differ between the training domains.
 
     Returns:
         log p(y|s,v) of the same images, and log p(y|v).
