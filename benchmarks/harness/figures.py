@@ -79,17 +79,18 @@ def doubling(axes: Axes, ticks: Sequence[float]) -> None:
 def dots_figure(
     path: Path, panels: Mapping[str, Mapping[str, Sequence[float]]], *, label: str,
     scale: float = 1.0, reference: float | None = None, log: bool = False,
+    absent: str = "diverged",
 ) -> Path:  # fmt: skip
     """A panel for each title, in it a row of dots for each name (`common.plots.plot_dots`).
 
     Values are those of the seeds, by title and name, the same names in every panel; a line at the
-    reference is drawn to compare with.
+    reference is drawn to compare with. A row without a finite value says what is `absent`.
     """
     names = list(next(iter(panels.values())))
     width = 2.9 + 0.08 * max(map(len, names)) / len(panels)  # names stand at the left, once
     with figure(path, columns=len(panels), panel=(width, 0.9 + 0.27 * len(names))) as grid:
         for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
-            plot_dots(axes, rows, scale=scale)
+            plot_dots(axes, rows, scale=scale, absent=absent)
             if reference is not None:
                 axes.axvline(reference, color="black", linewidth=1)
             axes.set(title=title, xlabel=label, xscale="log" if log else "linear")

@@ -228,9 +228,9 @@ CAPTIONS = {
     "curves.png": "Test accuracy during training, mean and one standard deviation over seeds. "
     "Below, from a rescaled copy of the same function: on weights the curves fall, in path "
     "space they stay.",
-    "learning_rates.png": "Final test accuracy against the learning rate; where every seed "
-    "diverged there is no point. Rescaling the start costs SGD accuracy and takes large steps "
-    "away from it.",
+    "learning_rates.png": "Final test accuracy against the learning rate. At the largest, runs are "
+    "lost on either side: on weights they leave the numbers and are not drawn; in path space, "
+    "where weights stay within a bound, they end at chance and are.",
 }
 
 

@@ -169,9 +169,9 @@ def tables(records: Sequence[Record]) -> str:
 
 CAPTIONS = {
     "steps.png": "Test accuracy against the step size, from the initialisation and, below, from a "
-    "rescaled copy of it: mean and one standard deviation over seeds; where every seed "
-    "diverged there is no point. With 8 workers DC-ASGD-a bears larger steps in path space, "
-    "and the rescaled start costs ASGD on weights most.",
+    "rescaled copy of it: mean and one standard deviation over seeds. At large steps runs are "
+    "lost on either side: on weights they leave the numbers and are not drawn; in path space, "
+    "where weights stay within a bound, they end at chance and are.",
 }
 
 

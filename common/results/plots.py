@@ -127,7 +127,10 @@ def plot_spread(
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def plot_dots(axes: Axes, rows: Mapping[str, Sequence[float]], *, scale: float = 1.0) -> None:
+def plot_dots(
+    axes: Axes, rows: Mapping[str, Sequence[float]], *, scale: float = 1.0,
+    absent: str = "diverged",
+) -> None:  # fmt: skip
     """A row for each name: every seed a grey dot, their mean a mark with one sd either side.
 
     One colour serves any number of rows; names at the left tell them apart.
@@ -136,11 +139,12 @@ def plot_dots(axes: Axes, rows: Mapping[str, Sequence[float]], *, scale: float =
         axes: where to draw.
         rows: the seeds of each, top to bottom; values that are not finite are left out.
         scale: factor on the values, 100 for percent.
+        absent: what stands in a row without a finite value.
     """
     for i, seeds in enumerate(rows.values()):
         finite = scale * np.asarray([v for v in seeds if np.isfinite(v)], dtype=float)
         if not finite.size:
-            axes.annotate("diverged", (0.02, i), xycoords=("axes fraction", "data"), va="center")
+            axes.annotate(absent, (0.02, i), xycoords=("axes fraction", "data"), va="center")
             continue
         axes.plot(finite, np.full(finite.size, i), ".", color="#999999", markersize=6, zorder=1)
         sd = finite.std(ddof=1) if finite.size > 1 else 0.0

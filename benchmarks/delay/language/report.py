@@ -176,7 +176,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     return [
         dots_figure(out / GAPS, panels["gap"], label=gap, reference=0),
         _plot_delays(records, out / DELAYS),
-        dots_figure(out / TOKENS, panels["bytes"], label=needed, reference=1),
+        dots_figure(out / TOKENS, panels["bytes"], label=needed, reference=1, absent="never"),
     ]
 
 

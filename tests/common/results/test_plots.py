@@ -46,6 +46,8 @@ def test_rows_show_every_seed_and_name_what_diverged(tmp_path):
         np.testing.assert_allclose(mean.get_xdata(orig=False), [60.0])
         assert [t.get_text() for t in axes.texts] == ["diverged"]
         assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b"]
+        plot_dots(axes, {"a": [0.5], "b": [np.inf]}, absent="never")
+        assert [t.get_text() for t in axes.texts] == ["diverged", "never"]
 
 
 def test_on_a_logarithmic_axis_the_mean_is_the_geometric_one(tmp_path):
