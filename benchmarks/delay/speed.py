@@ -16,10 +16,14 @@ which for M copies larger than the caches is one read from memory. So the time o
 weights among M, from slot to slot, is measured in the same turns; where a target is missed, the
 time lost per step is given in such copies.
 
+Beside the simulator stand event loops as one writes them, in JAX and in PyTorch, and the simulator
+in virtual time of APPFL 1.12, on one perceptron; target: 10 times their gradients a second at 16
+and 64 workers. PyTorch and APPFL are no dependencies: what is not installed is left out, and named.
+
 With Ray installed, a push to a real parameter server is timed too, against the bare calls of the
 actors that it is made of, with the same bytes and without JAX; target: 1.2.
 
-Cost: smoke 1 minute; cpu 7 minutes on two cores, with a thin ResNet-20; full was not run.
+Cost: smoke 1 minute; cpu 8 minutes on two cores, with a thin ResNet-20; full was not run.
 Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1
 """
 
@@ -34,7 +38,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.delay.timed import pushes
+from benchmarks.delay.timed import event_loops, pushes
+from benchmarks.delay.timed.event_loops import Loops
 from benchmarks.delay.timed.workload import Workload, build
 from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.registry import Context
@@ -69,12 +74,15 @@ class Settings:
     """Parameters of the pushes to a real server; where Ray is not installed there are none."""
     pushes: int = 200
     """Pushes timed, for each size."""
+    loops: Loops | None = Loops()  # noqa: RUF009 (immutable)
+    """Event loops to compare with; None for none."""
 
 
 PRESETS = {
     "smoke": Settings(
         networks=("MLP",), width=128, batch_sizes=(32,), workers=(1, 8), steps=(256, 8),
         repetitions=5, push_sizes=(26_000,), pushes=50,
+        loops=Loops(widths=(32,), workers=(16,), steps=64, appfl_steps=16),
     ),
     "cpu": Settings(resnet_width=0.5, steps=(512, 8), repetitions=5),
     "full": Settings(steps=(4096, 512), repetitions=11),
@@ -100,6 +108,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                     f"{network}, batch {batch_size}, seed {seed}",
                     functools.partial(_compare, network, batch_size, settings, seed, context),
                 )
+        if settings.loops is not None:
+            looped = functools.partial(
+                event_loops.measure, settings.loops, settings.repetitions, seed, context.progress
+            )
+            yield from context.stages.of(f"event loops, seed {seed}", looped)
         if settings.push_sizes and pushes.can_be_measured():
             pushed = functools.partial(pushes.measure, settings.push_sizes, settings.pushes, seed)
             yield from context.stages.of(f"real workers, seed {seed}", pushed)
@@ -214,8 +227,11 @@ def _simulated(
 def tables(records: Sequence[Record]) -> str:
     """Ratios of throughputs for every network, batch size, engine and number of workers."""
     real = [r for r in records if r.method in (pushes.PUSH, pushes.BARE)]
-    sections = []
-    for network, of_network in by_setting([r for r in records if r not in real], "network").items():
+    loops = where(records, network=event_loops.NETWORK)
+    sections, apart = [], real + loops
+    for network, of_network in by_setting(
+        [r for r in records if r not in apart], "network"
+    ).items():
         plain = where(of_network, rule="ASGD", log=False)
         workers = sorted(by_setting(plain, "workers"))
         rows = []
@@ -228,6 +244,8 @@ def tables(records: Sequence[Record]) -> str:
         header = ["batch", "gradients/s", *(f"M = {m}" for m in workers)]
         sections.append(f"**{network}**, of synchronous SGD's throughput:")
         sections += [markdown(header, rows), " ".join(_verdicts(of_network, plain))]
+    if loops:
+        sections.append(event_loops.table(loops))
     return joined(*sections, *([pushes.table(real)] if real else []))
 
 

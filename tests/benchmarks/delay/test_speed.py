@@ -11,7 +11,13 @@ from common.results.records import Record
 
 CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 SIMULATOR = dataclasses.replace(
-    speed.PRESETS["smoke"], width=8, workers=(1, 8), steps=(16, 2), repetitions=2, push_sizes=()
+    speed.PRESETS["smoke"],
+    width=8,
+    workers=(1, 8),
+    steps=(16, 2),
+    repetitions=2,
+    push_sizes=(),
+    loops=None,
 )
 
 
