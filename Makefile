@@ -43,7 +43,7 @@ types: setup
 
 setup: $(STAMP)
 
-# The lock constrains every package of every extra; what is installed depends on ACCELERATOR.
+# The lock constrains every package of every extra but torch; what is installed depends on ACCELERATOR.
 $(STAMP): pyproject.toml requirements.lock
 	@$(if $(filter $(ACCELERATOR),cpu cuda12 cuda13 tpu),,$(error ACCELERATOR must be cpu, cuda12, cuda13 or tpu, got '$(ACCELERATOR)'))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found %d.%d; name one with make PYTHON=python3.12 ..." % sys.version_info[:2])'
@@ -52,9 +52,11 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --constraint requirements.lock --editable '.[$(EXTRAS)]'
 	@touch $@
 
-# Pins every extra for every supported Python and platform. It holds no address.
+# Pins every extra for every supported Python and platform, but for torch, which asks for NVIDIA's
+# libraries in other versions than JAX. It holds no address.
+LOCKED := bench features test notebooks gallery ray docs cuda12 cuda13 tpu
 lock: setup
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 $(LOCKED:%=--extra %) \
 		--no-header --no-annotate --output-file requirements.lock pyproject.toml
 
 clean:

@@ -13,6 +13,7 @@ from tests.test_readme import README, SNIPPETS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "benchmarks" / "docs" / "pages"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 REQUIRED = {"jax", "flax", "optax", "chex", "jaxtyping", "numpy"}
 
@@ -34,9 +35,15 @@ def test_every_extra_is_documented_and_no_other():
 
 
 def test_every_requirement_is_locked():
-    """What `make setup` installs is pinned: a requirement without a pin would drift."""
+    """What `make setup` installs is pinned: a requirement without a pin would drift.
+
+    It does not install torch, whose pins of NVIDIA's libraries would be others than JAX's.
+    """
     pinned = {normal(name) for name in re.findall(r"^([\w.-]+)==", LOCK, re.MULTILINE)}
-    extras = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+    extras = PROJECT["optional-dependencies"]
+    locked = MAKEFILE.partition("\nLOCKED := ")[2].splitlines()[0].split()
+    assert sorted([*locked, "torch"]) == sorted(extras)
+    extras = [text for extra in locked for text in extras[extra]]
     named = {normal(Requirement(text).name) for text in [*PROJECT["dependencies"], *extras]}
     assert named <= pinned
 

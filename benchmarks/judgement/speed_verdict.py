@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.delay import speed as simulation
-from benchmarks.delay.timed import pushes
+from benchmarks.delay.timed import event_loops, pushes
 from benchmarks.harness.reports import by_setting, numeric, values, where
 from benchmarks.judgement.finding import (
     FAILS,
@@ -110,6 +110,16 @@ def _simulations(measured: Measured) -> Iterator[Target]:
             f"simulated cluster, {network},", worst.metrics["ratio"],
             "of synchronous throughput at worst", simulation.TARGET,
             _turns(plain[0], [worst]) if plain else None,
+        )  # fmt: skip
+    if looped := where(records, event_loops.TORCH_LOOP, rule="ASGD"):
+        worst = min(looped, key=lambda r: r.metrics["simulator_ratio"])
+        ours = where(records, event_loops.SIMULATOR, **{
+            key: worst.setting[key] for key in ("network", "width", "workers", "rule")
+        })  # fmt: skip
+        ratio, target = worst.metrics["simulator_ratio"], event_loops.TARGET
+        yield _target(
+            f"simulated cluster, {ratio:.1f} times an event loop in PyTorch (target {target:g})",
+            ratio, target, _turns(worst, ours),
         )  # fmt: skip
     if pushed := where(records, pushes.PUSH):
         yield _target(

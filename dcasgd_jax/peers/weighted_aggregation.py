@@ -78,7 +78,7 @@ def weighted_aggregation(
         (https://arxiv.org/abs/2604.21428), weighs by tokens, as reported.
     """
     last = None
-    if isinstance(ends, int):
+    if isinstance(ends, int) or ends is None:
         check_count("ends", ends)
     else:
         last = jnp.asarray(ends)

@@ -46,6 +46,9 @@ def local_steps(
         (params, batches) -> the pseudo-gradient, where each leaf of `batches` is of shape [k, ...];
         with `keep_state`, (params, state, batches) -> (the pseudo-gradient, the state after).
 
+    Raises:
+        ValueError: from what is returned, if a leaf of `batches` has no axis of steps.
+
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from dcasgd_jax import round_robin, simulate
@@ -72,6 +75,11 @@ def local_steps(
             updates, opt_state = inner.update(grad_fn(w, batch), opt_state, w)
             return (optax.apply_updates(w, updates), opt_state), None
 
+        if any(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves(batches)):
+            raise ValueError(
+                "local_steps takes k batches, stacked: each leaf of shape [k, ...], got a scalar; "
+                "for one step give it an axis of length 1."
+            )
         # Weights of a weak type would change type in the loop.
         start = jax.tree.map(lambda w: jnp.asarray(w, jnp.result_type(w)), params), state
         (w, state), _ = jax.lax.scan(step, start, batches, unroll=unroll)

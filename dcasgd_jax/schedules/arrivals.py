@@ -20,6 +20,9 @@ class Attempts(NamedTuple):
     lost: np.ndarray | None  # shape [count], bool: no gradient came of it; None: none is lost
 
 
+PORTION = 2**20
+"""So many computations are drawn for rounds at once."""
+
 Stream = Callable[[int], Attempts]
 """count -> the worker's next attempts, at most `count`: fewer where there are no more.
 
@@ -125,20 +128,14 @@ def arrivals_in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: i
     where a stream ends.
     """
     num_rounds = -(-num_steps // wait_for)
-    first = [stream(num_rounds) for stream in streams]
+    # A portion of the rounds at once, so that memory does not grow with all that workers drop.
+    portion = min(num_rounds, max(1, PORTION // len(streams)))
+    first = [stream(portion) for stream in streams]
     if any(attempts.lost is not None for attempts in first):
         attempts = [_each_attempt(*pair) for pair in zip(first, streams, strict=True)]
         worker, clock = _rounds_with_losses(attempts, num_rounds, wait_for)
     else:
-        num_rounds = min(attempts.time.size for attempts in first)
-        time = np.stack([attempts.time[:num_rounds] for attempts in first], axis=1)
-        # Without losses, rounds follow each other: each lasts as long as its m-th gradient takes.
-        longest = np.partition(time, wait_for - 1, axis=1)[:, wait_for - 1]
-        start = np.concatenate([np.zeros(1), np.cumsum(longest)])[:num_rounds]
-        end = start[:, None] + time
-        worker = np.argsort(end, axis=1, kind="stable")[:, :wait_for]
-        clock = np.take_along_axis(end, worker, axis=1).ravel()
-        worker = worker.ravel()
+        worker, clock = _rounds_without_losses(first, streams, num_rounds, wait_for)
     return Events(worker[:num_steps], clock[:num_steps])
 
 
@@ -191,6 +188,27 @@ def _each_attempt(first: Attempts, stream: Stream) -> Iterator[tuple[float, bool
         lost = np.zeros(attempts.time.size, bool) if attempts.lost is None else attempts.lost
         yield from zip(attempts.time.tolist(), lost.tolist(), strict=True)
         attempts = stream(256)
+
+
+def _rounds_without_losses(
+    first: Sequence[Attempts], streams: Sequence[Stream], num_rounds: int, wait_for: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Many rounds at once: each lasts as long as its m-th gradient takes, whatever came before."""
+    workers, clocks = [], []
+    portion, start = first, 0.0
+    while True:
+        count = min(attempts.time.size for attempts in portion)
+        time = np.stack([attempts.time[:count] for attempts in portion], axis=1)
+        longest = np.partition(time, wait_for - 1, axis=1)[:, wait_for - 1]
+        starts = np.cumsum(np.concatenate([[start], longest]))  # one sum runs on over all rounds
+        end = starts[:-1, None] + time
+        worker = np.argsort(end, axis=1, kind="stable")[:, :wait_for]
+        workers.append(worker.ravel())
+        clocks.append(np.take_along_axis(end, worker, axis=1).ravel())
+        num_rounds, start = num_rounds - count, float(starts[-1])
+        if not num_rounds or not count:
+            return np.concatenate(workers), np.concatenate(clocks)
+        portion = [stream(min(first[0].time.size, num_rounds)) for stream in streams]
 
 
 def _rounds_with_losses(

@@ -49,12 +49,22 @@ def day_and_night(
         check_at_least(name, length, 0.0, positive=True)
     whole = day + night
     phases = None if phase is None else np.asarray(phase, np.float64)
+    if phases is not None and phases.ndim > 1:
+        raise ValueError(
+            "phase must be a scalar, or one number for each worker, shape [num_workers], got shape "
+            f"{phases.shape}."
+        )
     if phases is not None and not ((phases >= 0) & (phases < whole)).all():
         raise ValueError(
             f"phase must be in [0, day + night) = [0, {whole:g}), got {phase}; take it modulo that."
         )
 
     def periods(worker: int, generator: np.random.Generator) -> Iterator[tuple[float, float]]:
+        if phases is not None and phases.ndim and worker >= phases.size:
+            raise ValueError(
+                f"phase has one number for each of {phases.size} workers, and worker {worker} is "
+                "asked for; give as many as the cluster has."
+            )
         if phases is None:
             gone_by = float(generator.uniform(0.0, whole))
         else:
@@ -141,7 +151,13 @@ def recorded_availability(periods: Sequence[Periods]) -> Availability:
 def checked_periods(worker: int, periods: Periods) -> Iterator[tuple[float, float]]:
     """The periods of a worker, one after another; refuses those that are not in order."""
     last = -math.inf
-    for begin, end in periods:
+    for period in periods:
+        try:
+            begin, end = period
+        except TypeError:
+            raise ValueError(
+                f"periods of presence must be pairs (from, to), got {period!r} of worker {worker}."
+            ) from None
         if not (0 <= begin < end and last < begin):
             raise ValueError(
                 "periods of presence must be pairs (from, to) with 0 <= from < to, ascending and "

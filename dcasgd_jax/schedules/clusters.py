@@ -1,6 +1,7 @@
 """Clusters as they are met: machines that differ, links, absences, and rounds with a quorum."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -92,6 +93,7 @@ def cluster_times(
         check_protocol(num_workers, num_steps, None)
     else:
         quorum = check_quorum(num_workers, num_steps, wait_for)
+    _check_kinds(transfers, availability)
     means = machine_means(num_workers, seed, mean, heterogeneity)
     check_at_least("variation", variation, 0.0)
     download = of_workers("download", transfers.download, num_workers)
@@ -107,7 +109,9 @@ def cluster_times(
         given = availability(worker, generator_of(seed, worker, PRESENCE))
         return checked_periods(worker, given)
 
-    if quorum is not None:
+    # Where nobody leaves and all begin anew together, rounds do not depend on those before them.
+    alone = availability is None and quorum is not None and quorum[1:] == (0.0, "dropped")
+    if quorum is not None and not alone:
         workers = [Worker(seconds(m), periods(m)) for m in range(num_workers)]
         return schedule_by_quorum(workers, num_steps, quorum)
 
@@ -118,4 +122,19 @@ def cluster_times(
         each = float(download[worker] + means[worker] + upload[worker])
         return stream_with_absences(worker, draw, periods(worker), each)
 
-    return from_streams([stream(m) for m in range(num_workers)], num_steps, wait_for=None)
+    size = None if quorum is None else quorum.size
+    return from_streams([stream(m) for m in range(num_workers)], num_steps, wait_for=size)
+
+
+def _check_kinds(transfers: Any, availability: Any) -> None:
+    """Refuses what is neither transfers nor an availability."""
+    if not isinstance(transfers, Transfers):
+        raise ValueError(
+            f"transfers must be a Transfers, as from transfer_times, got {transfers!r}; leave it "
+            "out where nothing takes time to send."
+        )
+    if not (availability is None or callable(availability)):
+        raise ValueError(
+            "availability must be None or a function (worker, generator) -> periods, got "
+            f"{availability!r}; of recorded periods take recorded_availability(periods)."
+        )

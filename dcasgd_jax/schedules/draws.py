@@ -50,4 +50,10 @@ def machine_means(
         gamma_draws(generator_of(seed, worker, MACHINE), heterogeneity)(1)[0]
         for worker in range(num_workers)
     ]
-    return means * np.array(factors)
+    means = means * np.array(factors)
+    if not (means > 0).all():
+        raise ValueError(
+            f"heterogeneity {heterogeneity:g} makes machines of zero seconds a gradient: times so "
+            "small are no numbers; take one of a few units at most."
+        )
+    return means

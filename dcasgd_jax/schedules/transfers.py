@@ -70,8 +70,14 @@ def transfer_times(
         ("latency", latency, False),
     ):
         _check_each(name, value, positive=positive)
-    leaves = jax.tree.leaves(params)
-    size = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+    sizes = {np.shape(number) for number in (download, upload, latency)} - {()}
+    if len(sizes) > 1:
+        raise ValueError(
+            "download, upload and latency must each be a scalar or have one number for each "
+            f"worker, got {sorted(size for (size,) in sizes)} numbers."
+        )
+    leaves = jax.tree.leaves(jax.eval_shape(lambda tree: tree, params))  # plain numbers too
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     sent = size
     if snapshot_dtype is not None:
         sent = sum(leaf.size for leaf in leaves) * jnp.dtype(snapshot_dtype).itemsize
@@ -97,7 +103,7 @@ def of_workers(name: str, seconds: float | ArrayLike, num_workers: int) -> np.nd
 def _check_each(name: str, value: float | ArrayLike, *, positive: bool) -> None:
     """Refuses numbers that are not finite, or not above zero (or at zero, unless `positive`)."""
     array = np.asarray(value)
-    real = array.ndim <= 1 and np.issubdtype(np.result_type(array, 0.0), np.floating)
+    real = array.ndim <= 1 and array.dtype.kind in "iuf"
     if not (real and np.isfinite(array).all() and (array > 0 if positive else array >= 0).all()):
         bound = "> 0" if positive else ">= 0"
         raise ValueError(

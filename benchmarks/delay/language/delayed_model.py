@@ -8,8 +8,9 @@ weights that the stages had then (`dcasgd_jax.simulate` with a schedule for each
 Rows, for AdamW and Muon: nothing, at the step that is best without delay and at a smaller one of
 its own; DC-ASGD-c, DC-ASGD-a; the rotated and the low-rank compensator; prediction along the
 optimiser's step; error feedback; and ours, a shorter momentum, alone and with prediction. Steps of
-all rows come from one grid, lambdas from theirs; the validation loss of the first seed chooses. All
-get equally many steps, with warm-up and a linear fall to zero.
+all rows come from one grid, lambdas from theirs; the validation loss of the first seed chooses, and
+goes on beyond a grid where the best is at its edge. All get equally many steps, with warm-up and a
+linear fall to zero.
 
 Public findings that are judged (a mixture of experts with 290M parameters on TPU, June 2026, two
 seeds, one step for all arms as far as read; github.com/marin-community/marin, issue 6431): the
@@ -42,13 +43,14 @@ PRESETS = {
     "cpu": Settings(
         size=Size(104, 4, 2, 64), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),
         stages=5, batch_size=4, steps=120, learning_rates=(0.001, 0.003, 0.009, 0.027),
-        constant_lambdas=(0.04, 250.0), points=12, watched=8, held_out=64, target_loss=2.9,
+        constant_lambdas=(0.04, 250.0), adaptive_lambdas=(2.0, 200.0), further=3, points=12,
+        watched=8, held_out=64, target_loss=2.9,
     ),
     "full": Settings(
         size=Size(384, 6, 6, 256, bfloat16=True), text_limit=4_000_000, delays=(0, 2, 4, 8, 16),
         main_delays=(2, 4, 8, 16, PROFILE), stages=9, batch_size=32, steps=300, points=30,
         learning_rates=(0.0005, 0.001, 0.002, 0.004, 0.008), constant_lambdas=(0.04, 8000.0),
-        watched=32, held_out=256, target_loss=1.6,
+        adaptive_lambdas=(2.0, 200.0), further=3, watched=32, held_out=256, target_loss=1.6,
     ),
 }  # fmt: skip
 

@@ -36,7 +36,7 @@ def tables(records: Sequence[Record]) -> str:
     """The verdicts, then a table for each delay: both optimisers with every row."""
     found = "\n".join(map(_finding, verdict.findings(records)[:-1]))
     left = f"What is not closed: {verdict.target(records).why}."
-    sections = [f"{verdict.headline(records)} {left}", found]
+    sections = [f"{verdict.headline(records)}. {left}", found]
     for delay, runs in by_setting(records, "delay").items():
         if delay != "0":
             name = "The profile of a pipeline" if delay == PROFILE else f"Staleness {delay}"

@@ -1,10 +1,12 @@
 """Training runs of a byte-level decoder whose gradients come late, and what they measure."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from benchmarks.delay.language import rules
@@ -62,7 +64,7 @@ class Runner:
 
         self._init = jax.jit(init)
         self.parts = stage_of_parts(jax.eval_shape(self._init, jax.random.key(0)), settings.stages)
-        self._programs: dict[Any, Callable[..., Measured]] = {}
+        self._programs: dict[Any, Callable[..., list[Measured]]] = {}
 
     def delays(self, delay: Delay) -> Any:
         """The staleness of each part."""
@@ -78,16 +80,14 @@ class Runner:
         static = tuple(delays.values()) if case.rule == rules.FEEDBACK else None
         key = case.optimiser, case.rule, static
         if key not in self._programs:
-            self._programs[key] = jax.jit(self._many(case, delays if static else None))
+            self._programs[key] = self._compiled(case, delays if static else None)
         schedules = {part: self._schedule(d) for part, d in delays.items()}
-        keys = streams(seed)
-        rates, strengths = (jnp.asarray(column, jnp.float32) for column in zip(*tried, strict=True))
+        keys, numbers = streams(seed), np.asarray(tried, np.float32)
         measured = self._programs[key](
-            rates, strengths, self._init(keys.init), keys.order, schedules,
+            numbers, self._init(keys.init), keys.order, schedules,
             {part: jnp.float32(d) for part, d in delays.items()}, self._data,
         )  # fmt: skip
-        measured = jax.device_get(measured)
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], measured) for i in range(len(tried))]
+        return jax.device_get(measured)
 
     def _schedule(self, delay: int) -> Schedule:
         """As many equal workers as make the delay, with slots for the most of them."""
@@ -95,24 +95,27 @@ class Runner:
         turns = round_robin(delay + 1, given.steps)
         return Schedule(turns.worker, turns.staleness, turns.clock, num_workers=slots)
 
-    def _many(self, case: Case, fixed: Any) -> Callable[..., Measured]:
-        """A function of steps and strengths, one run each: side by side on an accelerator."""
+    def _compiled(self, case: Case, fixed: Any) -> Callable[..., list[Measured]]:
+        """A function of (step, lambda) [runs, 2]: the runs side by side on an accelerator."""
+        one = functools.partial(self._train, case, fixed)
+        if jax.default_backend() == "cpu":
+            # One after another is as fast there, and one program serves any number of runs.
+            single = jax.jit(one)
+            return lambda tried, *given: [single(pair, *given) for pair in tried]
+        many = jax.jit(jax.vmap(one, in_axes=(0, *[None] * 5)))
 
-        def many(rates: jax.Array, strengths: jax.Array, *given: Any) -> Measured:
-            def one(pair: tuple[jax.Array, jax.Array]) -> Measured:
-                return self._train(case, fixed, *pair, *given)
+        def together(tried: np.ndarray, *given: Any) -> list[Measured]:
+            found = jax.device_get(many(tried, *given))
+            return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(tried))]
 
-            # One after another is as fast on a CPU, and takes the memory of one run.
-            loop = jax.lax.map if jax.default_backend() == "cpu" else _side_by_side
-            return loop(one, (rates, strengths))
-
-        return many
+        return together
 
     def _train(
-        self, case: Case, fixed: Any, rate: jax.Array, strength: jax.Array, params: Any,
-        order: jax.Array, schedules: Any, horizons: Any, data: Data,
+        self, case: Case, fixed: Any, tried: jax.Array, params: Any, order: jax.Array,
+        schedules: Any, horizons: Any, data: Data,
     ) -> Measured:  # fmt: skip
         """One run, traced."""
+        rate, strength = tried
         settings, length = self._settings, self._settings.size.length
 
         def loss(params: Any, rows: jax.Array) -> jax.Array:
@@ -158,10 +161,6 @@ class Runner:
             return rate * jnp.minimum((t + 1) / warm, (steps - t) / (steps - warm))
 
         return at
-
-
-def _side_by_side(function: Callable[..., Any], xs: Any) -> Any:
-    return jax.vmap(function)(xs)
 
 
 class WatchState(NamedTuple):

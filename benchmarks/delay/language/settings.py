@@ -35,6 +35,8 @@ class Settings:
     constant_lambdas: tuple[float, ...] = (0.04,)
     adaptive_lambdas: tuple[float, ...] = (2.0,)
     """0.04 and 2 are the published ones."""
+    further: int = 0
+    """How many times, at most, the search goes on to what is next to the best and untried."""
     short_momentum: tuple[float, float] = (0.5, 0.5)
     """The first decay of Muon and of AdamW in the rows of the shorter one."""
     points: int = 4
@@ -55,6 +57,10 @@ class Settings:
             )
         if self.steps % self.points:
             raise ValueError(f"steps must be a multiple of points, got {self.steps}, {self.points}")
+        if len(self.learning_rates) < 2:
+            raise ValueError(
+                f"learning_rates must be two or more, to choose from, got {self.learning_rates}."
+            )
 
 
 def lambdas(rule: str, settings: Settings) -> tuple[float, ...]:

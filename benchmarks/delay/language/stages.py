@@ -20,8 +20,9 @@ Stage = Callable[[Runner, Sequence[int], str], Iterator[Record]]
 def stages_of(settings: Settings) -> dict[str, Stage]:
     """All stages by name: for each optimiser what is done without a rule, then rule by rule.
 
-    The first seed tries the whole grid, the others what was best there; without a rule also what
-    was best without delay. One after another, so that those are known.
+    The first seed tries the whole grid, and goes on while the best is at its edge; the others try
+    what was best there. Without a rule, all try what was best without delay too. Seeds and delays
+    follow one another, so that those are known.
     """
     found: dict[str, Stage] = {}
     for optimiser in settings.optimisers:
@@ -40,7 +41,7 @@ def _without_rule(settings: Settings, optimiser: str) -> Stage:
         for delay in (*settings.delays, PROFILE):
             case = Case(optimiser, rules.NOTHING, delay)
             tuner = _Tuner(settings, case, runner, digest)
-            yield from tuner.first(seeds[0])
+            yield from tuner.first(seeds[0], undelayed)
             undelayed = undelayed or [tuner.best]  # the first delay is 0
             for seed in seeds[1:]:
                 yield from tuner.again(seed, list(dict.fromkeys([tuner.best, *undelayed])))
@@ -59,23 +60,31 @@ def _with_rule(settings: Settings, case: Case) -> Stage:
 
 
 class _Tuner:
-    """One case: a grid from the first seed, and what was best from others."""
+    """One case: a search with the first seed, and what was best there with others."""
 
     def __init__(self, settings: Settings, case: Case, runner: Runner, digest: str):
         self._settings, self._case, self._runner, self._digest = settings, case, runner, digest
         self.best: Tried = (0.0, 0.0)
 
-    def first(self, seed: int) -> Iterator[Record]:
-        """The whole grid."""
-        grid = [
+    def first(self, seed: int, also: Sequence[Tried] = ()) -> Iterator[Record]:
+        """The whole grid and `also`, then what is next to the best and has not been tried."""
+        settings = self._settings
+        wanted = [
             (rate, lambda_)
-            for lambda_ in lambdas(self._case.rule, self._settings) or (0.0,)
-            for rate in self._settings.learning_rates
+            for lambda_ in lambdas(self._case.rule, settings) or (0.0,)
+            for rate in settings.learning_rates
         ]
-        records = list(self.again(seed, grid))
-        losses = [record.metrics["validation_loss"] for record in records]
-        self.best = grid[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))]
-        yield from records
+        wanted = list(dict.fromkeys([*wanted, *also]))
+        losses: dict[Tried, float] = {}
+        for _ in range(1 + settings.further):
+            for pair, record in zip(wanted, self.again(seed, wanted), strict=True):
+                loss = record.metrics["validation_loss"]
+                losses[pair] = loss if np.isfinite(loss) else np.inf
+                yield record
+            self.best = min(losses, key=losses.__getitem__)
+            wanted = untried_neighbours(self.best, list(losses))
+            if not wanted:
+                break
 
     def again(self, seed: int, tried: Sequence[Tried]) -> Iterator[Record]:
         """Some of the grid."""
@@ -84,6 +93,30 @@ class _Tuner:
         seconds = time.perf_counter() - begun
         for pair, one in zip(tried, measured, strict=True):
             yield _record(self._case, self._settings, seed, pair, one, self._digest, seconds)
+
+
+def untried_neighbours(best: Tried, tried: Sequence[Tried]) -> list[Tried]:
+    """What is next to the best and has not been tried, so that no search ends at its edge.
+
+    Beyond the least and the largest step the grid goes on by its outermost factors, and beyond the
+    largest lambda tenfold; the smaller lambda is, the less is done.
+
+    Example:
+        >>> untried_neighbours((0.1, 2.0), [(0.1, 2.0), (0.2, 2.0)])
+        [(0.05, 2.0), (0.1, 20.0)]
+        >>> untried_neighbours((0.2, 0.0), [(0.1, 0.0), (0.2, 0.0), (0.4, 0.0)])
+        []
+    """
+    rates, strengths = (sorted(set(column)) for column in zip(*tried, strict=True))
+    # To two digits, as steps are written.
+    below, above = (float(f"{a * a / b:.2g}") for a, b in (rates[:2], rates[:-3:-1]))
+    rates = [below, *rates, above]
+    place = rates.index(best[0])
+    found = [(rates[place - 1], best[1]), (rates[place + 1], best[1])]
+    if best[1]:
+        strengths.append(10 * strengths[-1])
+        found.append((best[0], strengths[strengths.index(best[1]) + 1]))
+    return [pair for pair in found if pair not in tried]
 
 
 def _record(

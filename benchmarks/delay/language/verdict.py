@@ -182,8 +182,8 @@ def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
     return Judged(
         "the target",
         _reached(own),
-        f"{best}, best of those with one more copy of the weights, closes {percent(own)} of Muon's "
-        f"tuned gap and {percent(one)} of that at the step of no delay",
+        f"{best}, best of those with one more copy of the weights at most, closes {percent(own)} "
+        f"of Muon's tuned gap and {percent(one)} of that at the step of no delay",
         f"at least {TARGET:.0%}",
         "presumably the part of the movement that no past step foretells, made by the gradients "
         "still under way",
@@ -210,7 +210,7 @@ def _reached(own: Difference) -> str:
 def headline(records: Sequence[Record], delay: str = DELAY) -> str:
     """The deciding figure, in a line."""
     found = target(records, delay)
-    return f"Target {found.word}: {found.ours}. The aim: {found.theirs}."
+    return f"Target {found.word}: {found.ours}. The aim: {found.theirs}"
 
 
 def in_short(records: Sequence[Record], delay: str = DELAY) -> str:

@@ -142,3 +142,8 @@ def test_one_plain_step_is_a_gradient_and_steps_may_be_unrolled(x64):
         for unroll in (False, True)
     )
     np.testing.assert_allclose(looped, unrolled, rtol=1e-12)
+
+
+def test_a_batch_without_an_axis_of_steps_is_refused():
+    with pytest.raises(ValueError, match="got a scalar; for one step give it an axis"):
+        local_steps(on_targets, optax.sgd(1.0))(jnp.zeros(3), jnp.zeros(()))

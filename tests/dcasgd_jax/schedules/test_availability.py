@@ -43,6 +43,11 @@ def test_markov_periods_have_their_means_and_no_age():
         (lambda: day_and_night(0.0, 1.0), "day must be finite and above 0, got 0.0"),
         (lambda: day_and_night(1.0, math.inf), "night must be finite and above 0, got inf"),
         (lambda: day_and_night(1.0, 1.0, phase=[0.0, 2.0]), r"in \[0, day \+ night\) = \[0, 2\)"),
+        (lambda: day_and_night(1.0, 1.0, phase=[[0.5]]), r"got shape \(1, 1\)"),
+        (
+            lambda: next(iter(day_and_night(1.0, 1.0, phase=[0.5])(1, np.random.default_rng(0)))),
+            "of 1 workers, and worker 1 is asked for",
+        ),
         (lambda: markov_availability(-1.0, 1.0), "time_there must be"),
         (lambda: markov_availability(1.0, 0.0), "time_away must be"),
         (lambda: recorded_availability([[], [(2.0, 1.0)]]), "of worker 1 after -inf"),

@@ -19,7 +19,7 @@ from dcasgd_jax import (
     merge_ends,
     recorded_availability,
 )
-from dcasgd_jax.schedules import presence, quorum
+from dcasgd_jax.schedules import arrivals, presence, quorum
 from dcasgd_jax.schedules.draws import COMPUTING, gamma_draws, generator_of
 from tests.oracles import event_queue, federation
 
@@ -129,6 +129,21 @@ def test_where_all_stay_and_nothing_is_sent_it_is_the_gamma_cluster(wait_for):
     )
 
 
+@pytest.mark.parametrize(("wait_for", "portion"), [(1, 5), (3, 35), (5, 2**20)])
+def test_rounds_of_workers_that_stay_are_those_event_by_event(wait_for, portion, monkeypatch):
+    monkeypatch.setattr(arrivals, "PORTION", portion)  # one round, seven, or all at once
+    options = {
+        "seed": 4, "variation": 0.6, "heterogeneity": 0.4, "wait_for": wait_for,
+        "transfers": Transfers(np.arange(5) / 3, 0.2),
+    }  # fmt: skip
+    always = recorded_availability([[(0.0, math.inf)]] * 5)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        cluster_times(5, 153, **options),
+        cluster_times(5, 153, availability=always, **options),
+    )
+
+
 def test_absences_leave_the_others_draws_alone():
     periods = recorded_availability([[(0.0, 20.0), (50.0, math.inf)], [(0.0, math.inf)]])
     there, away = (cluster_times(2, 200, seed=0, availability=a) for a in (None, periods))
@@ -173,6 +188,8 @@ def test_uploads_make_gradients_stale_as_computing_does():
         ({"wait_for": Quorum(1, 0.0, "lost")}, "late must be 'dropped' or 'stale', got 'lost'"),
         ({"transfers": Transfers(1.0, [1.0] * 3)}, r"upload must be .* = \(2,\), got shape \(3,\)"),
         ({"transfers": Transfers(-1.0)}, "download must be finite and >= 0"),
+        ({"availability": lambda m, _: iter([1.0])}, "must be pairs .* got 1.0 of worker 0"),
+        ({"heterogeneity": 30.0}, "heterogeneity 30 makes machines of zero seconds"),
         ({"availability": lambda m, _: [(0.0, 9.0)]}, "gone for good after .* 100 steps were"),
         (
             {"availability": lambda m, _: [(0.0, 9.0)], "wait_for": 2},
@@ -200,3 +217,16 @@ def test_errors_name_what_came(options, message, monkeypatch):
     options = {"num_workers": 2, "num_steps": 100, "seed": 0, **options}
     with pytest.raises(ValueError, match=message):
         cluster_times(options.pop("num_workers"), options.pop("num_steps"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transfers": None}, "transfers must be a Transfers, .* got None"),
+        ({"availability": [[(0.0, 1.0)]]}, "take recorded_availability"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(options, message):
+    unchecked = cluster_times.__wrapped__  # without the type checker of tests
+    with pytest.raises(ValueError, match=message):
+        unchecked(2, 9, seed=0, **options)

@@ -28,6 +28,8 @@ def test_seconds_are_latency_and_bytes_over_bandwidth():
         ("upload", [1.0, -1.0]),
         ("upload", np.nan),
         ("latency", -0.1),
+        ("upload", "fast"),
+        ("download", [[1.0]]),
         ("compression", 0.0),
     ],
 )
@@ -35,3 +37,12 @@ def test_errors_name_what_came(name, value):
     options = {"download": 1.0, "upload": 1.0, name: value}
     with pytest.raises(ValueError, match=f"{name} must be finite"):
         transfer_times(TREE, **options)
+
+
+def test_links_of_different_numbers_of_workers_are_refused():
+    with pytest.raises(ValueError, match=r"one number for each worker, got \[2, 3\] numbers"):
+        transfer_times(TREE, download=[1.0] * 3, upload=1.0, latency=[0.0] * 2)
+
+
+def test_plain_numbers_are_parameters_too():
+    assert transfer_times({"w": 1.0}, download=1.0, upload=2.0) == (4.0, 2.0)

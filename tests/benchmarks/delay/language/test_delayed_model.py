@@ -80,7 +80,10 @@ def test_every_row_is_run_at_the_main_delays_and_the_extra_ones_with_the_profile
         assert (f"Muon, {rule}, {PROFILE}" in names) == (rule == rules.PREDICTION)
 
 
-@pytest.mark.parametrize("changes", [{"delays": (2,)}, {"main_delays": (3,)}, {"points": 5}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"delays": (2,)}, {"main_delays": (3,)}, {"points": 5}, {"learning_rates": (0.1,)}],
+)
 def test_settings_that_do_not_go_together_are_refused(changes):
     with pytest.raises(ValueError, match="must be"):
         Settings(**changes)

@@ -91,7 +91,9 @@ def test_the_target(share, spread, word):
     records = board(spread=spread, **{rules.BOTH: share}, rotated=1.0)
     found = verdict.target(records)
     assert found.word == word
-    assert found.ours.startswith(f"{rules.BOTH}, best of those with one more copy")
+    assert found.ours.startswith(
+        f"{rules.BOTH}, best of those with one more copy of the weights at most"
+    )
     assert f"Target {word}" in verdict.headline(records)
 
 
