@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 from lacim_jax._keywords import names_keywords
 from lacim_jax.model.checks import check_examples
 from lacim_jax.model.lacim import Examples, LaCIM
+from lacim_jax.model.loops import slow_in_loops
 from lacim_jax.objective import lacim_loss
 
 
@@ -38,6 +39,9 @@ def fit(
     loss: Callable[..., Any] | None = None,
 ) -> Fitted:
     """Initialises a model and trains it on batches drawn at random, in one compiled loop.
+
+    Models with convolutions are trained on CPU by a compiled step that is called from Python, since
+    XLA runs convolutions many times slower inside a loop there.
 
     The whole training set is checked first: shapes, the range of pixels under the likelihood,
     labels, domains, of which each must have examples (a model with `num_domains=1` takes domains as
@@ -101,7 +105,7 @@ def fit(
     count = len(data.labels)
     size = min(batch_size, count)
 
-    def step(carry: Any, index: jax.Array) -> tuple[Any, Any]:
+    def step(carry: Any, data: Examples, index: jax.Array) -> tuple[Any, Any]:
         params, opt_state, state = carry
         rows = jax.random.randint(jax.random.fold_in(order_key, index), (size,), 0, count)
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
@@ -110,16 +114,35 @@ def fit(
         updates, opt_state = optimiser.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, state), terms
 
-    @jax.jit
-    def trained(params: Any, collections: Any) -> Any:
-        first = jnp.zeros([], jnp.int32)
-        state = (first, collections) if collections else first
-        return jax.lax.scan(step, (params, optimiser.init(params), state), jnp.arange(num_steps))
-
-    (params, _, state), terms = trained(params, variables)
-    terms = {name: np.asarray(values) for name, values in terms.items()}
+    start = jnp.zeros([], jnp.int32)
+    state = (start, variables) if variables else start
+    carry = (params, jax.jit(optimiser.init)(params), state)
+    (params, _, state), terms = _repeated(step, carry, data, num_steps)
     _check_finite(params, terms)
     return Fitted({"params": params, **(state[1] if variables else {})}, terms)
+
+
+def _repeated(
+    step: Callable[..., tuple[Any, Any]], carry: Any, data: Examples, count: int
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The carry after all steps, and the terms of each, [count]."""
+    # Data are an argument: as a constant they would be a part of the compiled program.
+    one = jax.jit(step, donate_argnums=0)
+    if not slow_in_loops(one.trace(carry, data, jnp.zeros([], jnp.int32)).jaxpr):
+
+        @jax.jit
+        def all_steps(carry: Any, data: Examples) -> tuple[Any, Any]:
+            steps = jnp.arange(count, dtype=jnp.int32)
+            return jax.lax.scan(lambda carry, index: step(carry, data, index), carry, steps)
+
+        carry, terms = all_steps(carry, data)
+        return carry, {name: np.asarray(values) for name, values in terms.items()}
+    carry, listed = jax.tree.map(jnp.copy, carry), []  # no buffer is donated twice
+    for index in range(count):
+        carry, terms = one(carry, data, jnp.asarray(index, jnp.int32))
+        listed.append(terms)
+    terms = jax.device_get(listed)
+    return carry, {name: np.stack([each[name] for each in terms]) for name in terms[0]}
 
 
 class Codes(NamedTuple):

@@ -18,6 +18,7 @@ from lacim_jax.inference.search import (
 )
 from lacim_jax.model.checks import check_images
 from lacim_jax.model.lacim import LaCIM, Latents, Variables, apply
+from lacim_jax.model.loops import slow_in_loops
 
 
 class Inference(NamedTuple):
@@ -240,9 +241,9 @@ def is_driven(model: LaCIM, variables: Variables, search: Search) -> bool:
         variables: its variables.
         search: its `loop` decides, or is "auto".
     """
-    if search.loop != "auto" or jax.default_backend() != "cpu":
+    if search.loop != "auto":
         return search.loop == "driven"
     # Only the decoder is differentiated at every step, so only its operations count.
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
     decode = jax.make_jaxpr(lambda z: apply(model, variables, "decode", z))
-    return "conv_general_dilated" in str(decode(latents))
+    return slow_in_loops(decode(latents))

@@ -19,7 +19,9 @@ from lacim_jax import (
     infer,
     lacim_loss,
     predict,
+    training,
 )
+from lacim_jax.model.loops import slow_in_loops
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 KEY = jax.random.key(0)
@@ -57,6 +59,34 @@ def test_it_learns_images_of_any_shape_tables_and_many_classes(shape, classes, l
     assert accuracy(model, fitted.variables, examples(shape, classes, seed=1)) > least
     assert fitted.terms["bound"].shape == (steps,)
     assert fitted.terms["label"][-20:].mean() > fitted.terms["label"][0]
+
+
+def test_steps_called_from_python_are_those_of_the_loop(monkeypatch):
+    """Convolutions on CPU are trained so. The rule's state holds a buffer of the weights twice."""
+    rule = optax.chain(optax.trace(0.9), optax.scale_by_schedule(lambda step: -0.01 / (1 + step)))
+    whole = optax.GradientTransformation(lambda p: (p, rule.init(p)), lambda g, s, p=None: (
+        lambda u, own: (u, (s[0], own)))(*rule.update(g, s[1], p)))  # fmt: skip
+    found = []
+    for driven in (False, True):
+        monkeypatch.setattr(training, "slow_in_loops", lambda jaxpr, driven=driven: driven)
+        found.append(fit(model_of(), examples(), KEY, num_steps=7, optimiser=whole))
+    looped, driven = found
+    assert looped.terms.keys() == driven.terms.keys()
+    for name, values in looped.terms.items():
+        np.testing.assert_allclose(driven.terms[name], values, rtol=1e-5, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        looped.variables, driven.variables,
+    )  # fmt: skip
+
+
+def test_convolutions_are_known_from_their_program():
+    def convolution(x):
+        return jax.lax.conv(x, jnp.ones((1, 1, 3, 3)), (1, 1), "SAME")
+
+    on_cpu = jax.default_backend() == "cpu"
+    assert slow_in_loops(jax.make_jaxpr(jax.jit(convolution))(jnp.ones((1, 1, 4, 4)))) == on_cpu
+    assert not slow_in_loops(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))))
 
 
 def test_the_same_key_gives_the_same_model():
