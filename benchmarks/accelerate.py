@@ -18,17 +18,10 @@ from benchmarks.accelerator.plan import Planned, plan, settings_of, table
 from benchmarks.harness import everything, registry
 from benchmarks.harness.compiled import keep_compiled_programs
 from benchmarks.harness.registry import Context
-from benchmarks.harness.runner import (
-    OtherRunError,
-    OutputError,
-    RunInterruptedError,
-    RunStoppedError,
-    alone_in,
-    check_folder,
-    run_experiment,
-)
-from benchmarks.subcommands import PROGRAM, refused, show
-from common.files import OutsideError, inside
+from benchmarks.harness.runner import alone_in, check_folder, run_experiment
+from benchmarks.harness.terminal import PROGRAM
+from benchmarks.subcommands import UsageError, show
+from common.files import inside
 from common.progress import Bars
 
 PATIENCE = 1.3
@@ -76,27 +69,13 @@ class AcceleratorArguments:
     """Of one piece: no further stage begins after so many minutes."""
 
 
-class AcceleratorError(ValueError):
-    """A command that cannot be carried out; the message says why."""
-
-
 def accelerate(arguments: AcceleratorArguments) -> int:
     """Carries the command out; the exit status, 3 where time was spent before all was done."""
     console = Console()
-    try:
-        _check(arguments)
-        if arguments.piece is not None:
-            return _one(arguments, arguments.piece, console)
-        return _all(arguments, console)
-    except (
-        AcceleratorError, registry.UnknownNameError, OtherRunError, OutputError, OutsideError,
-        FileNotFoundError,
-    ) as error:  # fmt: skip
-        return refused(error)
-    except RunStoppedError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        interrupted = isinstance(error, RunInterruptedError)
-        return everything.INTERRUPTED if interrupted else everything.STOPPED
+    _check(arguments)
+    if arguments.piece is not None:
+        return _one(arguments, arguments.piece, console)
+    return _all(arguments, console)
 
 
 def device() -> tuple[str, str]:
@@ -111,9 +90,9 @@ def device() -> tuple[str, str]:
 
 def _check(arguments: AcceleratorArguments) -> None:
     if not arguments.minutes > SPARE:
-        raise AcceleratorError(f"--minutes must be above {SPARE:g}, got {arguments.minutes:g}.")
+        raise UsageError(f"--minutes must be above {SPARE:g}, got {arguments.minutes:g}.")
     if arguments.seeds < 1 or (arguments.epochs is not None and arguments.epochs < 1):
-        raise AcceleratorError("--seeds and --epochs must be at least 1.")
+        raise UsageError("--seeds and --epochs must be at least 1.")
     if arguments.dry_run and arguments.card not in PEAKS:
         raise registry.UnknownNameError("card", arguments.card, tuple(PEAKS))
     names = tuple(piece.name for piece in PIECES if piece.name in registry.NAMES)
@@ -126,7 +105,7 @@ def _all(arguments: AcceleratorArguments, console: Console) -> int:
     if not arguments.dry_run:
         platform, kind = device()
         if platform in ("cpu", "none") and arguments.preset == "full":
-            raise AcceleratorError(
+            raise UsageError(
                 "full presets are for an accelerator, and jax finds none here; install jax for it "
                 "(make ACCELERATOR=cuda13), or see what would be run with --dry-run."
             )

@@ -27,10 +27,11 @@ from benchmarks.harness.runner import (
     check_folder,
     run_experiment,
 )
+from benchmarks.harness.terminal import PROGRAM, complain
 from benchmarks.subcommands import (
-    PROGRAM,
     AgainArguments,
     ReportArguments,
+    UsageError,
     report,
     rerun,
     show,
@@ -59,7 +60,8 @@ class Arguments:
     of its own."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "smoke"
     """Its size: smoke (about a minute, data that come with the packages), cpu (minutes on two
-    cores, full data sets), full (the published setting, one accelerator)."""
+    cores, full data sets), day (hours on two cores, networks and data of a size that decides; not
+    every experiment has it), full (the published setting, one accelerator)."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many seeds: 0, 1, ..."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -74,8 +76,8 @@ class Arguments:
     continues the run."""
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """For "all": how many experiments run at the same time, each on its share of the cores. Those
-    that compare the speed of programs always run alone, with one seed; lacim_identifiability runs
-    with 5 seeds or more."""
+    that compare the speed of programs always run alone, with one seed; where a few seeds say too
+    little there are more than asked for."""
     distributed: bool = False
     """Trains on all devices of several processes; start each with this same command line. SLURM,
     Open MPI and Cloud TPUs are recognised; elsewhere give the three options below. Process 0
@@ -101,6 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     time was spent, 130 when interrupted. Arguments are by default the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _carried_out(argv)
+    except BrokenPipeError:  # a reader that has gone away; no `ConnectionError` of a cluster
+        raise
+    except tuple(_STATUS) as error:
+        complain(str(error))
+        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+
+
+def _carried_out(argv: Sequence[str]) -> int:
+    """What a command line asks for; its exit status, unless it ends in one of `_STATUS`."""
     for name, (kind, command) in _SUBCOMMANDS.items():
         if argv and argv[0] == name:
             return command(_parsed(kind, f"{PROGRAM} {name}", argv[1:]))
@@ -109,13 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.name is None:
         _list(console)
         return 0
-    try:
-        if arguments.name == "all":
-            return _run_all(arguments, console)
-        _run(arguments, console)
-    except tuple(_STATUS) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    if arguments.name == "all":
+        return _run_all(arguments, console)
+    _run(arguments, console)
     return 0
 
 
@@ -142,10 +151,6 @@ def _parsed(
     finally:
         sys.stdout.write(shown.getvalue())
         sys.stderr.write(complaints.getvalue())
-
-
-class UsageError(ValueError):
-    """An option out of its range."""
 
 
 _REFUSED = (
@@ -211,14 +216,13 @@ def _checked(arguments: Arguments) -> None:
 
 def _note_no_run(out: Path) -> None:
     """Says that --resume finds nothing: the folder's name may be mistaken."""
-    print(
-        f"{PROGRAM}: --resume finds no run to go on with in {out}; this one begins anew there.",
-        file=sys.stderr,
-    )
+    complain(f"--resume finds no run to go on with in {out}; this one begins anew there.")
 
 
 def _run_all(arguments: Arguments, console: Console) -> int:
     _checked(arguments)
+    if arguments.preset not in registry.PRESET_NAMES:
+        raise registry.UnknownNameError("preset", arguments.preset, registry.PRESET_NAMES)
     base = arguments.out or Path("results") / arguments.preset
     if arguments.resume and not base.exists():
         _note_no_run(base)
@@ -229,10 +233,9 @@ def _run_all(arguments: Arguments, console: Console) -> int:
 
 def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
     jobs = []
-    for name in registry.NAMES:
-        registry.preset(registry.load(name), arguments.preset)
+    for name in registry.names_with(arguments.preset):
         timed = name in registry.TIMED
-        seeds = 1 if timed else max(arguments.seeds, registry.AT_LEAST.get(name, 1))
+        seeds = 1 if timed else max(arguments.seeds, registry.least_seeds(name, arguments.preset))
         options = ["--preset", arguments.preset, "--seeds", str(seeds)]
         if arguments.data_dir is not None:
             options += ["--data-dir", str(arguments.data_dir.resolve())]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,10 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import again, registry
+from benchmarks.harness.terminal import complain
 from common.files import OutsideError
 from common.progress import Bars
 from common.results.tables import markdown
-
-PROGRAM = "python -m benchmarks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +44,10 @@ class AgainArguments:
     """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
 
 
+class UsageError(ValueError):
+    """A command that cannot be carried out; the message says why."""
+
+
 def show(console: Console, text: str) -> None:
     """Prints text as it is, whatever the width of the terminal."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -72,7 +74,7 @@ def report(arguments: ReportArguments) -> int:
 
 def refused(error: Exception) -> int:
     """Says what was wrong with the input; the exit status."""
-    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    complain(str(error))
     return 2
 
 
@@ -90,7 +92,7 @@ def rerun(arguments: AgainArguments) -> int:
         wanted = again.row(records, arguments.row)
         show(console, f"{again.described(wanted)}: {wanted.origin.get('command')}")
         for line in again.differences(wanted.origin):
-            print(f"{PROGRAM}: not as recorded. {line}.", file=sys.stderr)
+            complain(f"not as recorded. {line}.")
         found = again.again(
             records, arguments.row, data_dir=arguments.data_dir, progress=Bars(console),
             begin=lambda stage: show(console, f"stage {stage!r}"),

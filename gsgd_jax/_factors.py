@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax.gauge import GROUND, Gauge
-from gsgd_jax.tracing.algebra.forms import Form
+from gsgd_jax.tracing.algebra.linear import Form
 from gsgd_jax.tracing.result import RescalingGroup
 
 Group: TypeAlias = Gauge | RescalingGroup

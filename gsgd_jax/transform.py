@@ -49,12 +49,16 @@ def in_path_space(
     asked for by name: `choose_skeleton(..., basis="paths")` gives the papers' directed paths,
     `choose_section` pivots of one's own.
 
-    It takes the step itself: with directed paths the weights do not depend linearly on the learning
-    rate, so the learning rate belongs inside, and `in_path_space` last in a chain. What comes
-    before it in a chain acts on weight gradients and may break the invariance (clipping by norm
-    does). What is inside acts on path values: weight decay decays them, `optax.masked` freezes
-    them. Entries outside the group are stepped by the inner transformation like any other
-    parameter.
+    It takes the step itself, so the learning rate belongs inside, and `in_path_space` last in a
+    chain. What is inside acts on path values: weight decay decays them, `optax.masked` freezes
+    them. What comes before it acts on weight gradients and may break the invariance (clipping by
+    norm does). What comes behind it is given a finished change of weights, and nothing can see that
+    it does. Balanced weights are a fixed multiple of the weights, so a link behind that treats
+    every entry by a number of its own (`optax.scale`, a schedule, `optax.ema`, weight decay) does
+    what it does inside, but for the bounds below, which it may lift; others (clipping by norm,
+    Adam) break the invariance, and with directed paths half a step is not the step of half the
+    learning rate. The next step starts from the weights that come, whoever has changed them.
+    Entries outside the group are stepped by the inner transformation like any other parameter.
 
     Sharded parameters keep their shardings, and so do updates and state, on meshes of automatic
     axes; no parameter is gathered, only vectors over nodes travel. (Under jit the zeros of a first
@@ -102,7 +106,7 @@ def in_path_space(
     Raises:
         TypeError: here, if `inner` is no transformation, or the coordinates are none; from
             `init`, if parameters are plain numbers; from `update`, if gradients are no
-            floating-point numbers.
+            floating-point numbers, or the state is another transformation's.
         ValueError: here, if a bound is not above 1; from `update`, if `params` is missing, or
             `stale_params` with `stale_gradients`, or the gradients are not of these parameters;
             from both functions, if the tree is not the group's or is masked.
@@ -147,6 +151,11 @@ def in_path_space(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PathSpaceState]:
+        if not hasattr(state, "frame"):
+            raise TypeError(
+                "in_path_space needs a state that its own init has made, got "
+                f"{type(state).__name__}; call tx.init(params) anew when the optimiser is another."
+            )
         if chosen is None:
             updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
             return updates, state._replace(inner_state=inner_state)

@@ -22,6 +22,7 @@ Predict on a new domain, which may be none of those::
     prediction.probabilities, prediction.disagreement, prediction.objective_after
 """
 
+from lacim_jax.boosting import Boosted, stable_feature_boosting
 from lacim_jax.erm import ERM, erm_loss
 from lacim_jax.identifiability import (
     Collapse,
@@ -168,6 +169,8 @@ __all__ = [
     "select_invariant",
     "Trial",
     "Selection",
+    "stable_feature_boosting",
+    "Boosted",
     "ERM",
     "erm_loss",
 ]

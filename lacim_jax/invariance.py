@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-_RIDGE = 1e-6
-"""Curvature added to every coefficient, an example: keeps separable labels' coefficients finite."""
+from lacim_jax.logistic import logistic_regression, standardised
 
 
 class InvarianceTest(NamedTuple):
@@ -93,7 +92,8 @@ def invariance_test(
     freedom = (classes - 1) * (regions - 1) * alone.shape[1]
     if freedom == 0:
         return InvarianceTest(1.0, 0.0, 0, 0.0)
-    null, full = _fitted(alone, y, classes), _fitted(within, y, classes)
+    targets = np.eye(classes)[y]
+    null, full = (logistic_regression(design, targets) for design in (alone, within))
     gain = max(full.log_likelihood - null.log_likelihood, 0.0) / len(y)
     if method == "likelihood_ratio":
         statistic = 2 * gain * len(y)
@@ -165,50 +165,6 @@ def select_invariant(trials: Sequence[Trial], *, level: float = 0.05) -> Selecti
     return Selection(int(best[scores[best].argmax()]), accepted, False)
 
 
-class _Fit(NamedTuple):
-    log_likelihood: float
-    probabilities: np.ndarray  # [n, classes]
-
-
-def _fitted(design: np.ndarray, labels: np.ndarray, classes: int) -> _Fit:
-    """Multinomial logistic regression by Newton's method, halving steps that overshoot."""
-    examples, width = design.shape
-    indicator = np.eye(classes)[labels][:, 1:]  # the first class is the reference
-    weights = np.zeros((width, classes - 1))
-    ridge = _RIDGE * examples
-
-    def value(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = np.column_stack([np.zeros(examples), design @ weights])
-        scores -= scores.max(axis=1, keepdims=True)
-        log_norm = np.log(np.exp(scores).sum(axis=1))
-        likelihood = float((scores[np.arange(examples), labels] - log_norm).sum())
-        return likelihood, np.exp(scores - log_norm[:, None])
-
-    def penalised(weights: np.ndarray) -> float:
-        return value(weights)[0] - ridge * float((weights**2).sum()) / 2
-
-    for _ in range(100):
-        own = value(weights)[1][:, 1:]
-        slope = (design.T @ (indicator - own) - ridge * weights).T.ravel()
-        # -∂²ℓ/∂w_a∂w_b = Xᵀ diag(p_a (1[a = b] - p_b)) X, block by block of classes.
-        blocks = [
-            [
-                design.T @ (design * (own[:, a] * ((a == b) - own[:, b]))[:, None])
-                for b in range(classes - 1)
-            ]
-            for a in range(classes - 1)
-        ]
-        curvature = np.block(blocks) + ridge * np.eye(width * (classes - 1))
-        step = np.linalg.solve(curvature, slope).reshape(classes - 1, width).T
-        before = penalised(weights)
-        halvings = (step / 2**i for i in range(30))
-        step = next((s for s in halvings if penalised(weights + s) >= before), 0 * step)
-        weights = weights + step
-        if penalised(weights) - before < 1e-9 * examples:
-            break
-    return _Fit(*value(weights))
-
-
 _NEIGHBOURS = 16
 """At most so many examples exchange their labels."""
 
@@ -265,8 +221,8 @@ def _checked(
         )
     if not np.isfinite(f).all():
         raise ValueError("features must be finite, got NaN or infinity; leave such examples out.")
-    f = f - f.mean(axis=0)
-    spread = f.std(axis=0)
-    varying = spread > 1e-12 * max(spread.max(initial=0), 1)  # a constant says nothing
-    f = f[:, varying] / spread[varying]
-    return f, np.unique(y, return_inverse=True)[1], np.unique(d, return_inverse=True)[1]
+    return (
+        standardised(f),
+        np.unique(y, return_inverse=True)[1],
+        np.unique(d, return_inverse=True)[1],
+    )

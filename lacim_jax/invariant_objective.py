@@ -21,6 +21,7 @@ def invariant_lacim_loss(
     num_samples: int = 1,
     beta: optax.ScalarOrSchedule = 1.0,
     label_weight: optax.ScalarOrSchedule | Literal["balanced"] = "balanced",
+    unbiased: bool = False,
 ) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
     r"""Invariant LaCIM: the bound, less the variance of the label's risk between domains.
 
@@ -36,6 +37,11 @@ def invariant_lacim_loss(
     size while w grows. The encoder is shared by all domains (Pool-LaCIM): heads of their own would
     let each domain reach the same risk in a way of its own, and dodge the penalty.
 
+    A batch's risks vary by chance too. With $s_d^2$ the variance of a domain's $n_d$ losses, this
+    adds $\tfrac{m-1}{m^2} \sum_d s_d^2 / n_d$ to the penalty on average, so that small batches and
+    large weights punish every spread of the losses, and answers shrink towards none. `unbiased`
+    subtracts it, and the penalty of batches is on average that of all data.
+
     Args:
         model: with `num_domains=1`: one encoder, one prior.
         num_domains: m, training domains in the data, at least 2.
@@ -44,6 +50,8 @@ def invariant_lacim_loss(
         num_samples: draws for each example.
         beta: factor on the divergence, or a schedule of it by step.
         label_weight: factor on the label's term, as in `lacim_loss`.
+        unbiased: whether the share of chance is subtracted from the variance, which may then be
+            negative; V-REx's code does not.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, like `lacim_loss`, the domains
@@ -72,7 +80,7 @@ def invariant_lacim_loss(
         step = state[0] if isinstance(state, tuple) else state
         pooled = examples._replace(domains=jnp.zeros_like(examples.domains))
         terms, means, following = bound(params, state, pooled, key)
-        penalty = _variance_of_risks(-terms.label, examples.domains, num_domains)
+        penalty = _variance_of_risks(-terms.label, examples.domains, num_domains, unbiased)
         strength = jnp.asarray(weight(step) if callable(weight) else weight, penalty.dtype)
         strengthened = means["label_weight"] * strength * penalty
         loss = (strengthened - means["bound"]) / jnp.maximum(strength, 1)
@@ -81,7 +89,9 @@ def invariant_lacim_loss(
     return loss_fn
 
 
-def _variance_of_risks(losses: jax.Array, domains: jax.Array, num_domains: int) -> jax.Array:
+def _variance_of_risks(
+    losses: jax.Array, domains: jax.Array, num_domains: int, unbiased: bool
+) -> jax.Array:
     """Of the mean losses of the domains that have an example in the batch."""
     own = jax.nn.one_hot(domains, num_domains, dtype=losses.dtype)
     counts = own.sum(0)
@@ -89,4 +99,11 @@ def _variance_of_risks(losses: jax.Array, domains: jax.Array, num_domains: int) 
     present = (counts > 0).astype(losses.dtype)
     total = jnp.maximum(present.sum(), 1)
     mean = (present * risks).sum() / total
-    return (present * (risks - mean) ** 2).sum() / total
+    variance = (present * (risks - mean) ** 2).sum() / total
+    if not unbiased:
+        return variance
+    # A mean of n losses varies by s^2 / n; m such means' variance is larger by (m - 1) / m^2 of
+    # their sum. A domain of one example says nothing of s^2.
+    spread = (own * (losses[:, None] - risks[None]) ** 2).sum(0) / jnp.maximum(counts - 1, 1)
+    chance = (spread / jnp.maximum(counts, 1)).sum() * (total - 1) / total**2
+    return variance - chance

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
+from lacim_jax._keywords import names_keywords
 from lacim_jax.model.checks import check_examples
 from lacim_jax.model.lacim import Examples, LaCIM
 from lacim_jax.objective import lacim_loss
@@ -25,6 +26,7 @@ class Fitted(NamedTuple):
 _ADAM = optax.adam(1e-3)
 
 
+@names_keywords
 def fit(
     model: LaCIM,
     examples: Examples,
@@ -56,7 +58,8 @@ def fit(
         Variables for `predict`, and the loss's terms at every step.
 
     Raises:
-        TypeError: if the training set is not made of `Examples`, or the key is none.
+        TypeError: if the training set is not made of `Examples`, the key is none, or a keyword is
+            unknown.
         ValueError: if the training set does not suit the model, numbers are not positive, or
             training ends in parameters that are not finite; it says from which step on.
 

@@ -136,12 +136,12 @@ def again(
     def run(stages: Stages) -> Iterator[Record]:
         return experiment.run(settings, context._replace(stages=stages))
 
-    names = _Listed()
+    names = _Listed(records)
     for _ in run(names):
         pass
     for stage in ranked(names.all, wanted, (number - 1) / len(records)):
         begin(stage)
-        for found in run(_Only(stage)):
+        for found in run(_Only(records, stage)):
             if _same(found, wanted):
                 return Again(wanted, stage, compared(wanted, found, records))
     raise RowError(f"no stage of {name} yields {described(wanted)} any more.")
@@ -241,8 +241,8 @@ def _tuples(value: Any) -> Any:
 class _Listed(Stages):
     """Runs no stage, and notes what each is called."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, records: Sequence[Record]):
+        super().__init__({"recorded": records})
         self.all: list[str] = []
 
     def of(self, name: str, make: Callable[[], Iterable[Record]]) -> Iterator[Record]:
@@ -254,8 +254,8 @@ class _Listed(Stages):
 class _Only(Stages):
     """Runs one stage."""
 
-    def __init__(self, name: str):
-        super().__init__()
+    def __init__(self, records: Sequence[Record], name: str):
+        super().__init__({"recorded": records})
         self._name = name
 
     def of(self, name: str, make: Callable[[], Iterable[Record]]) -> Iterator[Record]:

@@ -71,7 +71,7 @@ def plot_by(
 
 
 def doubling(axes: Axes, ticks: Sequence[float]) -> None:
-    """A logarithmic abscissa for values that double, each of them named."""
+    """A logarithmic abscissa for values that double or so, each of them named."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 

@@ -72,6 +72,7 @@ MODULES = {
     "lacim_identifiability": "latent.identifiability",
     "lacim_baselines": "latent.baselines",
     "lacim_selection": "latent.selection",
+    "lacim_pseudo_labels": "latent.pseudo_labels",
     "lacim_pacs": "latent.styles.pacs",
     "lacim_spurious_pacs": "latent.styles.spurious_pacs",
     "lacim_pictures": "latent.pictures",
@@ -109,6 +110,7 @@ TITLES = {
     "lacim_identifiability": "Latent causes: identifiability",
     "lacim_baselines": "Latent causes: beside its baselines",
     "lacim_selection": "Latent causes: chosen without an oracle",
+    "lacim_pseudo_labels": "Latent causes: pseudo-labels",
     "lacim_pacs": "Latent causes: PACS",
     "lacim_spurious_pacs": "Latent causes: PACS, label tied to style",
     "lacim_pictures": "Latent causes: what s and v look like",
@@ -126,13 +128,12 @@ DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
 """Experiments that time programs against each other: alone on the machine, from one seed."""
 
-AT_LEAST = {"lacim_identifiability": 5}
-"""Seeds of "all", where a few say too little: an MCC spreads more between seeds than methods do."""
-
 DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
 """Experiments that train on the devices of several processes: batches are shared out."""
 
-PRESET_NAMES = ("smoke", "cpu", "full")
+PRESET_NAMES = ("smoke", "cpu", "day", "full")
+"""From the smallest. Not every experiment has "day", which is for those that a small network or few
+images decide nothing of."""
 
 
 class Context(NamedTuple):
@@ -175,9 +176,10 @@ class UnknownNameError(ValueError):
     def __init__(self, kind: str, name: str, known: Sequence[str]):
         """Builds the message: rule, what came, remedy."""
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        super().__init__(
-            f"no {kind} is called {name!r}: did you mean {near[0]!r}? Known: {', '.join(known)}."
-        )
+        # The list of experiments fills a screen, and hides the line above it.
+        few = len(known) <= 12
+        remedy = f"Known: {', '.join(known)}." if few else "`python -m benchmarks` lists all."
+        super().__init__(f"no {kind} is called {name!r}: did you mean {near[0]!r}? {remedy}")
 
 
 def load(name: str) -> Experiment:
@@ -194,6 +196,21 @@ def preset(experiment: Experiment, name: str) -> Any:
     settings = experiment.PRESETS[name]
     assert dataclasses.is_dataclass(settings)
     return settings
+
+
+def names_with(preset: str) -> list[str]:
+    """The experiments that have a preset."""
+    return [name for name in NAMES if preset in load(name).PRESETS]
+
+
+def least_seeds(name: str, preset: str) -> int:
+    """With how many seeds "all" runs an experiment at least.
+
+    An MCC spreads more between seeds than methods do; what decides needs the power to.
+    """
+    if name == "lacim_identifiability":
+        return 5
+    return 10 if preset == "day" and name in ("gsgd_mlp", "lacim_selection") else 1
 
 
 def source(name: str) -> str:

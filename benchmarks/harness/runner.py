@@ -163,7 +163,7 @@ def run_experiment(
                 run.note_stage(stage, len(records))
             run.write_manifest("running")
             stages = Stages(
-                names,
+                {name: finished.get(name, []) for name in names},
                 seconds=seconds,
                 on_finished=run.finish_stage,
                 agreed=lambda spent: hosts.from_first(lambda: spent),

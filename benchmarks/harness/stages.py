@@ -8,7 +8,7 @@ its time is spent, and where a later one goes on::
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from common.results.records import Record
 
@@ -21,21 +21,25 @@ class Stages:
     """What an earlier run finished, and how long this one may take."""
 
     def __init__(
-        self, finished: Collection[str] = (), *, seconds: float | None = None,
+        self, finished: Mapping[str, Sequence[Record]] | None = None, *,
+        seconds: float | None = None,
         on_finished: Callable[[str, int], None] | None = None,
         agreed: Callable[[bool], bool] = bool,
     ):  # fmt: skip
         """Starts the clock.
 
         Args:
-            finished: the names of stages whose records are there already.
+            finished: the stages whose records are there already, by name; None for none. Of several
+                processes only the one that reads the folder knows what these records are.
             seconds: after which no further stage is begun; None for no limit. The first stage is
                 always begun, so that run after run comes to an end however little time each has.
             on_finished: called with a stage's name and its number of records at its end.
             agreed: from whether time is spent here, whether to stop: where several processes run
                 the same stages, all of them must.
         """
-        self._finished = frozenset(finished)
+        self._finished = frozenset(finished or ())
+        self.known: list[Record] = [r for records in (finished or {}).values() for r in records]
+        """What is computed: by an earlier run that this one goes on with, and by this one."""
         self._seconds, self._started = seconds, time.monotonic()
         self._on_finished, self._agreed = on_finished, agreed
         self._begun = 0
@@ -59,6 +63,7 @@ class Stages:
             )
         self._begun += 1
         records = list(make())
+        self.known += records
         yield from records
         if self._on_finished is not None:
             self._on_finished(name, len(records))

@@ -1,10 +1,13 @@
 """Text set for the terminal it is read on; where the output is none, as it is."""
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping
 
 from rich.console import Console
+
+PROGRAM = "python -m benchmarks"
 
 _WIDEST = 100
 
@@ -26,6 +29,20 @@ def indented(paragraph: str, *, hanging: int = 0) -> str:
         text, width(), initial_indent="  ", subsequent_indent="  " + " " * hanging,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+
+
+def complain(text: str) -> None:
+    """Prints what is wrong to standard error: to a terminal in lines of its width.
+
+    Args:
+        text: a sentence or two; elsewhere it is one line.
+    """
+    line = f"{PROGRAM}: {text}"
+    if sys.stderr.isatty():
+        line = textwrap.fill(
+            line, width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    print(line, file=sys.stderr)
 
 
 def listing(claims: Mapping[str, str], console: Console) -> str:

@@ -162,6 +162,6 @@ CLAIMS: Sequence[Claim] = (
 
 def judged(claim: Claim, measured: Measured) -> Finding:
     """The verdict on a claim, from what has been measured."""
-    if claim.needed not in measured:
+    if not measured.get(claim.needed):
         return Finding(NOT_MEASURED, "-", f"`{claim.needed}` has no kept records.")
     return claim.judge({name: measured[name] for name in claim.experiments if name in measured})

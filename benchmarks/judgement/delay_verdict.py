@@ -13,8 +13,16 @@ from benchmarks.delay.report import (
     intolerable_step,
     worker_counts,
 )
-from benchmarks.harness.reports import best_by_method, numeric, values, where
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
+from benchmarks.harness.reports import best_by_method, by_method, numeric, values, where
+from benchmarks.judgement.finding import (
+    FAILS,
+    HOLDS,
+    INCOMPLETE,
+    PARTLY,
+    UNDECIDED,
+    Finding,
+    Measured,
+)
 from benchmarks.judgement.weighing import Comparison, in_short, points, verdict, words
 from common.results.comparison import Difference, paired_difference
 from common.results.records import Record
@@ -41,6 +49,8 @@ def delay(measured: Measured) -> Finding:
         for m in sorted(worker_counts(records)):
             runs, task = where(records, workers=m), f"{name} {m}"
             chosen = best_by_method(runs)
+            if not {ASGD, CONSTANT, ADAPTIVE} <= chosen.keys():
+                continue  # of a run that was stopped
             for base, comparisons in against.items():
                 comparisons += [
                     _comparison(name, m, rule, chosen[rule], chosen[base])
@@ -52,9 +62,13 @@ def delay(measured: Measured) -> Finding:
             step = intolerable_step(records, m)
             if step is not None:
                 at_step = best_by_method(where(runs, learning_rate=step))
+                if ADAPTIVE not in at_step:
+                    continue
                 there = _comparison(name, m, ADAPTIVE, at_step[ADAPTIVE], at_step[ASGD], fall=True)
                 same_step.append(there)
                 beyond.append(f"{task}: {_points(there.gain)}")
+    if not gains:
+        return INCOMPLETE
     figures = (
         f"At tuned steps DC-ASGD-c and -a are, against ASGD, {words(against[ASGD])}. Against "
         f"m-synchronous SGD they are {words(against[SYNCHRONOUS])}. DC-ASGD-a over ASGD, points of "
@@ -63,7 +77,7 @@ def delay(measured: Measured) -> Finding:
         f"{_limits(measured.get('dcasgd_delay_tolerance', ()))}"
     )
     headline = (
-        f"against ASGD, each at its tuned step, {in_short(against[ASGD])}. At a step beyond what "
+        f"against ASGD, each at its tuned step, {in_short(against[ASGD])}; at a step beyond what "
         f"ASGD bears {in_short(same_step)}"
     )
     return Finding(_both(verdict(against[ASGD]), verdict(same_step)), headline, figures)
@@ -108,7 +122,7 @@ def _points(gain: Difference) -> str:
 def _limits(records: Sequence[Record]) -> str:
     """How much larger a step compensation bears on the quadratic, at the longest delay."""
     quadratic = where(records, problem="quadratic")
-    if not quadratic:
+    if not {ASGD, ADAPTIVE} <= by_method(quadratic).keys():
         return ""
     longest = int(max(numeric(r, "delay") for r in quadratic))
     asgd, adaptive = (

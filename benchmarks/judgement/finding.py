@@ -23,6 +23,10 @@ class Finding(NamedTuple):
     """All that the verdict rests on, in a sentence or two."""
 
 
+INCOMPLETE = Finding(UNDECIDED, "not compared", "The records compare nothing yet.")
+"""Where a run was stopped before it had both sides of any comparison."""
+
+
 def joint(one: str, other: str) -> str:
     """The verdict on a claim of two parts, from those on either part."""
     if one == other:

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.harness.reports import by_setting, where
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured, joint
+from benchmarks.judgement.finding import (
+    FAILS,
+    HOLDS,
+    INCOMPLETE,
+    PARTLY,
+    UNDECIDED,
+    Finding,
+    Measured,
+    joint,
+)
 from benchmarks.judgement.weighing import (
     BETTER,
     WORSE,
@@ -62,7 +71,10 @@ class _Table(NamedTuple):
 def domains(measured: Measured) -> Finding:
     """LaCIM against every other method, chosen on training domains and by the oracle."""
     parts, over_best, over_erm = [], [], []
-    for task, rule, scores, learnt in _tables(measured):
+    for task, rule, every, learnt in _tables(measured):
+        scores = {method: seeds for method, seeds in every.items() if seeds}
+        if not {LACIM, "ERM"} <= scores.keys():
+            continue  # of a run that was stopped
         means = {method: float(np.mean(list(seeds.values()))) for method, seeds in scores.items()}
         rivals = {method: mean for method, mean in means.items() if "LaCIM" not in method}
         best = max(rivals, key=rivals.__getitem__)
@@ -76,6 +88,8 @@ def domains(measured: Measured) -> Finding:
             f"{task}, chosen by {rule}: LaCIM {100 * means[LACIM]:.1f}{pooled}, "
             f"ERM {100 * means['ERM']:.1f}, best other {best} {100 * means[best]:.1f}"
         )
+    if not over_erm:
+        return INCOMPLETE
     won = outcomes(over_best).count(BETTER) or "none"
     headline = (
         f"LaCIM against ERM {in_short(over_erm)}; better than the best other method in {won} of "
@@ -119,13 +133,16 @@ def _tables(measured: Measured) -> Iterator[_Table]:
     # does not, or validation data.
     rules = {"the graph": "lacim", "training domains": "lacim, chosen on validation"}
     for tau, records in by_setting(measured.get("lacim_flip", ()), "tau").items():
+        judge = where(records, "likelihood")
+        if not judge:
+            continue
         for rule, method in rules.items():
             names = {LACIM: method, "ERM": "erm"}
             scores = {
                 name: {r.seed: r.metrics["accuracy"] for r in where(records, known)}
                 for name, known in names.items()
             }
-            likelihood = 100 * metric(where(records, "likelihood"), "accuracy").mean
+            likelihood = 100 * metric(judge, "accuracy").mean
             yield _Table(FLIP, f"{rule}, noise {tau:g}", scores, likelihood)
 
 
@@ -140,42 +157,47 @@ def identifiability(measured: Measured) -> Finding:
     Three differences over seeds, corrected for their number: to the target, which is hoped to be
     passed, to Pool-LaCIM and to fewer domains, which are hoped to do worse by `MARGIN`.
     """
-    counts = by_setting(structural(measured["lacim_identifiability"]), "num_domains")
-    enough = least_sufficient(dict(sorted(counts.items())))
-    assert enough is not None, "the experiment has to be run with domains enough"
+    by_count = by_setting(structural(measured["lacim_identifiability"]), "num_domains")
+    counts = dict(sorted(by_count.items()))
+    enough = least_sufficient(counts)
+    if enough is None:
+        return INCOMPLETE
     ours = where(counts[enough], LACIM)
     mcc = metric(ours, "s_within")
     found = interval(r.metrics["s_within"] - TARGET for r in ours)
-    beside = {"Pool-LaCIM": where(counts[enough], POOLED)}
+    beside = {POOLED: where(counts[enough], POOLED)}
     if fewer := [m for m in counts if 1 < m < enough]:
         beside[f"{fewer[-1]} domains"] = where(counts[fewer[-1]], LACIM)
     gains = {name: paired_difference(ours, of, "s_within") for name, of in beside.items()}
+    if not all(gain.n for gain in gains.values()):
+        return INCOMPLETE
     signs = told_apart([found, *gains.values()])
     shown = "shown to be above" if signs[0] > 0 else "below" if signs[0] < 0 else "not told from"
     listed = [
-        f"{gain.mean:+.2f} over {name}, {_said(gain, sign)}"
+        f"{gain.mean:+.2f} over {name} ({_said(gain, sign)})"
         for (name, gain), sign in zip(gains.items(), signs[1:], strict=True)
     ]
     headline = (
-        f"s is found from {enough} domains with an MCC of {mcc.mean:.2f} ± {mcc.sd:.2f}, {shown} "
-        f"the target {TARGET:g} by {mcc.n} seeds (visible from {smallest_visible(found):.2f} on); "
-        f"it is {' and '.join(listed)}"
+        f"from {enough} domains s has an MCC of {mcc.mean:.2f} ± {mcc.sd:.2f}, {shown} the target "
+        f"{TARGET:g} (visible from {smallest_visible(found):.2f} on): {' and '.join(listed)}"
     )
+    seen = ", ".join(
+        f"over {name} from {smallest_visible(gain):.2f} on" for name, gain in gains.items()
+    )
+    power = f"By {mcc.n} seeds a difference is visible {seen}, and hoped for is {MARGIN:g}."
     word = _found(signs)
     if sources := segments(measured["lacim_identifiability"]):
         headline += f"; {sources.text}"
         # What is found without labels supports the claim, and what is not, limits it.
         word = joint(word, HOLDS if sources.all_met else FAILS)
-    return Finding(word, headline, f"{headline[0].upper()}{headline[1:]}.")
+    return Finding(word, headline, f"{headline[0].upper()}{headline[1:]}. {power}")
 
 
 def _said(gain: Difference, sign: int) -> str:
-    visible = smallest_visible(gain)
     if sign:
-        return f"{BETTER if sign > 0 else WORSE} than it"
-    excluded = visible <= MARGIN and gain.mean + gain.half_width < MARGIN
-    told = "not as much as hoped" if excluded else "not told apart"
-    return f"{told} (visible from {visible:.2f} on, hoped for {MARGIN:g})"
+        return BETTER if sign > 0 else WORSE
+    excluded = smallest_visible(gain) <= MARGIN and gain.mean + gain.half_width < MARGIN
+    return "not as much as hoped" if excluded else "not told apart"
 
 
 def _found(signs: Sequence[int]) -> str:

@@ -1,11 +1,11 @@
 """The claims with their verdicts, as Markdown: for the index of the evidence and the README."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.harness.reports import source
-from benchmarks.judgement.claims import CLAIMS, judged
-from benchmarks.judgement.finding import Measured
+from benchmarks.judgement.claims import CLAIMS, Claim, judged
+from benchmarks.judgement.finding import Finding, Measured
 
 BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
 END = "<!-- made from the records by `python -m benchmarks report`: end -->"
@@ -17,14 +17,13 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
     `figures` are relative to the page, None where a claim has none.
     """
     sections = []
-    for number, claim in enumerate(CLAIMS, start=1):
-        finding = judged(claim, measured)
+    for claim, finding, heading in _headed(measured):
         pages = ", ".join(f"[{n}]({n}.md)" for n in claim.experiments if n in measured)
         # Of the record that the claim cannot do without.
         needed = measured.get(claim.needed, ())
         made = f"{source(needed[0].origin)}." if needed else ""
         lines = [
-            f"### {number}. {_capital(claim.name)}: {finding.verdict}",
+            f"### {heading}",
             f"*{claim.text}*",
             f"**Here:** {finding.figures}",
             f"**Published:** {claim.published} **Different here:** {claim.difference}",
@@ -42,29 +41,22 @@ def verdicts_on(name: str, measured: Measured, index: str) -> str:
 
     `index` is the page that the sections stand on, as seen from the experiment's own.
     """
-    lines = []
-    for number, claim in enumerate(CLAIMS, start=1):
-        if name in claim.experiments:
-            finding = judged(claim, measured)
-            anchor = _anchor(f"{number}. {_capital(claim.name)}: {finding.verdict}")
-            lines.append(
-                f"**Belongs to the claim [{claim.name}]({index}#{anchor}): {finding.verdict}.** "
-                f"{_capital(finding.headline)}."
-            )
-    return "\n\n".join(lines)
+    return "\n\n".join(
+        f"**Belongs to the claim [{claim.name}]({index}#{_anchor(heading)}): {finding.verdict}.** "
+        f"{_capital(finding.headline)}."
+        for claim, finding, heading in _headed(measured, name)
+    )
 
 
 def claim_table(measured: Measured, link: str) -> str:
     """One row a claim, with a link to where its section is."""
     # Cells are sentences: neither padded nor set to the right, as `markdown` does with numbers.
     lines = ["| claim | verdict | measured |", "| :---- | :------ | :------- |"]
-    for number, claim in enumerate(CLAIMS, start=1):
-        finding = judged(claim, measured)
-        anchor = _anchor(f"{number}. {_capital(claim.name)}: {finding.verdict}")
-        lines.append(
-            f"| [{claim.name}]({link}#{anchor}): {claim.text} | **{finding.verdict}** | "
-            f"{finding.headline} |"
-        )
+    lines += [
+        f"| [{claim.name}]({link}#{_anchor(heading)}): {claim.text} | **{finding.verdict}** | "
+        f"{finding.headline} |"
+        for claim, finding, heading in _headed(measured)
+    ]
     return "\n".join(lines)
 
 
@@ -81,6 +73,16 @@ def with_claims(text: str, block: str) -> str:
             f"a page with claims needs the lines {BEGIN!r} and {END!r}, in this order."
         )
     return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def _headed(
+    measured: Measured, experiment: str | None = None
+) -> Iterator[tuple[Claim, Finding, str]]:
+    """Every claim, or those of an experiment, with verdict and the heading of its section."""
+    for number, claim in enumerate(CLAIMS, start=1):
+        if experiment is None or experiment in claim.experiments:
+            finding = judged(claim, measured)
+            yield claim, finding, f"{number}. {_capital(claim.name)}: {finding.verdict}"
 
 
 def _capital(text: str) -> str:

@@ -6,8 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.harness.halving import grid, reported
 from benchmarks.harness.reports import by_method, by_setting, magnitude, values, where
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, Finding, Measured, joint
+from benchmarks.judgement.finding import (
+    FAILS,
+    HOLDS,
+    INCOMPLETE,
+    PARTLY,
+    Finding,
+    Measured,
+    joint,
+)
 from benchmarks.judgement.weighing import Comparison, in_short, points, verdict, words
 from benchmarks.path_space import jobs, methods, sequence
 from benchmarks.path_space.rates import rate_of
@@ -79,7 +88,8 @@ def path_space_training(measured: Measured) -> Finding:
     for pair in _pairs(measured):
         task = pair.task
         sides = [
-            best_setting(side, criterion=task.criterion) for side in (pair.paths, pair.weights)
+            best_setting(reported(side), criterion=task.criterion)
+            for side in (pair.paths, pair.weights)
         ]
         gain = paired_difference(sides[0], sides[1], task.score)
         reached = task.scale * max(metric(side, task.score).mean for side in sides)
@@ -89,6 +99,8 @@ def path_space_training(measured: Measured) -> Finding:
         at_best.append(tuned)
         average = points(_over_grid(pair), scale=task.scale)
         over_grid.append(tuned._replace(gain=average, hoped=WIDER))
+    if not at_best:
+        return INCOMPLETE
     figures = (
         "Each comparison is of one rule on one network from one initialisation, in path space and "
         f"on weights. With each side at its best step, path space is {words(at_best)}. On average "
@@ -101,7 +113,7 @@ def path_space_training(measured: Measured) -> Finding:
 
 def _over_grid(pair: _Pair) -> Difference:
     """The difference of the mean scores over all rates that both sides were run at."""
-    grids = [group(side, rate_of) for side in (pair.paths, pair.weights)]
+    grids = [group(grid(side), rate_of) for side in (pair.paths, pair.weights)]
     rates = grids[0].keys() & grids[1].keys()
     paths, weights = (
         {
@@ -129,6 +141,8 @@ def invariance(measured: Measured) -> Finding:
     for dtype, records in by_setting(measured["gsgd_invariance"], "dtype").items():
         in_paths = [r for r in records if r.method.startswith("G-")]
         on_weights = [r for r in records if not r.method.startswith("G-")]
+        if not in_paths or not on_weights:
+            continue
         # A run that left the numbers is as far apart as can be.
         apart = max(_or(distance, math.inf) for distance in values(in_paths, "distance"))
         least = min(_or(distance, math.inf) for distance in values(on_weights, "distance"))
@@ -144,6 +158,8 @@ def invariance(measured: Measured) -> Finding:
             f"at least {magnitude(least)} on weights; {changed[0]:.1f}% of the answers change in "
             f"path space and {changed[1]:.1f}% on weights (medians)"
         )
+    if not kept:
+        return INCOMPLETE
     verdict = HOLDS if all(kept) else PARTLY if any(kept) else FAILS
     # Every precision stands there: the one that fails is what makes a verdict partial.
     headline = f"logits from two scalings of one start end apart {', '.join(headlines)}"

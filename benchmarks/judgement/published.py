@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.delay.cifar10 import PUBLISHED
 from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, ASGD, CONSTANT, SGD
+from benchmarks.harness.halving import reported
 from benchmarks.harness.reports import best_by_method, by_method, by_setting, source, where
 from benchmarks.judgement.claims import CLAIMS, judged
 from benchmarks.judgement.finding import Measured
@@ -71,7 +72,7 @@ def _at_step_one(records: Sequence[Record]) -> str:
     """Test accuracy of the plain network at step 1.0, from either start."""
     networks = by_setting(records, "network")
     name = next((name for name in networks if str(name).startswith("plain")), None)
-    there = where(networks.get(name, ()), learning_rate=1.0)
+    there = where(reported(networks.get(name, ())), learning_rate=1.0)
     methods = by_method(r for r in there if "SGD" in r.method and "Path" not in r.method)
     if not methods:
         return NO_RECORD

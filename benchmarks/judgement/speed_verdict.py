@@ -8,7 +8,15 @@ import numpy as np
 from benchmarks.delay import speed as simulation
 from benchmarks.delay.timed import event_loops, pushes
 from benchmarks.harness.reports import by_setting, numeric, values, where
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, Finding, Measured
+from benchmarks.judgement.finding import (
+    FAILS,
+    HOLDS,
+    INCOMPLETE,
+    PARTLY,
+    UNDECIDED,
+    Finding,
+    Measured,
+)
 from benchmarks.latent.reports import speed as latent
 from benchmarks.path_space import speed as path_space
 from common.results.comparison import interval
@@ -34,6 +42,8 @@ def speed(measured: Measured) -> Finding:
     covers the target, the ratio is too close to it to tell.
     """
     targets = [*_steps(measured), *_simulations(measured), *_searches(measured)]
+    if not targets:
+        return INCOMPLETE
     found = [target.outcome for target in targets]
     met, missed, close = (found.count(outcome) for outcome in (MET, MISSED, CLOSE))
     verdict = (
@@ -49,10 +59,10 @@ def speed(measured: Measured) -> Finding:
 
 
 def _target(
-    text: str, ratio: float, target: float, turns: np.ndarray | None = None, *,
+    what: str, ratio: float, of: str, target: float, turns: np.ndarray | None = None, *,
     at_most: bool = False,
 ) -> Target:  # fmt: skip
-    """`turns` are the ratio's values in every turn, where they are kept."""
+    """`of` says what the ratio is to; `turns` are its values in every turn, where they are kept."""
     miss = ratio / target if at_most else target / ratio
     outcome = MISSED if miss > 1 else MET
     if turns is not None and len(turns) > 1:
@@ -60,7 +70,9 @@ def _target(
         spread = interval(np.log(turns))
         if abs(np.log(target) - spread.mean) < spread.half_width:
             outcome = CLOSE
-    return Target(text, outcome, float(miss))
+    # Where little is asked for, what counts is the second decimal.
+    shown = f"{ratio:.2f}" if target < 1.5 else f"{ratio:.1f}"
+    return Target(f"{what} {shown} {of} (target {target:g})", outcome, float(miss))
 
 
 def _turns(over: Record, under: Sequence[Record]) -> np.ndarray | None:
@@ -74,34 +86,30 @@ def _turns(over: Record, under: Sequence[Record]) -> np.ndarray | None:
 def _steps(measured: Measured) -> Iterator[Target]:
     timed = [r for r in measured.get("gsgd_speed", ()) if "ratio" in r.metrics]
     for network, runs in by_setting(where(timed, path_space.GSGD), "network").items():
-        worst, target = max(runs, key=lambda r: r.metrics["ratio"]), path_space.TARGET
+        worst = max(runs, key=lambda r: r.metrics["ratio"])
         plain = where(timed, path_space.SGD, **worst.setting)
-        ratio = worst.metrics["ratio"]
         yield _target(
-            f"step in path space, {network}, {ratio:.2f} of SGD's (target {target:g})",
-            ratio, target, _turns(worst, plain), at_most=True,
+            f"step in path space, {network},", worst.metrics["ratio"], "of SGD's",
+            path_space.TARGET, _turns(worst, plain), at_most=True,
         )  # fmt: skip
-        compiled, target = max(values(runs, "compile_ratio")), path_space.COMPILE_TARGET
         yield _target(
-            f"its compilation, {network}, {compiled:.1f} of SGD's (target {target:g})",
-            compiled, target, at_most=True,
+            f"its compilation, {network},", max(values(runs, "compile_ratio")), "of SGD's",
+            path_space.COMPILE_TARGET, at_most=True,
         )  # fmt: skip
 
 
 def _simulations(measured: Measured) -> Iterator[Target]:
     records = measured.get("dcasgd_speed", ())
     waves = where(records, simulation.WAVES, rule="ASGD", log=False)
-    wide, target = [r for r in waves if numeric(r, "workers") >= 8], simulation.TARGET
+    wide = [r for r in waves if numeric(r, "workers") >= 8]
     for network, runs in by_setting(wide, "network").items():
         worst = min(runs, key=lambda r: r.metrics["ratio"])
         batch = worst.setting.get("batch_size")
         plain = where(records, simulation.SYNCHRONOUS, network=network, batch_size=batch)
-        turns = _turns(plain[0], [worst]) if plain else None
-        ratio = worst.metrics["ratio"]
         yield _target(
-            f"simulated cluster, {network}, {ratio:.2f} of synchronous throughput at worst (target "
-            f"{target:g})",
-            ratio, target, turns,
+            f"simulated cluster, {network},", worst.metrics["ratio"],
+            "of synchronous throughput at worst", simulation.TARGET,
+            _turns(plain[0], [worst]) if plain else None,
         )  # fmt: skip
     if looped := where(records, event_loops.TORCH_LOOP, rule="ASGD"):
         worst = min(looped, key=lambda r: r.metrics["simulator_ratio"])
@@ -114,19 +122,18 @@ def _simulations(measured: Measured) -> Iterator[Target]:
             ratio, target, _turns(worst, ours),
         )  # fmt: skip
     if pushed := where(records, pushes.PUSH):
-        worst, target = max(values(pushed, "ratio")), pushes.TARGET
         yield _target(
-            f"push to a real server {worst:.2f} of the bare calls' time (target {target:g})",
-            worst, target, at_most=True,
+            "push to a real server", max(values(pushed, "ratio")), "of the bare calls' time",
+            pushes.TARGET, at_most=True,
         )  # fmt: skip
 
 
 def _searches(measured: Measured) -> Iterator[Target]:
     searches = where(measured.get("lacim_speed", ()), task=latent.SEARCH)
     for decoder, runs in by_setting(searches, "decoder").items():
-        worst, target = min(latent.ratios(runs)), latent.TARGET
-        turns = _turns(where(runs, latent.LOOP)[0], where(runs, latent.OURS))
-        yield _target(
-            f"latent search, {decoder}, {worst:.1f} times a loop over batches (target {target:g})",
-            worst, target, turns,
-        )  # fmt: skip
+        if ratios := latent.ratios(runs):
+            loop, ours = where(runs, latent.LOOP), where(runs, latent.OURS)
+            yield _target(
+                f"latent search, {decoder},", min(ratios), "times a loop over batches",
+                latent.TARGET, _turns(loop[0], ours),
+            )  # fmt: skip

@@ -9,7 +9,7 @@ accuracy that the task allows, since what is true of a network that has hardly l
 not be true of one that has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED
@@ -87,23 +87,15 @@ def words(comparisons: Sequence[Comparison]) -> str:
     """How many comparisons say what, each with the figures of one of them."""
     if not comparisons:
         return "not compared"
-    of = {kind: [] for kind in (BETTER, WORSE, NONE, BLIND, UNTRAINED)}
-    for comparison, kind in zip(comparisons, outcomes(comparisons), strict=True):
-        of[kind].append(comparison)
-    best = _gain(max(of[BETTER], key=lambda c: c.gain.mean)) if of[BETTER] else ""
-    least = _gain(min(of[WORSE], key=lambda c: c.gain.mean)) if of[WORSE] else ""
-    said = [
-        f"better in {len(of[BETTER]) or 'none'} of {len(comparisons)} comparisons{best}, "
-        f"worse in {len(of[WORSE]) or 'none'}{least}"
+    of = _by_outcome(comparisons)
+    said = [_won_and_lost(of)]
+    said += [
+        f"{kind} in {len(of[kind])} ({_power(of[kind])})" for kind in (NONE, BLIND) if of[kind]
     ]
-    if of[NONE]:
-        said.append(f"no difference as large as hoped in {len(of[NONE])} ({_power(of[NONE])})")
-    if of[BLIND]:
-        said.append(f"not told apart in {len(of[BLIND])} ({_power(of[BLIND])})")
     if of[UNTRAINED]:
         nearest = max(of[UNTRAINED], key=lambda c: c.reached / c.allowed)
         said.append(
-            f"too little learnt in {len(of[UNTRAINED])} (at best {nearest.task}: "
+            f"{UNTRAINED} in {len(of[UNTRAINED])} (at best {nearest.task}: "
             f"{nearest.reached:.0f} of {nearest.allowed:.0f}, where {100 * SHARE:.0f}% of it is "
             "asked for)"
         )
@@ -111,29 +103,47 @@ def words(comparisons: Sequence[Comparison]) -> str:
 
 
 def in_short(comparisons: Sequence[Comparison]) -> str:
-    """How many comparisons are won and lost, and the commonest reason why the others tell nothing.
+    """How many comparisons say what, and the commonest reason why some decide nothing.
 
     For a table's cell; `words` has all of it.
     """
     if not comparisons:
         return "not compared"
-    found = outcomes(comparisons)
-    of = {kind: [c for c, k in zip(comparisons, found, strict=True) if k == kind] for kind in found}
-    best = _gain(max(of[BETTER], key=lambda c: c.gain.mean)) if BETTER in of else ""
-    said = (
-        f"better in {found.count(BETTER) or 'none'} of {len(found)} comparisons{best}, "
-        f"worse in {found.count(WORSE) or 'none'}"
-    )
-    blind, untrained = of.get(BLIND, []), of.get(UNTRAINED, [])
+    of = _by_outcome(comparisons)
+    said = [_won_and_lost(of)]
+    if of[NONE]:
+        said.append(f"{NONE} in {len(of[NONE])}")
+    blind, untrained = of[BLIND], of[UNTRAINED]
     if count := len(blind) + len(untrained):
-        said += f", not decided in {count} ("
-        if len(blind) >= len(untrained):
-            middle = _middle(blind)
-            said += f"visible from {_number(middle.visible)} points on, "
-            said += f"hoped for {middle.hoped:.2g})"
-        else:
-            said += "most networks have learnt too little)"
-    return said
+        reason = (
+            _visible(_middle(blind))
+            if len(blind) >= len(untrained)
+            else "most networks have learnt too little"
+        )
+        said.append(f"not decided in {count} ({reason})")
+    return ", ".join(said)
+
+
+def _by_outcome(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """The comparisons of each outcome, none of some."""
+    of = {kind: [] for kind in (BETTER, WORSE, NONE, BLIND, UNTRAINED)}
+    for comparison, kind in zip(comparisons, outcomes(comparisons), strict=True):
+        of[kind].append(comparison)
+    return of
+
+
+def _won_and_lost(of: Mapping[str, Sequence[Comparison]]) -> str:
+    """How many are won and how many lost, each with the one that is so by most."""
+    better, worse = of[BETTER], of[WORSE]
+    best = _gain(max(better, key=lambda c: c.gain.mean)) if better else ""
+    least = _gain(min(worse, key=lambda c: c.gain.mean)) if worse else ""
+    count = sum(map(len, of.values()))
+    if not better and not worse:
+        return f"better or worse in none of {count} comparisons"
+    return (
+        f"better in {len(better) or 'none'} of {count} comparisons{best}, "
+        f"worse in {len(worse) or 'none'}{least}"
+    )
 
 
 def _gain(comparison: Comparison) -> str:
@@ -143,10 +153,15 @@ def _gain(comparison: Comparison) -> str:
 def _power(comparisons: Sequence[Comparison]) -> str:
     """What the seeds could have seen in the comparison that stands in the middle of some."""
     middle = _middle(comparisons)
-    return (
-        f"{middle.task}: visible from {_number(middle.visible)} points on, hoped for "
-        f"{middle.hoped:.2g}"
-    )
+    return f"{middle.task}: {_visible(middle)}"
+
+
+def _visible(comparison: Comparison) -> str:
+    """What its seeds could have seen, and what they should."""
+    hoped = f"hoped for {comparison.hoped:.2g}"
+    if comparison.visible > 100:
+        return f"too few seeds to see anything, {hoped}"
+    return f"visible from {_number(comparison.visible)} points on, {hoped}"
 
 
 def _middle(comparisons: Sequence[Comparison]) -> Comparison:
@@ -155,5 +170,5 @@ def _middle(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _number(value: float) -> str:
-    """Of points; with a single seed nothing is visible."""
+    """Of points, the second decimal where the first is not enough."""
     return f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"

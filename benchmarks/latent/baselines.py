@@ -31,12 +31,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
 from benchmarks.harness.registry import Context
 from benchmarks.latent import runs
 from benchmarks.latent.reports import domains as report
+from benchmarks.latent.training import side_by_side
 from common.data import load, pooled, take
 from common.data.generated.colored_digits import ColoredDigits, colored_domains
 from common.results.records import Record
@@ -108,8 +106,7 @@ def load_parts(
         train, choice, test = (_examples(part, settings.pool) for part in colored)
         return runs.assembled(train, choice, test, column)
 
-    every = [version(column) for column in columns]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
+    return side_by_side(map(version, columns))
 
 
 def _examples(colored: ColoredDigits, pool: int) -> Examples:

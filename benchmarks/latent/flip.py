@@ -48,6 +48,7 @@ from benchmarks.latent.training import (
     best_starts,
     num_steps,
     of_column,
+    side_by_side,
     warm_up,
 )
 from common.progress import Bar
@@ -161,7 +162,7 @@ def load_parts(settings: Settings, columns: Sequence[Column]) -> Parts:
             test=draw((settings.test_correlation,), settings.test_size),
         )
 
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(version, columns))
+    return side_by_side(map(version, columns))
 
 
 class Scaled(nn.Module):

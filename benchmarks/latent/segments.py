@@ -2,23 +2,22 @@
 
 The data are those of the identifiable variational autoencoder (`common.data.generated.segments`).
 Every method is trained from as many starts, of which the one with the best bound on held-out
-examples is kept.
+examples is kept; linear estimates of the sources stand beside them.
 """
 
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.reports.segments import HEADS, LACIM, PCA, POOLED, SEGMENTS
-from benchmarks.latent.training import Starting, best_starts
+from benchmarks.latent.reports.segments import HEADS, ICA, LINEAR, METHODS, PCA, POOLED, SEGMENTS
+from benchmarks.latent.training import Starting, best_starts, bound_of, encoded, side_by_side
 from common.data.generated import SegmentData, segments
 from common.progress import Bar
 from common.results.records import Record
@@ -31,8 +30,8 @@ from lacim_jax import (
     MLPDecoder,
     MLPEncoder,
     SharedEvidence,
-    elbo,
     gaussian_likelihood,
+    lacim_loss,
 )
 from lacim_jax.identifiability import LatentPairs, mean_correlation
 
@@ -56,96 +55,90 @@ class SegmentSettings(Starting):
     starts: int = 3
 
 
-METHODS = (LACIM, HEADS, POOLED, PCA)
+class Parts(NamedTuple):
+    """The data of one seed."""
+
+    train: SegmentData
+    fit: SegmentData
+    """Starts and matchings are chosen on it."""
+    score: SegmentData
 
 
 def run_segments(settings: SegmentSettings, context: Context) -> Iterator[Record]:
     """Yields a record for each method and seed."""
-    parts = [_parts(settings, seed) for seed in context.seeds]
+    loaded = [_parts(settings, seed) for seed in context.seeds]
     for method in METHODS:
         name = f"{method}, {settings.num_segments} segments"
         with context.progress.task(name, total=settings.epochs) as bar:
             yield from context.stages.of(
                 name,
-                functools.partial(_run_method, method, parts, context.seeds, settings, bar),
+                functools.partial(_run_method, method, loaded, context.seeds, settings, bar),
             )
-
-
-def _parts(settings: SegmentSettings, seed: int) -> tuple[SegmentData, SegmentData, SegmentData]:
-    """To train on, to fit matchings on, and to score."""
-    m, held_out = settings.num_segments, settings.num_segments * settings.held_out
-    every = segments(streams(seed).data, num_segments=m, size=settings.size + 2 * settings.held_out)
-    train, fit, score = (
-        SegmentData(*(leaf[rows] for leaf in every))
-        for rows in (
-            slice(2 * held_out, None), slice(held_out), slice(held_out, 2 * held_out)
-        )
-    )  # fmt: skip
-    return train, fit, score
 
 
 def _run_method(
-    method: str, parts: Sequence[Any], seeds: Sequence[int], settings: SegmentSettings, bar: Bar
+    method: str, loaded: Sequence[Parts], seeds: Sequence[int], settings: SegmentSettings, bar: Bar
 ) -> Iterator[Record]:
     begun = time.perf_counter()
+    if method in LINEAR:
+        found = [_linear(method, parts) for parts in loaded]
+    else:
+        found = _trained(method, loaded, seeds, settings, bar)
     setting = {"confounder": SEGMENTS, "num_domains": settings.num_segments}
+    seconds = (time.perf_counter() - begun) / len(seeds)
+    for seed, metrics in zip(seeds, found, strict=True):
+        yield Record(method=method, setting=setting, seed=seed, metrics=metrics, wall_time=seconds)
+
+
+def _parts(settings: SegmentSettings, seed: int) -> Parts:
+    m, held_out = settings.num_segments, settings.num_segments * settings.held_out
+    every = segments(streams(seed).data, num_segments=m, size=settings.size + 2 * settings.held_out)
+    rows = (slice(2 * held_out, None), slice(held_out), slice(held_out, 2 * held_out))
+    return Parts(*(SegmentData(*(leaf[part] for leaf in every)) for part in rows))
+
+
+def _linear(method: str, parts: Parts) -> dict[str, float]:
+    """What is found by a linear map of x, or by none."""
+    centre, turn = parts.train.x.mean(0), np.eye(parts.train.x.shape[1])
     if method == PCA:
-        for seed, (train, fit, score) in zip(seeds, parts, strict=True):
-            axes = np.linalg.svd(train.x - train.x.mean(0), full_matrices=False)[2]
-            metrics = {"mcc": _mcc(fit, score, *(part.x @ axes.T for part in (fit, score)))}
-            seconds = time.perf_counter() - begun
-            yield Record(
-                method=method, setting=setting, seed=seed, metrics=metrics, wall_time=seconds
-            )
-        return
-    pooled = method == POOLED
+        turn = np.linalg.svd(parts.train.x - centre, full_matrices=False)[2].T
+    elif method == ICA:
+        from sklearn.decomposition import FastICA  # seconds' import, needed from here on only
+
+        ica = FastICA(whiten="unit-variance", max_iter=1000, random_state=0)
+        turn = ica.fit(parts.train.x).components_.T
+    return {"mcc": _mcc(parts, lambda part: (part.x - centre) @ turn)}
+
+
+def _trained(
+    method: str, loaded: Sequence[Parts], seeds: Sequence[int], settings: SegmentSettings, bar: Bar
+) -> list[dict[str, float]]:
+    """What the best start of each seed finds."""
+    pooled, sources = method == POOLED, loaded[0].train.z.shape[1]
     model = LaCIM(
-        MLPEncoder(settings.widths), MLPDecoder(parts[0][0].x.shape[1:], settings.widths),
-        MLP((1,)), num_domains=1 if pooled else settings.num_segments,
-        s_dim=parts[0][0].z.shape[1], v_dim=0, likelihood=gaussian_likelihood(settings.noise),
+        MLPEncoder(settings.widths), MLPDecoder(loaded[0].train.x.shape[1:], settings.widths),
+        MLP((1,)), num_domains=1 if pooled else settings.num_segments, s_dim=sources, v_dim=0,
+        likelihood=gaussian_likelihood(settings.noise),
         posterior=DomainHeads() if method == HEADS else SharedEvidence(),
     )  # fmt: skip
-    train, fit = (
-        jax.tree.map(
-            lambda *leaves: jnp.stack(leaves, axis=1),
-            *(_examples(each[i], pooled) for each in parts),
-        )
-        for i in (0, 1)
+    train, held_out = (
+        side_by_side(_examples(part, pooled) for part in of_seeds)
+        for of_seeds in ([parts.train for parts in loaded], [parts.fit for parts in loaded])
     )
-
-    def objective(params: Any, step: jax.Array, batch: Examples, key: jax.Array) -> Any:
-        # There are no labels: their term has no weight, and the domains alone tell sources apart.
-        terms = elbo(
-            model,
-            {"params": params},
-            batch,
-            key,
-            num_samples=settings.num_samples,
-            label_weight=0.0,
-        )
-        return -terms.bound.mean(), (step + 1, {})
-
-    def merit(params: Any, part: Examples) -> jax.Array:
-        key = jax.random.key(0)
-        return elbo(model, {"params": params}, part, key, num_samples=8, label_weight=0.0).bound
-
-    best = best_starts(model, objective, merit, train, fit, seeds, settings, bar)
-    seconds = (time.perf_counter() - begun) / len(seeds)
-
-    @jax.jit
-    def encode(variables: Any, x: jax.Array, d: jax.Array) -> jax.Array:
-        posterior: Any = model.apply(variables, x, d, method="encode")
-        return posterior.mean
-
-    for seed, each, (variables, bound, diverged) in zip(seeds, parts, best, strict=True):
+    # One class stands in for labels: its term is 0, and the domains alone tell sources apart.
+    loss = lacim_loss(model, num_samples=settings.num_samples, label_weight=1.0)
+    best = best_starts(model, loss, bound_of(model), train, held_out, seeds, settings, bar)
+    found = []
+    for parts, (variables, bound, diverged) in zip(loaded, best, strict=True):
         metrics = {"diverged_starts": float(diverged), "mcc": math.nan, "bound": math.nan}
         if np.isfinite(bound):
-            found = []
-            for part in each[1:]:
-                images, _, domains = _examples(part, pooled)
-                found.append(np.asarray(encode(variables, images, domains), np.float64))
-            metrics |= {"mcc": _mcc(each[1], each[2], *found), "bound": bound}
-        yield Record(method=method, setting=setting, seed=seed, metrics=metrics, wall_time=seconds)
+
+            def estimate(part: SegmentData, variables: dict = variables) -> np.ndarray:
+                return encoded(model, variables, _examples(part, pooled))
+
+            metrics |= {"mcc": _mcc(parts, estimate), "bound": bound}
+        found.append(metrics)
+    return found
 
 
 def _examples(data: SegmentData, pooled: bool) -> Examples:
@@ -153,10 +146,7 @@ def _examples(data: SegmentData, pooled: bool) -> Examples:
     return Examples(jnp.asarray(data.x), jnp.zeros(len(data.x), jnp.int32), domains)
 
 
-def _mcc(fit: SegmentData, score: SegmentData, *estimates: np.ndarray) -> float:
+def _mcc(parts: Parts, estimate: Callable[[SegmentData], np.ndarray]) -> float:
     """The mean correlation over all segments together, matched on other examples."""
-    both = [
-        LatentPairs(part.z, estimate, part.domains)
-        for part, estimate in zip((fit, score), estimates, strict=True)
-    ]
+    both = [LatentPairs(part.z, estimate(part), part.domains) for part in (parts.fit, parts.score)]
     return mean_correlation(*both).mcc

@@ -6,8 +6,8 @@ A version of the data (a seed's colours, a flipped set of labels) is a column: a
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,14 @@ from common.seeds import streams
 from common.training import Execution, Fit, Keys, LossFn, init_state, train_step
 from common.training import fit as fit_epochs
 from common.training.classification import evaluator
-from lacim_jax import ERM, Examples
+from lacim_jax import ERM, Examples, LaCIM, elbo
+
+Version = TypeVar("Version")
+
+
+def side_by_side(versions: Iterable[Version]) -> Version:
+    """Versions of the same data, arrays [n, ...], as the columns of one: [n, columns, ...]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *versions)
 
 
 def of_column(examples: Examples, column: int | jax.Array) -> Examples:
@@ -173,3 +180,18 @@ def best_starts(
         diverged = int(np.sum(~np.isfinite(merits[tried])))
         best.append(Best(variables_of(trained.state, first), float(merits[first]), diverged))
     return best
+
+
+def bound_of(model: LaCIM) -> Callable[[Any, Examples], jax.Array]:
+    """A merit to choose a start by: the bound of each held-out example, by eight draws."""
+
+    def bound(params: Any, part: Examples) -> jax.Array:
+        return elbo(model, {"params": params}, part, jax.random.key(0), num_samples=8).bound
+
+    return bound
+
+
+def encoded(model: LaCIM, variables: Any, part: Examples) -> np.ndarray:
+    """The posterior means of examples of known domains, float64 [n, s_dim + v_dim]."""
+    posterior: Any = model.apply(variables, part.images, part.domains, method="encode")
+    return np.asarray(posterior.mean, np.float64)

@@ -174,17 +174,10 @@ STEPS = 600
 models = {
     "ERM": ERM(Scaled(), MLP((2,)), s_dim=1),
     "LaCIM": LaCIM(
-        Scaled(),
-        MLPDecoder((2,), widths=()),
-        MLP((2,)),
-        num_domains=2,
-        s_dim=1,
-        v_dim=1,
-        likelihood=gaussian_likelihood(1.0),
-        correlated_prior=True,
-        correlated_posterior=True,
+        Scaled(), MLPDecoder((2,), widths=()), MLP((2,)), num_domains=2, s_dim=1, v_dim=1,
+        likelihood=gaussian_likelihood(1.0), correlated_prior=True, correlated_posterior=True,
     ),
-}
+}  # fmt: skip
 
 
 def label_weight(step):
@@ -194,10 +187,8 @@ def label_weight(step):
 
 trained = {}
 for name, model in models.items():
-    if isinstance(model, LaCIM):
-        loss = lacim_loss(model, num_samples=64, label_weight=label_weight)
-    else:
-        loss = erm_loss(model)
+    loss = (erm_loss(model) if isinstance(model, ERM) else
+            lacim_loss(model, num_samples=64, label_weight=label_weight))  # fmt: skip
 
     def run(data, key, model=model, loss=loss):
         init_key, fit_key = jax.random.split(key)
@@ -229,8 +220,7 @@ knows the answer, the sign of $x_1$.
 
 # %%
 search_steps, weights = (0, 10, 30, 100, 200), (0.0, 0.1, 1.0)
-adam = optax.adam(0.1)
-model = models["LaCIM"]
+model, adam = models["LaCIM"], optax.adam(0.1)
 
 
 def search_of(weight):
@@ -278,9 +268,9 @@ for name, values in rows.items():
 lattice = np.stack(np.meshgrid(np.linspace(-4, 4, 60), np.linspace(-4, 4, 60)), axis=-1)
 points = jnp.asarray((lattice / [TAU, V_NOISE]).reshape(-1, 2), jnp.float32)
 by_erm = jax.nn.softmax(models["ERM"].apply(trained["ERM"][0], points))[:, 1]
-answer = predict(
-    model, trained["LaCIM"][0], points, jax.random.key(9), steps=200, search=search_of(0.0)
-)
+answer = predict(model, trained["LaCIM"][0], points, jax.random.key(9), steps=200,
+                 search=search_of(0.0))  # fmt: skip
+boundaries = ((by_erm, ORANGE, "ERM"), (answer.probabilities[:, 1], BLUE, "LaCIM, weight 0"))
 fig, panels = plt.subplots(1, 3, figsize=(10, 3.3))
 for axes, title, part in ((panels[0], "training domains", train_sets[0]),
                           (panels[1], "the flipped domain", test_sets[0])):  # fmt: skip
@@ -290,10 +280,7 @@ for axes, title, part in ((panels[0], "training domains", train_sets[0]),
         axes.plot(*seen[np.asarray(part.labels)[some] == label].T, ".", color=colour, markersize=2,
                   alpha=0.7)  # fmt: skip
         axes.plot([], [], ".", color=colour, markersize=8, label=f"y = {label}")
-    for probability, colour, name in (
-        (by_erm, ORANGE, "ERM"),
-        (answer.probabilities[:, 1], BLUE, "LaCIM, weight 0"),
-    ):
+    for probability, colour, name in boundaries:
         boundary = np.asarray(probability).reshape(60, 60)
         axes.contour(lattice[..., 0], lattice[..., 1], boundary, [0.5], colors=colour,
                      linewidths=2)  # fmt: skip
@@ -490,9 +477,8 @@ r"""
 LaCIM's $s$ is the true one up to order and sign of its dimensions, nearly at the ceiling, and $s$
 scored as $v$ is nothing: the blocks are apart. $v$ comes out a little rotated within its block (its
 "within block" score, which allows for that, is higher). Pool-LaCIM, with one prior for all domains,
-finds $s$ as well here, and $v$ less well. The
-controls show why one must look within domains: pooled, the domain's mean alone scores well above 0,
-having looked at no example.
+finds $s$ as well here, and $v$ less well. The controls show why one must look within domains:
+pooled, the domain's mean alone scores well above 0, having looked at no example.
 
 That is one seed of one model. Over five seeds the advantage of a prior for each domain over
 Pool-LaCIM is of the size of its spread and does not grow with the number of domains, against what

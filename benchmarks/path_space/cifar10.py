@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from benchmarks.harness.halving import Halving, Rung, grid, halved, reported, runs, tuning_table
 from benchmarks.harness.images import Images, ImageSettings
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined
@@ -96,6 +97,8 @@ class Settings(ImageSettings, Grid):
     epochs: int = 100
     learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     adaptive_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    halving: Halving | None = None
+    """How step sizes are tried; None to train at all of them from all seeds to the end."""
     augment: bool = True
     """Whether training images are padded, cropped and mirrored."""
     at_once: int = 15
@@ -114,6 +117,10 @@ PRESETS = {
         _THIN, networks=("plain-14", "ResNet-14"), pool=4, train_size=2560, test_size=1000,
         epochs=3, adaptive_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     ),
+    "day": Settings(
+        networks=("ResNet-8",), methods=("SGD", "G-SGD", "Adam", "G-Adam"), batch_size=64,
+        epochs=12, halving=Halving(seeds=1), adaptive_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    ),
     "full": Settings(),
 }  # fmt: skip
 
@@ -126,9 +133,11 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     """
     methods = named(settings.methods, METHODS)
     data = settings.load_images(context.data_dir)
-    runs = sum(len(settings.rates(method)) for method in methods) * len(context.seeds)
+    seeds, epochs, halving = len(context.seeds), settings.epochs, settings.halving
+    counted = (runs(len(settings.rates(m)), epochs, seeds, halving) for m in methods)
+    total = sum(budget * count for rungs in counted for budget, count in rungs)
     for network in settings.networks:
-        with context.progress.task(network, total=runs) as bar:
+        with context.progress.task(network, total=total) as bar:
             yield from _of_network(network, methods, data, settings, context, bar)
 
 
@@ -170,15 +179,22 @@ def _of_network(
     for method in methods:
         # One program for all runs of a method; none is built if there is nothing to run.
         program = functools.cache(functools.partial(_program, shared, method))
-        every = list(itertools.product(seeds, settings.rates(method)))
-        for part in groups(len(every), at_once):
-            runs = every[part]
-            ends = [f"rate {rate}, seed {seed}" for seed, rate in (runs[0], runs[-1])]
-            yield from context.stages.of(
-                f"{name}, {method.name}, {' to '.join(dict.fromkeys(ends))}",
-                functools.partial(_trained, shared, method, program, runs),
-            )
-            bar.advance(len(runs), note=method.name)
+
+        def of_rung(
+            rung: Rung, method: Method = method, program: Callable[[], Program] = program
+        ) -> Iterator[tuple[str, Callable[[], Iterator[Record]]]]:
+            every = list(itertools.product(rung.seeds, rung.values))
+            for part in groups(len(every), at_once):
+                some = every[part]
+                ends = [f"rate {rate}, seed {seed}" for seed, rate in (some[0], some[-1])]
+                stage = f"{name}, {method.name}, {' to '.join(dict.fromkeys(ends))}{rung.label}"
+                yield stage, functools.partial(_trained, shared, method, program, some, rung)
+                bar.advance(len(some) * rung.epochs, note=method.name)
+
+        yield from halved(
+            settings.rates(method), seeds, settings.epochs, settings.halving, context.stages,
+            of_rung, method=method.name, setting={"network": name},
+        )  # fmt: skip
 
 
 def _evaluators(given: Problem, data: Images, many_runs: bool) -> list[Evaluator]:
@@ -207,6 +223,7 @@ def _trained(
     method: Method,
     program: Callable[[], Program],
     runs: Sequence[tuple[int, float]],
+    rung: Rung,
 ) -> Iterator[Record]:
     """A record for each (seed, rate), all trained side by side."""
     begun, settings = time.perf_counter(), shared.settings
@@ -218,18 +235,19 @@ def _trained(
             params = skeleton_init(params, shared.given.published)
         if method.on == "path norm":
             factor = float(shared.unit(params))
-        states.append(with_rates(first(params), factor * rate, settings.epochs))
+        states.append(with_rates(first(params), factor * rate, rung.epochs))
     keys = [streams(seed) for seed, _ in runs]
     curves = train_together(
         step, states, shared.data.train, shared.scores(len(runs) > 1), keys,
-        batch_size=settings.batch_size, epochs=settings.epochs, mesh=shared.mesh,
+        batch_size=settings.batch_size, epochs=rung.epochs, mesh=shared.mesh,
     )  # fmt: skip
     seconds = (time.perf_counter() - begun) / len(runs)
     for (seed, rate), curve in zip(runs, curves, strict=True):
         yield Record(
-            method=method.name, setting={"network": shared.network, "learning_rate": rate},
+            method=method.name,
+            setting={"network": shared.network, "learning_rate": rate, **rung.setting},
             seed=seed, metrics={metric: column[-1] for metric, column in curve.items()},
-            curve={"epoch": list(range(1, settings.epochs + 1)), **curve}, wall_time=seconds,
+            curve={"epoch": list(range(1, rung.epochs + 1)), **curve}, wall_time=seconds,
         )  # fmt: skip
 
 
@@ -237,8 +255,11 @@ def tables(records: Sequence[Record]) -> str:
     """For each network: every method at 1.0 and at its best; then what path space adds."""
     return joined(
         *(
-            f"### {network}\n\n{rate_tables(runs, PAIRS, fixed_rate=PUBLISHED_RATE)}"
-            for network, runs in by_setting(records, "network").items()
+            joined(
+                f"### {network}\n\n{rate_tables(reported(of), PAIRS, fixed_rate=PUBLISHED_RATE)}",
+                tuning_table(of),
+            )
+            for network, of in by_setting(records, "network").items()
         )
     )
 
@@ -257,7 +278,8 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     adaptive = {method.name for method in METHODS if method.rule != "sgd"}
     written = []
     for name, wanted in (("learning_rates", False), ("adaptive_rates", True)):
-        if shown := [r for r in records if (r.method in adaptive) == wanted]:
+        # With halving, all step sizes were tried on the smallest budget alone.
+        if shown := [r for r in grid(records) if (r.method in adaptive) == wanted]:
             path = out / f"{name}.png"
             written.append(rate_figure(shown, path, LINES, row=lambda r: str(r.setting["network"])))
     return written

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsgd_jax.tracing.algebra.forms import Form
+from gsgd_jax.tracing.algebra.linear import Form
 
 
 class Exponents(NamedTuple):

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gsgd_jax.tracing.algebra.codes import decode
-from gsgd_jax.tracing.algebra.forms import ZERO, Form
+from gsgd_jax.tracing.algebra.codes import decode, distinct
+from gsgd_jax.tracing.algebra.forms import ZERO
+from gsgd_jax.tracing.algebra.linear import Form
 from gsgd_jax.tracing.algebra.scales import Block, Value
 from gsgd_jax.tracing.algebra.solver import System
 from gsgd_jax.tracing.exponents import Exponents
@@ -34,7 +35,7 @@ def leaf_factors(
         leaves: of the parameters; None outside the group.
     """
     factors = [Factors(ZERO, ()) if leaf is None else _factors(system, leaf) for leaf in leaves]
-    numbers = [np.unique(table) for leaf in factors for table in _tables(leaf)]
+    numbers = [distinct(table) for leaf in factors for table in _tables(leaf)]
     empty = np.zeros(0, np.int64)
     return factors, system.variables(np.concatenate([empty, *numbers]))[::-1]
 
@@ -47,8 +48,8 @@ def exponents(system: System, leaves: Sequence[Factors], basis: np.ndarray) -> l
         leaves: their factors.
         basis: variables of the nodes, in order.
     """
-    numbers = [np.array([ZERO]), *(np.unique(table) for leaf in leaves for table in _tables(leaf))]
-    known = np.unique(np.concatenate(numbers))
+    numbers = [np.array([ZERO]), *(distinct(table) for leaf in leaves for table in _tables(leaf))]
+    known = distinct(np.concatenate(numbers))
     forms = _named(system, known, basis)  # those that recur are kept once
 
     def listed(table: np.ndarray) -> list[Form]:
@@ -208,7 +209,7 @@ def _disjoint(system: System, leaf: Factors) -> Iterator[Factors]:
 def _extremes(system: System, leaf: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The variables of a leaf, and of each its least and its greatest exponent in any entry."""
     tables = [(table.size, *system.terms(table.ravel())) for table in _tables(leaf)]
-    found = np.unique(np.concatenate([variables for _, variables, _ in tables]))
+    found = distinct(np.concatenate([variables for _, variables, _ in tables]))
     # Blocks vary independently, so the largest exponent of a leaf is the sum of the largest of its
     # parts; a form that lacks the variable counts as exponent 0.
     least, most = 0, 0

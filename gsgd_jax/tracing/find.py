@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.interpreters import partial_eval
@@ -17,6 +16,7 @@ from gsgd_jax.tracing.factors import Factors, exponents, leaf_factors, one_sided
 from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
 from gsgd_jax.tracing.partition import layouts
+from gsgd_jax.tracing.program import program
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.rules import RULES
 from gsgd_jax.tracing.source import source
@@ -82,8 +82,9 @@ def find_gauge(
         `RescalingGroup`, which can be counted, applied and verified.
 
     Raises:
-        TypeError: if no leaf is of real floating-point numbers, or a module came instead of its
-            `apply`; from JAX, if the function cannot be traced.
+        TypeError: if no leaf is of real floating-point numbers, a module came instead of its
+            `apply`, or inputs, collections of variables or keys that the model needs are missing;
+            from JAX, if the function cannot be traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -119,24 +120,9 @@ def found_group(
         absorbing: whether to look for absorbing and approximate nodes.
 
     Raises:
-        TypeError: if the model is a module, and not a function of parameters and inputs.
+        TypeError: as `find_gauge`.
     """
-    if hasattr(apply_fn, "init") and hasattr(apply_fn, "apply"):
-        raise TypeError(
-            "a group is found of a function of parameters and inputs, got "
-            f"{type(apply_fn).__name__}, a module; pass its `apply`."
-        )
-    kinds = [
-        leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-        for leaf in jax.tree.leaves(params)
-    ]
-    if kinds and not any(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
-        raise TypeError(
-            "a group is of real floating-point parameters, got "
-            f"{', '.join(dict.fromkeys(map(str, kinds)))} alone; cast them, and pass inputs after "
-            "the parameters."
-        )
-    closed = jax.make_jaxpr(apply_fn)(params, *example_inputs)
+    closed = program(apply_fn, params, example_inputs)
     names, shapes = leaf_names(params), [tuple(np.shape(leaf)) for leaf in jax.tree.leaves(params)]
     leaves, layout_of = _interpret(closed, shapes, trace)
     if any(leaf is not None for leaf in leaves):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gsgd_jax.gauge import GROUND
-from gsgd_jax.tracing.algebra.codes import decode, term
+from gsgd_jax.tracing.algebra.codes import decode, distinct, term
 from gsgd_jax.tracing.algebra.forms import ZERO
 from gsgd_jax.tracing.algebra.scales import LARGEST_TABLE, Scales, Value
 from gsgd_jax.tracing.algebra.solver import System
@@ -29,7 +29,7 @@ def choose_nodes(
     """
     system = scales.system
     parameters = [numbers for leaf in leaves if leaf is not None for numbers in _numbers(leaf)]
-    numbers = np.unique(system.simplified(np.concatenate(parameters)))
+    numbers = distinct(system.simplified(np.concatenate(parameters)))
     spanned = system.variables(numbers)
     alone = system.variables(numbers[system.num_variables(numbers) == 1])
     # Channels are a basis only if the parameters' scales span all that there is.

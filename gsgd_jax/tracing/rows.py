@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from gsgd_jax.tracing.algebra.forms import Form
+from gsgd_jax.tracing.algebra.linear import Form
 from gsgd_jax.tracing.result import RescalingGroup
 
 

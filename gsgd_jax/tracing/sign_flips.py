@@ -35,8 +35,7 @@ def find_signs(
         is missing, but is never wrong; its `pins` say where.
 
     Raises:
-        TypeError: if no leaf is of real floating-point numbers; from JAX, if the function cannot
-            be traced.
+        TypeError: as `find_gauge`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -11,6 +11,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from lacim_jax._keywords import names_keywords
 from lacim_jax.model.distributions import log_mixture
 from lacim_jax.model.lacim import LaCIM, Prior, Variables, apply
 
@@ -38,6 +39,7 @@ def squared_norm(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, "
 _ADAM = optax.adam(optax.cosine_decay_schedule(0.2, 50, 0.05))
 
 
+@names_keywords
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
     r"""How latents are searched: by ascent on $\log p(x|s,v) + \lambda J(s,v)$."""

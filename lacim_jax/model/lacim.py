@@ -245,4 +245,10 @@ def apply(model: LaCIM, variables: Variables, method: str, *args: Any) -> Any:
             'variables must be a mapping, {"params": ...}, got '
             f"{type(variables).__name__}; of what fit returns, pass its `variables`."
         )
+    if "params" not in variables:
+        raise ValueError(
+            'variables must hold the collection "params", got '
+            f"{', '.join(map(repr, variables)) or 'nothing'}; pass all that init returned, or the "
+            "`variables` of what fit returns."
+        )
     return model.apply(dict(variables), *args, method=method)

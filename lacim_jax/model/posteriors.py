@@ -13,8 +13,54 @@ from jaxtyping import Array, Float, Int
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
 
+AnyGaussian = Gaussian | CorrelatedGaussian
 
-class SharedEvidence(nn.Module):
+
+class _Posterior(nn.Module):
+    """A Gaussian made of features by linear maps, and what each domain's prior makes of it."""
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Float[Array, "batch features"],
+        priors: AnyGaussian,
+        domains: Int[Array, " batch"] | None,
+        *,
+        correlated: bool,
+        log_var_bound: float,
+    ) -> AnyGaussian:
+        """The posterior in each example's own domain, or in every domain.
+
+        Args:
+            features: of the encoder's trunk.
+            priors: of all training domains, [num_domains, dim].
+            domains: d, from 0 to num_domains - 1, any other giving NaN; None for every domain.
+            correlated: whether the posterior has a full covariance.
+            log_var_bound: log-variances that are read off features stay between minus this and
+                this.
+
+        Returns:
+            [batch, dim], or [batch, num_domains, dim].
+        """
+        num_domains, dim = priors.mean.shape
+        width = 2 * dim + (dim * dim if correlated else 0)
+        raw = self._raw(features, domains, num_domains=num_domains, width=width)
+        own = jax.tree.map(lambda every: _of(every, domains), priors)
+        return self._with(_gaussian(raw, dim, log_var_bound), own)
+
+    def _raw(
+        self, features: jax.Array, domains: jax.Array | None, *, num_domains: int, width: int
+    ) -> jax.Array:
+        """What the Gaussians are read off, [batch, width] or [batch, num_domains or 1, width]."""
+        raise NotImplementedError
+
+    def _with(self, found: AnyGaussian, own: AnyGaussian) -> AnyGaussian:
+        """The posterior, given the prior of its domain."""
+        del own
+        return found
+
+
+class SharedEvidence(_Posterior):
     r"""What the image says, the same in every domain, times what its domain leads one to expect.
 
     By Bayes' rule the posterior differs between domains by their priors alone,
@@ -59,29 +105,9 @@ class SharedEvidence(nn.Module):
     rank: int = 0
     """Numbers in a domain's embedding; 0 for evidence that does not depend on the domain."""
 
-    @nn.compact
-    def __call__(
-        self,
-        features: Float[Array, "batch features"],
-        priors: Gaussian | CorrelatedGaussian,
-        domains: Int[Array, " batch"] | None,
-        *,
-        correlated: bool,
-        log_var_bound: float,
-    ) -> Gaussian | CorrelatedGaussian:
-        """The posterior in each example's own domain, or in every domain.
-
-        Args:
-            features: of the encoder's trunk.
-            priors: of all training domains, [num_domains, dim].
-            domains: d, from 0 to num_domains - 1, any other giving NaN; None for every domain.
-            correlated: whether the posterior has a full covariance.
-            log_var_bound: the evidence's log-variances stay between minus this and this.
-
-        Returns:
-            [batch, dim], or [batch, num_domains, dim].
-        """
-        num_domains, dim = priors.mean.shape
+    def _raw(
+        self, features: jax.Array, domains: jax.Array | None, *, num_domains: int, width: int
+    ) -> jax.Array:
         if self.rank:
             normal, zeros = nn.initializers.normal(1.0), nn.initializers.zeros
             embeddings = self.param("embeddings", normal, (num_domains, self.rank))
@@ -89,55 +115,31 @@ class SharedEvidence(nn.Module):
             scale, shift = jnp.split(_of(embeddings @ film, domains), 2, axis=-1)
             features = features[:, None] if domains is None else features
             features = features + features * scale + shift
-        mixing = dim * dim if correlated else 0
-        raw = nn.Dense(2 * dim + mixing, name="evidence")(features)
-        raw = raw[:, None] if domains is None and not self.rank else raw
-        evidence = _gaussian(raw, dim, log_var_bound)
-        fixed = jax.lax.stop_gradient(priors)
-        return product(evidence, jax.tree.map(lambda every: _of(every, domains), fixed))
+        raw = nn.Dense(width, name="evidence")(features)
+        return raw[:, None] if domains is None and not self.rank else raw
+
+    def _with(self, found: AnyGaussian, own: AnyGaussian) -> AnyGaussian:
+        return product(found, jax.lax.stop_gradient(own))
 
 
-class DomainHeads(nn.Module):
+class DomainHeads(_Posterior):
     """A linear head for each domain on the same features, which learns from that domain alone.
 
     It asks for no form of posterior, but starves where domains are many, and lets a penalty on how
-    domains differ be dodged by heads that do.
+    domains differ be dodged by heads that do. Of the priors it asks for their number alone.
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        features: Float[Array, "batch features"],
-        priors: Gaussian | CorrelatedGaussian,
-        domains: Int[Array, " batch"] | None,
-        *,
-        correlated: bool,
-        log_var_bound: float,
-    ) -> Gaussian | CorrelatedGaussian:
-        """The posterior in each example's own domain, or in every domain; see `SharedEvidence`.
-
-        Args:
-            features: of the encoder's trunk.
-            priors: of all training domains, [num_domains, dim]; only their shape matters.
-            domains: d, from 0 to num_domains - 1, any other giving NaN; None for every domain.
-            correlated: whether the posterior has a full covariance.
-            log_var_bound: log-variances stay between minus this and this.
-
-        Returns:
-            [batch, dim], or [batch, num_domains, dim].
-        """
-        num_domains, dim = priors.mean.shape
-        width = 2 * dim + (dim * dim if correlated else 0)
+    def _raw(
+        self, features: jax.Array, domains: jax.Array | None, *, num_domains: int, width: int
+    ) -> jax.Array:
         every = nn.DenseGeneral((num_domains, width), name="heads")(features)
-        if domains is not None:
-            rows = every.at[jnp.arange(domains.size), domains]
-            every = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return _gaussian(every, dim, log_var_bound)
+        if domains is None:
+            return every
+        rows = every.at[jnp.arange(domains.size), domains]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def product(
-    evidence: Gaussian | CorrelatedGaussian, prior: Gaussian | CorrelatedGaussian
-) -> Gaussian | CorrelatedGaussian:
+def product(evidence: AnyGaussian, prior: AnyGaussian) -> AnyGaussian:
     """The normalised product of two Gaussian densities; their leading axes broadcast.
 
     Args:
@@ -172,7 +174,7 @@ def product(
     return CorrelatedGaussian(mean, -2 * jnp.log(scale), jnp.tril(-unit, -1))
 
 
-def _precision(gaussian: Gaussian | CorrelatedGaussian) -> jax.Array:
+def _precision(gaussian: AnyGaussian) -> jax.Array:
     """The inverse of the covariance, [..., dim, dim]."""
     dim, dtype = gaussian.mean.shape[-1], gaussian.mean.dtype
     identity = jnp.broadcast_to(jnp.eye(dim, dtype=dtype), (*gaussian.mean.shape, dim))
@@ -183,7 +185,7 @@ def _precision(gaussian: Gaussian | CorrelatedGaussian) -> jax.Array:
     return jnp.swapaxes(unmixed, -1, -2) @ (inverse[..., None] * unmixed)
 
 
-def _gaussian(raw: jax.Array, dim: int, bound: float) -> Gaussian | CorrelatedGaussian:
+def _gaussian(raw: jax.Array, dim: int, bound: float) -> AnyGaussian:
     """A head's outputs as mean, log-variance and, where there are more, B."""
     mean, log_var, mixing = jnp.split(raw, (dim, 2 * dim), axis=-1)
     log_var = bounded_log_var(log_var, bound=bound)
@@ -196,5 +198,5 @@ def _of(every: jax.Array, domains: Int[Array, " batch"] | None) -> jax.Array:
     """Each example's row, NaN for a domain that was not trained; or all rows, for all examples."""
     if domains is None:
         return every[None]
-    rows = every.at[domains]
+    rows = jnp.asarray(every).at[domains]  # variables may be NumPy's, as read from a file
     return cast("jax.Array", rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import cli
 from benchmarks.cli import main
-from benchmarks.harness import registry
+from benchmarks.harness import everything, registry
 from common.results.records import read_records
 
 
@@ -34,6 +34,7 @@ def test_help_names_every_option(capsys):
         "--out",
         "smoke",
         "cpu",
+        "day",
         "full",
     ):
         assert option in printed
@@ -43,6 +44,8 @@ def test_help_names_every_option(capsys):
     ("arguments", "message"),
     [
         (["gsgd_mpl"], "did you mean 'gsgd_mlp'?"),
+        (["all", "--preset", "dya"], "did you mean 'day'?"),
+        (["dcasgd_speed", "--preset", "day"], "Known: smoke, cpu, full."),
         (["../escape"], "no experiment is called '../escape'"),
         (["gsgd_mlp", "--preset", "smok"], "did you mean 'smoke'?"),
         (["gsgd_mlp", "--seeds", "0"], "--seeds must be at least 1"),
@@ -130,8 +133,20 @@ def test_the_demo_gives_every_experiment_a_folder(line, tmp_path):
 @pytest.mark.parametrize("name", registry.NAMES)
 def test_every_experiment_has_its_presets_and_a_docstring(name):
     module = registry.load(name)
-    assert set(module.PRESETS) == set(registry.PRESET_NAMES)
+    # Only what needs real sizes has a preset between cpu and full.
+    assert set(module.PRESETS) | {"day"} == set(registry.PRESET_NAMES)
+    assert list(module.PRESETS) == [n for n in registry.PRESET_NAMES if n in module.PRESETS]
     for settings in module.PRESETS.values():
         assert dataclasses.is_dataclass(settings)
     assert len(registry.describe(name).splitlines()) > 3
     assert registry.claim(name).endswith((".", ":", "?"))
+
+
+def test_all_runs_what_has_the_preset(monkeypatch, tmp_path):
+    jobs = []
+    monkeypatch.setattr(everything, "run_jobs", lambda made, **options: jobs.extend(made) or [])
+    assert main(["all", "--preset", "day", "--seeds", "3", "--out", str(tmp_path / "all")]) == 0
+    assert [job.name for job in jobs] == registry.names_with("day")
+    seeds = {job.name: job.arguments[job.arguments.index("--seeds") + 1] for job in jobs}
+    assert seeds["gsgd_mlp"] == "10"
+    assert seeds["gsgd_cifar10"] == "3"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import accelerate, cli
 from benchmarks.cli import main
 from benchmarks.harness import registry
 
@@ -112,6 +113,32 @@ def test_a_reader_that_goes_away_ends_it_without_a_word():
     _, complaints = process.communicate(timeout=60)
     assert complaints == ""
     assert process.returncode in (0, 128 + signal.SIGPIPE)
+
+
+@pytest.mark.parametrize("arguments", [[], ["line"], ["accelerator", "--dry-run"]])
+def test_it_is_no_bad_input_that_a_reader_goes_away(arguments, line, tmp_path, monkeypatch):
+    def gone(console, text):
+        raise BrokenPipeError
+
+    line()
+    for module in (cli, accelerate):
+        monkeypatch.setattr(module, "show", gone)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BrokenPipeError):
+        main(arguments)
+
+
+def test_errors_are_set_to_the_width_of_the_terminal(terminal, monkeypatch, capsys):
+    text = terminal(40)
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    assert main(["gsgd_mpl"]) == 2
+    lines = text().splitlines()
+    assert max(map(len, lines)) <= 40
+    monkeypatch.undo()
+    assert main(["gsgd_mpl"]) == 2
+    (whole,) = capsys.readouterr().err.splitlines()
+    assert whole == " ".join(line.strip() for line in lines)
+    assert whole.endswith("did you mean 'gsgd_mlp'? `python -m benchmarks` lists all.")
 
 
 def test_signs_that_an_encoding_lacks_are_replaced(tmp_path):

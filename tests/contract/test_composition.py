@@ -7,7 +7,7 @@ import optax
 import pytest
 from optax import contrib
 
-from gsgd_jax import Balanced, balance, in_path_space, mlp_gauge
+from gsgd_jax import Balanced, balance, choose_skeleton, in_path_space, mlp_gauge
 from tests.compiled import compiled_quickly
 from tests.gsgd_jax.networks import apply, batch, loss, perceptron
 
@@ -98,6 +98,47 @@ def test_around(name):
     inner = optax.adam(1e-2)
     in_space = in_path_space(inner, mlp_gauge(perceptron(WIDTHS, True)))
     both(OUTER[name](inner), OUTER[name](in_space))
+
+
+def test_behind_it_in_a_chain_what_treats_entries_by_numbers_does_what_it_does_inside():
+    inner, gauge = optax.adam(1e-2), mlp_gauge(perceptron(WIDTHS, True))
+    behind = optax.chain(
+        optax.scale(0.5),
+        optax.scale_by_schedule(optax.linear_schedule(1.0, 0.1, STEPS)),
+        optax.ema(0.5),
+        optax.add_decayed_weights(-1e-2),
+    )
+    both(optax.chain(inner, behind), optax.chain(in_path_space(inner, gauge), behind))
+
+
+def test_behind_it_clipping_breaks_the_invariance_and_directed_paths_bend_a_step():
+    """What the documentation says goes wrong, and cannot be seen by the transformation."""
+    params, data = perceptron(WIDTHS, True), batch(WIDTHS)
+    gauge = mlp_gauge(params)
+    params = balance(params, gauge)
+    copy = gauge.rescale(params, jax.random.key(0), spread=1.5)
+    paths = choose_skeleton(gauge, params, basis="paths")
+    rate = 0.1
+
+    @compiled_quickly
+    def last_losses(params, copy):
+        def last(tx, start):
+            return trained(tx, start, data, lambda data, value: {})[0][-1]
+
+        clipped = optax.chain(
+            in_path_space(optax.sgd(rate), gauge), optax.clip_by_global_norm(0.02)
+        )
+        behind = optax.chain(in_path_space(optax.sgd(rate), paths), optax.scale(0.5))
+        inside = in_path_space(optax.sgd(rate / 2), paths)
+        return (
+            last(clipped, params), last(clipped, copy), last(behind, params), last(behind, copy),
+            last(inside, params),
+        )  # fmt: skip
+
+    clipped, of_copy, behind, behind_of_copy, inside = last_losses(params, copy)
+    assert abs(clipped - of_copy) > 1e-3
+    np.testing.assert_allclose(behind, behind_of_copy, rtol=1e-7)
+    assert abs(behind - inside) > 1e-5
 
 
 def test_lookahead_around_it():

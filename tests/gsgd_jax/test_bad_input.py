@@ -73,3 +73,10 @@ def test_apply_if_finite_leaves_a_bad_gradient_out():
     updates, _ = update(PARAMS, state)
     wanted, _ = bare.update(PARAMS, bare.init(PARAMS), PARAMS, stale_params=PARAMS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, wanted)
+
+
+def test_a_state_of_another_transformation_is_refused():
+    """As after a change of optimiser in the middle of a run."""
+    tx, others = in_path_space(optax.sgd(0.1), SKELETON), optax.adam(0.1).init(PARAMS)
+    with pytest.raises(TypeError, match=r"its own init has made, got tuple; call tx.init\(params"):
+        tx.update(PARAMS, others, PARAMS)

@@ -1,5 +1,8 @@
 """Invariant LaCIM: the bound where nothing is asked, and the cause where a colour misleads."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +22,7 @@ from lacim_jax import (
     lacim_loss,
     select_invariant,
 )
+from lacim_jax.invariant_objective import _variance_of_risks
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 KEY = jax.random.key(0)
@@ -67,9 +71,13 @@ def trained(loss, data):
 
 
 def test_it_finds_the_cause_where_the_colour_misleads_and_the_test_of_invariance_sees_it():
-    train, test = colored((0.9, 0.8), 0), colored((0.1,), 2)
-    held_out = colored((0.9, 0.8), 1, count=4096)
-    rise = optax.piecewise_constant_schedule(1.0, {100: 1e2})
+    # A domain's risk is known to the inverse root of its rows: of 1024 it is mostly noise that the
+    # penalty sees. Of ten other keys, with other rows each, the least test accuracy was 0.74.
+    train, held_out, test = (
+        colored(agreement, seed, count=4096)
+        for seed, agreement in enumerate([(0.9, 0.8), (0.9, 0.8), (0.1,)])
+    )
+    rise = optax.piecewise_constant_schedule(1.0, {100: 1e3})
 
     def pooled(params, step, examples, key):
         return lacim_loss(MODEL)(params, step, examples._replace(domains=0 * examples.domains), key)
@@ -83,7 +91,7 @@ def test_it_finds_the_cause_where_the_colour_misleads_and_the_test_of_invariance
     # Colour is right in 85% of training and in a tenth of the test; the shape in 75% of both.
     assert accuracy[0][0] > 0.8
     assert accuracy[1][0] < 0.45
-    assert accuracy[1][1] > 0.65  # who leans on the colour is below a half
+    assert accuracy[1][1] > 0.7  # who leans on the colour is below a half
     trials = []
     for i, params in enumerate(found):
         odds = logits(params, held_out)
@@ -119,6 +127,26 @@ def test_without_a_penalty_it_is_the_bound():
         images=jnp.repeat(data.images[:32], 2, axis=0), labels=jnp.repeat(data.labels[:32], 2)
     )
     assert alike.images.shape == data.images.shape
+
+
+def test_the_unbiased_penalty_of_batches_is_that_of_all_data_on_average():
+    """Every batch of two draws from each of two domains, averaged, in float64."""
+    losses = {0: np.array([0.3, 1.0, 2.2]), 1: np.array([0.1, 3.0])}
+    domains = jnp.array([0, 0, 1, 1])
+    exact = np.var([each.mean() for each in losses.values()])
+    with jax.enable_x64(True):
+        draws = itertools.product(losses[0], losses[0], losses[1], losses[1])
+        batches = jnp.asarray(np.array(list(draws)))
+
+        def mean(unbiased):
+            one = functools.partial(
+                _variance_of_risks, domains=domains, num_domains=2, unbiased=unbiased
+            )
+            return jax.vmap(one)(batches).mean()
+
+        np.testing.assert_allclose(mean(True), exact, rtol=1e-12)
+        chance = sum(each.var() / 2 for each in losses.values()) / 4
+        np.testing.assert_allclose(mean(False), exact + chance, rtol=1e-12)
 
 
 def test_fit_takes_it_and_bad_input_is_refused():

@@ -177,20 +177,11 @@ def _milder(records: Sequence[Record]) -> Judged:
 
 def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
     """Whether a rule with one more copy of the weights closes enough of Muon's gap."""
-    cheap = [rule for rule in rules.RULES[1:] if rules.COPIES.get(rule, math.inf) <= 1]
-    shares = {rule: closed(records, rules.MUON, rule, delay) for rule in cheap}
-    best = max(shares, key=lambda rule: _or_least(shares[rule].mean))
-    own = shares[best]
+    best, own = _cheapest(records, delay)
     one = closed(records, rules.MUON, best, delay, same_step=True)
-    if not own.n:
-        word = UNMEASURED
-    elif own.mean - own.half_width >= TARGET:
-        word = MET
-    else:
-        word = MISSED if own.mean < TARGET else UNDECIDED
     return Judged(
         "the target",
-        word,
+        _reached(own),
         f"{best}, best of those with one more copy of the weights at most, closes {percent(own)} "
         f"of Muon's tuned gap and {percent(one)} of that at the step of no delay",
         f"at least {TARGET:.0%}",
@@ -199,10 +190,38 @@ def target(records: Sequence[Record], delay: str = DELAY) -> Judged:
     )
 
 
+def _cheapest(records: Sequence[Record], delay: str) -> tuple[str, Difference]:
+    """Of the rules with one more copy of the weights the best, and what it closes."""
+    cheap = [rule for rule in rules.RULES[1:] if rules.COPIES.get(rule, math.inf) <= 1]
+    shares = {rule: closed(records, rules.MUON, rule, delay) for rule in cheap}
+    best = max(shares, key=lambda rule: _or_least(shares[rule].mean))
+    return best, shares[best]
+
+
+def _reached(own: Difference) -> str:
+    """The word for a share beside the target."""
+    if not own.n:
+        return UNMEASURED
+    if own.mean - own.half_width >= TARGET:
+        return MET
+    return MISSED if own.mean < TARGET else UNDECIDED
+
+
 def headline(records: Sequence[Record], delay: str = DELAY) -> str:
     """The deciding figure, in a line."""
     found = target(records, delay)
     return f"Target {found.word}: {found.ours}. The aim: {found.theirs}"
+
+
+def in_short(records: Sequence[Record], delay: str = DELAY) -> str:
+    """The target and what came of it, for a table's cell."""
+    best, own = _cheapest(records, delay)
+    if not own.n:
+        return "our target was not measured"
+    return (
+        f"our target, {TARGET:.0%} of Muon's tuned gap closed, {_reached(own)}: {best} closes "
+        f"{percent(own)}"
+    )
 
 
 def percent(share: Difference) -> str:

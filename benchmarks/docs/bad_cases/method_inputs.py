@@ -120,6 +120,10 @@ CASES = (
         ),
     ),
     Case(
+        _SHAPES, "inputs of a model that are forgotten", "gsgd_jax.find_gauge", TypeError,
+        lambda _: gsgd_jax.find_gauge(lambda params, x: x @ params["w"], _W),
+    ),
+    Case(
         _SHAPES, "a snapshot of other parameters", "dcasgd_jax.delay_compensation", ValueError,
         lambda _: _compensated(stale_params={"v": jnp.ones(2)}),
     ),

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from benchmarks.latent.training import side_by_side
 from common.data import load, pooled, take
 from common.data.generated.colored_digits import ColoredDomains, colored_domains
 from common.seeds import streams
@@ -45,5 +45,4 @@ def load_columns(
             *(part._replace(images=pooled(part.images, pool)) for part in domains)
         )
 
-    every = [version(column) for column in columns]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *every)
+    return side_by_side(map(version, columns))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.figures import small_multiples
+from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.reports import by_setting, met, paired, where
 from benchmarks.latent.reports.segments import LACIM, POOLED, SEGMENTS, segment_table
 from common.results.plots import COLOURS, plot_spread
@@ -166,6 +166,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                         axes.plot(x, mean, "--", color=COLOURS[style], label=method)
                 if name == "s_within":
                     axes.axhline(TARGET, color="black", linestyle=":", linewidth=1.0)
-                axes.set(ylim=(-0.05, 1.05), xticks=list(counts))
+                axes.set(ylim=(-0.05, 1.05))
+                doubling(axes, list(counts))
         paths.append(path)
     return paths

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.figures import dots_figure
-from benchmarks.harness.reports import by_setting, values, where
+from benchmarks.harness.reports import by_setting, where
 from common.results.records import Record
 from common.results.tables import group, markdown, metric, number
 
@@ -100,8 +100,11 @@ def ratios(
     records: Sequence[Record], way: str = LOOP, speed: str = "images_per_second"
 ) -> list[float]:
     """The compiled way's throughput over another's, a seed each, of one task and network."""
-    sides = (values(where(records, method), speed) for method in (OURS, way))
-    return [ours / theirs for ours, theirs in zip(*sides, strict=True)]
+    ours, theirs = (
+        {record.seed: record.metrics[speed] for record in where(records, method)}
+        for method in (OURS, way)
+    )
+    return [ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys()]
 
 
 CAPTIONS = {

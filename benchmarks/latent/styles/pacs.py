@@ -49,6 +49,7 @@ import scipy.linalg
 from benchmarks.harness.registry import Context
 from benchmarks.latent import runs
 from benchmarks.latent.reports import styles as report
+from benchmarks.latent.training import side_by_side
 from common.data import (
     PACS,
     DomainDataset,
@@ -195,7 +196,7 @@ def load_parts(
             return parts
         return principal_components(parts, settings.components)
 
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *map(version, columns))
+    return side_by_side(map(version, columns))
 
 
 def principal_components(parts: runs.Parts, count: int) -> runs.Parts:

@@ -5,17 +5,18 @@ from fractions import Fraction
 import numpy as np
 
 from gsgd_jax.tracing.algebra.codes import (
-    Form,
     code,
     decode,
     decode_terms,
     decoded,
+    distinct,
     encode,
     joined,
     summed,
     term,
     variable_of,
 )
+from gsgd_jax.tracing.algebra.linear import Form, add, tidy
 from gsgd_jax.tracing.algebra.long_forms import WIDTH, LongForms
 from gsgd_jax.tracing.algebra.variables import Variables
 
@@ -26,6 +27,8 @@ ZERO = 0
 """The number of the form 0."""
 FEW = 24
 """So many forms are faster one by one."""
+_LARGEST_FACTOR = 2**31
+"""Coefficients times it, of many forms at once, stay within 64 bits."""
 _CHUNK = 2**15
 """Forms that are added at once: few enough to stay in the cache."""
 
@@ -67,10 +70,10 @@ class Forms(Variables):
         Args:
             numbers: of forms.
         """
-        numbers = np.unique(self.simplified(numbers))
+        numbers = distinct(self.simplified(numbers))
         longer = [v for n in numbers[numbers < 0].tolist() for v in self.form(n)]
         found, _ = decode(numbers[numbers > 0])
-        found = np.unique(np.append(found.ravel(), np.array(longer, np.int64)))
+        found = distinct(np.append(found.ravel(), np.array(longer, np.int64)))
         return found[found != 0]
 
     def terms(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +82,9 @@ class Forms(Variables):
         Args:
             numbers: of simplified forms, [n].
         """
-        rare = self._long.are_rare(numbers)
-        _, variables, coefficients = self._terms(np.where(rare, ZERO, numbers))
-        items = [item for n in numbers[rare].tolist() for item in self.form(n).items()]
+        _, variables, coefficients = self._terms(numbers)
+        rare = numbers[self._long.are_rare(numbers)].tolist()
+        items = [item for n in rare for item in self.form(n).items()]
         if items:
             more = np.array([c for _, c in items])  # of objects, if there are fractions
             variables = np.append(variables, np.array([v for v, _ in items]))
@@ -158,10 +161,10 @@ class Forms(Variables):
             return self.simplified(numbers)
         unique, inverse = np.unique(self.simplified(numbers), return_inverse=True)
         scaled, fit = np.zeros(len(unique), np.int64), np.zeros(len(unique), bool)
-        if len(unique) > FEW:
+        over, under = Fraction(factor).as_integer_ratio()
+        if len(unique) > FEW and max(abs(over), under) <= _LARGEST_FACTOR:
             rare = self._long.are_rare(unique)
-            places, variables, coefficients = self._terms(np.where(rare, ZERO, unique))
-            over, under = Fraction(factor).as_integer_ratio()
+            places, variables, coefficients = self._terms(unique)
             rare[places[coefficients * over % under != 0]] = True
             coefficients = coefficients * over // under
             scaled, fit = self._summed(places, variables, coefficients, len(unique))
@@ -241,10 +244,35 @@ class Forms(Variables):
 
     def _follow(self, variables: np.ndarray) -> None:
         """Keeps what solved variables are equal to in terms of others that are not solved."""
-        used = np.unique(variables)
-        before = self._solution[used]
-        solved = (before != term(used, 1)) & (used != 0)
-        self._solution[used[solved]] = self.simplified(before[solved])
+        level = self._chained(distinct(variables))
+        if not len(level):
+            return
+        # What these are expressed in is followed before them: by how far down it is found, without
+        # recursion, since chains may be as long as there are variables.
+        depth, deepest = np.zeros(len(self._solution), np.int64), 0
+        while len(level):
+            deepest += 1
+            depth[level] = deepest
+            level = self._chained(self._inner(self._solution[level]))
+        found = np.flatnonzero(depth)
+        found = found[np.argsort(-depth[found], kind="stable")]
+        for here in np.split(found, np.flatnonzero(np.diff(depth[found])) + 1):
+            self._solution[here] = self.simplified(self._solution[here])
+
+    def _chained(self, variables: np.ndarray) -> np.ndarray:
+        """Those that are equal to forms that may have solved variables themselves."""
+        equal = self._solution[variables]
+        solved = (equal != term(variables, 1)) & (variables != 0)
+        variables, equal = variables[solved], equal[solved]
+        return variables[self._is_stale(equal)] if len(variables) else variables
+
+    def _inner(self, numbers: np.ndarray) -> np.ndarray:
+        """The variables that forms are written in, each once."""
+        _, variables, _ = self._terms(numbers)
+        rare = [
+            v for n in numbers[self._long.are_rare(numbers)].tolist() for v in self._long.form(n)
+        ]
+        return distinct(np.append(variables, np.array(rare, np.int64)))
 
     def _sums(self, left: np.ndarray, right: np.ndarray, sign: int) -> np.ndarray:
         """Sums of simplified forms."""
@@ -271,7 +299,7 @@ class Forms(Variables):
         if not left and sign == 1:
             return self._simple(right)
         total = dict(self.form(left))
-        _add(total, self.form(right), sign)
+        add(total, self.form(right), sign)
         return self.number(total)
 
     def _simple(self, number: int) -> int:
@@ -301,11 +329,11 @@ class Forms(Variables):
         for v, c in form.items():
             equal = known(v)
             if equal == term(v, 1):
-                _add(total, {v: 1}, c)
+                add(total, {v: 1}, c)
             elif equal:
                 inner = self.form(equal)
                 self._solution[v] = self.number(inner)
-                _add(total, inner, c)
+                add(total, inner, c)
         return total
 
     def number(self, form: Form) -> int:
@@ -316,21 +344,3 @@ class Forms(Variables):
         """
         number = code(form)
         return self._long.number(form) if number is None else number
-
-
-def _add(total: dict[int, int | Fraction], form: Form, factor: int | Fraction) -> None:
-    for v, c in form.items():
-        value = total.get(v, 0) + factor * c
-        if type(value) is not int:
-            value = tidy(value)
-        if value:
-            total[v] = value
-        else:
-            total.pop(v, None)
-
-
-def tidy(value: int | Fraction) -> int | Fraction:
-    """Whole fractions as integers, which are faster and hash alike."""
-    if isinstance(value, Fraction) and value.denominator == 1:
-        return value.numerator
-    return value

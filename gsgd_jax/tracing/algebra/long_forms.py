@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gsgd_jax.tracing.algebra.codes import Form, code, decoded, term
+from gsgd_jax.tracing.algebra.codes import code, decoded, term
+from gsgd_jax.tracing.algebra.linear import Form
 
 WIDTH = 6
 """Forms of so many terms, with coefficients that fit a code's, have a row; others are rare."""

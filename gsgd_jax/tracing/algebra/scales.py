@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gsgd_jax.tracing.algebra.axes import factor, merge
+from gsgd_jax.tracing.algebra.codes import distinct
 from gsgd_jax.tracing.algebra.forms import ZERO
 from gsgd_jax.tracing.algebra.solver import System
 
@@ -48,7 +49,7 @@ class Value(NamedTuple):
 
     def numbers(self) -> list[int]:
         """The form numbers that describe it, those of its layers included."""
-        parts = [self.overall, *(n for _, table in self.blocks for n in np.unique(table).tolist())]
+        parts = [self.overall, *(n for _, table in self.blocks for n in distinct(table).tolist())]
         return [*parts, *(number for layer in self.layers for number in layer.numbers())]
 
 

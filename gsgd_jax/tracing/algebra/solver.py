@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from gsgd_jax.tracing.algebra.codes import decode, encode, term
-from gsgd_jax.tracing.algebra.forms import FEW, ZERO, Form, Forms, Numbers, tidy
+from gsgd_jax.tracing.algebra.codes import decode, distinct, encode, term
+from gsgd_jax.tracing.algebra.forms import FEW, ZERO, Forms, Numbers
+from gsgd_jax.tracing.algebra.linear import Form, tidy
 
 
 class System(Forms):
@@ -41,7 +42,7 @@ class System(Forms):
         """
         independent = 0
         while True:
-            numbers = np.unique(self.simplified(numbers))
+            numbers = distinct(self.simplified(numbers))
             numbers = numbers[numbers != ZERO]
             solved = self._solve_at_once(numbers) if len(numbers) > FEW else numbers[:0]
             if not len(solved) and len(numbers) > FEW:
@@ -165,6 +166,14 @@ class System(Forms):
         pivots, first = np.unique(variables.max(axis=0), return_index=True)
         others = variables.min(axis=0)[first]
         sign = -coefficients[:, first].prod(axis=0)
+        # Chains p = +-q, q = +-r, ... are followed to the end, twice as far in every round.
+        while True:
+            chained = np.isin(others, pivots)
+            if not chained.any():
+                break
+            place = np.searchsorted(pivots, others[chained])
+            sign[chained] *= sign[place]
+            others[chained] = others[place]
         self._solution[pivots] = np.where(others, term(others, sign), ZERO)
         return numbers[first]
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from gsgd_jax.tracing.algebra.codes import distinct
 from gsgd_jax.tracing.algebra.scales import ZERO, Value
 from gsgd_jax.tracing.algebra.stacks import layers_of, merged, stack
 from gsgd_jax.tracing.calls import CALLS, called, in_layers, scan_arguments
@@ -62,7 +61,7 @@ def _moves(value: Value) -> bool:
 
 
 def _num_scales(value: Value) -> int:
-    return 1 + sum(len(np.unique(table)) - 1 for _, table in value.blocks)
+    return 1 + sum(len(distinct(table)) - 1 for _, table in value.blocks)
 
 
 def _layer_by_layer(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:

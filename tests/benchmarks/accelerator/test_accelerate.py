@@ -11,6 +11,7 @@ from benchmarks.accelerator import plan
 from benchmarks.accelerator.pieces import Piece
 from benchmarks.cli import main
 from benchmarks.harness import everything, registry
+from benchmarks.harness.runner import DiskFullError, RunInterruptedError
 from common.results.records import read_records
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,6 +108,21 @@ def test_bad_input_is_one_line(options, rule, toy, capsys, monkeypatch):
     assert main(["accelerator", *options]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert rule in said
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(DiskFullError("no room."), 1), (RunInterruptedError("stopped."), everything.INTERRUPTED)],
+)
+def test_what_stops_a_piece_has_the_status_that_it_has_elsewhere(
+    error, status, toy, tmp_path, monkeypatch, capsys
+):
+    def stopped(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(accelerate, "run_experiment", stopped)
+    assert main(["accelerator", "line", "--preset", "smoke", "--out", str(tmp_path)]) == status
+    assert capsys.readouterr().err == f"python -m benchmarks: {error}\n"
 
 
 def test_full_presets_need_an_accelerator(toy, capsys, monkeypatch):

@@ -186,7 +186,7 @@ def test_experiments_are_those_of_the_registry(tmp_path):
     text = hooks.experiments(tmp_path)
     for name in registry.NAMES:
         assert f"### {name} {{ #{name} }}" in text
-        assert hooks.presets(name) == list(registry.PRESET_NAMES)
+        assert hooks.presets(name) == list(registry.load(name).PRESETS)
     assert text.count("(evidence/") == 1
     assert text.count("not yet") == len(registry.NAMES) - 1
     page = hooks.on_page_markdown(TEXTS["experiments.md"], None, None, None)

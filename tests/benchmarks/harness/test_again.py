@@ -1,13 +1,15 @@
 """One row anew: its stage alone is run; figures agree within the spread of seeds, or not."""
 
 import dataclasses
+import itertools
 import json
 import math
 
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.harness import again
+from benchmarks.harness import again, registry
+from benchmarks.harness.halving import Halving, halved
 from benchmarks.judgement import evidence
 from common.results.records import Record, read_records
 from common.results.summaries import write_summary
@@ -147,3 +149,34 @@ def test_the_stage_that_says_what_the_record_is_comes_first():
     wanted = row("DC-ASGD-a", 1, {"workers": 8})
     assert again.ranked(names, wanted, 0.0)[0] == names[2]
     assert again.ranked(["x", "y", "z"], wanted, 0.5)[0] == "y"  # by place, if by nothing else
+
+
+def test_a_row_of_a_search_by_halving_is_computed_without_the_search(line, monkeypatch, tmp_path):
+    """Which setting was chosen is read from the recorded rows."""
+    line()
+    made = []
+
+    def run(settings, context):
+        def work(rung):
+            def make():
+                made.append((rung.epochs, rung.values))
+                for seed, rate in itertools.product(rung.seeds, rung.values):
+                    metrics = {"slope": rate + seed / 10, "validation_accuracy": -abs(rate - 2)}
+                    setting = {"learning_rate": rate, **rung.setting}
+                    yield Record(
+                        method="fit", setting=setting, seed=seed, metrics=metrics, wall_time=0.0
+                    )
+
+            yield f"fit{rung.label}", make
+
+        yield from halved(
+            (1.0, 2.0, 3.0), context.seeds, 3, Halving(seeds=1), context.stages, work,
+            method="fit", setting={},
+        )  # fmt: skip
+
+    monkeypatch.setattr(registry.load("line"), "run", run)
+    assert main(["line", "--seeds", "2", "--out", str(tmp_path)]) == 0
+    assert made == [(1, (1.0, 2.0, 3.0)), (3, (2.0,))]
+    made.clear()
+    assert main(["again", str(tmp_path), "--row", "5"]) == 0
+    assert made == [(3, (2.0,))]

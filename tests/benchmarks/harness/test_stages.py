@@ -29,13 +29,13 @@ def test_a_stage_is_told_of_when_all_its_records_are_taken():
 
 
 def test_what_is_finished_is_not_made():
-    stages = Stages({"done"})
+    stages = Stages({"done": records(7)})
     assert list(stages.of("done", lambda: pytest.fail("made again"))) == []
     assert [r.seed for r in stages.of("other", lambda: records(3))] == [3]
 
 
 def test_the_first_stage_is_begun_however_little_time_there_is():
-    stages = Stages({"done"}, seconds=0.0)
+    stages = Stages({"done": records(7)}, seconds=0.0)
     assert list(stages.of("done", lambda: records(0))) == []
     assert len(list(stages.of("first", lambda: records(1)))) == 1
     with pytest.raises(TimeBudgetSpentError, match="before 'second'"):

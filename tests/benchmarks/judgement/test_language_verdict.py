@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.delay.language import rules
-from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY
+from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED
 from benchmarks.judgement.language_verdict import language
 from tests.benchmarks.delay.language.made_up import board
 
@@ -17,7 +17,7 @@ AS_PUBLISHED = {rules.CONSTANT: 0.01, rules.ADAPTIVE: 0.0, rules.PREDICTION: 0.4
 def test_findings_are_counted(changed, profile, verdict, reproduced):
     found = language({"delayed_language_model": board(profile=profile, **AS_PUBLISHED | changed)})
     assert found.verdict == verdict
-    assert found.headline.startswith(f"{reproduced} of 4 findings reproduced. Target missed")
+    assert found.headline.startswith(f"{reproduced} of 4 findings reproduced; our target, 80%")
 
 
 def test_where_nothing_is_reproduced_the_claim_does_not_hold():
@@ -30,4 +30,17 @@ def test_where_nothing_is_reproduced_the_claim_does_not_hold():
 def test_what_was_not_run_is_counted_apart():
     found = language({"delayed_language_model": board(prediction=0.46)})
     assert found.verdict == PARTLY
-    assert found.headline.startswith("3 of 3 findings reproduced, 1 not measured. Target missed")
+    assert found.headline.startswith("3 of 3 findings reproduced, 1 not measured; our target")
+    assert found.headline.endswith("closed, missed: prediction closes 46 ± 0%")
+
+
+def test_where_little_is_refuted_nothing_is_decided():
+    """One finding is refuted, the others are hidden by the spread of the seeds or not run."""
+    gap = {rules.ADAMW: 0.3, rules.MUON: 0.3}
+    shares = {rules.CONSTANT: 0.1, rules.PREDICTION: 0.46}
+    records = [
+        record
+        for record in board(gap=gap, spread=0.3, **shares)
+        if record.setting["delay"] != "profile"
+    ]
+    assert language({"delayed_language_model": records}).verdict == UNDECIDED

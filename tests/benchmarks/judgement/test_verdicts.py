@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from benchmarks.harness.halving import TUNING
 from benchmarks.judgement.delay_verdict import delay
 from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED
 from benchmarks.judgement.ladder_verdict import ladder
@@ -12,34 +13,19 @@ from benchmarks.judgement.latent_verdict import domains, identifiability
 from benchmarks.judgement.path_space_verdict import invariance, path_space_training
 from benchmarks.judgement.speed_verdict import speed
 from common.results.records import Record
-
-FINE, COARSE = 0.0001, 0.05
-"""Spreads over seeds: one that hides nothing, one that hides a point."""
-
-
-def runs(method, setting, *, spread=FINE, **metrics):
-    """Three seeds; every metric but 0 moves up from seed to seed, in steps of its method's own."""
-    step = spread * len(method) / 4
-    return [
-        Record(
-            method=method, setting=setting, seed=seed, wall_time=0.0,
-            metrics={name: value + step * (seed - 1) * (value != 0)
-                     for name, value in metrics.items()},
-        )
-        for seed in range(3)
-    ]  # fmt: skip
-
-
-def images(gsgd, sgd, *, rates=(0.1,), spread=FINE):
-    return [
-        record
-        for method, accuracy in (("G-SGD", gsgd), ("SGD", sgd))
-        for rate in rates
-        for record in runs(
-            method, {"network": "plain-34", "learning_rate": rate}, spread=spread,
-            validation_accuracy=accuracy, test_accuracy=accuracy,
-        )
-    ]  # fmt: skip
+from tests.benchmarks.judgement.made_up import (
+    COARSE,
+    FINE,
+    delayed,
+    flipped,
+    found_from,
+    images,
+    of_domains,
+    rungs,
+    runs,
+    scaled_apart,
+    timed,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +59,23 @@ def test_a_range_of_steps_alone_holds_partly():
     assert path_space_training({"gsgd_cifar10": lost}).verdict == PARTLY
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_runs_of_a_part_of_the_budget_decide_the_range_of_steps_alone(seeds):
+    """Halving: at two epochs path space leads at both steps; in the end both sides are level."""
+    tuning = [
+        dataclasses.replace(r, setting={**r.setting, TUNING: 2})
+        for r in images(0.9, 0.7, rates=(0.1, 1.0))
+        if r.seed < seeds
+    ]
+    found = path_space_training({"gsgd_cifar10": [*tuning, *images(0.8, 0.8)]})
+    best, over_grid = found.figures.split("On average")
+    assert "better or worse in none of 1 comparisons" in best
+    # From one seed nothing can be told.
+    won = "better or worse in none" if seeds == 1 else "better in 1"
+    assert f"{won} of 1 comparisons" in over_grid
+    assert found.verdict == (UNDECIDED if seeds == 1 else PARTLY)
+
+
 def test_every_task_is_in_points_of_its_own_scale():
     returns = [
         record
@@ -86,14 +89,7 @@ def test_every_task_is_in_points_of_its_own_scale():
 
 @pytest.mark.parametrize(("apart", "verdict"), [(1e-6, HOLDS), (0.5, FAILS), (math.nan, FAILS)])
 def test_invariance_is_a_matter_of_orders_of_magnitude(apart, verdict):
-    records = [
-        record
-        for method, distance in (("G-SGD", apart), ("SGD", 0.7))
-        for record in runs(
-            method, {"dtype": "float32", "spread": 1.0}, spread=0.0, distance=distance,
-            changed_answers=0.1,
-        )
-    ]  # fmt: skip
+    records = scaled_apart(apart)
     found = invariance({"gsgd_invariance": records})
     assert found.verdict == verdict
     wide = [
@@ -106,19 +102,6 @@ def test_invariance_is_a_matter_of_orders_of_magnitude(apart, verdict):
     # The precision that decides is told, not the last one.
     assert "in float32 by up to" in both.headline
     assert "in float64 by up to 1 · 10⁻⁹ of their size" in both.headline
-
-
-def delayed(values, *, rates, spread=FINE, workers=8):
-    """Of each method, its accuracy at every rate."""
-    return [
-        record
-        for method, accuracies in values.items()
-        for rate, value in zip(rates, accuracies, strict=True)
-        for record in runs(
-            method, {"workers": workers, "learning_rate": rate}, spread=spread,
-            validation_accuracy=value, test_accuracy=value,
-        )
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -179,27 +162,10 @@ def test_on_images_the_published_gains_are_what_is_hoped_for():
     ],
 )
 def test_the_ladder_needs_its_top_and_its_lowest_rung(hessian, diagonal, spread, verdict):
-    left = {"Hessian": hessian, "diag(lambda G), adaptive": diagonal}
-    records = [
-        record
-        for rung, value in left.items()
-        for record in runs(rung, {"activation": "tanh"}, spread=spread, error_left_scaled=value)
-    ]
-    found = ladder({"dcasgd_hessian_ladder": records})
+    found = ladder({"dcasgd_hessian_ladder": rungs(hessian, diagonal, spread=spread)})
     assert found.verdict == verdict
-    assert f"leaves {100 * hessian:.0f}% (tanh) of the error" in found.headline
-    assert "less than 50%" in found.headline
-
-
-def of_domains(lacim, *, learnt=0.85, spread=FINE):
-    return [
-        record
-        for method, value in (("ERM", 0.3), ("IRM", 0.8), ("LaCIM", lacim))
-        for record in runs(
-            method, {"learning_rate": 0.1}, spread=spread, validation_accuracy=learnt,
-            oracle_accuracy=value, test_accuracy=value,
-        )
-    ]  # fmt: skip
+    assert f"Hessian leaves {100 * hessian:.0f}% (tanh) of the error (bar: 50%)" in found.headline
+    assert f"diag(λG) {100 * diagonal:.0f}% (tanh) (bar: 90%)" in found.headline
 
 
 @pytest.mark.parametrize(
@@ -223,15 +189,7 @@ def test_lacim_is_compared_with_erm_and_with_the_best_other(lacim, learnt, sprea
 
 @pytest.mark.parametrize(("known", "verdict"), [(0.78, PARTLY), (0.63, FAILS)])
 def test_the_flip_test_counts_as_a_task_on_domains(known, verdict):
-    records = [
-        record
-        for method, value in (
-            ("erm", 0.63), ("likelihood", 0.78), ("lacim", known),
-            ("lacim, chosen on validation", 0.63),
-        )
-        for record in runs(method, {"tau": 0.5}, accuracy=value)
-    ]  # fmt: skip
-    found = domains({"lacim_flip": records})
+    found = domains({"lacim_flip": flipped(known)})
     assert found.verdict == verdict
     assert f"chosen by the graph, noise 0.5: LaCIM {100 * known:.1f}, ERM 63.0" in found.figures
 
@@ -249,33 +207,14 @@ def test_the_flip_test_counts_as_a_task_on_domains(known, verdict):
 def test_identifiability_needs_pooled_data_and_fewer_domains_to_do_worse(
     ours, pooled, fewer, spread, verdict
 ):
-    records = [
-        record
-        for m, method, value in (
-            (5, "LaCIM", ours), (5, "Pool-LaCIM", pooled), (3, "LaCIM", fewer),
-            (3, "Pool-LaCIM", pooled),
-        )
-        for record in runs(
-            method, {"confounder": "continuous", "num_domains": m},
-            spread=spread * (1 + m), s_within=value,
-        )
-    ]  # fmt: skip
-    for m in (3, 5):
-        records += [
-            Record(method="inverse mixing", setting={"confounder": "continuous", "num_domains": m},
-                   seed=0, metrics={"needed_s": 5.0}, wall_time=0.0)
-        ]  # fmt: skip
+    records = found_from(ours, pooled, fewer, spread=spread)
     found = identifiability({"lacim_identifiability": records})
     assert found.verdict == verdict
     assert f"{ours - pooled:+.2f} over Pool-LaCIM" in found.headline
     assert f"{ours - fewer:+.2f} over 3 domains" in found.headline
     if (pooled, verdict) == (0.95, PARTLY):
-        assert "not as much as hoped (visible from 0.00 on, hoped for 0.1)" in found.headline
-
-
-def timed(method, seconds, **metrics):
-    return Record(method=method, setting={"network": "MLP 3x512"}, seed=0, metrics=metrics,
-                  wall_time=0.0, curve={"seconds": seconds})  # fmt: skip
+        assert "+0.00 over Pool-LaCIM (not as much as hoped)" in found.headline
+        assert "over Pool-LaCIM from 0.00 on, over 3 domains" in found.figures
 
 
 @pytest.mark.parametrize(

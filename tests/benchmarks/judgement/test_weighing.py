@@ -115,4 +115,10 @@ def test_in_short_the_commonest_reason_why_nothing_is_decided_is_said():
     assert said.endswith(f"not decided in 2 (visible from {seen} points on, hoped for 1)")
     few = [compared(WIDE), compared(WIDE, reached=10.0), compared(WIDE, reached=20.0)]
     assert in_short(few).endswith("not decided in 3 (most networks have learnt too little)")
-    assert "not decided" not in in_short([compared(FLAT)])
+    said = in_short([compared(FLAT), compared(FLAT)])
+    assert said == "better or worse in none of 2 comparisons, no difference as large as hoped in 2"
+
+
+def test_where_a_whole_scale_would_not_be_seen_no_number_of_points_is_told():
+    for gain in (interval([5.0]), interval([0.0, 90.0, -90.0])):
+        assert "too few seeds to see anything, hoped for 1" in in_short([compared(gain)])

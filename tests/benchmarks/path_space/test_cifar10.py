@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.harness.halving import Halving, reported
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import cifar10 as gsgd_cifar10
 from benchmarks.path_space import training
@@ -68,6 +69,20 @@ def test_there_is_one_record_for_every_run(records):
         for name in ("loss", "validation_accuracy", "test_accuracy"):
             assert len(record.curve[name]) == 2
             np.testing.assert_equal(record.metrics[name], record.curve[name][-1])
+
+
+def test_with_halving_only_the_best_rate_has_all_epochs(records):
+    """It is trained as without, and a rate that diverges is left behind."""
+    halved = run(methods=("SGD",), halving=Halving(factor=2, seeds=1))
+    finished = reported(halved)
+    whole = [r for r in records if r.method == "SGD" and r.setting["learning_rate"] == 0.05]
+    assert [(r.setting, r.seed) for r in finished] == [(r.setting, r.seed) for r in whole]
+    for one, other in zip(finished, whole, strict=True):
+        np.testing.assert_allclose(one.curve["loss"], other.curve["loss"], rtol=1e-5)
+    tried = [r for r in halved if r not in finished]
+    assert [(r.setting["learning_rate"], r.seed) for r in tried] == [(0.05, 0), (1e30, 0)]
+    assert all(r.curve["epoch"] == [1] for r in tried)
+    assert "with 1 epoch " in gsgd_cifar10.tables(halved)
 
 
 def test_diverged_runs_have_no_accuracy_and_are_counted_in_the_table(records):

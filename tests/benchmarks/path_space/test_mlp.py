@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
+from benchmarks.harness import halving
+from benchmarks.harness.halving import Halving
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import mlp as gsgd_mlp
 from common.progress import Silent
@@ -64,3 +67,24 @@ def test_the_learning_rate_is_chosen_on_validation_data_alone():
     table = gsgd_mlp.tables(record(0.1, 0.9, 0.5) + record(0.3, 0.8, 0.99))
     assert "50.00" in table
     assert "99.00" not in table
+
+
+def test_with_halving_the_chosen_rate_is_trained_as_without(records, monkeypatch, tmp_path):
+    """Shorter runs choose the rate; what is reported does not depend on how it was chosen."""
+    sgd = gsgd_mlp.METHODS[0]
+    monkeypatch.setattr(gsgd_mlp, "METHODS", (sgd,))
+    settings = dataclasses.replace(SETTINGS, halving=Halving(factor=2, seeds=1))
+    halved = list(gsgd_mlp.run(settings, Context((0, 1), None, Silent())))
+    tried, finished = halving.grid(halved), halving.reported(halved)
+    assert [(r.setting["learning_rate"], r.setting["start"]) for r in tried] == [
+        (rate, "initial") for rate in SETTINGS.learning_rates
+    ]
+    best = max(tried, key=lambda r: r.metrics["validation_accuracy"]).setting["learning_rate"]
+    whole = [r for r in records if r.method == sgd.name and r.setting["learning_rate"] == best]
+    assert [(r.setting, r.seed) for r in finished] == [(r.setting, r.seed) for r in whole]
+    for one, other in zip(finished, whole, strict=True):
+        np.testing.assert_allclose(one.curve["loss"], other.curve["loss"], rtol=1e-5)
+    table = gsgd_mlp.tables(halved)
+    assert f"{best:g}: " in table.splitlines()[-1]
+    assert "with 1 epoch " in table
+    assert all(path.stat().st_size > 10_000 for path in gsgd_mlp.plots(halved, tmp_path))

@@ -17,6 +17,7 @@ from lacim_jax import (
     MLPEncoder,
     gaussian_likelihood,
     lacim_loss,
+    predict,
 )
 from tests.compiled import compiled_quickly
 
@@ -210,3 +211,11 @@ def test_a_full_covariance_starts_diagonal_and_learns_to_correlate():
     assert np.mean(bounds[-20:]) > np.mean(bounds[:20]) + 1
     covariance = np.asarray(model.apply({"params": params}, method="priors").covariance()[0])
     assert abs(covariance[0, 1]) / np.sqrt(covariance[0, 0] * covariance[1, 1]) > 0.2
+
+
+def test_variables_without_parameters_are_refused():
+    """As of who passes what is in the collection."""
+    model = small()
+    images, _, variables = trained_like(model)
+    with pytest.raises(ValueError, match=r"collection .params., got 'classifier', .*; pass all"):
+        predict(model, variables["params"], images, KEY)
