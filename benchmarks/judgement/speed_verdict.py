@@ -117,8 +117,9 @@ def _simulations(measured: Measured) -> Iterator[Target]:
             key: worst.setting[key] for key in ("network", "width", "workers", "rule")
         })  # fmt: skip
         yield _target(
-            "simulated cluster", worst.metrics["simulator_ratio"], "times an event loop in PyTorch",
-            event_loops.TARGET, _turns(worst, ours),
+            "simulated cluster", worst.metrics["simulator_ratio"],
+            "times the throughput of an event loop in PyTorch at worst", event_loops.TARGET,
+            _turns(worst, ours),
         )  # fmt: skip
     if pushed := where(records, pushes.PUSH):
         yield _target(

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.delay.timed import event_loops, torch_loop
 from benchmarks.delay.timed.heap import arrivals, equal_times
 from benchmarks.delay.timed.workload import build
+from benchmarks.judgement.speed_verdict import speed
 from common.progress import Silent
 from common.results.records import Record
 from dcasgd_jax import dcasgd, from_compute_times, round_robin, simulate
@@ -123,6 +124,13 @@ def test_a_target_that_is_met_needs_no_explanation():
     text = event_loops.table(list(made_up({(32, 16): 12.0})))
     assert "PyTorch 9 (target 10 at every M: met)" in text
     assert "an event takes" not in text
+
+
+def test_the_worst_loop_is_weighed_among_all_of_speed():
+    records = list(made_up({(32, 16): 12.0, (256, 16): 5.0}))
+    found = speed({"dcasgd_speed": records})
+    assert "0 of 1 targets met, 1 missed" in found.headline
+    assert "cluster 5.0 times the throughput of an event loop in PyTorch" in found.headline
 
 
 def test_settings_can_be_recorded():
