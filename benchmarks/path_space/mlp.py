@@ -14,11 +14,11 @@ usual initialisation at every useful step: their skeleton is too small.)
 Published, 60,000 images, one seed, after 300 epochs, both from the skeleton initialisation:
 G-SGD 97.64, SGD 97.37 (logs beside https://github.com/MSRA-COLT/gsgd).
 
-`day` is two hidden layers of 256 units, which reach 98 percent; learning rates are tried by
-successive halving, from the usual initialisation alone.
+`day` is two hidden layers of 256 units; learning rates are tried by successive halving, from the
+usual initialisation alone.
 
-Cost: smoke 1 minute on two cores, cpu 3 minutes on one. Estimated, not run: full 20 minutes on one
-accelerator.
+Cost: smoke 1 minute on two cores, cpu 3 minutes on one. Estimated, not run: day, ten seeds, an hour
+of one core; full 20 minutes on one accelerator.
 Command: python -m benchmarks gsgd_mlp --preset smoke --seeds 3
 """
 

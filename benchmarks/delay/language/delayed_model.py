@@ -21,8 +21,9 @@ more copy of the weights.
 
 Refuted, that a rule helps: if a smaller step without it does as well.
 
-Cost: smoke two minutes on one core, cpu about 20. Estimated, not run: full 8 minutes on one H100
-(10M parameters, 3 seeds); it may be stopped and resumed.
+Cost: smoke two minutes on one core, cpu about 20. Estimated, not run: day four hours of one core
+(0.8M parameters); full 8 minutes on one H100 (10M parameters, 3 seeds). It may be stopped and
+resumed.
 Command: python -m benchmarks delayed_language_model --preset cpu --seeds 3
 """
 
@@ -45,6 +46,12 @@ PRESETS = {
         stages=5, batch_size=4, steps=120, learning_rates=(0.001, 0.003, 0.009, 0.027),
         constant_lambdas=(0.04, 250.0), adaptive_lambdas=(2.0, 200.0), further=3, points=12,
         watched=8, held_out=64, target_loss=2.9,
+    ),
+    "day": Settings(
+        size=Size(128, 4, 4, 128), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),
+        stages=9, batch_size=8, steps=400, learning_rates=(0.001, 0.003, 0.009, 0.027),
+        constant_lambdas=(0.04, 250.0), adaptive_lambdas=(2.0, 200.0), further=3, points=20,
+        watched=16, held_out=128, target_loss=2.2,
     ),
     "full": Settings(
         size=Size(384, 6, 6, 256, bfloat16=True), text_limit=4_000_000, delays=(0, 2, 4, 8, 16),

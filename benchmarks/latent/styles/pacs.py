@@ -33,8 +33,8 @@ Published, a pretrained ResNet-50 at 224x224 trained further, mean of the four d
 training domains (DomainBed, https://arxiv.org/abs/2007.01434): ERM 85.5, IRM 83.5, GroupDRO 84.4,
 CORAL 86.2, MMD 84.7, DANN 83.7, V-REx 84.9. Here images are small and the network is kept as it is.
 
-Cost: cpu 5 minutes on one core, features not included. Full is sized for one accelerator and was
-not run.
+Cost: cpu 5 minutes on one core, features not included. Estimated, not run: day two hours of one
+core; full is sized for one accelerator.
 Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
 """
 
@@ -115,6 +115,9 @@ PRESETS = {
         learning_rates=(1e-3, 1.6e-2),
         search_steps=(10,),
         noise_scale=1.0,
+    ),
+    "day": Settings(
+        components=256, widths=(256,), epochs=30, trials=8, search_steps=(10,), noise_scale=1.0
     ),
     "full": Settings(
         components=512, widths=(512,), epochs=60, trials=16, search_steps=(10, 100),
