@@ -294,5 +294,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                     )  # fmt: skip
             axes.axhline(1.0, color="black", linewidth=1)
             doubling(axes, workers)
+        # Panels share the axis, which ends where it is when it is set.
+        for axes in panels.values():
             axes.set_ylim(0, None)
     return [path]
