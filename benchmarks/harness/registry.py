@@ -75,7 +75,7 @@ MODULES = {
     "lacim_pseudo_labels": "latent.pseudo_labels",
     "lacim_pacs": "latent.styles.pacs",
     "lacim_spurious_pacs": "latent.styles.spurious_pacs",
-    "lacim_reference": "latent.reference",
+    "lacim_reference": "latent.colored.reference",
     "lacim_pictures": "latent.pictures",
     "lacim_speed": "latent.speed",
     "preemption": "soak.preemption",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent import reference
+from benchmarks.latent.colored import reference
 from common.data.generated.colored_digits import ColoredDigits
 from common.progress import Silent
 from common.results.records import Record
