@@ -241,7 +241,7 @@ def is_driven(model: LaCIM, variables: Variables, search: Search) -> bool:
         variables: its variables.
         search: its `loop` decides, or is "auto".
     """
-    if search.loop != "auto":
+    if search.loop != "auto" or jax.default_backend() != "cpu":
         return search.loop == "driven"
     # Only the decoder is differentiated at every step, so only its operations count.
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
