@@ -294,7 +294,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
                     )  # fmt: skip
             axes.axhline(1.0, color="black", linewidth=1)
             doubling(axes, workers)
-        # Panels share the axis, which ends where it is when it is set.
+        top = 1.05 * max(axes.get_ylim()[1] for axes in panels.values())
         for axes in panels.values():
-            axes.set_ylim(0, None)
+            axes.set_ylim(0, top)  # marks at the top are whole
     return [path]

@@ -13,8 +13,8 @@ Ours is trained as `lacim_jax.fit` trains by default: the label weighed as it is
 divergence warmed up over the first quarter of the steps, Adam at 0.001. Nothing is tuned. It
 answers from the best start, without a search of the latents. ERM has the same encoder, and the same
 batches. In 60 steps nothing has converged: colour alone has 85% of the held-out images, and what
-goes beyond it is the digit, half learnt. Larger steps (0.003) and steps that fall along a cosine did
-worse on held-out images in one seed each; why the authors' code learns faster is not known.
+goes beyond it is the digit, half learnt. Larger steps (0.003) and steps that fall along a cosine
+did worse on held-out images, in one seed each; why the authors' code learns faster is not known.
 
 Cost: cpu, three seeds, 8 minutes on one core; full is three times as many images, and was not run.
 Command: python -m benchmarks lacim_reference --preset cpu --seeds 3
