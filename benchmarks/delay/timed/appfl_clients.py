@@ -44,12 +44,18 @@ def simulation(
     Args:
         network: whose widths the perceptron has; the client's data are its batches.
         workers: clients, equally fast.
-        steps: arrivals a call.
+        steps: arrivals a call: whole rounds of the workers, since a round's gradients are computed
+            together, at its beginning, and a part of one may hold none.
         learning_rate: of the client's step.
 
     Returns:
         What goes on with the simulation, and returns how many arrivals there have been.
+
+    Raises:
+        ValueError: if the steps are not whole rounds.
     """
+    if steps % workers:
+        raise ValueError(f"steps must be whole rounds of {workers} workers, got {steps}.")
     vsim: Any = importlib.import_module("appfl.vsim")
     server, clients = _agents(network, workers, learning_rate)
     logging.disable(logging.INFO)

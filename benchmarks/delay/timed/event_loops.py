@@ -48,7 +48,7 @@ class Loops:
     batch_size: int = 32
     steps: int = 512
     appfl_steps: int = 32
-    """Fewer, as each takes long."""
+    """Fewer, as each takes long; filled up to whole rounds of the workers."""
 
 
 class _Way(NamedTuple):
@@ -121,8 +121,9 @@ def _ways(workload: Workload, loops: Loops, workers: int, rule: str) -> Iterator
     alone = torch_loop.gradients(network, loops.steps)
     yield _Way(TORCH_GRADIENTS, alone, loops.steps, "torch")
     if installed("appfl") and rule == "ASGD":
-        run = appfl_clients.simulation(network, workers, loops.appfl_steps, LEARNING_RATE)
-        yield _Way(APPFL, run, loops.appfl_steps, "appfl")
+        steps = -(-loops.appfl_steps // workers) * workers
+        run = appfl_clients.simulation(network, workers, steps, LEARNING_RATE)
+        yield _Way(APPFL, run, steps, "appfl")
 
 
 def _simulator(
