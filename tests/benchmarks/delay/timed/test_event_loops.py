@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.delay.timed import event_loops, torch_loop
+from benchmarks.delay.timed import appfl_clients, event_loops, torch_loop
 from benchmarks.delay.timed.heap import arrivals, equal_times
+from benchmarks.delay.timed.torch_loop import TorchNetwork
 from benchmarks.delay.timed.workload import build
 from benchmarks.judgement.speed_verdict import speed
 from common.progress import Silent
@@ -135,3 +136,10 @@ def test_the_worst_loop_is_weighed_among_all_of_speed():
 
 def test_settings_can_be_recorded():
     assert dataclasses.asdict(LOOPS)["workers"] == (2,)
+
+
+def test_appfl_is_timed_over_whole_rounds():
+    """The gradients of a round are computed together: a part of one may hold none of them."""
+    network = TorchNetwork(lambda weights, batch: None, [], (None, None))
+    with pytest.raises(ValueError, match="whole rounds of 64 workers, got 32"):
+        appfl_clients.simulation(network, 64, 32, 0.1)
