@@ -75,6 +75,7 @@ MODULES = {
     "lacim_pseudo_labels": "latent.pseudo_labels",
     "lacim_pacs": "latent.styles.pacs",
     "lacim_spurious_pacs": "latent.styles.spurious_pacs",
+    "lacim_fonts": "latent.styles.fonts",
     "lacim_reference": "latent.colored.reference",
     "lacim_pictures": "latent.pictures",
     "lacim_speed": "latent.speed",
@@ -114,6 +115,7 @@ TITLES = {
     "lacim_pseudo_labels": "Latent causes: pseudo-labels",
     "lacim_pacs": "Latent causes: PACS",
     "lacim_spurious_pacs": "Latent causes: PACS, label tied to style",
+    "lacim_fonts": "Latent causes: a font a domain",
     "lacim_reference": "Latent causes: beside the authors' code",
     "lacim_pictures": "Latent causes: what s and v look like",
     "lacim_speed": "Latent causes: speed",
@@ -210,7 +212,7 @@ def least_seeds(name: str, preset: str) -> int:
 
     An MCC spreads more between seeds than methods do; what decides needs the power to.
     """
-    if name == "lacim_identifiability":
+    if name in ("lacim_identifiability", "lacim_fonts"):
         return 5
     return 10 if preset == "day" and name in ("gsgd_mlp", "lacim_selection") else 1
 

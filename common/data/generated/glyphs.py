@@ -107,14 +107,22 @@ class GlyphModel:
         return dataclasses.replace(self, tie=factor * self.tie)
 
     def style_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """E[v|d] and Var[v|d], each [domains, 4]: what `lacim_jax.domain_diversity` asks for."""
+        """E[v|d], [domains, 4], and Cov[v|d], [domains, 4, 4], for `lacim_jax.domain_diversity`.
+
+        Off the diagonal is what two numbers share by the letter that both go with.
+        """
         code_mean = self.shares @ self.codes
-        code_variance = 1 - code_mean**2  # codes are -1 or 1
-        return self.mean + self.tie * code_mean, self.sd**2 + self.tie**2 * code_variance
+        second = np.einsum("dk,ki,kj->dij", self.shares, self.codes, self.codes)
+        of_code = second - np.einsum("di,dj->dij", code_mean, code_mean)
+        covariance = np.einsum("di,dij,dj->dij", self.tie, of_code, self.tie)
+        return (
+            self.mean + self.tie * code_mean,
+            covariance + self.sd[:, :, None] ** 2 * np.eye(len(STYLE)),
+        )
 
     def correlations(self) -> np.ndarray:
         """The correlation of each number with its code in each domain: [domains, 4]."""
-        _, variance = self.style_moments()
+        variance = np.einsum("dii->di", self.style_moments()[1])
         return self.tie * np.sqrt((1 - (self.shares @ self.codes) ** 2) / variance)
 
     def sample(self, key: jax.Array, size: int) -> GlyphData:
