@@ -60,7 +60,14 @@ from benchmarks.latent.training import (
 )
 from benchmarks.latent.trials import Budget, train
 from common.data.generated.glyph_fonts import HELD_OUT_FONTS
-from common.data.generated.glyphs import STYLE, GlyphData, GlyphModel, draw_fonts, glyph_model
+from common.data.generated.glyphs import (
+    LETTERS,
+    STYLE,
+    GlyphData,
+    GlyphModel,
+    draw_fonts,
+    glyph_model,
+)
 from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
@@ -253,9 +260,7 @@ def _run_method(
     begun = time.perf_counter()
     method, hyper = method_of(name, settings.penalty)
     examples = side_by_side(_examples(parts.train) for parts in loaded)
-    sizes = settings.sizes(
-        examples.images.shape[2:], num_domains=m, num_classes=loaded[0].train.labels.max() + 1
-    )
+    sizes = settings.sizes(examples.images.shape[2:], num_domains=m, num_classes=len(LETTERS))
     model: Any = method.build(sizes)
     cases = [({"learning_rate": settings.learning_rate, **hyper}, c) for c in range(len(seeds))]
     trained = train(model, method, sizes, examples, cases, seeds, settings, bar)
