@@ -12,7 +12,7 @@ from common.results.records import Record
 from common.results.tables import markdown, metric, number, percent
 
 ERM, POOLED, LACIM, CORRELATED = "ERM", "Pool-LaCIM", "LaCIM", "LaCIM, correlated"
-PCA = "principal components"
+NEVER, PCA = "ERM, never tied", "principal components"
 CONDITIONS = {
     "validation": "as in training",
     "turned": "tie turned",

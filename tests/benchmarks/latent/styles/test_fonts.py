@@ -13,6 +13,7 @@ from benchmarks.latent.reports.fonts import (
     CORRELATED,
     ERM,
     LACIM,
+    NEVER,
     PCA,
     POOLED,
     chosen,
@@ -34,7 +35,7 @@ NAMES = {f"{name}_accuracy" for name in (*CONDITIONS, "choice")}
 @pytest.fixture(scope="module")
 def records():
     """Of one method with two fonts: that is all that differs in the others' records."""
-    settings = dataclasses.replace(SETTINGS, num_domains=(2,), methods=(ERM, CORRELATED))
+    settings = dataclasses.replace(SETTINGS, num_domains=(2,), methods=(ERM, POOLED))
     # optax.adam corrects its bias by decay ** count, float32 by int32.
     with jax.numpy_dtype_promotion("standard"):
         return list(fonts.run(settings, Context(seeds=SEEDS, data_dir=None, progress=Silent())))
@@ -44,7 +45,7 @@ def test_every_method_is_recorded_with_and_without_search(records):
     found = collections.Counter(
         (r.method, r.setting["num_domains"], r.setting.get("search_steps")) for r in records
     )
-    due = [(ERM, 2, None), (PCA, 2, None), (CORRELATED, 2, 0), (CORRELATED, 2, 2)]
+    due = [(ERM, 2, None), (PCA, 2, None), (POOLED, 2, 0), (POOLED, 2, 2)]
     assert found == dict.fromkeys(due, len(SEEDS))
 
 
@@ -67,6 +68,8 @@ def test_methods_differ_in_their_priors_and_share_the_rest():
     for model in built.values():
         assert model.posterior == SharedEvidence()
         assert (model.encoder, model.decoder) == (built[LACIM].encoder, built[LACIM].decoder)
+    assert [fonts.method_of(name, 10.0)[0].searches for name in built] == [True, False, True]
+    assert fonts.method_of(NEVER, 10.0) == fonts.method_of(ERM, 10.0)
     assert fonts.method_of("V-REx", 10.0)[1] == {"weight": 10.0}
     assert fonts.method_of(ERM, 10.0)[1] == {}
 
@@ -137,6 +140,8 @@ def test_style_and_letter_are_tied_turned_and_untied_where_that_is_said():
 
     for name, sign in (("validation", 1), ("turned", -1), ("new_fonts", 1), ("test", -1)):
         assert sign * explained(parts.train, parts.tests[name], 0) > 0.4, name
+    np.testing.assert_array_equal(parts.never.labels, parts.train.labels)
+    assert abs(explained(parts.train, parts.never, 0)) < 0.12
     for part in parts.pairs:
         assert abs(explained(parts.train, part, 0)) < 0.12
     assert explained(parts.train, parts.tied, 0) > 0.4
@@ -152,13 +157,13 @@ def test_diversity_grows_with_the_fonts_and_suffices_where_it_should():
 
 
 def test_a_search_is_chosen_by_images_as_in_training(records):
-    for steps, said in ((2, "LaCIM, correlated from 2"), (0, "none")):
+    for steps, said in ((2, "Pool-LaCIM from 2"), (0, "none")):
         told = [
             dataclasses.replace(r, metrics={**r.metrics, "choice_accuracy": float(right)})
             for r in records
             for right in [r.setting.get("search_steps") == steps]
         ]
-        assert {r.setting["search_steps"] for r in chosen(told)[2][CORRELATED]} == {steps}
+        assert {r.setting["search_steps"] for r in chosen(told)[2][POOLED]} == {steps}
         assert f"latent search of 2 steps chosen for: {said}" in fonts.tables(told)
 
 
@@ -167,7 +172,7 @@ def test_tables_and_figure_read_records_even_of_a_run_that_was_stopped(records, 
         dataclasses.replace(r, method=method, setting={**r.setting, "num_domains": m})
         for r in records
         for m in (1, 2)
-        for method in ((LACIM, POOLED)[:m] if r.method == CORRELATED else (r.method,))
+        for method in ((LACIM, POOLED)[:m] if r.method == POOLED else (r.method,))
     ]
     text = fonts.tables(every)
     assert text.count("| training fonts") == len(CONDITIONS) + 5
