@@ -60,8 +60,8 @@ class Arguments:
     of its own."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "smoke"
     """Its size: smoke (about a minute, data that come with the packages), cpu (minutes on two
-    cores, full data sets), day (hours on two cores, networks and data of a size that decides; not
-    every experiment has it), full (the published setting, one accelerator)."""
+    cores, full data sets, to show that it runs), day (minutes to hours on two cores, settings that
+    are to decide; not every experiment has it), full (the published setting, one accelerator)."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many seeds: 0, 1, ..."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -76,8 +76,8 @@ class Arguments:
     continues the run."""
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """For "all": how many experiments run at the same time, each on its share of the cores. Those
-    that compare the speed of programs always run alone, with one seed; where a few seeds say too
-    little there are more than asked for."""
+    that compare the speed of programs always run alone; what repeats its measurements within a
+    seed has one. Where day and full need more seeds than were asked for, they have them."""
     distributed: bool = False
     """Trains on all devices of several processes; start each with this same command line. SLURM,
     Open MPI and Cloud TPUs are recognised; elsewhere give the three options below. Process 0
@@ -235,7 +235,7 @@ def _run_all_in(base: Path, arguments: Arguments, console: Console) -> int:
     jobs = []
     for name in registry.names_with(arguments.preset):
         timed = name in registry.TIMED
-        seeds = 1 if timed else max(arguments.seeds, registry.least_seeds(name, arguments.preset))
+        seeds = registry.seeds_of(name, arguments.preset, arguments.seeds)
         options = ["--preset", arguments.preset, "--seeds", str(seeds)]
         if arguments.data_dir is not None:
             options += ["--data-dir", str(arguments.data_dir.resolve())]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
+from lacim_jax.baselines.domain_risks import variance_by_chance
 from lacim_jax.model.checks import check_weight
 from lacim_jax.model.lacim import Examples, LaCIM
 from lacim_jax.objective import weighted_bound
@@ -102,8 +103,4 @@ def _variance_of_risks(
     variance = (present * (risks - mean) ** 2).sum() / total
     if not unbiased:
         return variance
-    # A mean of n losses varies by s^2 / n; m such means' variance is larger by (m - 1) / m^2 of
-    # their sum. A domain of one example says nothing of s^2.
-    spread = (own * (losses[:, None] - risks[None]) ** 2).sum(0) / jnp.maximum(counts - 1, 1)
-    chance = (spread / jnp.maximum(counts, 1)).sum() * (total - 1) / total**2
-    return variance - chance
+    return variance - variance_by_chance(losses, domains, num_domains)

@@ -2,8 +2,8 @@
 
 Synchronous, m-synchronous and asynchronous SGD, DC-ASGD-c and DC-ASGD-a, as in dcasgd_cifar10, with
 training images that stay on disk: they are decoded and scaled while the simulation runs. `full`
-reads imagenet2012 as tensorflow-datasets prepares it; `smoke` and `cpu` run the same code on small
-sets, with networks a sixteenth as wide. `cpu` is too short for such a network to learn much: it
+reads imagenet2012 as tensorflow-datasets prepares it; the others run the same code on small
+sets, with networks a sixteenth as wide. `day` too is too short for such a network to learn much: it
 shows that the code runs, not which method is better. `full` has not been run: that four gradients
 at once fit into 80 GB is arithmetic, 4.5 GB each for the backward pass, counted from shapes before
 fusion; and the images would not fit on any device, so that one run is trained at a time.
@@ -11,7 +11,7 @@ fusion; and the images would not fit on any device, so that one run is trained a
 Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,
 https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30, DC-ASGD-a 25.18.
 
-Cost: cpu 4 minutes on one core, most of it compilation; full was not run.
+Cost: day 4 minutes on one core, most of it compilation; full was not run.
 Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorflow_datasets
 """
 
@@ -53,6 +53,10 @@ PRESETS = {
         train_size=768, test_size=300, batch_size=8, epochs=1, image_size=14,
     ),
     "cpu": dataclasses.replace(
+        _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE), train_size=1024,
+        test_size=500, batch_size=16, epochs=1, image_size=14, learning_rates=(0.04,),
+    ),
+    "day": dataclasses.replace(
         _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE), train_size=3072,
         test_size=1000, batch_size=16, epochs=2, image_size=14, learning_rates=(0.04,),
     ),

@@ -19,8 +19,8 @@ compared with the fresh gradient of the same batch. The run is not influenced by
 Refuted, that a rung is worth its cost: if a cheaper one leaves as little. The line under each
 table names, from the records, the rungs that no other beats in both.
 
-Cost: smoke 1 minute on two cores, cpu 4 on one; full is sized for one accelerator and was not run.
-Command: python -m benchmarks dcasgd_hessian_ladder --preset cpu --seeds 3
+Cost: smoke 1 minute on two cores, day 4 on one; full is sized for one accelerator and was not run.
+Command: python -m benchmarks dcasgd_hessian_ladder --preset day --seeds 3
 """
 
 import functools
@@ -40,7 +40,8 @@ from common.seeds import streams
 
 PRESETS = {
     "smoke": Settings(activations=("tanh",), steps=400, ranks=(1, 4), repetitions=8),
-    "cpu": Settings(data="mnist", steps=4000),
+    "cpu": Settings(data="mnist", steps=1000, repetitions=10),
+    "day": Settings(data="mnist", steps=4000),
     "full": Settings(
         data="mnist", pool=1, widths=(256, 256, 10), batch_size=128, steps=20_000, repetitions=50
     ),

@@ -14,8 +14,8 @@ Refuted, that compensation helps: if at its own tuned step no lambda ends above 
 than the spread of the paired differences. That it widens the range of steps: if at ASGD's
 intolerable step no lambda does. The lines under the tables say which, computed from the records.
 
-Cost: smoke 1 minute on two cores, cpu 6 on one; full is sized for one accelerator and was not run.
-Command: python -m benchmarks dcasgd_lambda_sweep --preset cpu --seeds 3
+Cost: smoke 1 minute on two cores, day 6 on one; full is sized for one accelerator and was not run.
+Command: python -m benchmarks dcasgd_lambda_sweep --preset day --seeds 3
 """
 
 import dataclasses
@@ -56,6 +56,10 @@ _SWEEP = Settings(
 PRESETS = {
     "smoke": _SWEEP,
     "cpu": dataclasses.replace(
+        _SWEEP, data="mnist", epochs=1, evaluations=1, learning_rates=(0.05, 0.2, 0.8),
+        constant_lambdas=(0.04, 2.0, 32.0), adaptive_lambdas=(0.5, 2.0, 8.0),
+    ),
+    "day": dataclasses.replace(
         _SWEEP, data="mnist", epochs=3, evaluations=2,
         learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
         constant_lambdas=(0.04, 0.4, 2.0, 8.0, 32.0, 128.0),

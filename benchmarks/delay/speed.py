@@ -24,8 +24,8 @@ and 64 workers. PyTorch and APPFL are no dependencies: what is not installed is 
 With Ray installed, a push to a real parameter server is timed too, against the bare calls of the
 actors that it is made of, with the same bytes and without JAX; target: 1.2.
 
-Cost: smoke 1 minute; cpu 8 minutes on two cores, with a thin ResNet-20; full was not run.
-Command: python -m benchmarks dcasgd_speed --preset cpu --seeds 1
+Cost: smoke 1 minute; day 8 minutes on two cores, with a thin ResNet-20; full was not run.
+Command: python -m benchmarks dcasgd_speed --preset day --seeds 1
 """
 
 import dataclasses
@@ -95,7 +95,11 @@ PRESETS = {
         repetitions=5, push_sizes=(26_000,), pushes=50,
         loops=Loops(widths=(32,), workers=(16,), steps=64, appfl_steps=16),
     ),
-    "cpu": Settings(resnet_width=0.5, steps=(512, 8), repetitions=5),
+    "cpu": Settings(
+        resnet_width=0.5, batch_sizes=(32,), workers=(1, 8, 16), steps=(256, 4), repetitions=3,
+        push_sizes=(26_000,), pushes=100, loops=Loops(widths=(32,), workers=(16,)),
+    ),
+    "day": Settings(resnet_width=0.5, steps=(512, 8), repetitions=5),
     "full": Settings(steps=(4096, 512), repetitions=11),
 }  # fmt: skip
 

@@ -130,7 +130,9 @@ def again(
             "or damaged); take one that `python -m benchmarks` wrote."
         ) from error
     experiment = registry.load(name)
-    settings = _settings(registry.preset(experiment, preset), configuration, origin)
+    registry.preset(experiment, preset)  # refuses a name that is not known
+    template = registry.preset(experiment, registry.preset_of(name, origin))
+    settings = _settings(template, configuration, origin)
     context = Context(seeds=seeds, data_dir=data_dir, progress=progress)
 
     def run(stages: Stages) -> Iterator[Record]:

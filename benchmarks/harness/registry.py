@@ -45,7 +45,7 @@ from jax.sharding import Mesh
 
 from benchmarks.harness.stages import Stages
 from common.progress import Progress
-from common.results.records import Record
+from common.results.records import Record, json_ready
 
 MODULES = {
     "gsgd_mlp": "path_space.mlp",
@@ -130,14 +130,23 @@ DEMO = ("gsgd_mlp", "dcasgd_digits", "lacim_colored_digits")
 """What `python -m benchmarks demo` runs: one experiment for each method."""
 
 TIMED = ("gsgd_speed", "dcasgd_speed", "lacim_speed")
-"""Experiments that time programs against each other: alone on the machine, from one seed."""
+"""Experiments that time programs against each other: alone on the machine."""
+
+ONE_SEED = (*TIMED, "gsgd_stability", "gsgd_architectures")
+"""Experiments that repeat what they measure within a seed: "all" runs them from one."""
+
+LEAST_SEEDS = {
+    "gsgd_mlp": 10, "lacim_selection": 10, "lacim_pseudo_labels": 10, "lacim_identifiability": 5,
+    "lacim_fonts": 5, "killed_commands": 8,
+}  # fmt: skip
+"""With how many seeds "all" runs an experiment at least, at the presets that are to decide."""
 
 DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
 """Experiments that train on the devices of several processes: batches are shared out."""
 
 PRESET_NAMES = ("smoke", "cpu", "day", "full")
-"""From the smallest. Not every experiment has "day", which is for those that a small network or few
-images decide nothing of."""
+"""From the smallest: `smoke` and `cpu` show that everything runs, `day` and `full` are to decide.
+What a few minutes decide has no "day"."""
 
 
 class Context(NamedTuple):
@@ -207,14 +216,37 @@ def names_with(preset: str) -> list[str]:
     return [name for name in NAMES if preset in load(name).PRESETS]
 
 
-def least_seeds(name: str, preset: str) -> int:
-    """With how many seeds "all" runs an experiment at least.
+def preset_of(name: str, origin: Mapping[str, Any]) -> str:
+    """What the preset of a record is called today.
 
-    An MCC spreads more between seeds than methods do; what decides needs the power to.
+    Presets are renamed, and records are not rewritten: it is the preset that has the record's
+    settings, and where none has them the one of the recorded name.
     """
-    if name in ("lacim_identifiability", "lacim_fonts"):
-        return 5
-    return 10 if preset == "day" and name in ("gsgd_mlp", "lacim_selection") else 1
+    recorded, presets = str(origin.get("preset")), load(name).PRESETS
+    names = sorted(presets, key=lambda preset: preset != recorded)
+    known = "configuration" in origin
+    same = (preset for preset in names if known and not changed(presets[preset], origin))
+    return next(same, recorded)
+
+
+def changed(settings: Any, origin: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In what a record was made otherwise than settings say: by name, then and today.
+
+    Settings that did not exist when it was made are left out.
+    """
+    today, then = json_ready(dataclasses.asdict(settings)), origin.get("configuration", {})
+    return {
+        name: (then[name], value)
+        for name, value in today.items()
+        if name in then and then[name] != value
+    }
+
+
+def seeds_of(name: str, preset: str, asked: int) -> int:
+    """With how many seeds "all" runs an experiment, where so many were asked for."""
+    if name in ONE_SEED:
+        return 1
+    return max(asked, LEAST_SEEDS.get(name, 1)) if preset in ("day", "full") else asked
 
 
 def source(name: str) -> str:

@@ -51,7 +51,7 @@ CLAIMS: Sequence[Claim] = (
         "92.78% in the end (logs of github.com/MSRA-COLT/gsgd; Meng et al., 2019, "
         "arxiv.org/abs/1802.03713).",
         "SGD is given the same initialisation, and every method its own best step of one grid; "
-        "networks are smaller and budgets shorter at the cpu preset.",
+        "networks are smaller and budgets shorter below the full preset.",
     ),
     Claim(
         "invariance",
@@ -154,7 +154,7 @@ CLAIMS: Sequence[Claim] = (
         "A mixture of experts with 290M parameters on TPU, staleness 8, two seeds: at most 3%; 2.6 "
         "to 5.3 times; 46%; 3.3 times (Marin, June 2026, github.com/marin-community/marin, issue "
         "6431).",
-        "A byte-level transformer with 0.3M parameters at the cpu preset, in short runs; the step "
+        "A byte-level transformer with under a million parameters below the full preset; the step "
         "of every row is tuned, and a smaller step without any rule stands beside them.",
     ),
 )

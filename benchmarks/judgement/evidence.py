@@ -6,7 +6,6 @@ measured: `NAME/PRESET.jsonl`, and, made from it alone, the figures beside it an
 own README too. No number that was measured is typed.
 """
 
-import dataclasses
 import os
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.finding import Measured
 from benchmarks.judgement.page import claim_sections, claim_table, verdicts_on, with_claims
 from common.files import inside, write_whole
-from common.results.records import Record, json_ready, last_run, read_records
+from common.results.records import Record, last_run, read_records
 from common.results.summaries import read_summary, write_summary
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +58,8 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     Raises:
         FileNotFoundError: if there are no records.
         ValueError: if they hold none, or are of an experiment or preset that is not known.
+
+    The preset is the one that has the settings of the run, whatever it was called then.
     """
     path = run / "records.jsonl"
     if not path.exists():
@@ -67,10 +68,10 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     if not records:
         raise ValueError(f"{path} holds no finished record; let the run finish one.")
     origin = records[0].origin
-    name, preset = str(origin.get("benchmark")), str(origin.get("preset"))
+    name = str(origin.get("benchmark"))
     # Records may come from anywhere: only names that are known become names of files.
-    registry.preset(registry.load(name), preset)
-    target = inside(folder, f"{name}/{preset}.jsonl")
+    registry.preset(registry.load(name), str(origin.get("preset")))
+    target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
     write_summary(records, target)
     return target
 
@@ -176,18 +177,17 @@ def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, lis
     parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(origin)]
     if changed := _changed(experiment.PRESETS.get(path.stem), origin):
         parts.insert(1, f"*Not the preset as it is now: {changed}.*")
+    elif (recorded := origin.get("preset")) != path.stem:
+        parts.insert(1, f"*Recorded when this preset was called `{recorded}`.*")
     return "\n\n".join([*parts, *shown]), figures
 
 
 def _changed(settings: Any, origin: Mapping[str, Any]) -> str:
     """In what records were made otherwise than their preset says: fewer epochs, say."""
-    if settings is None:
-        return ""
-    today, then = json_ready(dataclasses.asdict(settings)), origin.get("configuration", {})
+    differing = {} if settings is None else registry.changed(settings, origin)
     return "; ".join(
-        f"{name.replace('_', ' ')} {_short(then[name])} instead of {_short(value)}"
-        for name, value in today.items()
-        if name in then and then[name] != value
+        f"{name.replace('_', ' ')} {_short(then)} instead of {_short(today)}"
+        for name, (then, today) in differing.items()
     )
 
 

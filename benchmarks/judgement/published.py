@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.delay.cifar10 import PUBLISHED
 from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, ASGD, CONSTANT, SGD
+from benchmarks.harness import registry
 from benchmarks.harness.halving import reported
 from benchmarks.harness.reports import best_by_method, by_method, by_setting, source, where
 from benchmarks.judgement.claims import CLAIMS, judged
@@ -129,9 +130,10 @@ def _conditioned(records: Sequence[Record]) -> str:
 
 _VALIDATION = "each method at its best setting of one grid, by mean validation accuracy over seeds"
 _SMALL = (
-    "At the cpu preset networks are thin, images small, and training takes minutes: neither level "
-    "nor order are to be compared. At the full preset what differs is that each rule is tuned on "
-    "its own; where all take one step, a rule that bears longer ones looks better than it is."
+    "Below the full preset networks are thin, images small, and training takes minutes: neither "
+    "level nor order are to be compared. At the full preset what differs is that each rule is "
+    "tuned on its own; where all take one step, a rule that bears longer ones looks better than "
+    "it is."
 )
 _DOMAINBED = "DomainBed results.tex, arxiv.org/abs/2007.01434"
 
@@ -157,8 +159,8 @@ ROWS: Sequence[Row] = (
         "weights at 1, SGD from its usual initialisation",
         "logs of github.com/MSRA-COLT/gsgd; Meng et al., 2019, arxiv.org/abs/1802.03713",
         "gsgd_cifar10", _at_step_one, "no choice: the published step, 1.0",
-        "Here SGD is given either start, so that start and optimiser are told apart. At the cpu "
-        "preset the network is shallower and thinner, for 3 epochs on small images.",
+        "Here SGD is given either start, so that start and optimiser are told apart. Below the "
+        "full preset the network is shallower, and trained for fewer epochs.",
     ),
     Row(
         "LaCIM's coloured MNIST, no labels flipped",
@@ -202,7 +204,7 @@ ROWS: Sequence[Row] = (
         "each copy at its best step of one grid, by mean validation accuracy over seeds; and all "
         "at the published step",
         "At one step for all wins the copy that moves fastest at that step, whichever trains best "
-        "at its own. At the cpu preset the network is smaller, and so are the images.",
+        "at its own. Below the full preset the network is smaller, and so are the images.",
     ),
     Row(
         "rules for delayed gradients on a language model",
@@ -213,8 +215,8 @@ ROWS: Sequence[Row] = (
         "Marin, June 2026, github.com/marin-community/marin, issue 6431",
         "delayed_language_model", None,
         "every row at its best step and strength of one grid, by validation loss",
-        "A model a thousand times smaller at the cpu preset, in short runs, and every row tuned: a "
-        "smaller step without any rule stands beside them.",
+        "A model hundreds of times smaller below the full preset, in short runs, every row tuned: "
+        "a smaller step without any rule stands beside them.",
     ),
 )  # fmt: skip
 
@@ -252,9 +254,9 @@ def _protocol(row: Row, records: Sequence[Record]) -> str:
     ]
     sizes = {"epochs": "epochs", "train_size": "training images", "width": "of the full width"}
     said = [f"{configuration[k]:g} {word}" for k, word in sizes.items() if configuration.get(k)]
-    seeds = len(origin["seeds"])
+    seeds, preset = len(origin["seeds"]), registry.preset_of(row.experiment, origin)
     parts = [
-        f"[{row.experiment}]({row.experiment}.md), preset {origin['preset']}", *said,
+        f"[{row.experiment}]({row.experiment}.md), preset {preset}", *said,
         f"up to {max(tried)} settings a method, all networks and numbers of workers counted",
         row.chosen,
         f"{seeds} seed{'s' * (seeds > 1)}", source(origin),

@@ -30,7 +30,7 @@ number of steps, is chosen likewise; test accuracy is shown at every number of s
 Published, with 25% of labels flipped and selection on training domains: ERM 10.0, IRM 10.2
 (DomainBed, https://arxiv.org/abs/2007.01434).
 
-Cost: smoke 1 minute on two cores, cpu 5 on one. Estimated from parts, not run: full 20 minutes
+Cost: smoke 1 minute on two cores, day 5 on one. Estimated from parts, not run: full 20 minutes
 on one accelerator.
 Command: python -m benchmarks lacim_colored_digits --preset smoke --seeds 3
 """
@@ -99,7 +99,8 @@ class Settings(SearchBudget):
 
 PRESETS = {
     "smoke": Settings(),
-    "cpu": Settings(
+    "cpu": Settings(data="mnist", widths=(128, 64)),
+    "day": Settings(
         data="mnist", size=12_000, test_size=3000, label_noises=(0.25, 0.0), batch_size=128,
         widths=(256, 128), epochs=6,
     ),

@@ -18,7 +18,7 @@ Nothing is tuned here: these are pictures of the model as it comes, not claims a
 
 PACS is looked for as `lacim_pacs` does; the smoke preset has coloured digits alone.
 
-Cost: cpu, three seeds, 5 minutes on one core.
+Cost: day, three seeds, 5 minutes on one core.
 Command: python -m benchmarks lacim_pictures --preset smoke --seeds 1
 """
 
@@ -116,6 +116,12 @@ PRESETS = {
         ),
     ),
     "cpu": Settings(
+        sets=(
+            Pictures(data=DIGITS, pool=2, widths=(128, 64), convolutions=False, epochs=2),
+            Pictures(data="PACS", pool=4, widths=(256, 128), convolutions=False, epochs=8),
+        ),
+    ),
+    "day": Settings(
         sets=(
             Pictures(data=DIGITS, pool=2, widths=(256, 128), convolutions=False, epochs=4),
             Pictures(data="PACS", pool=2, widths=(512, 256), convolutions=False, epochs=16),

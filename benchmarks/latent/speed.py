@@ -17,7 +17,7 @@ the same label for 99.5% of them.
 
 What a loop adds to the arithmetic is the same whatever the network: dispatch, and the optimiser's
 operations one after another. So the ratio falls with the size of the decoder, and three are
-measured: those of the cpu presets of `lacim_baselines` and `lacim_colored_digits`, and a larger
+measured: those of the day presets of `lacim_baselines` and `lacim_colored_digits`, and a larger
 one. Beside them stands the rate of the machine's own product of two matrices, from the same
 turns. Where the loop reaches a share of it, no program with the same arithmetic can be
 faster than the loop by more than the inverse of that share: the column "at most".
@@ -29,8 +29,8 @@ A whole evaluation is one set of compiled programs: how many more are compiled i
 another number of images and of steps, is counted. The memory of a chunk stands beside what 10,000
 images at once would take.
 
-Cost: smoke half a minute, cpu 2 minutes on two cores; full was not run.
-Command: python -m benchmarks lacim_speed --preset cpu
+Cost: smoke half a minute, day 2 minutes on two cores; full was not run.
+Command: python -m benchmarks lacim_speed --preset day
 """
 
 import functools
@@ -53,7 +53,8 @@ PRESETS = {
     "smoke": Settings(
         networks=(Network(4, (64,)),), train_images=1280, search_images=128, chunk_size=64
     ),
-    "cpu": Settings(),
+    "cpu": Settings(train_images=2560, search_images=256, chunk_size=128),
+    "day": Settings(),
     "full": Settings(
         data="mnist", train_images=59_904, search_images=10_000, chunk_size=2000, repetitions=7
     ),

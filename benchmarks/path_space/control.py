@@ -14,8 +14,8 @@ training, and on average over evaluations at even distances, which tells how fas
 sizes are chosen by the former on some episodes and scored on others; all methods of a seed meet the
 same beginnings. After training has diverged there is no score.
 
-Cost: cpu 3 minutes on one core; full is sized for one accelerator and was not run.
-Command: python -m benchmarks gsgd_control --preset cpu --seeds 3
+Cost: day 3 minutes on one core; full is sized for one accelerator and was not run.
+Command: python -m benchmarks gsgd_control --preset day --seeds 3
 """
 
 import dataclasses
@@ -83,7 +83,10 @@ PRESETS = {
         methods=("SGD", "G-SGD", "Adam", "G-Adam"), max_steps=200, updates=100, evaluations=4,
         scored=32, learning_rates=(0.1, 0.3), adaptive_rates=(0.003, 0.01),
     ),
-    "cpu": Settings(),
+    "cpu": Settings(
+        max_steps=200, updates=200, learning_rates=(0.03, 0.1, 0.3), adaptive_rates=(0.003, 0.01)
+    ),
+    "day": Settings(),
     "full": Settings(episodes=64, updates=2000, evaluations=20, scored=256),
 }  # fmt: skip
 

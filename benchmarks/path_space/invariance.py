@@ -14,8 +14,8 @@ are `in_path_space`'s default, the weights of the balanced copy of the start.
 Published as a theorem, without a measured figure: values and activations of paths are invariant
 (Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
 
-Cost: cpu 2 minutes on one core; full is sized for one accelerator and was not run.
-Command: python -m benchmarks gsgd_invariance --preset cpu --seeds 3
+Cost: day 2 minutes on one core; full is sized for one accelerator and was not run.
+Command: python -m benchmarks gsgd_invariance --preset day --seeds 3
 """
 
 import dataclasses
@@ -73,7 +73,8 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(methods=("SGD", "G-SGD"), spreads=(1.0,)),
-    "cpu": Settings(data="mnist", widths=(64, 64, 64, 10), steps=800, test_size=2000),
+    "cpu": Settings(data="mnist", steps=200, test_size=1000),
+    "day": Settings(data="mnist", widths=(64, 64, 64, 10), steps=800, test_size=2000),
     "full": Settings(
         data="mnist", pool=1, widths=(512, 512, 512, 10), steps=8000, test_size=10_000
     ),

@@ -31,12 +31,12 @@ Then perceptrons whose scale is bad because of what was done to them after train
 pruned by magnitude (pruned entries stay zero), two of them averaged after matching their units,
 equalised across layers as for quantisation, and brought to the range 1 in each unit.
 
-`cpu` trains for 100 steps of 16 or 32 examples: a loss there is what a row cannot make up in them.
+`day` trains for 100 steps of 16 or 32 examples: a loss there is what a row cannot make up in them.
 No published figure is known for this comparison.
 
-Cost: smoke half a minute, cpu 15 minutes of one core. Full is sized for one accelerator and was not
+Cost: smoke half a minute, day 15 minutes of one core. Full is sized for one accelerator and was not
 run.
-Command: python -m benchmarks gsgd_rescaled_start --preset cpu --seeds 3
+Command: python -m benchmarks gsgd_rescaled_start --preset day --seeds 3
 """
 
 import dataclasses
@@ -109,6 +109,13 @@ PRESETS = {
         pretraining_rate=1e-2,
     ),
     "cpu": Settings(
+        tasks=(
+            ImageTask("MLP", **_FEW),
+            ImageTask("ResNet", pool=4, sizes=(8,), width=0.25, batch_size=16, epochs=1, **_FEWER),
+        ),
+        rules=("SGD", "Adam"), spreads=(0.0, 2.0),
+    ),
+    "day": Settings(
         tasks=(
             ImageTask("MLP", **_FEW),
             ImageTask("CNN", sizes=(8, 16), **_FEWER),

@@ -23,9 +23,9 @@ https://github.com/MSRA-COLT/gsgd; perceptron, one GPU). Targets: 1.05 for every
 compilation within 1.5 times, at most one extra copy of the parameters, `find_gauge` on ResNet-50
 within ten seconds; from shapes alone within 2 CPU seconds and 200 MB.
 
-Cost: smoke one minute, cpu 5 minutes on two cores; full is sized for one
+Cost: smoke one minute, day 5 minutes on two cores; full is sized for one
 accelerator and was not run.
-Command: python -m benchmarks gsgd_speed --preset cpu --seeds 1
+Command: python -m benchmarks gsgd_speed --preset day --seeds 1
 """
 
 import dataclasses
@@ -90,7 +90,9 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
-    "cpu": Settings(repetitions=(25, 3)),
+    "cpu": Settings(networks=(PERCEPTRON, RESIDUAL), batch_sizes=((128,), (32,)), width=0.5,
+                    repetitions=(7, 3), compilations=1, traces=1),
+    "day": Settings(repetitions=(25, 3)),
     "full": Settings(steps=(2000, 100), repetitions=(11, 11)),
 }  # fmt: skip
 

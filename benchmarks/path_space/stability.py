@@ -19,8 +19,8 @@ kind of coordinates costs in quality is its loss at its best step over that on w
 Skeletons need a graph, which gated networks are not, and are constants of a program: their rows are
 run on the first networks only.
 
-Cost: cpu half an hour on one core; full is ten times as many networks.
-Command: python -m benchmarks gsgd_stability --preset cpu --seeds 1
+Cost: day half an hour on one core; full is ten times as many networks.
+Command: python -m benchmarks gsgd_stability --preset day --seeds 1
 """
 
 import dataclasses
@@ -75,7 +75,8 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(),
-    "cpu": Settings(
+    "cpu": Settings(networks=3, optimisers=tuple(OPTIMISERS), steps=100),
+    "day": Settings(
         networks=12,
         optimisers=tuple(OPTIMISERS),
         rates=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 10.0),

@@ -8,6 +8,7 @@ from lacim_jax.baselines.domain_risks import (
     domain_risks,
     mean_over_present,
     penalised_loss,
+    variance_by_chance,
 )
 from lacim_jax.erm import ERM, LossFn
 from lacim_jax.model.lacim import Examples
@@ -20,6 +21,7 @@ def vrex_loss(
     num_domains: int,
     weight: optax.ScalarOrSchedule,
     label_likelihood: Likelihood = CATEGORICAL,
+    unbiased: bool = False,
 ) -> LossFn:
     r"""The mean of the domains' risks plus their variance.
 
@@ -30,6 +32,9 @@ def vrex_loss(
         num_domains: m, how many training domains there are, at least 1.
         weight: β, at least 0, or a schedule of it by step.
         label_likelihood: the family of p(y|x).
+        unbiased: whether what batches add to the variance by chance is subtracted, so that their
+            penalty is on average that of all data, and may be negative; the published code does
+            not. See `invariant_lacim_loss`, which has the same option.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, {"risk", "penalty"}))`.
@@ -44,9 +49,11 @@ def vrex_loss(
     """
 
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
-        del examples
         risks = domain_risks(batch)
-        return mean_over_present((risks - mean_over_present(risks, batch)) ** 2, batch)
+        variance = mean_over_present((risks - mean_over_present(risks, batch)) ** 2, batch)
+        if not unbiased:
+            return variance
+        return variance - variance_by_chance(batch.losses, examples.domains, num_domains)
 
     return penalised_loss(
         model, penalty, num_domains=num_domains, weight=weight, label_likelihood=label_likelihood

@@ -45,7 +45,7 @@ def test_help_names_every_option(capsys):
     [
         (["gsgd_mpl"], "did you mean 'gsgd_mlp'?"),
         (["all", "--preset", "dya"], "did you mean 'day'?"),
-        (["dcasgd_speed", "--preset", "day"], "Known: smoke, cpu, full."),
+        (["preemption", "--preset", "day"], "Known: smoke, cpu, full."),
         (["../escape"], "no experiment is called '../escape'"),
         (["gsgd_mlp", "--preset", "smok"], "did you mean 'smoke'?"),
         (["gsgd_mlp", "--seeds", "0"], "--seeds must be at least 1"),

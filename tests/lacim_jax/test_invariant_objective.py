@@ -22,6 +22,7 @@ from lacim_jax import (
     lacim_loss,
     select_invariant,
 )
+from lacim_jax.baselines.domain_risks import variance_by_chance
 from lacim_jax.invariant_objective import _variance_of_risks
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -147,6 +148,9 @@ def test_the_unbiased_penalty_of_batches_is_that_of_all_data_on_average():
         np.testing.assert_allclose(mean(True), exact, rtol=1e-12)
         chance = sum(each.var() / 2 for each in losses.values()) / 4
         np.testing.assert_allclose(mean(False), exact + chance, rtol=1e-12)
+        # V-REx subtracts the same.
+        one = functools.partial(variance_by_chance, domains=domains, num_domains=2)
+        np.testing.assert_allclose(jax.vmap(one)(batches).mean(), chance, rtol=1e-12)
 
 
 def test_fit_takes_it_and_bad_input_is_refused():

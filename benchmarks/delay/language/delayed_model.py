@@ -42,10 +42,9 @@ from common.results.records import Record
 PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(
-        size=Size(104, 4, 2, 64), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),
-        stages=5, batch_size=4, steps=120, learning_rates=(0.001, 0.003, 0.009, 0.027),
-        constant_lambdas=(0.04, 250.0), adaptive_lambdas=(2.0, 200.0), further=3, points=12,
-        watched=8, held_out=64, target_loss=2.9,
+        size=Size(64, 4, 2, 64), text_limit=4_000_000, delays=(0, 8), main_delays=(8,), stages=5,
+        batch_size=4, steps=60, learning_rates=(0.003, 0.009), constant_lambdas=(250.0,),
+        adaptive_lambdas=(200.0,), further=1, points=6, watched=8, held_out=32, target_loss=3.2,
     ),
     "day": Settings(
         size=Size(128, 4, 4, 128), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),

@@ -12,9 +12,9 @@ steps in time, are written as a loop and as a scan, which must be the same funct
 count. Last, a random finite rescaling of the float64 network must leave its outputs alone. Norms
 have the epsilon 1e-5 for the count by tracing, and next to none where rescaling is to be exact.
 
-Cost: cpu 6 minutes on one core; full draws ten times as many parameters and inputs, and was not
+Cost: day 6 minutes on one core; full draws ten times as many parameters and inputs, and was not
 run.
-Command: python -m benchmarks gsgd_architectures --preset cpu --seeds 1
+Command: python -m benchmarks gsgd_architectures --preset day --seeds 1
 """
 
 import dataclasses
@@ -54,7 +54,8 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(networks=("maxout", "GCN", "actor-critic"), draws=8),
-    "cpu": Settings(),
+    "cpu": Settings(draws=4),
+    "day": Settings(),
     "full": Settings(draws=240),
 }
 

@@ -17,9 +17,9 @@ seed: 57.5% conditioned, 40.1% as drawn (notebook beside https://github.com/Arti
 Lebeurrier et al., 2026, https://arxiv.org/abs/2602.19799). There rescaling took 7.47 seconds on a
 GPU.
 
-Cost: smoke a minute, cpu ten minutes on one core. Estimated, not run: full an hour on one
+Cost: smoke a minute, day ten minutes on one core. Estimated, not run: full an hour on one
 accelerator.
-Command: python -m benchmarks gsgd_conditioning --preset cpu --seeds 3
+Command: python -m benchmarks gsgd_conditioning --preset day --seeds 3
 """
 
 import dataclasses
@@ -78,16 +78,23 @@ class Settings:
     rates: tuple[float, ...] = (PUBLISHED_RATE, 0.1)
 
 
-_CPU = {
+_FEW = {
+    "train_size": 5000, "validation_size": 1000, "test_size": 2000, "batch_size": 64, "epochs": 2,
+}  # fmt: skip
+_SOME = {
     "train_size": 20_000, "validation_size": 2_000, "test_size": 5_000, "batch_size": 64,
     "epochs": 4,
 }  # fmt: skip
 PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(
+        tasks=(_mlp(5, 64, pool=4, **_FEW), _cnn((8, 16), pool=4, **_FEW)),
+        rates=(PUBLISHED_RATE, 0.03, 0.3),
+    ),
+    "day": Settings(
         tasks=(
-            *(_mlp(depth, 128, pool=2, **_CPU) for depth in (3, 5, 8)),
-            _cnn((16, 32, 32), pool=2, **_CPU),
+            *(_mlp(depth, 128, pool=2, **_SOME) for depth in (3, 5, 8)),
+            _cnn((16, 32, 32), pool=2, **_SOME),
         ),
         rates=(PUBLISHED_RATE, 0.01, 0.03, 0.1, 0.3, 1.0),
     ),

@@ -10,6 +10,7 @@ from benchmarks.cli import main
 from benchmarks.harness import registry
 from benchmarks.judgement import evidence
 from benchmarks.judgement.page import BEGIN, END
+from common.results.summaries import read_summary
 
 
 @pytest.fixture
@@ -57,6 +58,29 @@ def test_a_run_at_other_settings_than_the_preset_says_so(folder, tmp_path, monke
     assert main(["report"]) == 0
     page = (folder / "line.md").read_text()
     assert "*Not the preset as it is now: steps 2 instead of 9.*" in page
+
+
+def test_a_preset_that_was_renamed_is_known_by_its_settings(folder, tmp_path, monkeypatch):
+    experiment = registry.load("line")
+    settings = experiment.PRESETS["smoke"]
+    kept(tmp_path)
+    # What was "smoke" is now called "day", and "smoke" is shorter.
+    presets = {"smoke": dataclasses.replace(settings, steps=1), "day": settings}
+    monkeypatch.setattr(experiment, "PRESETS", presets)
+    (folder / "line" / "smoke.jsonl").rename(folder / "line" / "day.jsonl")
+    (folder / "line" / "smoke_slope.png").unlink()
+    assert main(["report"]) == 0
+    page = (folder / "line.md").read_text()
+    assert "## Preset `day`\n\n*Recorded when this preset was called `smoke`.*\n" in page
+    assert "Not the preset" not in page
+    # The run of then is kept under the name of today.
+    assert evidence.take(tmp_path / "results") == folder / "line" / "day.jsonl"
+
+
+def test_every_record_is_filed_under_the_name_that_its_preset_has_today():
+    for path in evidence.FOLDER.glob("*/*.jsonl"):
+        origin = read_summary(path)[0].origin
+        assert registry.preset_of(path.parent.name, origin) == path.stem, path
 
 
 @pytest.mark.parametrize("fault", ["typed", "deleted", "left over", "retaken", "readme"])

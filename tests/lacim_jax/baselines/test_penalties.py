@@ -92,6 +92,19 @@ def test_the_penalty_is_numpys(name):
     assert step == 1
 
 
+def test_vrex_may_leave_out_what_is_chance():
+    data = examples((0, 1, 1, 0, 1, 3, 1, 0, 1, 1))  # no example of domain 2, one of domain 3
+    losses = by_domain(seen(data)[2], data, 4)
+    chance = sum(own.var(ddof=1) / len(own) for own in losses if len(own) > 1) * (3 - 1) / 3**2
+    biased, unbiased = (
+        compiled_quickly(vrex_loss(MODEL, num_domains=4, weight=1.0, unbiased=u))(
+            PARAMS, START, data, KEY
+        )[1][1]["penalty"]
+        for u in (False, True)
+    )
+    np.testing.assert_allclose(biased - unbiased, chance, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_weight_may_be_a_schedule(name):
     data = examples()

@@ -12,7 +12,7 @@ from benchmarks.path_space.architectures.counts import traced
 from benchmarks.path_space.architectures.null_space import common_null_space
 from common.results.summaries import read_summary
 
-COUNTED = {r.method: r.metrics for r in read_summary(FOLDER / "gsgd_architectures" / "cpu.jsonl")}
+COUNTED = {r.method: r.metrics for r in read_summary(FOLDER / "gsgd_architectures" / "day.jsonl")}
 """Without tracing, by the null space of d(outputs)/d(log|w|)."""
 
 
