@@ -50,9 +50,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.harness.registry import Context
-from benchmarks.latent.methods import METHODS, Hyper, Method, Ramp, Sizes, modules
 from benchmarks.latent.reports import fonts as report
 from benchmarks.latent.reports.fonts import CONDITIONS, CORRELATED, ERM, LACIM, NEVER, PCA, POOLED
+from benchmarks.latent.styles.font_methods import method_of, seen
 from benchmarks.latent.training import (
     adam,
     bound_of,
@@ -75,8 +75,7 @@ from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
 from common.training.classification import evaluator
-from lacim_jax import Examples, LaCIM, Search, SharedEvidence, infer_along, lacim_loss, predict_from
-from lacim_jax.erm import LossFn
+from lacim_jax import Examples, LaCIM, Search, infer_along, predict_from
 from lacim_jax.identifiability import (
     LatentPairs,
     block_correlation,
@@ -231,40 +230,6 @@ def _pairs(data: GlyphData, estimate: np.ndarray) -> LatentPairs:
     return LatentPairs(data.style.astype(np.float64), estimate, data.domains)
 
 
-def method_of(name: str, penalty: float) -> tuple[Method, dict[str, float]]:
-    """A method as it is by default, with what its loss reads as tuned."""
-    if "LaCIM" in name:
-        build = functools.partial(_build, pooled=name == POOLED, correlated=name == CORRELATED)
-        method = METHODS[POOLED]._replace(build=build, loss=_bound)
-        return method._replace(searches=name != CORRELATED), {}
-    return METHODS[ERM if name == NEVER else name], {"weight": penalty} if name == "V-REx" else {}
-
-
-def _build(sizes: Sizes, *, pooled: bool, correlated: bool) -> LaCIM:
-    """LaCIM whose domains share their evidence."""
-    return LaCIM(
-        *modules(sizes), num_domains=1 if pooled else sizes.num_domains, s_dim=sizes.s_dim,
-        v_dim=sizes.v_dim, likelihood=sizes.likelihood, correlated_prior=correlated,
-        posterior=SharedEvidence(),
-    )  # fmt: skip
-
-
-def _bound(model: Any, hyper: Hyper, ramp: Ramp, sizes: Sizes) -> LossFn:
-    """The package's default: the label's weight balanced, the divergence warmed up."""
-    loss = lacim_loss(model, beta=lambda step: ramp(jnp.asarray(step)))
-
-    def loss_fn(params: Any, state: Any, examples: Examples, key: jax.Array) -> Any:
-        return loss(params, state, _seen(model, examples), key)
-
-    return loss_fn
-
-
-def _seen(model: LaCIM, examples: Examples) -> Examples:
-    """Examples with the domains that the model tells apart."""
-    one = model.num_domains == 1
-    return examples._replace(domains=jnp.zeros_like(examples.domains)) if one else examples
-
-
 def _run_method(
     name: str, m: int, loaded: Sequence[Parts], seeds: Sequence[int], settings: Settings, bar: Bar
 ) -> Iterator[Record]:
@@ -317,7 +282,7 @@ def _found(model: LaCIM, variables: Any, parts: Parts) -> dict[str, float]:
     """How well v recovers the style, how much of it s holds, and how many units are in use."""
 
     def halves(data: GlyphData) -> tuple[LatentPairs, LatentPairs]:
-        latents = encoded(model, variables, _seen(model, _examples(data)))
+        latents = encoded(model, variables, seen(model, _examples(data)))
         s, v = latents[:, : model.s_dim], latents[:, model.s_dim :]
         return _pairs(data, s), _pairs(data, v)
 
@@ -325,9 +290,9 @@ def _found(model: LaCIM, variables: Any, parts: Parts) -> dict[str, float]:
     tied = [halves(part)[1] for part in (parts.tied, parts.tests["validation"])]
     own = mean_correlation(fit, score, within=True)
     block = {"v": (fit, score), "s": (fit_s, score_s)}
-    seen = _seen(model, _examples(parts.pairs[1]))
-    held_out = _seen(model, _examples(parts.tests["validation"]))
-    active = collapse(model, variables, seen.images, seen.domains)
+    untied = seen(model, _examples(parts.pairs[1]))
+    held_out = seen(model, _examples(parts.tests["validation"]))
+    active = collapse(model, variables, untied.images, untied.domains)
     return {
         "mcc": own.mcc,
         **{f"mcc_{name}": float(value) for name, value in zip(STYLE, own.by_dim, strict=True)},
