@@ -7,7 +7,7 @@ ACCELERATOR ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 UV := uv==0.13.9
-EXTRAS := bench,features,gallery,notebooks,ray,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
+EXTRAS := bench,features,fonts,gallery,notebooks,ray,test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
 comma := ,
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 
@@ -54,7 +54,7 @@ $(STAMP): pyproject.toml requirements.lock
 
 # Pins every extra for every supported Python and platform, but for torch, which asks for NVIDIA's
 # libraries in other versions than JAX. It holds no address.
-LOCKED := bench features test notebooks gallery ray docs cuda12 cuda13 tpu
+LOCKED := bench features fonts test notebooks gallery ray docs cuda12 cuda13 tpu
 lock: setup
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 $(LOCKED:%=--extra %) \
 		--no-header --no-annotate --output-file requirements.lock pyproject.toml

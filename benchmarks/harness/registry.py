@@ -75,6 +75,7 @@ MODULES = {
     "lacim_pseudo_labels": "latent.pseudo_labels",
     "lacim_pacs": "latent.styles.pacs",
     "lacim_spurious_pacs": "latent.styles.spurious_pacs",
+    "lacim_fonts": "latent.styles.fonts",
     "lacim_reference": "latent.colored.reference",
     "lacim_pictures": "latent.pictures",
     "lacim_speed": "latent.speed",
@@ -114,6 +115,7 @@ TITLES = {
     "lacim_pseudo_labels": "Latent causes: pseudo-labels",
     "lacim_pacs": "Latent causes: PACS",
     "lacim_spurious_pacs": "Latent causes: PACS, label tied to style",
+    "lacim_fonts": "Latent causes: a font a domain",
     "lacim_reference": "Latent causes: beside the authors' code",
     "lacim_pictures": "Latent causes: what s and v look like",
     "lacim_speed": "Latent causes: speed",
@@ -135,7 +137,7 @@ ONE_SEED = (*TIMED, "gsgd_stability", "gsgd_architectures")
 
 LEAST_SEEDS = {
     "gsgd_mlp": 10, "lacim_selection": 10, "lacim_pseudo_labels": 10, "lacim_identifiability": 5,
-    "killed_commands": 8,
+    "lacim_fonts": 5, "killed_commands": 8,
 }  # fmt: skip
 """With how many seeds "all" runs an experiment at least, at the presets that are to decide."""
 

@@ -18,6 +18,8 @@ from common.data.generated.environments import (
     episode_returns,
     rollout,
 )
+from common.data.generated.glyph_fonts import HELD_OUT_FONTS, TRAINING_FONTS
+from common.data.generated.glyphs import GlyphData, GlyphModel, draw_fonts, glyph_model
 from common.data.generated.rotated_domains import rotated_digits
 from common.data.generated.segments import SegmentData, segments
 from common.data.generated.structural_design import (
@@ -40,6 +42,12 @@ __all__ = [
     "without_color",
     "as_rgb",
     "rotated_digits",
+    "glyph_model",
+    "GlyphModel",
+    "GlyphData",
+    "draw_fonts",
+    "TRAINING_FONTS",
+    "HELD_OUT_FONTS",
     "structural_model",
     "StructuralSizes",
     "StructuralSpread",

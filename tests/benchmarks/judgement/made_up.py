@@ -113,3 +113,18 @@ def flipped(known):
         )
         for record in runs(method, {"tau": 0.5}, accuracy=value)
     ]  # fmt: skip
+
+
+def of_fonts(few, most, *, erm=(0.2, 0.4), mcc=(0.3, 0.5), pooled=0.3, learnt=0.9, spread=FINE):
+    """Accuracy in new fonts from two training fonts and from 16, which suffice; MCCs of v."""
+    found = []
+    for i, m in enumerate((2, 16)):
+        tested = (("ERM", erm[i], {}), ("LaCIM", (few, most)[i], {"mcc": mcc[i]}),
+                  ("Pool-LaCIM", 0.3, {"mcc": pooled}))  # fmt: skip
+        for method, value, more in tested:
+            found += runs(
+                method, {"num_domains": m}, spread=spread, test_accuracy=value, **more,
+                **dict.fromkeys(("choice_accuracy", "validation_accuracy"), learnt),
+            )  # fmt: skip
+        found += runs("principal components", {"num_domains": m}, spread=0.0, mcc=0.2, needed=9.0)
+    return found

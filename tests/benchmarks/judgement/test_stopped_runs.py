@@ -11,6 +11,7 @@ from tests.benchmarks.judgement.made_up import (
     found_from,
     images,
     of_domains,
+    of_fonts,
     rungs,
     runs,
     scaled_apart,
@@ -54,6 +55,7 @@ RUNS = {
         ],
         "lacim_speed": searched(),
     },
+    "more training domains": {"lacim_fonts": of_fonts(0.3, 0.6)},
     "delay on language models": {"delayed_language_model": board(prediction=0.4)},
 }
 """Of each claim, complete records, by experiment."""
