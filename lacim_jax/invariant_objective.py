@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from lacim_jax.baselines.domain_risks import variance_by_chance
+from lacim_jax.chance import variance_by_chance
 from lacim_jax.model.checks import check_weight
 from lacim_jax.model.lacim import Examples, LaCIM
 from lacim_jax.objective import weighted_bound

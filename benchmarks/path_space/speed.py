@@ -90,8 +90,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(networks=(PERCEPTRON,), batch_sizes=((128,), ()), steps=(20, 1)),
-    "cpu": Settings(networks=(PERCEPTRON, RESIDUAL), batch_sizes=((128,), (32,)), width=0.5,
-                    repetitions=(7, 3), compilations=1, traces=1),
+    "cpu": Settings(batch_sizes=((128,), (32,)), width=0.5, repetitions=(7, 3), compilations=1),
     "day": Settings(repetitions=(25, 3)),
     "full": Settings(steps=(2000, 100), repetitions=(11, 11)),
 }  # fmt: skip

@@ -8,8 +8,8 @@ from lacim_jax.baselines.domain_risks import (
     domain_risks,
     mean_over_present,
     penalised_loss,
-    variance_by_chance,
 )
+from lacim_jax.chance import variance_by_chance
 from lacim_jax.erm import ERM, LossFn
 from lacim_jax.model.lacim import Examples
 from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood

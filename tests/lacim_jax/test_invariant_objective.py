@@ -22,7 +22,7 @@ from lacim_jax import (
     lacim_loss,
     select_invariant,
 )
-from lacim_jax.baselines.domain_risks import variance_by_chance
+from lacim_jax.chance import variance_by_chance
 from lacim_jax.invariant_objective import _variance_of_risks
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")

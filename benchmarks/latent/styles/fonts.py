@@ -18,7 +18,8 @@ images as in training, where it may, and that of as many principal components of
 - LaCIM: a prior for each font; the encoder multiplies shared evidence with it
   (`lacim_jax.SharedEvidence`). By default s and v are independent given the domain, which they are
   not here: the letter ties them;
-- LaCIM, correlated: the same with a full covariance in each prior, which can say so;
+- LaCIM, correlated: the same with a full covariance in each prior, which can say so. It takes ten
+  times as long on CPU, and is in `full` alone;
 - Pool-LaCIM: one prior for all. With one font it is LaCIM, and is not run again;
 - ERM, V-REx: the same encoder trunk and classifier. V-REx needs two domains;
 - ERM, never tied: learns from images of the same fonts in which style and letter are not tied, as
@@ -112,7 +113,10 @@ PRESETS = {
         methods=(NEVER, ERM, POOLED, LACIM), num_domains=(2, 16), size=4000, test_size=1000,
         batch_size=250, epochs=20, search_steps=(50,), noise_scale=0.1,
     ),
-    "day": Settings(batch_size=250, epochs=20, search_steps=(50,), noise_scale=0.1),
+    "day": Settings(
+        methods=(NEVER, ERM, "V-REx", POOLED, LACIM), batch_size=250, epochs=20, search_steps=(50,),
+        noise_scale=0.1,
+    ),
     "full": Settings(
         size=100_000, test_size=10_000, search_size=2000, widths=(512, 256), epochs=60,
         search_steps=(10, 50, 100), noise_scale=0.1,
