@@ -73,7 +73,7 @@ FLOORS = {
     "lacim_jax/model": set(),
     "lacim_jax/objective": {"model"},
     "lacim_jax/training": {"_keywords", "model", "objective"},
-    "lacim_jax/invariant_objective": {"model", "objective"},
+    "lacim_jax/invariant_objective": {"model", "objective", "chance"},
     "lacim_jax/erm": {"model"},
     "lacim_jax/logistic": set(),
     "lacim_jax/invariance": {"logistic"},
