@@ -37,7 +37,7 @@ def test_images_get_a_margin_and_each_its_shade_of_the_colour():
     colors = jnp.arange(n) % 2
     images = 0.5 * jax.nn.one_hot(colors, 2)[:, None, None] * jnp.ones((n, 4, 4, 1))
     colored = ColoredDigits(images, colors, colors, jnp.zeros(n, int), colors)
-    padded = np.asarray(reference._examples(colored, jax.random.key(0)).images)
+    padded = np.asarray(reference.shaded(colored, jax.random.key(0)).images)
     assert padded.shape == (n, 8, 8, 3)
     inside = padded[:, 2:-2, 2:-2]
     assert inside.sum() == pytest.approx(padded.sum(), rel=1e-6)
