@@ -57,5 +57,23 @@ def _verdict(name: str, runs: Sequence[Record]) -> str:
     )
 
 
+def ratios(runs: Sequence[Record]) -> list[float]:
+    """Images a second to their objective over theirs, a seed each; none where it is not reached.
+
+    Args:
+        runs: of one decoder.
+    """
+    reached = {
+        r.seed: r.metrics["enough_objective"] >= r.metrics["authors_objective"]
+        for r in where(runs, OURS)
+        if "authors_objective" in r.metrics
+    }
+    ours, theirs = (
+        {r.seed: r.metrics["images_per_second"] for r in where(runs, way)}
+        for way in (ENOUGH, AUTHORS)
+    )
+    return [ours[seed] / theirs[seed] for seed in ours.keys() & theirs.keys() if reached[seed]]
+
+
 def _median(runs: Sequence[Record], way: str, rate: str) -> float:
     return float(np.median([record.metrics[rate] for record in where(runs, way)]))
