@@ -1,22 +1,32 @@
-"""On the reference code's data, with its networks and budget: is our LaCIM as accurate as theirs?
+"""On the authors' data, with networks of their sizes: is our LaCIM as accurate as their code?
 
 Two-class coloured MNIST without flipped labels, as the authors' code makes it: colour agrees with
-the label on 90% and 80% of the images of two training domains, and on 10% of the test domain's.
-Images are 32x32x3, the digits as they are (theirs are mirrored), and 15,360 of them are seen, each
-once, in batches of 256. The encoder has convolutions of 32, 64, 128 and 256 channels, the decoder
-four transposed ones, s and v have 16 dimensions each, and p(y|s) has layers of 512 and 256.
+the label on 90% and 80% of the images of two training domains, and on 10% of the test domain's. A
+colour is 204 of 255 bright, and each image has a shade of its own. 15,360 images are seen, each
+once; they are 32x32x3 with a margin of two pixels, and digits are as they are. The encoder has
+convolutions of 32, 64, 128 and 256 channels, the decoder four transposed ones, s and v have 16
+dimensions each, and p(y|s) has layers of 512 and 256.
 
-Theirs, measured with their code (Sun et al., 2021, https://arxiv.org/abs/2011.02203) on such images
-and as many of them: 84 to 86% of the test images.
+Theirs is their own code (Sun et al., 2021, https://arxiv.org/abs/2011.02203), run on CPU with
+PyTorch 2.15 on the same images, seed by seed, and as their command has it but for the epochs: one,
+so that the best epoch on test images, which it prints, is also the last. Batches of 256, SGD with a
+step of 0.1, momentum of 0.5 and decay of 0.0002, half of the images mirrored. In test the best of
+20 starts is searched by 50 steps of Adam at 0.0005; without them its accuracy is within 0.2 points.
+Mirrored digits are no digits, so it was run without mirroring too, and answered from the best
+start. On images of two other seeds, drawn as their script draws them, it had 67.7 and 79.4%
+mirrored, 74.0 and 91.8 not; the first seed again, its batches in another order, 61.6. An earlier
+measurement, whose protocol was not kept, had 84 to 86: what one run may have, but not their mean.
 
 Ours is trained as `lacim_jax.fit` trains by default: the label weighed as it is by default, the
-divergence warmed up over the first quarter of the steps, Adam at 0.001. Nothing is tuned. It
-answers from the best start, without a search of the latents. ERM has the same encoder, and the same
-batches. In 60 steps nothing has converged: colour alone has 85% of the held-out images, and what
-goes beyond it is the digit, half learnt. Larger steps (0.003) and steps that fall along a cosine
-did worse on held-out images, in one seed each; why the authors' code learns faster is not known.
+divergence warmed up over the first quarter of the steps, Adam at 0.001. It answers from the best
+start, without a search of the latents. Batches are theirs, and of 64: in 60 steps nothing has
+converged, colour alone has 85% of the held-out images, and what goes beyond it is the digit, half
+learnt. The smaller size was chosen on held-out images of two other seeds, where LaCIM had 96.8 and
+96.6%, against 94.9 in batches of 256. There a trunk like theirs with group normalisation, which
+pools and averages over places, had 86.8%, ERM's, against 96.0: what theirs learns at this budget it
+owes to BatchNorm and the long steps, and these make it swing. ERM has our encoder and batches.
 
-Cost: cpu, three seeds, 8 minutes on one core; full is three times as many images, and was not run.
+Cost: cpu, three seeds, 9 minutes on one core; full is three times as many images, and was not run.
 Command: python -m benchmarks lacim_reference --preset cpu --seeds 3
 """
 
@@ -35,7 +45,7 @@ import optax
 
 from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import by_method, by_setting, met, values
+from benchmarks.harness.reports import by_method, by_setting, joined, met, values
 from benchmarks.latent.methods import METHODS
 from common.data import load, take
 from common.data.generated.colored_digits import ColoredDigits, colored_domains
@@ -49,8 +59,12 @@ from common.training.classification import evaluator
 from lacim_jax import ERM, MLP, ConvDecoder, ConvEncoder, Examples, LaCIM, erm_loss, lacim_loss
 
 LACIM = "LaCIM"
-AUTHORS: dict[str, dict[int, tuple[float, ...]]] = {}
-"""Shares of the test images that their code gets right, by the size of batches, seeds 0, 1, 2."""
+AUTHORS = {
+    "the authors' code": (0.619, 0.6705),
+    "the authors' code, nothing mirrored": (0.8125, 0.73, 0.84),
+}
+"""Shares of the test images that their code gets right, by seed from 0 on."""
+AUTHORS_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,19 +194,17 @@ def tables(records: Sequence[Record]) -> str:
     """Accuracies, with those of the authors' code, and LaCIM beside it seed by seed."""
     rows, verdicts = [], []
     for size, of_size in by_setting(records, "batch_size").items():
-        methods = by_method(of_size)
-        for name, runs in methods.items():
+        for name, runs in by_method(of_size).items():
             shares = [percent(metric(runs, f"{part}_accuracy")) for part in ("validation", "test")]
             rows.append([name, f"{size}", *shares, _each(values(runs, "test_accuracy"))])
-        theirs = {name: of[size] for name, of in AUTHORS.items() if size in of}
-        rows += [
-            [name, f"{size}", "-", percent(summarise(each)), _each(each)]
-            for name, each in theirs.items()
-        ]
-        if theirs and LACIM in methods:
-            verdicts += [_verdict(size, methods[LACIM], *of) for of in theirs.items()]
+            if name == LACIM:
+                verdicts += [_verdict(size, runs, *of) for of in AUTHORS.items()]
+    rows += [
+        [name, f"{AUTHORS_BATCH}", "-", percent(summarise(each)), _each(each)]
+        for name, each in AUTHORS.items()
+    ]
     header = ["method", "batch", "held out %", "test %", "seed by seed"]
-    return "\n\n".join(part for part in (markdown(header, rows), "\n".join(verdicts)) if part)
+    return joined(markdown(header, rows), "\n".join(verdicts))
 
 
 def _each(accuracies: Sequence[float]) -> str:
@@ -202,29 +214,30 @@ def _each(accuracies: Sequence[float]) -> str:
 def _verdict(size: int, ours: Sequence[Record], name: str, theirs: Sequence[float]) -> str:
     """LaCIM's mean and theirs over the seeds that both have, and the difference's interval."""
     both = [(r.metrics["test_accuracy"], theirs[r.seed]) for r in ours if r.seed < len(theirs)]
+    if not both:
+        return f"- LaCIM in batches of {size}, {name}: no seed in common."
     means = [100 * statistics.fmean(side) for side in zip(*both, strict=True)]
     gain = interval(100 * (one - other) for one, other in both)
     return (
-        f"- Batches of {size}: LaCIM {means[0]:.1f}, {name} {means[1]:.1f}; "
+        f"- LaCIM in batches of {size} {means[0]:.1f}, {name} {means[1]:.1f}: "
         f"{gain.mean:+.1f} ± {gain.half_width:.1f} over {gain.n} seeds (target: at least theirs: "
         f"{met(means[0], means[1])})"
     )
 
 
 CAPTIONS = {
-    "reference.png": "Test accuracy by the size of batches: dots are seeds, the mark their mean "
+    "reference.png": "Test accuracy, with the size of batches: dots are seeds, the mark their mean "
     "with one standard deviation."
 }
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
-    """Test accuracy of each method and of the authors' code, a panel for each size of batches."""
-    panels = {}
-    for size, of_size in by_setting(records, "batch_size").items():
-        rows = {name: values(runs, "test_accuracy") for name, runs in by_method(of_size).items()}
-        rows |= {name: of.get(size, ()) for name, of in AUTHORS.items()}
-        panels[f"batches of {size}"] = rows
+    """Test accuracy of each method and of the authors' code."""
+    rows = {
+        f"{name}, {size}": values(runs, "test_accuracy")
+        for size, of_size in by_setting(records, "batch_size").items()
+        for name, runs in by_method(of_size).items()
+    }
+    rows |= {f"{name}, {AUTHORS_BATCH}": each for name, each in AUTHORS.items()}
     label = "test accuracy, %"
-    return [
-        dots_figure(out / "reference.png", panels, label=label, scale=100, absent="not measured")
-    ]
+    return [dots_figure(out / "reference.png", {"": rows}, label=label, scale=100)]
