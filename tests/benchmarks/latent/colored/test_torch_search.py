@@ -9,7 +9,7 @@ from benchmarks.latent.colored.torch_search import TorchSearch, of_decoder, sear
 from lacim_jax import BERNOULLI, ConvDecoder
 from tests.compiled import compiled_quickly
 
-pytest.importorskip("torch", reason="needs PyTorch, the extra torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, the extra torch")
 DECODER = ConvDecoder((8, 4, 3), (16, 8))
 N, STARTS, DIM = 5, 3, 6
 
@@ -31,8 +31,6 @@ def losses(params, latents, images):
 
 
 def test_the_decoder_is_ours(problem):
-    import torch
-
     params, starts, _ = problem
     found = of_decoder(DECODER, params)(torch.tensor(np.array(starts[:, 0])))
     expected = compiled_quickly(DECODER.apply)({"params": params}, starts[:, 0])
