@@ -36,7 +36,7 @@ A whole evaluation is one set of compiled programs: how many more are compiled i
 another number of images and of steps, is counted. The memory of a chunk stands beside what 10,000
 images at once would take.
 
-Cost: smoke half a minute, cpu 2 minutes on two cores; full was not run.
+Cost: smoke a minute, cpu 6 minutes on two cores; full was not run.
 Command: python -m benchmarks lacim_speed --preset cpu
 """
 

@@ -114,7 +114,10 @@ def _normalised(hidden: jax.Array, group_size: int) -> jax.Array:
 
 
 class ConvDecoder(nn.Module):
-    """One dense layer, then transposed convolutions that double height and width."""
+    """One dense layer, then transposed convolutions that double height and width.
+
+    They are computed as products of matrices: XLA has fast ones on CPU too, and inside loops.
+    """
 
     shape: Sequence[int]
     """Of one example's likelihood parameters, (height, width, channels): height and width must be
