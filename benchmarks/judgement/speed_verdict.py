@@ -17,6 +17,7 @@ from benchmarks.judgement.finding import (
     Finding,
     Measured,
 )
+from benchmarks.latent.reports import authors_search
 from benchmarks.latent.reports import speed as latent
 from benchmarks.path_space import speed as path_space
 from common.results.comparison import interval
@@ -136,4 +137,14 @@ def _searches(measured: Measured) -> Iterator[Target]:
             yield _target(
                 f"latent search, {decoder},", min(ratios), "times a loop over batches",
                 latent.TARGET, _turns(loop[0], ours),
+            )  # fmt: skip
+    beside = where(measured.get("lacim_speed", ()), task=authors_search.BESIDE_AUTHORS)
+    for decoder, runs in by_setting(beside, "decoder").items():
+        if ratios := authors_search.ratios(runs):
+            theirs, ours = (
+                where(runs, way) for way in (authors_search.AUTHORS, authors_search.ENOUGH)
+            )
+            yield _target(
+                f"latent search, {decoder}, to the authors' objective,", min(ratios),
+                "times their loop in PyTorch", authors_search.TARGET, _turns(theirs[0], ours),
             )  # fmt: skip

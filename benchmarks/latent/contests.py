@@ -71,6 +71,10 @@ class Settings:
     product: int = 1024
     """Side of the matrices whose product is the machine's own rate."""
     repetitions: int = 3
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    """Of the convolutional encoder with whose decoder the authors' search is compared."""
+    authors_draws: int = 10
+    """Starts that the authors draw for each of the two domains."""
 
 
 class Contest(NamedTuple):

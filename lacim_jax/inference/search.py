@@ -67,7 +67,8 @@ class Search:
     loop: Literal["auto", "scan", "driven"] = "auto"
     """"scan" takes all steps in one compiled loop, "driven" calls a compiled step from Python.
     "auto" drives where the decoder has convolutions and runs on CPU, where XLA runs their gradients
-    many times slower inside a loop (https://github.com/jax-ml/jax/issues/12868)."""
+    many times slower inside a loop (https://github.com/jax-ml/jax/issues/12868); `ConvDecoder`
+    has products of matrices instead."""
 
     def __post_init__(self):
         """Refuses a search that cannot be made."""

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -113,7 +114,10 @@ def _normalised(hidden: jax.Array, group_size: int) -> jax.Array:
 
 
 class ConvDecoder(nn.Module):
-    """One dense layer, then transposed convolutions that double height and width."""
+    """One dense layer, then transposed convolutions that double height and width.
+
+    They are computed as products of matrices: XLA has fast ones on CPU too, and inside loops.
+    """
 
     shape: Sequence[int]
     """Of one example's likelihood parameters, (height, width, channels): height and width must be
@@ -143,10 +147,49 @@ class ConvDecoder(nn.Module):
         size = height // scale * (width // scale) * self.channels[0]
         hidden = nn.Dense(size, dtype=self.dtype)(latents)
         hidden = hidden.reshape(-1, height // scale, width // scale, self.channels[0])
-        for channels in (*self.channels[1:], None):
+        for index, channels in enumerate((*self.channels[1:], outputs)):
             hidden = nn.relu(_normalised(hidden, self.group_size))
-            # A kernel of twice the stride covers every pixel equally: no checkerboard.
-            hidden = nn.ConvTranspose(
-                channels or outputs, (4, 4), strides=(2, 2), dtype=self.dtype
-            )(hidden)
+            # As flax calls its own, whose weights these are.
+            name = f"ConvTranspose_{index}"
+            hidden = _Doubling(channels, dtype=self.dtype, name=name)(hidden)
         return hidden if self.dtype is None else hidden.astype(latents.dtype)
+
+
+class _Doubling(nn.Module):
+    """`flax.linen.ConvTranspose` with a kernel of 4x4 and strides of 2, as a product of matrices.
+
+    A kernel of twice the stride covers every pixel equally: no checkerboard.
+    """
+
+    channels: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "batch height width inputs"]
+    ) -> Float[Array, "batch twice_height twice_width channels"]:
+        shape = (4, 4, hidden.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        hidden, kernel, bias = promote_dtype(hidden, kernel, bias, dtype=self.dtype)
+        # Pixel j adds to the outputs 2j - 1 to 2j + 2, by the kernel from its end on. XLA's
+        # transposed convolutions multiply the zeros between the pixels too on CPU, and the
+        # gradients of their kernels take six times as long.
+        patches = jnp.einsum("nhwc,abco->nhawbo", hidden, kernel[::-1, ::-1])
+        return _overlapped(_overlapped(patches, 1), 2) + bias[None, None, None]
+
+
+def _overlapped(patches: jax.Array, axis: int) -> jax.Array:
+    """The sum of patches, each two after the last one: [..., n, 4, ...] to [..., 2n, ...].
+
+    Of the first patch and the last, one at the edge is cut off.
+    """
+    before, after = patches.shape[:axis], patches.shape[axis + 2 :]
+    ends = [part.reshape(*before, -1, *after) for part in jnp.split(patches, 2, axis + 1)]
+    rest = len(after)
+
+    def shifted(part: jax.Array, rows: slice, zeros: tuple[int, int]) -> jax.Array:
+        kept = part[(slice(None),) * axis + (rows,)]
+        return jnp.pad(kept, [(0, 0)] * axis + [zeros] + [(0, 0)] * rest)
+
+    return shifted(ends[0], slice(1, None), (0, 1)) + shifted(ends[1], slice(None, -1), (1, 0))

@@ -11,7 +11,6 @@ alone, one after another at fixed weights: no event loop in it can be faster.
 import dataclasses
 import functools
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from benchmarks.delay.timed import appfl_clients, torch_loop
 from benchmarks.delay.timed.heap import Times, arrivals, equal_times
 from benchmarks.delay.timed.workload import Workload, build
 from benchmarks.harness.reports import by_setting, joined, met, numeric, where
-from benchmarks.harness.timing import ratio, take_turns
+from benchmarks.harness.timing import installed, ratio, take_turns
 from common.progress import Progress
 from common.results.records import Record
 from common.results.tables import markdown
@@ -97,11 +96,6 @@ def measure(loops: Loops, repetitions: int, seed: int, progress: Progress) -> It
                         curve={"repetition": list(range(len(spent))), "seconds": spent},
                         wall_time=float(sum(spent)),
                     )
-
-
-def installed(library: str) -> bool:
-    """Whether a library that is only compared with is there."""
-    return importlib.util.find_spec(library) is not None
 
 
 def _ways(workload: Workload, loops: Loops, workers: int, rule: str) -> Iterator[_Way]:

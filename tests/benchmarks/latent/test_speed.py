@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent import contests, speed
+from benchmarks.latent.colored import authors_search
 from benchmarks.latent.reports import speed as report
 from common.progress import Silent
 from common.results.records import Record
@@ -16,15 +17,16 @@ CONTEXT = Context(seeds=(0,), data_dir=None, progress=Silent())
 LATENT = contests.Settings(
     networks=(contests.Network(4, (8,)),), train_images=64, search_images=32, s_dim=2, v_dim=2,
     batch_size=16, search_steps=2, draws=1, chunk_size=8, fitted_steps=2, whole=16, product=32,
-    repetitions=1,
+    repetitions=1, channels=(8,), authors_draws=1,
 )  # fmt: skip
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_every_way_to_train_and_to_search_is_timed(tmp_path):
+def test_every_way_to_train_and_to_search_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(authors_search, "installed", lambda library: False)
     records = list(speed.run(LATENT, CONTEXT))
     ways = collections.Counter(r.setting["task"] for r in records)
-    assert ways == {"training": 3, "latent search": 5}
+    assert ways == {"training": 3, "latent search": 5, "latent search beside the authors'": 2}
     for record in records:
         assert record.metrics["gflops"] > 0
         assert record.metrics["gflops_per_cpu_second"] > 0
@@ -33,6 +35,7 @@ def test_every_way_to_train_and_to_search_is_timed(tmp_path):
     assert ours.metrics["megabytes"] < ours.metrics["megabytes_whole"]
     table = speed.tables(records)
     assert "7x7x2 from 8" in table
+    assert "32x32x3 from 8 channels: not installed, so left out: torch." in table
     (path,) = speed.plots(records, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
 

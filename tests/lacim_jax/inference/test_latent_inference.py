@@ -1,5 +1,6 @@
 """Latent search: known optima, never worse than its start, and blind to the company."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +209,16 @@ def test_driven_and_scanned_steps_are_the_same():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+class Convolved(nn.Module):
+    """A decoder with a convolution."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, latents):
+        return nn.Conv(self.shape[-1], (3, 3))(MLPDecoder(self.shape, (4,))(latents))
+
+
 def test_auto_drives_convolutions_on_cpu_and_scans_the_rest(monkeypatch):
     called = []
     for name in ("_step", "_steps"):
@@ -220,9 +231,11 @@ def test_auto_drives_convolutions_on_cpu_and_scans_the_rest(monkeypatch):
     search = Search(chunk_size=5)
     infer(MODEL, VARIABLES, IMAGES[:5], KEY, steps=2, search=search)
     assert called == ["_steps"]
-    model = model_with(ConvDecoder((8, 8, 1), (8,)), ConvEncoder((8,), 16))
+    model = model_with(Convolved((8, 8, 1)))
     infer(model, variables_of(model), IMAGES[:5], KEY, steps=2, search=search)
     assert called == ["_steps", "_step", "_step"]
+    model = model_with(ConvDecoder((8, 8, 1), (8,)))  # its convolutions are products of matrices
+    assert not latent_inference.is_driven(model, variables_of(model), search)
 
 
 def test_one_compilation_serves_every_evaluation():

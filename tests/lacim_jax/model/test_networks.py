@@ -1,11 +1,13 @@
 """Networks: sizes, and that no example of a batch sees another."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lacim_jax import MLP, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from lacim_jax.model.networks import _Doubling
 from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
@@ -51,6 +53,20 @@ def test_examples_are_treated_apart(network, shape):
 def test_vectors_are_images_too():
     pixels, _ = compiled_quickly(MLPDecoder((5,)).init_with_output)(KEY, jnp.ones((2, 3)))
     assert pixels.shape == (2, 5)
+
+
+@pytest.mark.usefixtures("x64", "standard_promotion")
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3)])
+def test_doubling_is_flax_s_transposed_convolution(shape):
+    layers = _Doubling(2), nn.ConvTranspose(2, (4, 4), strides=(2, 2))
+    hidden = jax.random.normal(KEY, (3, *shape, 4), jnp.float64)
+    (found, variables), (expected, same) = (
+        compiled_quickly(layer.init_with_output)(KEY, hidden) for layer in layers
+    )
+    assert found.shape == (3, 2 * shape[0], 2 * shape[1], 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    for one, other in zip(*map(jax.tree.leaves, (variables, same)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_size_that_cannot_be_halved_is_refused():
