@@ -192,7 +192,7 @@ ROWS: Sequence[Row] = (
         "LaCIM's coloured MNIST, 15,360 images seen once",
         f"test accuracy %: {_authors()}", "their command, run here: one epoch, so none is chosen; "
         "SGD with a step of 0.1, batches of 256, digits mirrored; 50 steps of latent search. "
-        "Without mirroring nothing is searched, which changes little; two seeds and three",
+        "Without mirroring nothing is searched, which changes little; three seeds each",
         "the authors' public code (Sun et al., 2021, arxiv.org/abs/2011.02203), PyTorch 2.15",
         "lacim_reference", _beside_authors, "nothing is tuned; the smaller batches by held-out "
         "images of other seeds",

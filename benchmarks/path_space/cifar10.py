@@ -27,11 +27,11 @@ are to be compared with the published ones.
 `day` is ResNet-8 with all its channels, on all images at full resolution, for 12 epochs; step sizes
 are tried by successive halving, from one seed.
 
-Cost: smoke 3 minutes on two busy cores; cpu 9 minutes on one core. Estimated, not run: day six
-hours of one core. Full not measured; it is sized for 80 GB: a run keeps 2.3 GB for its backward
-pass (counted from shapes, before fusion; 1.7 in bfloat16), and the 15 runs of a method are trained
-side by side, 34 GB.
-Command: python -m benchmarks gsgd_cifar10 --preset cpu --seeds 3
+Cost: smoke 3 minutes on two busy cores; cpu 3 on one. Estimated, not run to its end: day six hours
+of one core. Full not measured; it is sized for 80 GB: a run keeps 2.3 GB for its backward pass
+(counted from shapes, before fusion; 1.7 in bfloat16), and the 15 runs of a method are trained side
+by side, 34 GB.
+Command: python -m benchmarks gsgd_cifar10 --preset day --seeds 3
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ training, and on average over evaluations at even distances, which tells how fas
 sizes are chosen by the former on some episodes and scored on others; all methods of a seed meet the
 same beginnings. After training has diverged there is no score.
 
-Cost: day 3 minutes on one core; full is sized for one accelerator and was not run.
+Cost: cpu 2 minutes on one core, day 3; full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_control --preset day --seeds 3
 """
 

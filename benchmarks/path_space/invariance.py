@@ -14,7 +14,7 @@ are `in_path_space`'s default, the weights of the balanced copy of the start.
 Published as a theorem, without a measured figure: values and activations of paths are invariant
 (Meng et al., ICLR 2019, https://arxiv.org/abs/1802.03713).
 
-Cost: day 2 minutes on one core; full is sized for one accelerator and was not run.
+Cost: cpu 1 minute on one core, day 2; full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_invariance --preset day --seeds 3
 """
 

@@ -34,8 +34,8 @@ equalised across layers as for quantisation, and brought to the range 1 in each 
 `day` trains for 100 steps of 16 or 32 examples: a loss there is what a row cannot make up in them.
 No published figure is known for this comparison.
 
-Cost: smoke half a minute, day 15 minutes of one core. Full is sized for one accelerator and was not
-run.
+Cost: smoke half a minute, cpu 3 minutes of one core, day 15. Full is sized for one accelerator and
+was not run.
 Command: python -m benchmarks gsgd_rescaled_start --preset day --seeds 3
 """
 

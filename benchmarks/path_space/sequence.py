@@ -17,7 +17,7 @@ before it, so one pass over the right translation tells.
 
 The papers' talk has a row for machine translation; its figures are not known here.
 
-Cost: smoke 1 minute on two busy cores, day 7 on one; full is sized for one
+Cost: smoke 1 minute on two busy cores, cpu 2 on one, day 7; full is sized for one
 accelerator and was not run.
 Command: python -m benchmarks gsgd_sequence --preset day --seeds 3
 """

@@ -11,7 +11,7 @@ size and every lambda of one grid, chosen by mean validation accuracy over the s
 Each is run again from a copy in which every hidden unit is rescaled at random, the same function:
 what stale gradients do to it should not depend on that, and on weights it does.
 
-Cost: day 4 minutes on one core; full is sized for one accelerator and was not run.
+Cost: cpu 1 minute on one core, day 4; full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_delay --preset smoke --seeds 3
 """
 

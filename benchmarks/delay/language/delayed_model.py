@@ -21,10 +21,10 @@ more copy of the weights.
 
 Refuted, that a rule helps: if a smaller step without it does as well.
 
-Cost: smoke two minutes on one core, cpu about 20. Estimated, not run: day four hours of one core
+Cost: smoke and cpu a few minutes on one core. Estimated, not run: day four hours of one core
 (0.8M parameters); full 8 minutes on one H100 (10M parameters, 3 seeds). It may be stopped and
 resumed.
-Command: python -m benchmarks delayed_language_model --preset cpu --seeds 3
+Command: python -m benchmarks delayed_language_model --preset day --seeds 3
 """
 
 import functools

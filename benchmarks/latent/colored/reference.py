@@ -60,7 +60,7 @@ from lacim_jax import ERM, MLP, ConvDecoder, ConvEncoder, Examples, LaCIM, erm_l
 
 LACIM = "LaCIM"
 AUTHORS = {
-    "the authors' code": (0.619, 0.6705),
+    "the authors' code": (0.619, 0.6705, 0.638),
     "the authors' code, nothing mirrored": (0.8125, 0.73, 0.84),
 }
 """Shares of the test images that their code gets right, by seed from 0 on."""

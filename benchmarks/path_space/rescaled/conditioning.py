@@ -17,7 +17,7 @@ seed: 57.5% conditioned, 40.1% as drawn (notebook beside https://github.com/Arti
 Lebeurrier et al., 2026, https://arxiv.org/abs/2602.19799). There rescaling took 7.47 seconds on a
 GPU.
 
-Cost: smoke a minute, day ten minutes on one core. Estimated, not run: full an hour on one
+Cost: smoke and cpu a minute, day ten on one core. Estimated, not run: full an hour on one
 accelerator.
 Command: python -m benchmarks gsgd_conditioning --preset day --seeds 3
 """
