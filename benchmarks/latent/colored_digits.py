@@ -99,7 +99,7 @@ class Settings(SearchBudget):
 
 PRESETS = {
     "smoke": Settings(),
-    "cpu": Settings(data="mnist", widths=(128, 64)),
+    "cpu": Settings(data="mnist", size=5000, test_size=1000, widths=(128, 64), epochs=6),
     "day": Settings(
         data="mnist", size=12_000, test_size=3000, label_noises=(0.25, 0.0), batch_size=128,
         widths=(256, 128), epochs=6,
