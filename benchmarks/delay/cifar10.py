@@ -12,9 +12,9 @@ synchronous SGD 9.17 / 10.10, DC-ASGD-c 8.67 / 9.27, DC-ASGD-a 8.19 / 8.57. `ful
 for 4 epochs of batches of 32: neither the accuracies nor, within their spread, the order of the
 methods are to be compared with the published ones.
 
-Cost: day 7 minutes on one core. Full is sized for one accelerator: a run keeps 0.4 GB for its
-backward pass (counted from shapes, before fusion), and the 15 runs of a method are trained side by
-side, 6 GB. It was not run.
+Cost: cpu 2 minutes on one core, day 7. Full is sized for one accelerator: a run keeps 0.4 GB for
+its backward pass (counted from shapes, before fusion), and the 15 runs of a method are trained side
+by side, 6 GB. It was not run.
 Command: python -m benchmarks dcasgd_cifar10 --preset day --seeds 3
 """
 

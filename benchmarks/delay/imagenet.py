@@ -11,7 +11,7 @@ fusion; and the images would not fit on any device, so that one run is trained a
 Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,
 https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30, DC-ASGD-a 25.18.
 
-Cost: day 4 minutes on one core, most of it compilation; full was not run.
+Cost: cpu 2 minutes on one core, day 4, most of it compilation; full was not run.
 Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorflow_datasets
 """
 

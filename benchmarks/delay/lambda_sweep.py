@@ -14,7 +14,7 @@ Refuted, that compensation helps: if at its own tuned step no lambda ends above 
 than the spread of the paired differences. That it widens the range of steps: if at ASGD's
 intolerable step no lambda does. The lines under the tables say which, computed from the records.
 
-Cost: smoke 1 minute on two cores, day 6 on one; full is sized for one accelerator and was not run.
+Cost: smoke 1 minute on two cores, cpu 1 on one, day 6; full, for one accelerator, was not run.
 Command: python -m benchmarks dcasgd_lambda_sweep --preset day --seeds 3
 """
 

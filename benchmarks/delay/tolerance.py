@@ -19,7 +19,7 @@ Refuted, that a rule tolerates delay better than ASGD: if its largest stable ste
 Refuted, that this is worth anything: if at tuned steps it does not reach the target loss before
 ASGD and m-synchronous SGD, or ends above them.
 
-Cost: smoke 1 minute on two cores, day 5 on one; full is sized for one accelerator and was not run.
+Cost: smoke 1 minute on two cores, cpu 1 on one, day 5; full, for one accelerator, was not run.
 Command: python -m benchmarks dcasgd_delay_tolerance --preset day --seeds 3
 """
 

@@ -122,7 +122,7 @@ def again(
     wanted = row(records, number)
     origin = wanted.origin
     try:
-        name, preset = str(origin["benchmark"]), str(origin["preset"])
+        name, _recorded = str(origin["benchmark"]), origin["preset"]
         configuration, seeds = origin["configuration"], tuple(int(s) for s in origin["seeds"])
     except (KeyError, TypeError, ValueError) as error:
         raise RowError(
@@ -130,7 +130,6 @@ def again(
             "or damaged); take one that `python -m benchmarks` wrote."
         ) from error
     experiment = registry.load(name)
-    registry.preset(experiment, preset)  # refuses a name that is not known
     template = registry.preset(experiment, registry.preset_of(name, origin))
     settings = _settings(template, configuration, origin)
     context = Context(seeds=seeds, data_dir=data_dir, progress=progress)

@@ -221,8 +221,17 @@ def preset_of(name: str, origin: Mapping[str, Any]) -> str:
 
     Presets are renamed, and records are not rewritten: it is the preset that has the record's
     settings, and where none has them the one of the recorded name.
+
+    Args:
+        name: of the experiment.
+        origin: of the record: `preset`, and its settings as `configuration`.
+
+    Raises:
+        UnknownNameError: if no experiment has the name, or it never had the recorded preset.
     """
-    recorded, presets = str(origin.get("preset")), load(name).PRESETS
+    experiment, recorded = load(name), str(origin.get("preset"))
+    preset(experiment, recorded)
+    presets = experiment.PRESETS
     names = sorted(presets, key=lambda preset: preset != recorded)
     known = "configuration" in origin
     same = (preset for preset in names if known and not changed(presets[preset], origin))
@@ -233,6 +242,10 @@ def changed(settings: Any, origin: Mapping[str, Any]) -> dict[str, tuple[Any, An
     """In what a record was made otherwise than settings say: by name, then and today.
 
     Settings that did not exist when it was made are left out.
+
+    Args:
+        settings: a frozen dataclass.
+        origin: of the record, its settings as `configuration`.
     """
     today, then = json_ready(dataclasses.asdict(settings)), origin.get("configuration", {})
     return {
@@ -243,7 +256,13 @@ def changed(settings: Any, origin: Mapping[str, Any]) -> dict[str, tuple[Any, An
 
 
 def seeds_of(name: str, preset: str, asked: int) -> int:
-    """With how many seeds "all" runs an experiment, where so many were asked for."""
+    """With how many seeds "all" runs an experiment.
+
+    Args:
+        name: of the experiment.
+        preset: at which it is run.
+        asked: how many were asked for.
+    """
     if name in ONE_SEED:
         return 1
     return max(asked, LEAST_SEEDS.get(name, 1)) if preset in ("day", "full") else asked

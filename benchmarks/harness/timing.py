@@ -1,6 +1,5 @@
 """Seconds of several ways to the same thing, taken in turns, so that a busy moment is shared."""
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,11 +9,6 @@ import numpy as np
 import optax
 
 from common.seeds import streams
-
-
-def installed(library: str) -> bool:
-    """Whether a library that is only compared with is there."""
-    return importlib.util.find_spec(library) is not None
 
 
 def take_turns(

@@ -55,11 +55,11 @@ class StaleEvidenceError(RuntimeError):
 def take(run: Path, folder: Path = FOLDER) -> Path:
     """Keeps the latest run of a results folder as the evidence of its experiment and preset.
 
+    The preset is the one that has the settings of the run, whatever it was called then.
+
     Raises:
         FileNotFoundError: if there are no records.
         ValueError: if they hold none, or are of an experiment or preset that is not known.
-
-    The preset is the one that has the settings of the run, whatever it was called then.
     """
     path = run / "records.jsonl"
     if not path.exists():
@@ -70,7 +70,6 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     origin = records[0].origin
     name = str(origin.get("benchmark"))
     # Records may come from anywhere: only names that are known become names of files.
-    registry.preset(registry.load(name), str(origin.get("preset")))
     target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
     write_summary(records, target)
     return target

@@ -30,8 +30,8 @@ number of steps, is chosen likewise; test accuracy is shown at every number of s
 Published, with 25% of labels flipped and selection on training domains: ERM 10.0, IRM 10.2
 (DomainBed, https://arxiv.org/abs/2007.01434).
 
-Cost: smoke 1 minute on two cores, day 5 on one. Estimated from parts, not run: full 20 minutes
-on one accelerator.
+Cost: smoke 1 minute on two cores, cpu 1 on one, day 5. Estimated from parts, not run: full 20
+minutes on one accelerator.
 Command: python -m benchmarks lacim_colored_digits --preset smoke --seeds 3
 """
 

@@ -22,7 +22,7 @@ Known: ERM 0.647 and 0.297, likelihood 0.783 and 0.708, at tau 0.5 and 1 (logist
 50,000 draws a domain). Targets for lacim: 0.08 and 0.30 above ERM, within 0.02 of the likelihood's
 rule.
 
-Cost: smoke 1 minute; day 7 minutes on one core; full is sized for one accelerator and was not run.
+Cost: smoke 1 minute; cpu 1 on one core, day 7; full is sized for one accelerator and was not run.
 Command: python -m benchmarks lacim_flip --preset day --seeds 3
 """
 

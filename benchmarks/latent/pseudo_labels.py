@@ -135,6 +135,7 @@ class Known(NamedTuple):
 def _run_lacim(
     parts: runs.Parts, columns: list[runs.Column], settings: Settings, bar: Bar
 ) -> Iterator[Record]:
+    begun = time.perf_counter()
     trained = _trained(METHODS[LACIM]._replace(loss=_unbiased), parts, columns, settings, bar)
 
     def rows(c: int, choice: Examples, test: Examples) -> Rows:
@@ -142,12 +143,13 @@ def _run_lacim(
         held_out, theirs = (_read_lacim(*network, part) for part in (choice, test))
         return answers(held_out, theirs, _known(choice), np.asarray(test.labels))
 
-    yield from _records(rows, parts, columns, settings)
+    yield from _records(rows, parts, columns, settings, begun)
 
 
 def _run_vrex(
     parts: runs.Parts, columns: list[runs.Column], settings: Settings, bar: Bar
 ) -> Iterator[Record]:
+    begun = time.perf_counter()
     stable = _trained(METHODS[VREX]._replace(loss=_unbiased_vrex), parts, columns, settings, bar)
     beside = _trained(METHODS["ERM"], parts, columns, settings, bar)
 
@@ -163,7 +165,7 @@ def _run_vrex(
         _, with_erm = _stable_and_adapted(held_out, theirs, known, labels)
         return {VREX: alone, VREX_OWN: with_own, VREX_ERM: with_erm}
 
-    yield from _records(rows, parts, columns, settings)
+    yield from _records(rows, parts, columns, settings, begun)
 
 
 _METHODS = {LACIM: _run_lacim, VREX: _run_vrex}
@@ -220,10 +222,9 @@ def _late(hyper: Hyper, ramp: Ramp) -> Callable[[Any], jax.Array]:
 
 def _records(
     rows: Callable[[int, Examples, Examples], Rows], parts: runs.Parts,
-    columns: Sequence[runs.Column], settings: Settings,
+    columns: Sequence[runs.Column], settings: Settings, begun: float,
 ) -> Iterator[Record]:  # fmt: skip
     """A record for each column and way to answer."""
-    begun = time.perf_counter()
     trial = {"learning_rate": settings.learning_rate, "weight": settings.weight}
     for c, column in enumerate(columns):
         tests = (of_column(part, c) for part in (parts.oracle, parts.test))

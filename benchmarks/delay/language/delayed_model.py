@@ -21,7 +21,7 @@ more copy of the weights.
 
 Refuted, that a rule helps: if a smaller step without it does as well.
 
-Cost: smoke and cpu a few minutes on one core. Estimated, not run: day four hours of one core
+Cost: smoke 2 minutes on one core, cpu 3. Estimated, not run: day four hours of one core
 (0.8M parameters); full 8 minutes on one H100 (10M parameters, 3 seeds). It may be stopped and
 resumed.
 Command: python -m benchmarks delayed_language_model --preset day --seeds 3

@@ -21,8 +21,9 @@ import optax
 from benchmarks.delay.timed import appfl_clients, torch_loop
 from benchmarks.delay.timed.heap import Times, arrivals, equal_times
 from benchmarks.delay.timed.workload import Workload, build
+from benchmarks.harness.libraries import installed
 from benchmarks.harness.reports import by_setting, joined, met, numeric, where
-from benchmarks.harness.timing import installed, ratio, take_turns
+from benchmarks.harness.timing import ratio, take_turns
 from common.progress import Progress
 from common.results.records import Record
 from common.results.tables import markdown

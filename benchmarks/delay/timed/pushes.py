@@ -7,7 +7,6 @@ order of steps, the trace, the gradient and the rule, which here are as small as
 """
 
 import contextlib
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
+from benchmarks.harness.libraries import installed
 from benchmarks.harness.reports import joined, met, numeric, where
 from common.results.records import Record
 from common.results.tables import markdown
@@ -38,7 +38,7 @@ class Spent(NamedTuple):
 
 def can_be_measured() -> bool:
     """Whether Ray is installed."""
-    return importlib.util.find_spec("ray") is not None
+    return installed("ray")
 
 
 def measure(sizes: tuple[int, ...], steps: int, seed: int) -> Iterator[Record]:

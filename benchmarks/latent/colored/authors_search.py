@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.harness.libraries import installed
 from benchmarks.harness.registry import Context
-from benchmarks.harness.timing import installed
 from benchmarks.latent.colored import torch_search
 from benchmarks.latent.colored.reference import shaded
 from benchmarks.latent.contests import Contest, Settings

@@ -27,7 +27,8 @@ learnt. The smaller size was chosen on held-out images of two other seeds, where
 trunk of the shape of theirs, which pools and averages over places, and group normalisation, ERM had
 86.8% there against 96.0: at this budget theirs learns by BatchNorm and its long steps, and swings.
 
-Cost: day, three seeds, 9 minutes on one core; full is three times as many images, and was not run.
+Cost, three seeds, on one core: cpu 2 minutes, day 9; full, three times as many images, was
+not run.
 Command: python -m benchmarks lacim_reference --preset day --seeds 3
 """
 

@@ -1,6 +1,6 @@
 """Tables and figures of methods that learn from several domains, from their records alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,3 +98,20 @@ def rules_figure(
     """A panel for each rule of selection, a row of dots for each method."""
     panels = {f"chosen by {rule}": rows for rule, rows in scores.items()}
     return dots_figure(path, panels, label=label, scale=100)
+
+
+def diversity_rows(
+    known: Sequence[Sequence[Record]], suffix: str, rank: str, condition: str
+) -> Iterator[list[str]]:
+    """Two rows of a table: the rank of the domains' differences, and their condition number.
+
+    Args:
+        known: for each number of domains, the records that have the metrics, a seed each.
+        suffix: of the metrics, behind "rank" and "condition".
+        rank: what the first row is called.
+        condition: what the second is called.
+    """
+    yield [rank, *(number(metric(runs, f"rank{suffix}"), digits=0) for runs in known)]
+    # Where the rank is not full there is no condition number, which is no divergence.
+    found = [metric(runs, f"condition{suffix}") for runs in known]
+    yield [condition, *(number(each, digits=1) if each.n else "-" for each in found)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.reports import best_by_method, by_setting, numeric, paired, values, where
+from benchmarks.latent.reports.domains import diversity_rows
 from common.results.plots import plot_spread
 from common.results.records import Record
 from common.results.tables import markdown, metric, number, percent
@@ -120,12 +121,10 @@ def _diversity(found: Counts) -> Iterator[list[str]]:
     for suffix, title in (("", "variances"), ("_correlated", "covariances")):
         known = [of.get(PCA, ()) for of in found.values()]
         needed = metric(known[0], f"needed{suffix}").mean
-        ranks = [number(metric(runs, f"rank{suffix}"), digits=0) for runs in known]
-        yield [f"rank of {needed - 1:.0f}, priors with {title}", *ranks]
-        # Where the rank is not full there is no condition number, which is no divergence.
-        conditions = [metric(runs, f"condition{suffix}") for runs in known]
-        cells = [number(each, digits=1) if each.n else "-" for each in conditions]
-        yield [f"condition number, priors with {title}", *cells]
+        yield from diversity_rows(
+            known, suffix, f"rank of {needed - 1:.0f}, priors with {title}",
+            f"condition number, priors with {title}",
+        )  # fmt: skip
 
 
 def _details(found: Counts) -> Iterator[list[str]]:

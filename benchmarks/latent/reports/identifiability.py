@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.harness.figures import doubling, small_multiples
 from benchmarks.harness.reports import by_setting, met, paired, where
+from benchmarks.latent.reports.domains import diversity_rows
 from benchmarks.latent.reports.segments import LACIM, POOLED, SEGMENTS, segment_table
 from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
@@ -89,12 +90,9 @@ def _scores(counts: Counts, score: str) -> Iterator[list[str]]:
 def _diversity(counts: Counts) -> Iterator[list[str]]:
     for block in ("s", "v"):
         known = [where(records, INVERSE) for records in counts.values()]
-        ranks = [number(metric(runs, f"rank_{block}"), digits=0) for runs in known]
-        yield [f"rank of the differences, {block}", *ranks]
-        # Where the rank is not full there is no condition number, which is no divergence.
-        conditions = [metric(runs, f"condition_{block}") for runs in known]
-        cells = [number(summary, digits=1) if summary.n else "-" for summary in conditions]
-        yield [f"condition number, {block}", *cells]
+        yield from diversity_rows(
+            known, f"_{block}", f"rank of the differences, {block}", f"condition number, {block}"
+        )
 
 
 def _details(counts: Counts) -> Iterator[list[str]]:

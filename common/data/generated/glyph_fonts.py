@@ -25,9 +25,8 @@ class _Family(NamedTuple):
 
 def _named(stem: str, name: str, **styles: str) -> dict[str, str]:
     """Files of one family: `stem` with each suffix, the font called `name` with the style."""
-    words = {style: style.replace("_", " ") for style in styles}
     return {
-        name if style == "Regular" else f"{name} {words[style]}": f"{stem}{suffix}.ttf"
+        f"{name} {style.replace('_', ' ')}".removesuffix(" Regular"): f"{stem}{suffix}.ttf"
         for style, suffix in styles.items()
     }
 
