@@ -73,7 +73,7 @@ AUTHORS_BATCH = 256
 class Settings:
     """What the experiment depends on."""
 
-    methods: tuple[str, ...] = ("ERM", LACIM)
+    methods: tuple[str, ...] = ("ERM", "Pool-LaCIM", LACIM)
     data: str = "mnist"
     train_size: int = 17_072
     """A tenth of it is held out."""
