@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from benchmarks.path_space.rates import Line
 from common.networks import plain, resnet
+from common.networks.resnet import Stem
 from gsgd_jax import (
     Gauge,
     Skeleton,
@@ -132,7 +133,7 @@ class Problem(NamedTuple):
 
 def problem(
     name: str, image: jax.Array, num_classes: int, key: jax.Array, *, width: float,
-    dtype: DTypeLike = jnp.float32,
+    dtype: DTypeLike = jnp.float32, stem: Stem = "3x3",
 ) -> tuple[Problem, Callable[[jax.Array], Any]]:  # fmt: skip
     """Builds a network and finds its group; and the function that draws first weights from a key.
 
@@ -150,7 +151,7 @@ def problem(
             f"not, got {name!r}."
         )
     normalised = not name.endswith(WITHOUT_NORM)
-    make = functools.partial(makers[family], int(depth), num_classes, width=width)
+    make = functools.partial(makers[family], int(depth), num_classes, width=width, stem=stem)
     module = make(norm="batch" if normalised else None, dtype=dtype)
     # The weights of a tree without norms stand under the same names: it can read this one's.
     bare = make(norm=None, use_bias=not normalised)

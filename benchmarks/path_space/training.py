@@ -6,7 +6,7 @@ the running averages.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -95,7 +95,7 @@ class Setup(NamedTuple):
     """What tells one run from another, carried as the model's own state."""
 
     averages: Any
-    rates: jax.Array  # of each epoch; float32, [epochs]
+    rates: jax.Array  # of each step; float32, [steps]
 
 
 def first_state(
@@ -105,17 +105,36 @@ def first_state(
     return jax.jit(lambda params: init_state(params, make(0.0), averages))
 
 
-def with_rates(state: TrainState, rate: float, epochs: int) -> TrainState:
-    """Steps are divided by ten after half of the epochs, and again after three quarters."""
-    drops = [(2 * epoch >= epochs) + (4 * epoch >= 3 * epochs) for epoch in range(epochs)]
-    rates = jnp.asarray([rate * 0.1**drop for drop in drops], jnp.float32)
-    return state._replace(model_state=Setup(state.model_state, rates))
+Course = Literal["drops", "rise and fall"]
+"""How step sizes change in training: divided by ten after half of the epochs, and again after three
+quarters; or straight up from a tenth for a fifth of all steps, then straight down to zero."""
+
+_RISE = 0.2
+
+
+def rates_of(course: Course, rate: float, *, epochs: int, per_epoch: int) -> np.ndarray:
+    """The step size of every step, at most the rate; float32, [epochs * per_epoch]."""
+    steps = np.arange(epochs * per_epoch)
+    if course == "drops":
+        epoch = steps // per_epoch
+        drops = (2 * epoch >= epochs).astype(int) + (4 * epoch >= 3 * epochs)
+        factors = 0.1**drops
+    elif course == "rise and fall":
+        # The last step is not zero: the fall would reach it one step later.
+        factors = np.interp(steps, [0, _RISE * len(steps), len(steps)], [0.1, 1.0, 0.0])
+    else:
+        raise ValueError(f"the course of steps is one of {get_args(Course)}, got {course!r}.")
+    return (rate * factors).astype(np.float32)
+
+
+def with_rates(state: TrainState, rates: np.ndarray) -> TrainState:
+    """The state with the step size of every step beside the model's own state."""
+    return state._replace(model_state=Setup(state.model_state, jnp.asarray(rates)))
 
 
 def step_by_rates(
-    module: nn.Module, make: Callable[[Any], optax.GradientTransformation], *, per_epoch: int,
-    augment: bool,
-) -> Step:  # fmt: skip
+    module: nn.Module, make: Callable[[Any], optax.GradientTransformation], *, augment: bool
+) -> Step:
     """A step that finds its learning rate in the state, so that one program serves all of them."""
     loss = network_loss(module)
 
@@ -123,7 +142,7 @@ def step_by_rates(
         setup: Any = state.model_state
         if augment:
             batch = pad_crop_flip(key, batch[0]), batch[1]
-        rate = setup.rates[state.step // per_epoch]
+        rate = setup.rates[state.step]
         before = state._replace(model_state=setup.averages)
         after, info = train_step(loss, make(rate))(before, batch, key)
         return after._replace(model_state=setup._replace(averages=after.model_state)), info

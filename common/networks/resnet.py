@@ -33,9 +33,12 @@ _IMAGENET = {  # table 1: blocks of each stage, and whether they are bottlenecks
 }
 
 
-Stem = Literal["3x3", "7x7"]
-"""What comes before the first stage: a 3x3 convolution for images of 32x32; or, for those of about
-224x224, a 7x7 convolution and a 3x3 maximum, each of stride 2."""
+Stem = Literal["3x3", "3x3, stride 2", "7x7"]
+"""What comes before the first stage: a 3x3 convolution for images of 32x32, of stride 2 to have all
+stages at half the resolution, for a quarter of the work; or, for images of about 224x224, a 7x7
+convolution and a 3x3 maximum, each of stride 2."""
+
+_STEMS = {"3x3": (3, 1), "3x3, stride 2": (3, 2), "7x7": (7, 2)}  # size and stride
 
 
 class ResNet(nn.Module):
@@ -80,8 +83,10 @@ class ResNet(nn.Module):
 
         Raises:
             TypeError: if the images are not floating-point.
-            ValueError: if they are not [batch, height, width, channels].
+            ValueError: if they are not [batch, height, width, channels], or there is no such stem.
         """
+        if self.stem not in _STEMS:
+            raise ValueError(f"stem is one of {list(_STEMS)}, got {self.stem!r}.")
         check_images(images, shape="[batch, height, width, channels]", ndim=4)
         conv_norm = partial(
             ConvNorm,
@@ -92,7 +97,7 @@ class ResNet(nn.Module):
         )
         adds_up = self.norm is None and self.shortcut is not None
         last_gain = sum(self.stage_sizes) ** -0.5 if adds_up else 1.0
-        size, stride = (3, 1) if self.stem == "3x3" else (7, 2)
+        size, stride = _STEMS[self.stem]
         stem = conv_norm(self.stage_channels[0], size, stride, gain=1.0, name="stem")
         x = nn.relu(stem(images, train=train))
         if self.stem == "7x7":
@@ -192,6 +197,7 @@ def plain(
     use_bias: bool | None = None,
     dtype: jax.typing.DTypeLike = jnp.float32,
     param_dtype: jax.typing.DTypeLike = jnp.float32,
+    stem: Stem = "3x3",
 ) -> ResNet:
     """plain-`depth` for 32x32 images: ResNet-`depth` without its shortcuts.
 
@@ -205,6 +211,7 @@ def plain(
         use_bias: whether convolutions have biases; None for where no normalisation follows.
         dtype: of the computation.
         param_dtype: of parameters, running averages and logits.
+        stem: what comes before the first stage.
 
     Returns:
         A linen module `(images [batch, 32, 32, channels], *, train) -> logits`.
@@ -227,6 +234,7 @@ def plain(
         use_bias=norm is None if use_bias is None else use_bias,
         dtype=dtype,
         param_dtype=param_dtype,
+        stem=stem,
     )
 
 

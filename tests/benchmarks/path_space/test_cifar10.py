@@ -4,9 +4,11 @@ import dataclasses
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks.harness.halving import Halving, reported
@@ -142,14 +144,50 @@ def test_all_methods_see_the_same_batches_and_steps_that_fall_by_ten(monkeypatch
     run(methods=methods, epochs=4, learning_rates=(1.0,), adaptive_rates=(0.5,))
     orders = [jax.random.key_data(streams(seed).order).tolist() for seed in CONTEXT.seeds]
     assert [order for _, order in seen] == orders * len(methods)
-    rates = np.reshape([rates for rates, _ in seen], (len(methods), 2, 4))
-    factors = np.asarray([1.0, 1.0, 0.1, 0.01])
+    rates = np.reshape([rates for rates, _ in seen], (len(methods), 2, -1))
+    factors = np.repeat([1.0, 1.0, 0.1, 0.01], 4)  # 64 images in batches of 16: 4 steps an epoch
     for i, size in ((0, 1.0), (1, 1.0), (3, 1.0), (4, 0.5)):
         np.testing.assert_allclose(rates[i], size * np.stack([factors, factors]), rtol=1e-6)
     # Path-SGD's unit is that of each seed's own weights.
     units = rates[2] / factors
-    np.testing.assert_allclose(units, units[:, :1] * np.ones(4), rtol=1e-6)
+    np.testing.assert_allclose(units, units[:, :1] * np.ones(16), rtol=1e-6)
     assert units[0, 0] != units[1, 0]
+
+
+def test_the_other_course_rises_and_falls_once():
+    found = training.rates_of("rise and fall", 2.0, epochs=5, per_epoch=10)
+    assert (found.shape, found.dtype) == ((50,), np.float32)
+    np.testing.assert_allclose(found[[0, 5, 10, 30, 49]], [0.2, 1.1, 2.0, 1.0, 0.05], rtol=1e-6)
+    assert np.all(np.diff(found[:11]) > 0)
+    assert np.all(np.diff(found[10:]) < 0)
+    with pytest.raises(ValueError, match=r"one of .*'drops'.* got 'cosine'"):
+        training.rates_of("cosine", 2.0, epochs=5, per_epoch=10)
+
+
+@pytest.mark.parametrize("course", ["drops", "rise and fall"])
+def test_a_run_takes_the_step_sizes_of_its_course(course):
+    """Weights that add up the step sizes, whatever the gradient."""
+
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            del train
+            return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros, name="dense")(x)
+
+    def make(rate):
+        return optax.stateless(lambda grads, _: jax.tree.map(lambda g: 0 * g + rate, grads))
+
+    images, labels = jnp.ones((8, 1)), jnp.zeros(8, jnp.int32)
+    module = Linear()
+    step = jax.jit(training.step_by_rates(module, make, augment=False))
+    rates = training.rates_of(course, 0.5, epochs=4, per_epoch=2)
+    params = module.init(jax.random.key(0), images, train=True)["params"]
+    state = training.with_rates(training.first_state(make, {})(params), rates)
+    totals = []
+    for _ in rates:
+        state, _ = step(state, (images, labels), jax.random.key(1))
+        totals.append(float(state.params["dense"]["kernel"][0, 0]))
+    np.testing.assert_allclose(totals, np.cumsum(rates), rtol=1e-5)
 
 
 def test_path_sgd_steps_as_far_as_sgd_on_average(normalised):

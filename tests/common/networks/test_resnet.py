@@ -152,7 +152,21 @@ def test_resolution_is_halved_at_the_first_block_of_later_stages():
     assert bottlenecks[-1] == (4, 4, 2048)
 
 
+def test_a_stem_of_stride_two_has_all_stages_at_half_the_resolution():
+    network = plain(14, 10, width=2.0, stem="3x3, stride 2")
+    blocks = jax.eval_shape(partial(with_features, network), shapes(network), CIFAR)
+    found = [block.shape[1:] for block in blocks]
+    assert found == [(16, 16, 32)] * 2 + [(8, 8, 64)] * 2 + [(4, 4, 128)] * 2
+    usual = plain(14, 10, width=2.0)
+    assert shapes(network)["params"] == shapes(usual)["params"]  # the same kernels
+
+
 # Errors
+
+
+def test_refuses_a_stem_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"stem is one of \['3x3', .* got '5x5'"):
+        shapes(resnet(8, 10, stem="5x5"))
 
 
 @pytest.mark.parametrize(
