@@ -103,6 +103,7 @@ def cast_like(array: jax.Array, reference: jax.Array) -> jax.Array:
         array: shape [*s].
         reference: shape [*s].
     """
+    reference = jnp.asarray(reference)  # a restored state may be of numpy
     array = array if array.dtype == reference.dtype else array.astype(reference.dtype)
     if reference.weak_type and not array.weak_type:
         # jax has no public cast to a weak type, but writing into a weakly typed array keeps it so.

@@ -102,9 +102,10 @@ def change_skeleton(
     - "same": it is kept at entries whose slope is the same in both (entries on neither skeleton,
       with the same way in and out, and all entries outside the group; with sections and balanced
       coordinates, entries whose factor Π_h c_h^k_eh is the same), and reset to what `inner.init`
-      gives at all others. Works for any transformation. Adam then corrects its bias by the count
-      that it has kept, not by the entry's own, so that its next steps there are longer than usual:
-      with its defaults up to 6.6 times, twelve steps on.
+      gives at all others. Works for any transformation; what it remembers of a leaf in another
+      shape (a norm, factors) is kept where all entries of the leaf are unchanged. Adam then
+      corrects its bias by the count that it has kept, not by the entry's own, so that its next
+      steps there are longer than usual: with its defaults up to 6.6 times, twelve steps on.
     - "gradients": it is carried over as a gradient is, Σ_e m_e dv_e being the same for all changes
       of the weights. Nothing is lost then, provided that all that is remembered is linear in past
       gradients: momentum and Nesterov's, not second moments.
@@ -166,7 +167,10 @@ def change_skeleton(
         kept = _unchanged(change, params) if moments == "same" else None
         for place in mine:
             start, held = starts[place], leaves[place]
-            leaves[place] = start if kept is None else jnp.where(kept[owners[place]], held, start)
+            same = jnp.zeros([], bool) if kept is None else kept[owners[place]]
+            if jnp.shape(same) != jnp.shape(held):
+                same = same.all()  # of a whole leaf: its norm, say, or sums over its rows
+            leaves[place] = jnp.where(same, held, start)
     return fresh._replace(inner_state=jax.tree.unflatten(structure, leaves), bounded=state.bounded)
 
 

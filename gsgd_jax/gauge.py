@@ -153,13 +153,7 @@ class Gauge:
             ValueError: if their number or shapes are not the gauge's, `optax.masked` at work
                 included.
         """
-        leaves = jax.tree.leaves(params, is_leaf=_is_masked)
-        if any(_is_masked(leaf) for leaf in leaves):
-            raise ValueError(
-                "a path runs through all layers, so path space cannot be masked leaf by leaf, but "
-                "optax.masked or optax.partition hid some leaves; put the mask inside, "
-                "in_path_space(optax.masked(inner, mask), skeleton)."
-            )
+        leaves = unmasked_leaves(params)
         shapes = tuple(np.shape(leaf) for leaf in leaves)
         if shapes != self.shapes:
             raise ValueError(
@@ -310,6 +304,25 @@ def difference(
         return " ".join([f"{len(shapes)} leaves, got {len(got)}", *details])
     pairs = zip(names, shapes, got, strict=True)
     return next(f"{name} {want}, got {is_}" for name, want, is_ in pairs if want != is_)
+
+
+def unmasked_leaves(tree: Any) -> list[Any]:
+    """The leaves of a tree that a group is to fit.
+
+    Args:
+        tree: a parameter tree, or one like it.
+
+    Raises:
+        ValueError: if `optax.masked` has hidden some.
+    """
+    leaves = jax.tree.leaves(tree, is_leaf=_is_masked)
+    if any(_is_masked(leaf) for leaf in leaves):
+        raise ValueError(
+            "a path runs through all layers, so path space cannot be masked leaf by leaf, but "
+            "optax.masked or optax.partition hid some leaves; put the mask inside, "
+            "in_path_space(optax.masked(inner, mask), skeleton)."
+        )
+    return leaves
 
 
 def _is_masked(leaf: Any) -> bool:

@@ -43,7 +43,9 @@ def invariance_test(
         $2 (\ell_{f,d} - \ell_f) \sim \chi^2$ with $(C - 1)(m - 1)(1 + k)$ degrees of freedom,
 
     for C classes, m domains and k features (Wilks), where log p(y | f) is linear in f. A network's
-    logits are such features, as far as they are calibrated; give those of held-out examples.
+    logits are such features, as far as they are calibrated; give those of held-out examples. Wilks'
+    distribution is that of many examples to a coefficient, of which there are C m (1 + k): with
+    fewer than about ten, what is invariant is rejected too often.
 
     Where it is not linear, domains with other features would be told apart by the misfit.
     "permutation" does not lean on the form: labels are exchanged between examples of nearly the
@@ -64,7 +66,8 @@ def invariance_test(
 
     Raises:
         ValueError: if the arrays have not the same length, there is no example, features are not
-            finite or as many as examples, or the method is unknown.
+            finite, there are not more examples than (1 + features) * domains, or the method is
+            unknown.
 
     Example:
         >>> rng = np.random.default_rng(1)
@@ -92,6 +95,12 @@ def invariance_test(
     freedom = (classes - 1) * (regions - 1) * alone.shape[1]
     if freedom == 0:
         return InvarianceTest(1.0, 0.0, 0, 0.0)
+    if within.shape[1] >= len(y):
+        raise ValueError(
+            "a test needs more examples than (1 + features) * domains, got "
+            f"{len(y)} examples, {f.shape[1]} features and {regions} domains: any labels would be "
+            "fitted; give more examples, or logits as features."
+        )
     targets = np.eye(classes)[y]
     null, full = (logistic_regression(design, targets) for design in (alone, within))
     gain = max(full.log_likelihood - null.log_likelihood, 0.0) / len(y)

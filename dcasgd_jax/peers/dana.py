@@ -104,7 +104,9 @@ def dana_zero(
         )
         return moved, DanaZeroState(
             step=jnp.asarray(optax.safe_increment(state.step)),
-            momenta=map_present(lambda g, v, n: v.at[worker].set(n), updates, state.momenta, new),
+            momenta=map_present(
+                lambda g, v, n: _written(v, worker, n), updates, state.momenta, new
+            ),
             total=total,
         )
 
@@ -178,10 +180,15 @@ def dana_slim(
         )
         # u = γ v_m + g is the same step once more, from the new v_m.
         moved = map_present(lambda g, n: cast_like(_with_momentum(g, n, momentum), g), updates, new)
-        momenta = map_present(lambda g, v, n: v.at[worker].set(n), updates, state.momenta, new)
+        momenta = map_present(lambda g, v, n: _written(v, worker, n), updates, state.momenta, new)
         return moved, DanaSlimState(momenta=momenta)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _written(momenta: jax.Array, worker: Any, new: jax.Array) -> jax.Array:
+    """The momenta with one worker's in place of its last; a restored state may be of numpy."""
+    return jnp.asarray(momenta).at[worker].set(new)
 
 
 def _check(rule: str, worker: Any, num_workers: int) -> None:

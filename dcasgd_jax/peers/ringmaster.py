@@ -84,13 +84,14 @@ def ringmaster(
         pulled = state.event - jnp.asarray(staleness).astype(jnp.int32)
         # The oldest of the last R steps is where the next one will be written.
         place = state.version % threshold
-        in_time = state.applied[place] < pulled  # fewer than R were applied since the pull: δ < R
+        applied = jnp.asarray(state.applied)  # a restored state may be of numpy
+        in_time = applied[place] < pulled  # fewer than R were applied since the pull: δ < R
         moved, after = step_where(in_time, inner, updates, state.inner, params, **extra_args)
-        written = jnp.where(in_time, state.event, state.applied[place])
+        written = jnp.where(in_time, state.event, applied[place])
         return moved, RingmasterState(
             event=jnp.asarray(optax.safe_increment(state.event)),
             version=state.version + in_time.astype(jnp.int32),
-            applied=state.applied.at[place].set(written),
+            applied=applied.at[place].set(written),
             inner=after,
         )
 

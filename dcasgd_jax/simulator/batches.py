@@ -24,8 +24,11 @@ class BatchSource(NamedTuple):
     """Whether batches have to be asked for one after another, in order, outside of any trace."""
 
 
-def batch_source(batches: Any, num_steps: int) -> BatchSource:
-    """The source of a stretch's batches; refuses arrays that are not as long as the stretch."""
+def batch_source(batches: Any, num_steps: int, state: Any = None) -> BatchSource:
+    """The source of a stretch's batches; refuses arrays that are not as long as the stretch.
+
+    `state` is what an iterable that has no batch left hands back.
+    """
     if callable(batches):
         return BatchSource(
             lambda _, count, step: jax.vmap(batches)(step + jnp.arange(count, dtype=jnp.int32)),
@@ -35,7 +38,11 @@ def batch_source(batches: Any, num_steps: int) -> BatchSource:
     if is_iterated(batches):
         first_batch, iterator = [], iter(batches)
         if num_steps:  # looked at for its shapes, and put back in front
-            first_batch = _next_batches(iterator, 0, 1)
+            try:
+                first_batch = _next_batches(iterator, 0, 1)
+            except BatchesEndedError as error:
+                error.state = state
+                raise
             iterator = itertools.chain(first_batch, iterator)
         return BatchSource(
             lambda first, count, _: _stack(_next_batches(iterator, first, count)),

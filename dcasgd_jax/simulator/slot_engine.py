@@ -138,7 +138,7 @@ def run_slots(
         check_slots(one, state)
     columns = slot_columns(schedule)
     num_steps = jax.tree.leaves(columns)[0].shape[0]
-    source = batch_source(batches, num_steps)
+    source = batch_source(batches, num_steps, state)
     if num_steps == 0:
         return state, empty_log(job.server, state.params, 0)
     traced = any_traced(job, state, schedule, () if source.iterated else batches)

@@ -182,7 +182,7 @@ def run_waves(
     check_schedule(schedule, job.server.num_workers)
     check_slots(schedule, state)
     num_steps = schedule.worker.shape[0]
-    source = batch_source(batches, num_steps)
+    source = batch_source(batches, num_steps, state)
     if num_steps == 0:
         return state, empty_log(job.server, state.params, 0)
     traced = any_traced(job, state, () if source.iterated else batches)

@@ -56,6 +56,16 @@ def multiplied(array: Any, parts: tuple[Any, ...]) -> Any:
     return array
 
 
+def held_within(
+    update: jax.Array, weight: jax.Array, place: int, frame: Frame, max_growth: chex.Numeric
+) -> jax.Array:
+    """The update of a leaf's weights, cut as `within` cuts balanced ones; inside, to the bit."""
+    parts = frame.parts[place]
+    step = multiplied(update, parts)
+    kept = within(step, multiplied(weight, parts), frame, max_growth)
+    return jnp.where(kept == step, update, multiplied(kept, frame.inverses[place]))
+
+
 def within(
     step: jax.Array, value: jax.Array, frame: Frame, max_growth: chex.Numeric | None
 ) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax.coordinates.frame import Frame, balanced_frame, held_within
 from gsgd_jax.coordinates.node_vectors import entries
 from gsgd_jax.coordinates.protocol import StepInfo
 from gsgd_jax.tracing import RescalingGroup
@@ -104,12 +105,16 @@ class Section:
         sizes = [int(np.prod(shape, dtype=np.int64)) for shape in self.group.shapes]
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
-    def frame(self, params: optax.Params) -> None:
-        """Nothing: the pivots, which keep their weights, say all along where the copy is."""
+    def frame(self, params: optax.Params) -> Frame:
+        """The balanced frame of a start, in which steps are bounded.
 
-    def at(self, params: optax.Params, frame: None = None) -> "SectionChart":
+        Where the copy is, the pivots say all along: they keep their weights.
+        """
+        return balanced_frame(params, self.group)
+
+    def at(self, params: optax.Params, frame: Frame | None = None) -> "SectionChart":
         """The coordinates around some weights; see `Coordinates`."""
-        return section_chart(params, self)
+        return section_chart(params, self, frame)
 
     def leaves(self, params: optax.Params) -> list[jax.Array]:
         """The leaves of a tree that must be the group's.
@@ -156,6 +161,7 @@ class SectionChart(NamedTuple):
     factors: list[jax.Array | None]  # f, working dtype, broadcast to each leaf; None: not in group
     pivot: list[jax.Array | None]  # bool, like each leaf; None where there is none
     dtype: np.dtype  # in which values are worked out
+    frame: Frame | None = None  # of the run's start, in which its steps are bounded
 
     def values(self) -> optax.Params:
         """V = f w; at a pivot stands its weight."""
@@ -178,7 +184,16 @@ class SectionChart(NamedTuple):
     ) -> tuple[optax.Updates, StepInfo]:
         """Δw = u / f, and 0 at pivots."""
         nothing = StepInfo(jnp.ones([], self.dtype), jnp.zeros([], jnp.int32))
-        return self._scaled(steps, inverse=True), nothing
+        updates = self._scaled(steps, inverse=True)
+        if self.frame is None or max_growth is None:
+            return updates, nothing
+        leaves, weights = self.section.leaves(updates), self.section.leaves(self.params)
+        for i, factor in enumerate(self.factors):
+            if factor is not None:
+                update, weight = (tree[i].astype(self.dtype) for tree in (leaves, weights))
+                held = held_within(update, weight, i, self.frame, max_growth)
+                leaves[i] = cast_like(held, leaves[i])
+        return jax.tree.unflatten(jax.tree.structure(updates), leaves), nothing
 
     def _scaled(
         self,
@@ -202,12 +217,15 @@ class SectionChart(NamedTuple):
         return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def section_chart(params: optax.Params, section: Section) -> SectionChart:
+def section_chart(
+    params: optax.Params, section: Section, frame: Frame | None = None
+) -> SectionChart:
     """The coordinates around `params`.
 
     Args:
         params: a parameter tree.
         section: of its group.
+        frame: of a run's start; None for steps without a bound.
 
     Raises:
         ValueError: if the tree is not the group's.
@@ -237,4 +255,4 @@ def section_chart(params: optax.Params, section: Section) -> SectionChart:
             mask[places] = True
             mask = jnp.asarray(mask.reshape(shape))
         pivot.append(mask)
-    return SectionChart(section, params, factors, pivot, dtype)
+    return SectionChart(section, params, factors, pivot, dtype, frame)

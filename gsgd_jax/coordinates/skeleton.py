@@ -190,9 +190,9 @@ class Skeleton:
             for i in range(len(gauge.names))
         )
 
-    def frame(self, params: optax.Params) -> Frame | None:
-        """The balanced frame of a start, in which steps are bounded; None for "cycles"."""
-        return balanced_frame(params, self.gauge) if self.basis == "paths" else None
+    def frame(self, params: optax.Params) -> Frame:
+        """The balanced frame of a start, in which steps are bounded."""
+        return balanced_frame(params, self.gauge)
 
     def at(self, params: optax.Params, frame: Frame | None = None) -> "SkeletonChart":
         """The coordinates around some weights; see `Coordinates`."""

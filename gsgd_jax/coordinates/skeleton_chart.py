@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._precision import cast_like, working_dtype
-from gsgd_jax.coordinates.frame import Frame, multiplied, within
+from gsgd_jax.coordinates.frame import Frame, held_within, multiplied
 from gsgd_jax.coordinates.node_vectors import collect, gather, is_entry, products, spread, take
 from gsgd_jax.coordinates.protocol import StepInfo
 from gsgd_jax.coordinates.skeleton import Skeleton
@@ -98,11 +98,7 @@ class SkeletonChart(NamedTuple):
             if tree is not None:
                 update = jnp.where(tree, 0, update)
             if self.frame is not None and max_growth is not None:
-                parts, inverses = self.frame.parts[i], self.frame.inverses[i]
-                framed = multiplied(update, parts)
-                step = within(framed, multiplied(weight, parts), self.frame, max_growth)
-                # What stays inside the bound keeps its bits.
-                update = jnp.where(step == framed, update, multiplied(step, inverses))
+                update = held_within(update, weight, i, self.frame, max_growth)
             leaves[i] = cast_like(update, leaves[i])
         return jax.tree.unflatten(jax.tree.structure(steps), leaves), info
 

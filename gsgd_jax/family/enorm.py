@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax._precision import working_dtype
+from gsgd_jax._precision import cast_like, working_dtype
 from gsgd_jax.coordinates.node_vectors import collect, spread, take
 from gsgd_jax.gauge import GROUND, Gauge
 
@@ -148,7 +148,8 @@ def with_enorm(
         def rescaled(updates: optax.Updates) -> optax.Updates:
             stepped = optax.apply_updates(params, updates)
             moved = enorm(stepped, gauge, sweeps=sweeps, power=power)
-            return jax.tree.map(lambda m, w: m - w, moved, params)
+            # As the updates are, or `cond` would have branches of two types.
+            return jax.tree.map(lambda m, w, u: cast_like(m - w, u), moved, params, updates)
 
         if every == 1:
             return rescaled(updates), EnormState(inner_state, step)

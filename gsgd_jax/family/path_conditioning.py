@@ -107,7 +107,8 @@ def condition(
         tolerance=tolerance,
         max_steps=max_steps,
     )
-    dtype = working_dtype(jnp.asarray(leaf) for leaf in group_leaves(gauge, params))
+    touched = zip(group_leaves(gauge, params), leaf_tables(gauge), strict=True)
+    dtype = working_dtype(jnp.asarray(leaf) for leaf, own in touched if own)
     return gauge.act(params, np.exp(-logs[:-1]).astype(dtype))
 
 
@@ -180,13 +181,20 @@ def _graph_kernel(weights: list[np.ndarray], gauge: Group) -> list[np.ndarray]:
             "this rescaling group is no graph, so it has no paths of its own; give "
             "kernel=path_kernel(apply_fn, params, x)."
         )
-    squares = [np.square(np.asarray(w, np.float64)) for w in weights]
+    squares = [np.asarray(np.square(np.asarray(w, np.float64))) for w in weights]
     before = _sums_along(squares, gauge.tails, gauge.heads, gauge.num_nodes)
     behind = _sums_along(squares, gauge.heads, gauge.tails, gauge.num_nodes)
     return [
-        np.broadcast_to(before[tails] * behind[heads], shape)
-        for tails, heads, shape in zip(gauge.tails, gauge.heads, gauge.shapes, strict=True)
+        # Counters and keys are no weights, and on no path.
+        np.broadcast_to(before[tails] * behind[heads] if _is_real(w) else 0.0, shape)
+        for w, tails, heads, shape in zip(
+            weights, gauge.tails, gauge.heads, gauge.shapes, strict=True
+        )
     ]
+
+
+def _is_real(weight: np.ndarray) -> bool:
+    return jnp.issubdtype(weight.dtype, jnp.floating)
 
 
 def _sums_along(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._precision import cast_like, working_dtype
-from gsgd_jax.gauge import GROUND, Gauge, difference
+from gsgd_jax.gauge import GROUND, Gauge, difference, unmasked_leaves
 from gsgd_jax.tracing.exponents import Exponents, log_factors
 from gsgd_jax.tracing.interpreter import Approximation, Pin
 from gsgd_jax.tracing.summary import nodes_of, num_moved, per_leaf, pin_lines, shortened
@@ -217,9 +217,9 @@ class RescalingGroup:
             params: a parameter tree, or one like it.
 
         Raises:
-            ValueError: if the leaves' shapes are not the group's.
+            ValueError: if the leaves' shapes are not the group's, or some are masked.
         """
-        arrays = jax.tree.leaves(params)
+        arrays = unmasked_leaves(params)
         shapes = tuple(np.shape(array) for array in arrays)
         if shapes != self.shapes:
             raise ValueError(

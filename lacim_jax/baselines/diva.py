@@ -65,6 +65,7 @@ class DIVA(nn.Module):
     """z_y [batch, dim] to logits [batch, classes]."""
     num_domains: int
     num_classes: int = 2
+    """As many as the classifier has logits."""
     dim: int = 16
     """Of each group of latents."""
     likelihood: Likelihood = BERNOULLI
@@ -114,6 +115,12 @@ class DIVA(nn.Module):
         draws = [part.sample(e) for part, e in zip(posterior, noises, strict=True)]
         together = jnp.concatenate(draws, axis=-1)
         zeros = jnp.zeros_like(posterior.rest.mean)
+        logits = self.classifier(draws[2])
+        if logits.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"the classifier has {logits.shape[-1]} logits, but DIVA a prior for each of "
+                f"{self.num_classes} classes; pass num_classes={logits.shape[-1]}."
+            )
         return DIVADensities(
             posterior=posterior,
             prior=Parts(
@@ -123,7 +130,7 @@ class DIVA(nn.Module):
             ),
             draws=together,
             reconstruction=self.decoder(together),
-            logits=self.classifier(draws[2]),
+            logits=logits,
             domain_logits=self.domain_classifier(nn.relu(draws[0])),
         )
 

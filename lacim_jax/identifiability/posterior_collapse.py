@@ -4,8 +4,10 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from lacim_jax.model.checks import check_domains
 from lacim_jax.model.lacim import LaCIM, Variables, apply
 
 
@@ -67,7 +69,8 @@ def collapse(
         model: the trained model.
         variables: its variables.
         images: x, [n, ...].
-        domains: d, [n], from 0 to num_domains - 1.
+        domains: d, [n], from 0 to num_domains - 1; with one prior for all (Pool-LaCIM) they are
+            not looked at.
         threshold: of the activity; latents are of the order of 1.
         chunk_size: examples encoded at once.
 
@@ -75,7 +78,8 @@ def collapse(
         The report; print it.
 
     Raises:
-        ValueError: if there is no example, or there are not as many domains as examples.
+        ValueError: if there is no example, there are not as many domains as examples, or a domain
+            has no prior.
 
     Example:
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
@@ -95,6 +99,9 @@ def collapse(
             "there must be at least one example and one domain for each, got "
             f"{n} examples and domains of shape {list(domains.shape)}."
         )
+    if model.num_domains == 1:
+        domains = jnp.zeros_like(domains)
+    check_domains(model, np.asarray(domains))
     kls, means = [], []
     for begin in range(0, n, chunk_size):
         part = slice(begin, begin + chunk_size)

@@ -11,8 +11,8 @@ from jaxtyping import PRNGKeyArray
 
 from lacim_jax.inference.latent_inference import Inference, chunks, infer, infer_along
 from lacim_jax.inference.search import Search
+from lacim_jax.model.checks import check_categorical, check_held_out
 from lacim_jax.model.lacim import Examples, LaCIM, Latents, Variables, apply
-from lacim_jax.model.likelihoods import CATEGORICAL
 
 
 class Prediction(NamedTuple):
@@ -57,7 +57,8 @@ def predict(
 
     Raises:
         ValueError: if there is no image, their shape or a pixel does not suit the model, labels are
-            not categorical, or an argument is out of range.
+            not categorical, a held-out label is none of the model's, or an argument is out of
+            range.
 
     Example:
         >>> import optax
@@ -78,6 +79,10 @@ def predict(
         Sun et al., *Recovering latent causal factor for generalization to distributional shifts*,
         NeurIPS 2021, section 4.3.
     """
+    # Before a search, which may take minutes.
+    check_categorical(model)
+    if held_out is not None:
+        check_held_out(model, variables, held_out)
     if held_out is not None and steps > 0:
         tried = infer_along(model, variables, held_out.images, key, steps=(0, steps), search=search)
         labels = np.asarray(held_out.labels)
@@ -117,11 +122,7 @@ def predict_from(
     Raises:
         ValueError: if labels are not categorical: they then have no probabilities.
     """
-    if model.label_likelihood is not CATEGORICAL:
-        raise ValueError(
-            "predictions are probabilities of classes, but the model's label likelihood is not "
-            "CATEGORICAL; call infer, and classify(latents.s) through model.apply."
-        )
+    check_categorical(model)
     best, candidates = np.asarray(inference.latents.s), np.asarray(inference.candidates.s)
     both = zip(chunks(best, chunk_size), chunks(candidates, chunk_size), strict=True)
     parts = [jax.device_get(_probabilities(model, variables, *chunk)) for chunk in both]

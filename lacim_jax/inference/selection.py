@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 from lacim_jax.inference.latent_inference import infer_along
 from lacim_jax.inference.prediction import predict_from
 from lacim_jax.inference.search import Regulariser, Search, mixture_prior
+from lacim_jax.model.checks import check_categorical, check_held_out
 from lacim_jax.model.lacim import Examples, LaCIM, Variables
 
 
@@ -53,8 +54,8 @@ def choose_search(
         What to hand to `predict`: `predict(..., steps=chosen.steps, search=chosen.search)`.
 
     Raises:
-        ValueError: if there is nothing to try, the numbers of steps do not ascend, or images do not
-            suit the model.
+        ValueError: if there is nothing to try, the numbers of steps do not ascend, or images or
+            labels do not suit the model.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -71,6 +72,8 @@ def choose_search(
     """
     if not weights or not regularisers:
         raise ValueError("weights and regularisers must each have an entry, got none.")
+    check_categorical(model)
+    check_held_out(model, variables, held_out)
     labels = np.asarray(held_out.labels)
     tried = [
         [dataclasses.replace(search, regulariser=regulariser, weight=weight) for weight in weights]

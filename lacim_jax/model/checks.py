@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from lacim_jax.model.lacim import Examples, LaCIM, Variables, apply
+from lacim_jax.model.likelihoods import CATEGORICAL
 
 
 def check_examples(model: LaCIM, variables: Variables, examples: Examples) -> None:
@@ -69,7 +70,39 @@ def check_batch(model: LaCIM, variables: Variables, examples: Examples) -> None:
         )
     check_images(model, variables, images)
     model.label_likelihood.check(_logits_shape(model, variables), labels)
-    _check_domains(model, domains)
+    check_domains(model, domains)
+
+
+def check_held_out(model: LaCIM, variables: Variables, examples: Examples) -> None:
+    """Refuses held-out examples that the model would misread; their domains are not looked at.
+
+    Args:
+        model: the model.
+        variables: its variables.
+        examples: images and labels.
+
+    Raises:
+        ValueError: if shapes do not fit, there is no example, or a pixel or a label is out of
+            range.
+    """
+    domains = np.zeros(len(examples.images), np.int32)
+    check_batch(model, variables, examples._replace(domains=domains))
+
+
+def check_categorical(model: LaCIM) -> None:
+    """Refuses a model whose labels have no probabilities.
+
+    Args:
+        model: the model.
+
+    Raises:
+        ValueError: if its label likelihood is not categorical.
+    """
+    if model.label_likelihood is not CATEGORICAL:
+        raise ValueError(
+            "predictions are probabilities of classes, but the model's label likelihood is not "
+            "CATEGORICAL; call infer, and classify(latents.s) through model.apply."
+        )
 
 
 def check_images(model: LaCIM, variables: Variables, images: np.ndarray) -> None:
@@ -109,7 +142,16 @@ def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
         )
 
 
-def _check_domains(model: LaCIM, domains: np.ndarray) -> None:
+def check_domains(model: LaCIM, domains: np.ndarray) -> None:
+    """Refuses domains that the model has no prior for.
+
+    Args:
+        model: the model.
+        domains: [batch].
+
+    Raises:
+        ValueError: if they are not whole numbers below `num_domains`, one for each example.
+    """
     if domains.ndim != 1 or not np.issubdtype(domains.dtype, np.integer):
         raise ValueError(
             f"domains must be integers of shape [batch], got {domains.dtype}{list(domains.shape)}."

@@ -123,7 +123,7 @@ class ReparameterisedLaCIM(LaCIM):
         drawn = mean[:, None, None] + scale[:, None, None] * noise[None]
         # Draw j of domain d goes through the map of d.
         mapped = self.maps(drawn.reshape(-1, drawn.shape[-1]))
-        mapped = mapped.reshape(*drawn.shape[:3], self.num_domains, -1)
+        mapped = mapped.reshape(*drawn.shape[:3], self.num_domains, drawn.shape[-1])
         matching = jnp.diagonal(mapped, axis1=2, axis2=3)  # [batch, draws, dim, num_domains]
         matching = jnp.swapaxes(matching, -1, -2).reshape(len(images), -1, drawn.shape[-1])
         return jnp.concatenate([self.maps(mean), matching], axis=1)

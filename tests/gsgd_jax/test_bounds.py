@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from gsgd_jax import choose_skeleton, gsgd, in_path_space, mlp_gauge, weight_updates
+from gsgd_jax import (
+    choose_section,
+    choose_skeleton,
+    find_gauge,
+    gsgd,
+    in_path_space,
+    mlp_gauge,
+    weight_updates,
+)
 from tests.gsgd_jax.networks import (
     apply,
     batch,
@@ -18,6 +26,7 @@ from tests.gsgd_jax.networks import (
     values_of,
     weights_of,
 )
+from tests.gsgd_jax.tracing.models import MODELS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -166,5 +175,21 @@ def test_each_kind_of_coordinates_advises_its_own_bound_on_weights(unchecked):
         scaled = gauge.act(optax.apply_updates(params, updates), state.frame.scales)
         reached = np.abs(ravel(scaled)).max() / float(state.frame.largest)
         np.testing.assert_allclose(reached, advised, rtol=1e-6)
+    cycles = choose_skeleton(gauge, params, basis="cycles")
+    model, x = MODELS["gated"], None
+    wide, x = model.draw(0)
+    group = find_gauge(model.apply, wide, x)
+    for coordinates, weights in ((cycles, params), (choose_section(group, wide), wide)):
+        for growth, reached in ((None, 1e6), (2.0, 2.0), ("advised", 1024.0)):
+            tx = in_path_space(far, coordinates, max_growth=growth)
+            state = tx.init(weights)
+            updates, _ = tx.update(weights, state, weights)
+            moved = optax.apply_updates(weights, updates)
+            scaled = (gauge if weights is params else group).act(moved, state.frame.scales)
+            largest = np.abs(ravel(scaled)).max() / float(state.frame.largest)
+            if growth is None:
+                assert largest > reached
+            else:
+                np.testing.assert_allclose(largest, reached, rtol=1e-6)
     with pytest.raises(ValueError, match='a number, "advised" or None, got "none"'):
         in_path_space(far, gauge, max_growth="none")

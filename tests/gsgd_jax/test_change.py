@@ -278,6 +278,35 @@ def test_a_path_value_that_must_change_its_sign_does_so_in_another_skeleton():
     np.testing.assert_allclose(apply(params, x), target, rtol=1e-9)
 
 
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    ("inner", "own"),
+    [
+        (optax.novograd(0.01), ("nu",)),
+        (optax.adafactor(0.01, min_dim_size_to_factor=2), ("v_row", "v_col")),
+    ],
+)
+def test_what_is_remembered_of_a_whole_leaf_keeps_its_shape(inner, own):
+    """Norms of gradients, and factors of their squares: kept where nothing of the leaf changes."""
+    params, _, old, new, data = problem()
+    _, state = train(in_path_space(inner, old), params, data, 2)
+    changed = change_skeleton(inner, state, params, old=old, new=new)
+    fresh = in_path_space(inner, new).init(params)
+    kept = reset = 0
+    for (path, before), after, start in zip(
+        jax.tree.leaves_with_path(state.inner_state),
+        *(jax.tree.leaves(s.inner_state) for s in (changed, fresh)),
+        strict=True,
+    ):
+        assert after.shape == before.shape
+        if any(f".{name}" in jax.tree_util.keystr(path) for name in own):
+            stays, begins = (bool((after == leaf).all()) for leaf in (before, start))
+            assert stays or begins
+            kept, reset = kept + stays, reset + (not stays)
+    assert kept
+    assert reset
+
+
 # Borders.
 
 

@@ -11,6 +11,7 @@ from flax.training.train_state import TrainState
 
 from gsgd_jax import (
     choose_skeleton,
+    find_gauge,
     gsgd,
     in_path_space,
     inverse_chain_rule,
@@ -31,6 +32,7 @@ from tests.gsgd_jax.networks import (
     train,
     values_of,
 )
+from tests.gsgd_jax.tracing.models import MODELS
 from tests.gsgd_jax.transformations import INNER, WIDTHS, distance, optax_promotes, problem
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -129,6 +131,12 @@ def test_masks_belong_inside():
     outside = optax.masked(gsgd(0.02, skeleton), mask)
     with pytest.raises(ValueError, match="put the mask inside"):
         outside.init(params)
+    model = MODELS["gated"]  # whose group is no graph
+    weights, x = model.draw(0)
+    group = find_gauge(model.apply, weights, x)
+    half = {name: name == "up" for name in weights}
+    with pytest.raises(ValueError, match="put the mask inside"):
+        optax.masked(in_path_space(optax.sgd(0.1), group), half).init(weights)
 
 
 def test_extra_arguments_reach_the_inner_transformation():

@@ -111,6 +111,12 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             invariance_test(*arrays)
+    # As many coefficients as examples fit any labels, with p = 1.
+    many = np.random.default_rng(0).normal(size=(30, 14))
+    for method in ("likelihood_ratio", "permutation"):
+        with pytest.raises(ValueError, match="got 30 examples, 14 features and 2 domains"):
+            invariance_test(many, np.arange(30) // 2 % 2, np.arange(30) % 2, method=method)
+    invariance_test(many[:, :13], np.arange(30) // 2 % 2, np.arange(30) % 2)
     # A TypeError where annotations are checked, as here: they refuse an unknown method first.
     with pytest.raises((ValueError, TypeError), match=r"(?s)method.*kernel"):
         invariance_test(f, y, d, method="kernel")

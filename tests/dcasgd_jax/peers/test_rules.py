@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 
 from dcasgd_jax import dcasgd, failure_times, gamma_times, peers, round_robin, simulate
 from tests.oracles.peer_servers import (
@@ -250,3 +252,21 @@ def test_a_stranger_is_refused(worker):
     tx, w = peers.dana_slim(num_workers=2), jnp.ones(2)
     with pytest.raises(ValueError, match=r"whole number in \[0, 2\)"):
         tx.update(w, tx.init(w), w, worker=worker)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_state_restored_as_numpy_goes_on(name, unchecked):
+    """As `flax.serialization` gives it back, and not traced."""
+    rule = RULES[name][1]()
+    rule = getattr(rule, "tx", rule)
+    w = jnp.asarray(START)
+    state = rule.init(w)
+    given = {
+        "worker": jnp.int32(1), "staleness": jnp.int32(2), "stale_params": 0.9 * w,
+        "num_updates": jnp.int32(1),
+    }  # fmt: skip
+    grads = jnp.cos(w)
+    _, state = rule.update(grads, state, w, **given)
+    restored = serialization.from_bytes(rule.init(w), serialization.to_bytes(state))
+    due, found = (rule.update(grads, s, w, **given) for s in (state, restored))
+    chex.assert_trees_all_equal(found, due)

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from dcasgd_jax import Engine, gamma_times, round_robin, simulate, slot_simulator
+from dcasgd_jax import (
+    BatchesEndedError,
+    Engine,
+    gamma_times,
+    round_robin,
+    simulate,
+    slot_simulator,
+    wavefront_simulator,
+)
 from tests.dcasgd_jax.networks import assert_same_bits, gradient, weights_of
 
 SIZES, STEPS, WORKERS = (4, 3), 20, 4
@@ -80,8 +88,9 @@ def test_errors_name_the_step_and_the_remedy():
         done = int(caught.value.state.step)
         assert done + len(caught.value.unused) == 5
         assert done == {"slots": 5, "wavefront": WORKERS}[engine]
-    with pytest.raises(ValueError, match="ended before step 0"):
-        simulate(gradient, params, optax.sgd(0.1), schedule, iter(()))
+        with pytest.raises(ValueError, match="ended before step 0") as caught:
+            simulate(gradient, params, optax.sgd(0.1), schedule, iter(()), engine=engine)
+        assert int(caught.value.state.step) == 0
     with pytest.raises(ValueError, match="iterated over cannot be scanned"):
         simulate(
             gradient, params, optax.sgd(0.1), schedule, iter(short), engine=Engine(loop="scan")
@@ -92,3 +101,16 @@ def test_errors_name_the_step_and_the_remedy():
 
     with pytest.raises(ValueError, match="inside jit, vmap or scan cannot be driven"):
         jax.jit(inside)(params)
+
+
+@pytest.mark.parametrize("make", [slot_simulator, wavefront_simulator])
+def test_batches_that_end_between_two_stretches_leave_the_state_of_the_first(make):
+    params = weights_of(SIZES, np.random.default_rng(0))
+    schedule = round_robin(WORKERS, STEPS)
+    head, tail = (jax.tree.map(lambda x, s=s: x[s], schedule) for s in (slice(7), slice(7, None)))
+    simulator = make(gradient, optax.sgd(0.2), WORKERS, loop="driven")
+    batches = (jax.tree.map(lambda x, i=i: x[i], arrays()) for i in range(7))
+    state, _ = simulator.run(simulator.init(params), head, batches)
+    with pytest.raises(BatchesEndedError, match="before step 0") as caught:
+        simulator.run(state, tail, batches)
+    assert_same_bits(caught.value.state, state)

@@ -113,6 +113,19 @@ def test_it_acts_every_so_many_steps():
         assert furthest(reached, expected) < 1e-14
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_it_acts_on_updates_of_another_type_than_the_weights():
+    """Weights in half precision, gradients in float32; traced, as a training step is."""
+    params = [jnp.full((2, 3), 4.0, jnp.bfloat16), jnp.full((3, 1), 0.25, jnp.bfloat16)]
+    grads = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), params)
+    tx = with_enorm(optax.sgd(0.1), mlp_gauge(params), every=2)
+    state = tx.init(params)
+    for step in (1, 2):
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        assert [u.dtype for u in updates] == [jnp.float32] * 2
+        assert bool(jnp.any(updates[0] != 0)) == (step == 2)
+
+
 def test_dead_nodes_dtypes_and_borders():
     params = [jnp.asarray([[0.0, 4.0]], jnp.bfloat16), jnp.asarray([[3.0], [1.0]], jnp.bfloat16)]
     gauge = mlp_gauge(params)

@@ -126,3 +126,13 @@ def test_bad_input():
     params, x = model.draw(0)
     with pytest.raises(ValueError, match="no graph, so it has no paths of its own"):
         condition(params, find_gauge(model.apply, params, x))
+
+
+def test_counters_beside_the_weights_are_left_alone():
+    weights = perceptron([3, 4, 2], False)
+    alone = condition(weights, mlp_gauge(weights))
+    names = [f"layer_{i}" for i in range(len(weights))]
+    params = dict(zip(names, weights, strict=True)) | {"step": jnp.int32(7)}
+    found = condition(params, mlp_gauge(params, layers=names))
+    assert int(found["step"]) == 7
+    assert furthest([found[name] for name in names], alone) == 0

@@ -240,3 +240,12 @@ def test_all_latents_of_ivae_may_cause_the_label():
     )
     assert params["classifier"]["Dense_0"]["kernel"].shape == (3, 2)
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) > 0
+
+
+def test_diva_has_a_prior_for_every_class_of_its_classifier():
+    """By default there are two; others once read priors that are not there, and trained on NaN."""
+    three = DIVA_MODEL.clone(classifier=MLP((3,)))
+    with pytest.raises(ValueError, match=r"has 3 logits.* of 2 classes; pass num_classes=3"):
+        three.init(KEY, examples().images)
+    variables = three.clone(num_classes=3).init(KEY, examples().images)
+    assert variables["params"]["label_mean"].shape == (3, 2)

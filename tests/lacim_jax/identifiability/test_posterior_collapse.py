@@ -57,3 +57,15 @@ def test_domains_must_fit(model):
         collapse(*model, X, D[:-1])
     with pytest.raises(ValueError, match="at least one example"):
         collapse(*model, X[:0], D[:0])
+    with pytest.raises(ValueError, match="num_domains - 1 = 1, got 0 to 2"):
+        collapse(*model, X, D.at[0].set(2))
+
+
+def test_one_prior_for_all_looks_at_no_domain():
+    """Pool-LaCIM, with the domains it was trained on: they have no prior of their own."""
+    pooled = LaCIM(MLPEncoder((2,)), MLPDecoder((2,)), MLP((2,)), num_domains=1, s_dim=1, v_dim=1)
+    variables = pooled.init(jax.random.key(0), X[:1], D[:1] * 0)
+    found, due = (collapse(pooled, variables, X, d) for d in (D, 0 * D))
+    assert np.isfinite(found.kl).all()
+    np.testing.assert_array_equal(found.kl, due.kl)
+    np.testing.assert_array_equal(found.activity, due.activity)

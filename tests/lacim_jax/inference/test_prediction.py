@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lacim_jax import Examples, infer, predict, predict_from
+from lacim_jax import Examples, choose_search, infer, predict, predict_from
 from tests.lacim_jax.exact import exact_model
 from tests.lacim_jax.inference.small_model import IMAGES, KEY, MODEL, VARIABLES
 from tests.oracles import linear_gaussian as oracle
@@ -47,8 +47,28 @@ def test_the_disagreement_is_the_jensen_shannon_divergence_of_the_starts():
 def test_real_valued_labels_have_no_probabilities():
     model, variables = exact_model(oracle.instance(np.random.default_rng(0)))
     images = np.zeros((2, 6), np.float32)
-    with pytest.raises(ValueError, match="not CATEGORICAL"):
-        predict(model, variables, images, KEY, steps=0)
+    for steps in (0, 10**9):  # before a search is begun
+        with pytest.raises(ValueError, match="not CATEGORICAL"):
+            predict(model, variables, images, KEY, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((40, 1), np.int32), r"labels must be .*got int32\[40, 1\]"),
+        (np.arange(40, dtype=np.int32) % 3 + 1, "between 0 and"),
+        (np.zeros(39, np.int32), "one entry per example, got 40, 39"),
+    ],
+)
+def test_held_out_labels_that_are_none_are_refused_before_the_search(labels, message, unchecked):
+    images = jnp.asarray(IMAGES[:40])
+    held_out = Examples(images, jnp.asarray(labels), jnp.zeros(40, jnp.int32))
+    for search in (
+        lambda: predict(MODEL, VARIABLES, images, KEY, steps=10**9, held_out=held_out),
+        lambda: choose_search(MODEL, VARIABLES, held_out, KEY, steps=(0, 10**9)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            search()
 
 
 @pytest.mark.parametrize("helps", [True, False])

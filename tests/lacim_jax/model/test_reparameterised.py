@@ -16,6 +16,7 @@ from lacim_jax import (
     Search,
     compiled_elbo,
     gaussian_likelihood,
+    infer,
     lacim_loss,
     predict,
 )
@@ -111,6 +112,16 @@ def test_starts_are_the_noise_through_every_map(affine):
             wanted = (posterior.mean + scaled) @ matrix.T + shift[None]
             found = starts[:, 3 + 3 * draw + domain]
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_without_draws_every_map_is_one_start(affine):
+    model, variables = affine
+    images = examples().images
+    found = infer(model, variables, images, KEY, steps=0, search=Search(draws=0, chunk_size=6))
+    assert found.candidates.s.shape == (6, 3, 2)
+    starts = model.apply(variables, images, jnp.zeros((0, 3, 3)), method="starts")
+    assert starts.shape == (6, 3, 3)
 
 
 @pytest.mark.usefixtures("standard_promotion")
