@@ -59,9 +59,9 @@ class Arguments:
     """Which experiment to run; "demo" runs one of each method, "all" every one, each in a process
     of its own."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "smoke"
-    """Its size: smoke (about a minute, data that come with the packages), cpu (minutes on two
-    cores, full data sets, to show that it runs), day (minutes to hours on two cores, settings that
-    are to decide; not every experiment has it), full (the published setting, one accelerator)."""
+    """Its size: smoke (about a minute, data that come with the packages), cpu (minutes of a core,
+    to show that it runs), day (minutes to hours on two cores, what the evidence is taken at), full
+    (the published setting, one accelerator)."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many seeds: 0, 1, ..."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None

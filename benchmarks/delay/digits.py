@@ -20,7 +20,7 @@ Published, ResNet-20 on CIFAR-10, 8 workers, test error: SGD 8.65, ASGD 10.26, s
 10.10, DC-ASGD-c 9.27, DC-ASGD-a 8.57 (Zheng et al., ICML 2017, https://arxiv.org/abs/1609.08326).
 
 Cost: smoke 1 minute on two cores, cpu 2 on one, day 6; full, for one accelerator, was not run.
-Command: python -m benchmarks dcasgd_digits --preset smoke --seeds 3
+Command: python -m benchmarks dcasgd_digits --preset day --seeds 3
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,
 https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30, DC-ASGD-a 25.18.
 
 Cost: cpu 2 minutes on one core, day 4, most of it compilation; full was not run.
-Command: python -m benchmarks dcasgd_imagenet --preset full --data-dir ~/tensorflow_datasets
+Command: python -m benchmarks dcasgd_imagenet --preset day --seeds 3
 """
 
 import dataclasses

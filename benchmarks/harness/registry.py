@@ -12,7 +12,7 @@ opens with the claim, then cost, hardware and command. It reads like this::
     class Settings:
         epochs: int = 10                       # every number the experiment depends on
 
-    PRESETS = {"smoke": Settings(), "cpu": Settings(...), "full": Settings(...)}
+    PRESETS = {"smoke": Settings(), "cpu": Settings(...), "day": ..., "full": ...}
 
     def run(settings: Settings, context: Context) -> Iterator[Record]:
         for seed in context.seeds:
@@ -96,7 +96,7 @@ TITLES = {
     "gsgd_control": "Path space: control",
     "gsgd_delay": "Path space under delay",
     "gsgd_conditioning": "Path space: the best conditioned copy",
-    "gsgd_stability": "Path space: nothing blows up",
+    "gsgd_stability": "Path space: overflows on either side",
     "gsgd_architectures": "Path space: the groups of published networks",
     "gsgd_speed": "Path space: what it costs",
     "dcasgd_digits": "Delay: digits",
@@ -146,7 +146,7 @@ DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
 
 PRESET_NAMES = ("smoke", "cpu", "day", "full")
 """From the smallest: `smoke` and `cpu` show that everything runs, `day` and `full` are to decide.
-What a few minutes decide has no "day"."""
+Kills of `preemption` decide at any size: it has no `day`."""
 
 
 class Context(NamedTuple):

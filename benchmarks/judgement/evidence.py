@@ -36,13 +36,13 @@ measured. Tables, figures and verdicts are made from the summaries of records be
 `python -m benchmarks report`; what was measured is never typed.
 
 One method is called better than another where Student's t test of their differences, seed by seed,
-is significant at 5%, with Holm's correction for all comparisons of its table. A comparison that is
-neither won nor lost shows that there is no difference as large as hoped (published, or the least
-that one would change the method for) only if its seeds could have seen that with a power of 80%,
-and their 95% interval excludes it. "Visible" is the smallest difference that they could have seen.
-Where less than 80% of the accuracy that a task allows is reached, too little is learnt to conclude
-from. A claim is *not decided* where less than a quarter of its comparisons is won, and less than
-half say anything."""
+is significant at 5%, with Holm's correction for all comparisons of its table. Where neither side
+wins, we say "no difference as large as hoped" (published, or the least that one would change the
+method for) only if the seeds would have shown such a difference, with a power of 80%, and their 95%
+interval excludes it. "Visible" is the smallest difference that they would have shown. Where less
+than 80% of the accuracy that a task allows is reached, too little is learnt to conclude from. A
+claim is *not decided* where less than a quarter of its comparisons is won, and less than half say
+anything."""
 
 
 _LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from benchmarks.harness import registry
 from benchmarks.harness.reports import source
 from benchmarks.judgement.claims import CLAIMS, Claim, judged
 from benchmarks.judgement.finding import Finding, Measured
@@ -21,7 +23,7 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
         pages = ", ".join(f"[{n}]({n}.md)" for n in claim.experiments if n in measured)
         # Of the record that the claim cannot do without.
         needed = measured.get(claim.needed, ())
-        made = f"{source(needed[0].origin)}." if needed else ""
+        made = f"{came_from(claim.needed, needed[0].origin)}." if needed else ""
         lines = [
             f"### {heading}",
             f"*{claim.text}*",
@@ -34,6 +36,17 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
             lines.append(f"![{claim.name}]({figure.as_posix()})")
         sections.append("\n\n".join(lines))
     return "\n\n".join(sections)
+
+
+def came_from(name: str, origin: Mapping[str, Any]) -> str:
+    """Command, commit and hardware of an experiment's records, and what that command does today."""
+    made, recorded = source(origin), origin["preset"]
+    today = registry.preset_of(name, origin)
+    if today != recorded:
+        return f"{made}; that preset is called `{today}` today"
+    if registry.changed(registry.preset(registry.load(name), today), origin):
+        return f"{made}; that preset has other settings today"
+    return made
 
 
 def verdicts_on(name: str, measured: Measured, index: str) -> str:

@@ -12,9 +12,10 @@ from benchmarks.delay.cifar10 import PUBLISHED
 from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, ASGD, CONSTANT, SGD
 from benchmarks.harness import registry
 from benchmarks.harness.halving import reported
-from benchmarks.harness.reports import best_by_method, by_method, by_setting, source, where
+from benchmarks.harness.reports import best_by_method, by_method, by_setting, where
 from benchmarks.judgement.claims import CLAIMS, judged
 from benchmarks.judgement.finding import Measured
+from benchmarks.judgement.page import came_from
 from benchmarks.latent.colored.reference import AUTHORS
 from benchmarks.latent.reports.identifiability import LACIM, POOLED, least_sufficient
 from common.results.records import Record
@@ -285,6 +286,6 @@ def _protocol(row: Row, records: Sequence[Record]) -> str:
         f"[{row.experiment}]({row.experiment}.md), preset {preset}", *said,
         f"up to {max(tried)} settings a method, all networks and numbers of workers counted",
         row.chosen,
-        f"{seeds} seed{'s' * (seeds > 1)}", source(origin),
+        f"{seeds} seed{'s' * (seeds > 1)}", came_from(row.experiment, origin),
     ]  # fmt: skip
     return "; ".join(parts)

@@ -24,7 +24,7 @@ Published, 60,000 images, three test domains, chosen by training domains / oracl
 MMD - / 50.6, DANN - / 24.9; a colour-blind observer can reach 75.
 
 Cost: day 5 minutes on one core; full is sized for one accelerator and was not run.
-Command: python -m benchmarks lacim_baselines --preset smoke --seeds 3
+Command: python -m benchmarks lacim_baselines --preset day --seeds 3
 """
 
 import dataclasses

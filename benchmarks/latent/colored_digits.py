@@ -32,7 +32,7 @@ Published, with 25% of labels flipped and selection on training domains: ERM 10.
 
 Cost: smoke 1 minute on two cores, cpu 1 on one, day 5. Estimated from parts, not run: full 20
 minutes on one accelerator.
-Command: python -m benchmarks lacim_colored_digits --preset smoke --seeds 3
+Command: python -m benchmarks lacim_colored_digits --preset day --seeds 3
 """
 
 import dataclasses

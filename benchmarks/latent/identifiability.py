@@ -9,9 +9,9 @@ a latent below 0.6, the inverse of the mixing above 0.95 within domains.
 - LaCIM: a prior for each domain.
 - Pool-LaCIM: one for all. With one domain it is LaCIM, and is recorded as both.
 - inverse mixing: the ceiling, the known inverse applied to the noisy x.
-- inverse mixing, turned: the same with s, and v, turned at random. This is what MCC gives to who
-  separates s from v, as the label lets one, and knows nothing of the dimensions within: not little
-  in two dimensions, where the cosine of the nearest axis is 0.90 on average.
+- inverse mixing, turned: the same with s, and v, turned at random. This is the MCC of a method that
+  separates s from v, as the label lets one, but finds no dimension within them: not little in two
+  dimensions, where the cosine of the nearest axis is 0.90 on average.
 - domain mean, s scored as v: controls, which find nothing.
 
 All are scored on data that nothing was fitted on: the sign of a correlation and which estimate

@@ -19,7 +19,7 @@ Nothing is tuned here: these are pictures of the model as it comes, not claims a
 PACS is looked for as `lacim_pacs` does; the smoke preset has coloured digits alone.
 
 Cost: day, three seeds, 5 minutes on one core.
-Command: python -m benchmarks lacim_pictures --preset smoke --seeds 1
+Command: python -m benchmarks lacim_pictures --preset day --seeds 3
 """
 
 import dataclasses

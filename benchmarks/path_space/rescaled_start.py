@@ -8,7 +8,7 @@ rescalings of a seed are the same for all rows, and those of its spreads multipl
 
 Two protocols. Tuned: the step size is chosen on validation data anew at every s. Kept: it is chosen
 at s = 0 and used at every s. All rows share one search: a coarse grid, then one step smaller and
-one larger beside its best. Steps fall linearly to zero. Told is accuracy on test data: of images,
+one larger beside its best. Steps fall linearly to zero. Accuracy is that on test data: of images,
 and of the tokens of the transformer's sentences. In verdicts and figures a run that diverged counts
 as one that learnt nothing; tables give the mean of the others and say how many diverged.
 
@@ -31,7 +31,7 @@ Then perceptrons whose scale is bad because of what was done to them after train
 pruned by magnitude (pruned entries stay zero), two of them averaged after matching their units,
 equalised across layers as for quantisation, and brought to the range 1 in each unit.
 
-`day` trains for 100 steps of 16 or 32 examples: a loss there is what a row cannot make up in them.
+`day` trains for 100 steps of 16 or 32 examples: a row's loss is what it cannot make up in so few.
 No published figure is known for this comparison.
 
 Cost: smoke half a minute, cpu 3 minutes of one core, day 15. Full is sized for one accelerator and

@@ -12,7 +12,7 @@ Each is run again from a copy in which every hidden unit is rescaled at random, 
 what stale gradients do to it should not depend on that, and on weights it does.
 
 Cost: cpu 1 minute on one core, day 4; full is sized for one accelerator and was not run.
-Command: python -m benchmarks gsgd_delay --preset smoke --seeds 3
+Command: python -m benchmarks gsgd_delay --preset day --seeds 3
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ A mirrored digit is another shape, so it was run without mirroring too, and answ
 start. On images of two other seeds, drawn as their script draws them, it had 67.7 and 79.4%
 mirrored, 74.0 and 91.8 not; the first seed again, its batches in another order, 61.6. In batches
 of 64 at the same step it had 45.7, 70.0 and 51.9 on ours, nothing mirrored. An earlier measurement,
-whose protocol was not kept, had 84 to 86: what one run may have, but not their mean.
+whose protocol was not kept, had 84 to 86, which a single run may reach, but not their mean.
 
 Ours is trained as `lacim_jax.fit` trains by default: the label weighed as it is by default, the
 divergence warmed up over the first quarter of the steps, Adam at 0.001. It answers from the best

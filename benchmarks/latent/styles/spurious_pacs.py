@@ -11,7 +11,7 @@ selection are those of that experiment. Which image goes into which domain is dr
 
 Cost: day 3 minutes on one core, features not included. Full is sized for one accelerator and was
 not run.
-Command: python -m benchmarks lacim_spurious_pacs --preset smoke --seeds 3
+Command: python -m benchmarks lacim_spurious_pacs --preset day --seeds 3
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ network, with biases, without norms, from the default initialisation of PyTorch 
   equi-normalisation (ENorm) tends to;
 - conditioned once: the diagonal of the path kernel is as even as can be (`gsgd_jax.family`).
 
-Each has the same grid of steps and is told at two of them: at 0.001, the one that the published
+Each has the same grid of steps and is reported at two of them: at 0.001, the one that the published
 comparison gives to all of its rows, and at the one that is best on validation data.
 
 Published: a convolutional network of 2,616,576 parameters, CIFAR-10, 3 epochs at step 0.001, one

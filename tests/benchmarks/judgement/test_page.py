@@ -1,21 +1,26 @@
 """Pages of claims: what they say and link to follows from the records."""
 
+import dataclasses
+
 import pytest
 
+from benchmarks.harness import registry
 from benchmarks.harness.registry import NAMES
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
 from benchmarks.judgement.page import (
     BEGIN,
     END,
+    came_from,
     claim_sections,
     claim_table,
     verdicts_on,
     with_claims,
 )
-from common.results.records import Record
+from common.results.records import Record, json_ready
 
 ORIGIN = {
     "command": "python -m benchmarks line",
+    "preset": "smoke",
     "provenance": {"git_commit": "0" * 40, "device": {"count": 1, "kind": "cpu", "cores": 2}},
 }
 
@@ -48,6 +53,24 @@ def test_sections_and_table_say_the_verdict_its_source_and_link_to_each_other(tm
         "| **holds** | 2 of 2 targets met, 0 missed; nearest: step in path space, plain-34, 1.00"
         in table
     )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "settings", "said"),
+    [
+        ("day", "day", ""),
+        ("cpu", "day", "; that preset is called `day` today"),
+        ("cpu", "none", "; that preset has other settings today"),
+    ],
+)
+def test_where_records_came_from_says_what_their_command_does_today(recorded, settings, said):
+    presets = registry.load("gsgd_mlp").PRESETS
+    configuration = json_ready(dataclasses.asdict(presets["day"]))
+    if settings == "none":
+        configuration["epochs"] = 1234
+    origin = {**ORIGIN, "preset": recorded, "configuration": configuration}
+    made = "`python -m benchmarks line`, commit 000000000000, 2 CPU cores"
+    assert came_from("gsgd_mlp", origin) == made + said
 
 
 def test_a_table_replaces_what_stood_between_the_markers():

@@ -242,6 +242,24 @@ def test_a_ratio_whose_turns_cover_the_target_is_too_close_to_tell():
     assert speed({"gsgd_speed": two}).verdict == PARTLY  # that is of compilation
 
 
+@pytest.mark.parametrize(
+    ("short", "same", "met"), [(0.01, 0.995, True), (0.02, 1.0, False), (0.0, 0.99, False)]
+)
+def test_a_fast_search_that_falls_short_misses_its_target(short, same, met):
+    """Ten times the loop's images, but not with the loop's answers."""
+    records = [
+        Record(
+            method=way, setting={"task": "latent search", "decoder": "MLP"}, seed=0,
+            metrics={"images_per_second": rate, "objective_short": short, "same_labels": same},
+            wall_time=0.0,
+        )
+        for way, rate in (("compiled", 100.0), ("per-batch loop", 10.0))
+    ]  # fmt: skip
+    found = speed({"lacim_speed": records})
+    assert found.verdict == (HOLDS if met else FAILS)
+    assert (f"but short by {short:.3f} nats (at most 0.01)" in found.headline) == (not met)
+
+
 def test_speed_is_not_decided_where_all_is_too_close():
     wave = {"network": "MLP", "batch_size": 32}
     records = [
