@@ -23,6 +23,9 @@ from common.results.tables import Summary, markdown, metric, percent
 TUNING = "tuning_epochs"
 """In the settings of records of a part of the budget: how many epochs it was."""
 
+UNFINISHED = "No run has had all epochs yet."
+"""Stands for tables of a run that was stopped in its search."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Halving:

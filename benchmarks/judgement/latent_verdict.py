@@ -26,13 +26,14 @@ from benchmarks.judgement.weighing import (
     verdict,
     words,
 )
+from benchmarks.latent.reports import colored_digits, styles
 from benchmarks.latent.reports import domains as domain_report
-from benchmarks.latent.reports import styles
 from benchmarks.latent.reports.identifiability import (
     LACIM,
     MARGIN,
     POOLED,
     TARGET,
+    TURNED,
     least_sufficient,
     structural,
 )
@@ -48,11 +49,12 @@ Scores = Mapping[str, Mapping[int, float]]
 # Published, DomainBed: by the oracle ERM 28.7 and IRM 58.5 on coloured MNIST; PACS, pretrained, ERM
 # 85.5 and CORAL 86.2. LaCIM is hoped to gain over ERM what the best of them does.
 COLOURS, STYLES, FLIP = "coloured digits", "PACS", "flipped correlation"
-SPURIOUS = "SpuriousPACS"
-HOPED = {COLOURS: 58.5 - 28.7, SPURIOUS: 10.0, STYLES: 86.2 - 85.5, FLIP: 8.0}
+SPURIOUS, CLEAN = "SpuriousPACS", "coloured digits with true labels"
+HOPED = {COLOURS: 58.5 - 28.7, CLEAN: 5.0, SPURIOUS: 10.0, STYLES: 86.2 - 85.5, FLIP: 8.0}
 """Points over ERM; those of the flip test are its own target at the smaller noise, and those of
-SpuriousPACS, for which nothing comparable is published, are what would be worth a method."""
-ALLOWED = {COLOURS: 85.0, SPURIOUS: 90.0, STYLES: 85.5, FLIP: 78.3}
+SpuriousPACS and of true labels, for which nothing comparable is published, are what would be worth
+a method: with true labels ERM leaves less than ten."""
+ALLOWED = {COLOURS: 85.0, CLEAN: 95.0, SPURIOUS: 90.0, STYLES: 85.5, FLIP: 78.3}
 """Accuracy, %. Of what was learnt, so it is compared with that on the training domains: what colour
 or style alone predicts there, and for PACS what is published out of domain; for the flip test, that
 of the rule which knows the answer, out of domain."""
@@ -69,44 +71,40 @@ class _Table(NamedTuple):
 
 
 def domains(measured: Measured) -> Finding:
-    """LaCIM against every other method, chosen on training domains and by the oracle."""
+    """LaCIM against ERM, and against the best other method that sees several domains.
+
+    Both are parts of the claim, each judged by its table; methods are chosen on training domains
+    and by the oracle.
+    """
     parts, over_best, over_erm = [], [], []
     for task, rule, every, learnt in _tables(measured):
         scores = {method: seeds for method, seeds in every.items() if seeds}
         if not {LACIM, "ERM"} <= scores.keys():
             continue  # of a run that was stopped
         means = {method: float(np.mean(list(seeds.values()))) for method, seeds in scores.items()}
-        rivals = {method: mean for method, mean in means.items() if "LaCIM" not in method}
-        best = max(rivals, key=rivals.__getitem__)
-        for base, comparisons in ((best, over_best), ("ERM", over_erm)):
+        rivals = {m: mean for m, mean in means.items() if "LaCIM" not in m and m != "ERM"}
+        bases = [("ERM", over_erm)]
+        if rivals:  # methods that see several domains
+            bases.append((max(rivals, key=rivals.__getitem__), over_best))
+        for base, comparisons in bases:
             gain = points(_seedwise(scores[LACIM], scores[base]))
             comparisons.append(
                 Comparison(f"{task} by {rule}", gain, HOPED[task], learnt, ALLOWED[task])
             )
-        pooled = f", Pool-LaCIM {100 * means[POOLED]:.1f}" if POOLED in means else ""
-        parts.append(
-            f"{task}, chosen by {rule}: LaCIM {100 * means[LACIM]:.1f}{pooled}, "
-            f"ERM {100 * means['ERM']:.1f}, best other {best} {100 * means[best]:.1f}"
-        )
+        shown = [f"{m} {100 * means[m]:.1f}" for m in (LACIM, POOLED, "ERM") if m in means]
+        shown += [f"best other {best} {100 * means[best]:.1f}" for best, _ in bases[1:]]
+        parts.append(f"{task}, chosen by {rule}: {', '.join(shown)}")
     if not over_erm:
         return INCOMPLETE
-    won = outcomes(over_best).count(BETTER) or "none"
-    headline = (
-        f"LaCIM against ERM {in_short(over_erm)}; better than the best other method in {won} of "
-        f"{len(over_best)}"
-    )
-    figures = (
-        f"LaCIM against ERM {words(over_erm)}. Against the best other method {words(over_best)}. "
-        f"Test accuracies, %: {'; '.join(parts)}."
-    )
-    return Finding(_of_domains(over_best, over_erm), headline, figures)
-
-
-def _of_domains(over_best: Sequence[Comparison], over_erm: Sequence[Comparison]) -> str:
-    """Better than every other method is the claim; better than ERM anywhere is a part of it."""
-    if verdict(over_best) == HOLDS:
-        return HOLDS
-    return PARTLY if BETTER in outcomes(over_erm) else verdict(over_erm)
+    headline = f"LaCIM against ERM {in_short(over_erm)}"
+    figures = f"LaCIM against ERM {words(over_erm)}."
+    word = verdict(over_erm)
+    if over_best:
+        won = outcomes(over_best).count(BETTER) or "none"
+        headline += f"; better than the best that sees several domains in {won} of {len(over_best)}"
+        figures += f" Against the best other method that sees several domains {words(over_best)}."
+        word = joint(word, verdict(over_best))
+    return Finding(word, headline, f"{figures} Test accuracies, %: {'; '.join(parts)}.")
 
 
 def _seedwise(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
@@ -124,23 +122,36 @@ def _tables(measured: Measured) -> Iterator[_Table]:
                     m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()
                 }
                 yield _Table(task, rule, scores, _learnt(chosen.values()))
+    for title, methods in colored_digits.chosen(measured.get("lacim_colored_digits", ())).items():
+        chosen = {
+            m: methods[m].searched or methods[m].trained
+            for m in (LACIM, POOLED, "ERM")
+            if m in methods
+        }
+        scores = {m: {r.seed: r.metrics["test_accuracy"] for r in v} for m, v in chosen.items()}
+        task = CLEAN if title.startswith("No ") else COLOURS
+        yield _Table(
+            task, "training domains, with two latent spaces", scores, _learnt(chosen.values())
+        )
     for rule, by_domain in styles.chosen(measured.get("lacim_pacs", ())).items():
         if rule in shown:
             scores = {method: styles.means(of) for method, of in by_domain.items()}
             runs = [[r for run in of.values() for r in run] for of in by_domain.values()]
             yield _Table(STYLES, rule, scores, _learnt(runs))
-    # What settings are chosen by: the graph, which says that p(x|s,v) carries over and the prior
-    # does not, or validation data.
-    rules = {"the graph": "lacim", "training domains": "lacim, chosen on validation"}
+    # What the search's weight of the prior is chosen by: it is set to 0 by hand, since the graph
+    # says that p(x|s,v) carries over and the prior does not; or validation data choose it.
+    rules = {
+        "a weight set by hand": {LACIM: "lacim", POOLED: "pool-lacim"},
+        "training domains": {LACIM: "lacim, chosen on validation"},
+    }
     for tau, records in by_setting(measured.get("lacim_flip", ()), "tau").items():
         judge = where(records, "likelihood")
         if not judge:
             continue
-        for rule, method in rules.items():
-            names = {LACIM: method, "ERM": "erm"}
+        for rule, names in rules.items():
             scores = {
                 name: {r.seed: r.metrics["accuracy"] for r in where(records, known)}
-                for name, known in names.items()
+                for name, known in {**names, "ERM": "erm"}.items()
             }
             likelihood = 100 * metric(judge, "accuracy").mean
             yield _Table(FLIP, f"{rule}, noise {tau:g}", scores, likelihood)
@@ -152,10 +163,11 @@ def _learnt(methods: Iterable[Sequence[Record]]) -> float:
 
 
 def identifiability(measured: Measured) -> Finding:
-    """MCC of s at the least number of domains that suffices, beside Pool-LaCIM and fewer ones.
+    """MCC of s and v at the least number of domains that suffices.
 
-    Three differences over seeds, corrected for their number: to the target, which is hoped to be
-    passed, to Pool-LaCIM and to fewer domains, which are hoped to do worse by `MARGIN`.
+    Differences over seeds, corrected for their number: of s to the target; of s and of v to a
+    method that separates s from v and finds no dimension within them; and of s to Pool-LaCIM and to
+    fewer domains, which are hoped to do worse by `MARGIN`.
     """
     by_count = by_setting(structural(measured["lacim_identifiability"]), "num_domains")
     counts = dict(sorted(by_count.items()))
@@ -165,21 +177,27 @@ def identifiability(measured: Measured) -> Finding:
     ours = where(counts[enough], LACIM)
     mcc = metric(ours, "s_within")
     found = interval(r.metrics["s_within"] - TARGET for r in ours)
+    turned = where(counts[enough], TURNED)
+    blind = {block: paired_difference(ours, turned, f"{block}_within") for block in ("s", "v")}
     beside = {POOLED: where(counts[enough], POOLED)}
     if fewer := [m for m in counts if 1 < m < enough]:
         beside[f"{fewer[-1]} domains"] = where(counts[fewer[-1]], LACIM)
     gains = {name: paired_difference(ours, of, "s_within") for name, of in beside.items()}
-    if not all(gain.n for gain in gains.values()):
+    if not all(gain.n for gain in (*blind.values(), *gains.values())):
         return INCOMPLETE
-    signs = told_apart([found, *gains.values()])
-    shown = "shown to be above" if signs[0] > 0 else "below" if signs[0] < 0 else "not told from"
+    signs = told_apart([found, *blind.values(), *gains.values()])
+    shown, *beyond = (_side(sign) for sign in signs[:3])
     listed = [
         f"{gain.mean:+.2f} over {name} ({_said(gain, sign)})"
-        for (name, gain), sign in zip(gains.items(), signs[1:], strict=True)
+        for (name, gain), sign in zip(gains.items(), signs[3:], strict=True)
     ]
+    chance = {block: metric(turned, f"{block}_within").mean for block in blind}
+    v = metric(ours, "v_within")
     headline = (
         f"from {enough} domains s has an MCC of {mcc.mean:.2f} ± {mcc.sd:.2f}, {shown} the target "
-        f"{TARGET:g} (visible from {smallest_visible(found):.2f} on): {' and '.join(listed)}"
+        f"{TARGET:g} (visible from {smallest_visible(found):.2f} on) and {beyond[0]} the "
+        f"{chance['s']:.2f} that separating s from v alone gives: {' and '.join(listed)}; v has "
+        f"{v.mean:.2f} ± {v.sd:.2f}, {beyond[1]} the {chance['v']:.2f} that it gives"
     )
     seen = ", ".join(
         f"over {name} from {smallest_visible(gain):.2f} on" for name, gain in gains.items()
@@ -193,6 +211,10 @@ def identifiability(measured: Measured) -> Finding:
     return Finding(word, headline, f"{headline[0].upper()}{headline[1:]}. {power}")
 
 
+def _side(sign: int) -> str:
+    return "shown to be above" if sign > 0 else "below" if sign < 0 else "not told from"
+
+
 def _said(gain: Difference, sign: int) -> str:
     if sign:
         return BETTER if sign > 0 else WORSE
@@ -201,9 +223,13 @@ def _said(gain: Difference, sign: int) -> str:
 
 
 def _found(signs: Sequence[int]) -> str:
-    """That s is found is the core of the claim; that fewer domains do not suffice the rest."""
-    if signs[0] == 0:
-        return UNDECIDED
-    if signs[0] < 0:
+    """That s is found is the core of the claim: above the target, and within itself.
+
+    The rest is that v is, and that pooled data and fewer domains do not suffice.
+    """
+    core = signs[:2]
+    if min(core) < 0:
         return FAILS
+    if 0 in core:
+        return UNDECIDED
     return HOLDS if all(sign > 0 for sign in signs) else PARTLY

@@ -54,7 +54,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from benchmarks.harness.halving import Halving, Rung, grid, halved, reported, runs, tuning_table
+from benchmarks.harness.halving import (
+    UNFINISHED,
+    Halving,
+    Rung,
+    grid,
+    halved,
+    reported,
+    runs,
+    tuning_table,
+)
 from benchmarks.harness.images import Images, ImageSettings
 from benchmarks.harness.registry import Context
 from benchmarks.harness.reports import by_setting, joined
@@ -279,13 +288,14 @@ def tables(records: Sequence[Record]) -> str:
     """For each network: every method at 1.0 and at its best; then what path space adds."""
     return joined(
         *(
-            joined(
-                f"### {network}\n\n{rate_tables(reported(of), PAIRS, fixed_rate=PUBLISHED_RATE)}",
-                tuning_table(of),
-            )
+            joined(f"### {network}", _rates(reported(of)), tuning_table(of))
             for network, of in by_setting(records, "network").items()
         )
     )
+
+
+def _rates(finished: Sequence[Record]) -> str:
+    return rate_tables(finished, PAIRS, fixed_rate=PUBLISHED_RATE) if finished else UNFINISHED
 
 
 CAPTIONS = {

@@ -36,10 +36,19 @@ import optax
 from jax.sharding import Mesh
 
 from benchmarks.harness.figures import plot_by, small_multiples
-from benchmarks.harness.halving import Halving, Rung, grid, halved, reported, runs, tuning_table
+from benchmarks.harness.halving import (
+    UNFINISHED,
+    Halving,
+    Rung,
+    grid,
+    halved,
+    reported,
+    runs,
+    tuning_table,
+)
 from benchmarks.harness.images import ImageSettings, Part
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import best_by_method, by_setting, joined, where
+from benchmarks.harness.reports import best_by_method, by_method, by_setting, joined, where
 from benchmarks.path_space.rates import Line
 from benchmarks.path_space.training import Objective, Runs, train_at_rates
 from common.networks import MLP
@@ -282,34 +291,36 @@ def tables(records: Sequence[Record]) -> str:
             ]
         )
     header = ["method", "learning rate", "test accuracy %", "from a rescaled start %"]
-    return joined(
-        markdown([*header, "answers changed by rescaling %"], rows), tuning_table(records)
-    )
+    table = markdown([*header, "answers changed by rescaling %"], rows) if rows else UNFINISHED
+    return joined(table, tuning_table(records))
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Training curves at the chosen learning rates, and accuracy against the learning rate."""
     rates = {m: runs[0].setting["learning_rate"] for m, runs in _chosen(records).items()}
     columns = list(dict.fromkeys(line.panel for line in LINES.values()))
-    paths = out / "curves.png", out / "learning_rates.png"
-    abscissae = "epoch", "learning rate"
+    paths = [out / "curves.png", out / "learning_rates.png"]
+    abscissae = ["epoch", "learning rate"]
+    if not rates:  # stopped in its search
+        paths, abscissae = paths[1:], abscissae[1:]
     for path, abscissa in zip(paths, abscissae, strict=True):
         # With halving, all learning rates were tried on the smallest budget alone, from one start.
-        shown = reported(records) if path == paths[0] else grid(records)
+        curves = abscissa == "epoch"
+        shown = reported(records) if curves else grid(records)
         starts = list(by_setting(shown, "start"))
         with small_multiples(
             path, starts, columns, labels=(abscissa, "test accuracy, %"), share="all",
             title=lambda start, panel: panel + ", rescaled" * (start == "rescaled"),
         ) as panels:  # fmt: skip
-            for start, method in itertools.product(starts, rates):
+            for start, method in itertools.product(starts, rates or by_method(shown)):
                 line, of = LINES[method], where(shown, method, start=start)
                 axes = panels[start, line.panel]
                 look: dict[str, Any] = {"label": line.label, "style": line.style}
-                if path == paths[0]:
+                if curves:
                     best = where(of, learning_rate=rates[method])
                     plot_curve(axes, best, x="epoch", y="test_accuracy", scale=100, **look)
                 else:
                     groups = by_setting(of, "learning_rate")
                     plot_by(axes, groups, "test_accuracy", scale=100, **look)
                     axes.set_xscale("log")
-    return list(paths)
+    return paths

@@ -1,5 +1,6 @@
 """Data sets of several domains: which image is of which domain, and splits that leave one out."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -190,7 +191,8 @@ def leave_one_out(
     for domain in range(len(others)):
         for label in range(len(dataset.class_names)):
             members = np.flatnonzero((renumbered.domains == domain) & (dataset.labels == label))
-            share = int(validation_fraction * len(members))
+            # A product that is whole but for rounding is whole.
+            share = math.floor(validation_fraction * len(members) + 1e-9)
             validation[generator.permutation(members)[:share]] = True
     return DomainSplit(
         train=_part(renumbered, ~test & ~validation, f"without {held_out}"),

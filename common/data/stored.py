@@ -1,9 +1,16 @@
 """NumPy's own files, read as numbers and text and as nothing else."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+
+_DAMAGED = (
+    ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, RuntimeError,  # packed or encrypted in ways that zipfile does not know
+    MemoryError, OverflowError,  # arrays of shapes that cannot be
+)  # fmt: skip
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -22,7 +29,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             arrays = None
             if not isinstance(content, np.ndarray):
                 arrays = {name: content[name] for name in content.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         if "pickle" in str(error):
             raise ValueError(
                 f"{path} must hold numbers and text, got pickled objects, which could run any "

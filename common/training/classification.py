@@ -101,8 +101,11 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def _figures(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """Of each example, [batch] each."""
+    right = (logits.argmax(-1) == labels).astype(jnp.float32)
+    # Of logits that are no numbers argmax makes class 0, which is no answer.
+    answered = jnp.isfinite(logits).all(-1)
     return {
-        "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
+        "accuracy": jnp.where(answered, right, jnp.nan),
         "cross_entropy": _cross_entropy(logits, labels),
     }
 

@@ -44,6 +44,15 @@ class Course:
         self.diverged_at = np.where(~self.diverged & bad.any(axis=0), first, self.diverged_at)
         self.losses.append(losses)
 
+    def lose(self, broken: np.ndarray) -> None:
+        """Takes in which runs have weights that are no numbers, though no loss has told so yet.
+
+        Args:
+            broken: bool, [] or [runs].
+        """
+        last = self.steps - 1
+        self.diverged_at = np.where(~self.diverged & broken, last, self.diverged_at)
+
     def end_epoch(self, figures: Mapping[str, Any]) -> None:
         """Closes the epoch under way.
 

@@ -5,6 +5,7 @@ finite and says at which step, and trains many runs at once when it is given man
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -180,6 +181,11 @@ def _train(
     course = Course(plan.steps_per_epoch, np.full(keys.order.shape, -1, np.int64))
     if checkpoints is not None:
         state, course = _resumed(checkpoints, state, course, plan)
+        if course.steps > epochs * plan.steps_per_epoch:
+            raise ValueError(
+                f"the checkpoint is of {course.steps / plan.steps_per_epoch:g} epochs, more than "
+                f"the {epochs} asked for; ask for as many, or give this run a folder of its own."
+            )
     if bar is not None:
         bar.advance(min(course.steps / plan.steps_per_epoch, epochs))
 
@@ -188,9 +194,12 @@ def _train(
         length = min(plan.chunk, plan.steps_per_epoch - position)
         state, losses = advance(state, epoch, position, length)
         course.add(losses)
+        ended = position + length == plan.steps_per_epoch
+        if ended:  # losses are those before a step: the last one may have broken the weights
+            course.lose(np.asarray(_broken(state.params, plan.many)))
         if how.on_divergence == "raise" and course.diverged.any():
             raise DivergedError(int(course.diverged_at[course.diverged].min()))
-        if position + length == plan.steps_per_epoch:
+        if ended:
             course.end_epoch({} if evaluate is None else evaluate(state))
         if bar is not None:
             bar.advance(length / plan.steps_per_epoch, course.summary())
@@ -206,6 +215,15 @@ def _train(
         if not course.rows:
             columns = {"loss": None, **({} if evaluate is None else evaluate(state))}
     return Fit(state, course.curve(epochs, columns), course.diverged_at)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _broken(params: Any, many: bool) -> jax.Array:
+    """Whether a weight is no number; bool, [] or, of many runs, [runs]."""
+    if many:
+        return jax.vmap(lambda one: _broken(one, many=False))(params)
+    floats = [w for w in jax.tree.leaves(params) if jnp.issubdtype(w.dtype, jnp.floating)]
+    return ~jnp.stack([jnp.asarray(True), *(jnp.isfinite(w).all() for w in floats)]).all()
 
 
 class _Share(NamedTuple):

@@ -191,7 +191,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], TraceColumns]:
 
 _NOT_OURS = (
     ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError,
-    MemoryError, OverflowError, NotImplementedError,  # arrays of shapes that cannot be
+    MemoryError, OverflowError,  # arrays of shapes that cannot be
+    NotImplementedError, RuntimeError,  # packed or encrypted in ways that zipfile does not know
 )  # fmt: skip
 
 

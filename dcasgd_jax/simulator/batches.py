@@ -89,9 +89,18 @@ def reorder_batches(batches: Any, order: ArrayLike) -> Any:
         >>> print(reorder_batches(lambda n: 10 * n, [2, 0, 1])(0))
         20
     """
-    order = jnp.asarray(np.asarray(order, np.int32))
+    numbers = np.asarray(order, np.int32)
+    order = jnp.asarray(numbers)
     if callable(batches):
         return lambda step: batches(order[step])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batches):
+        count = jnp.shape(leaf)[0]
+        bad = np.flatnonzero((numbers < 0) | (numbers >= count))
+        if bad.size:
+            raise ValueError(
+                f"step {bad[0]} was recorded on batch {numbers[bad[0]]}, but there are {count} at "
+                f"batches{jax.tree_util.keystr(path)}; give the batches of the recorded run."
+            )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[order], batches)
 
 
@@ -134,8 +143,17 @@ def _next_batches(iterator: Iterator[Any], first: int, count: int) -> list[Any]:
 
 
 def _stack(batches: list[Any]) -> Any:
-    """One batch with a leading axis, in NumPy: it goes to the device as a whole."""
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)
+    """One batch with a leading axis, in NumPy: it goes to the device as a whole.
+
+    Random keys have no form in NumPy.
+    """
+
+    def stacked(*leaves: Any) -> Any:
+        if jnp.issubdtype(getattr(leaves[0], "dtype", None), jax.dtypes.prng_key):
+            return jnp.stack(leaves)
+        return np.stack([np.asarray(leaf) for leaf in leaves])
+
+    return jax.tree.map(stacked, *batches)
 
 
 def _check_arrays(batches: Any, num_steps: int) -> None:

@@ -45,7 +45,8 @@ def enorm(
         zero keeps its scale.
 
     Raises:
-        ValueError: if the tree is not the gauge's, sweeps is not positive or the power is not.
+        ValueError: if the tree is not the gauge's, sweeps is not positive or the power is not, or
+            the group is no graph.
 
     Example:
         >>> from gsgd_jax import mlp_gauge
@@ -57,6 +58,7 @@ def enorm(
         Stock et al., *Equi-normalization of neural networks*, ICLR 2019, section 3, with the
         incoming and outgoing entries of any graph for the columns and rows of two dense layers.
     """
+    _check_graph(gauge)
     if sweeps < 1 or not power > 0:
         raise ValueError(f"sweeps and power must be positive, got {sweeps} and {power}.")
     leaves = gauge.leaves(params)
@@ -129,6 +131,7 @@ def with_enorm(
     """
     if every < 1:
         raise ValueError(f"every must be a positive number of steps, got {every}.")
+    _check_graph(gauge)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> EnormState:
@@ -157,6 +160,14 @@ def with_enorm(
         return updates, EnormState(inner_state, step)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_graph(gauge: Any) -> None:
+    """Refuses a group that has no ways into nodes and out of them."""
+    if not isinstance(gauge, Gauge):
+        raise ValueError(
+            f"equi-normalisation needs a group that is a graph, got {gauge!r}; `balance` takes any."
+        )
 
 
 def _turns(gauge: Gauge) -> list[np.ndarray]:

@@ -92,8 +92,11 @@ def _walk(jaxpr: Any, tracked: _Tracked, uses: _Uses) -> None:
                     axes = tuple(tuple(place.axes[a] for a in group) for group in groups)
                     uses.groups[place.leaf] = axes
         elif name == "gather" and places[0] is not None and data[1]:
-            place = places[0]
-            indexed = eqn.params["dimension_numbers"].start_index_map
+            place, sizes = places[0], eqn.params["slice_sizes"]
+            # An axis that is taken whole is not indexed, though its number may stand in the map.
+            shape = eqn.invars[0].aval.shape
+            indexed = [a for a, (n, m) in enumerate(zip(shape, sizes, strict=True)) if n != m]
+            indexed += eqn.params["dimension_numbers"].collapsed_slice_dims
             free = tuple(axis for a, axis in enumerate(place.axes) if a not in indexed)
             uses.groups.setdefault(place.leaf, tuple((axis,) for axis in free))
         elif name == "unstack" and places[0] is not None:

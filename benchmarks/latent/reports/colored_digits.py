@@ -37,13 +37,13 @@ class Chosen(NamedTuple):
     """What the latents hold; empty where there are none."""
 
 
-def _chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
+def chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
     """For every label noise and method what was chosen on validation data."""
-    chosen: dict[str, dict[str, Chosen]] = {}
+    found: dict[str, dict[str, Chosen]] = {}
     figures = [record for record in records if "red" not in record.curve]
     for noise, runs in by_setting(figures, "label_noise").items():
         share = f"{100 * noise:g}%" if noise else "No"
-        chosen[f"{share} labels flipped"] = {
+        found[f"{share} labels flipped"] = {
             method: Chosen(
                 best_setting(r for r in tried if not {"search_weight", DIAGNOSIS} & set(r.setting)),
                 [r for r in tried if "test_accuracy" in r.curve],
@@ -51,14 +51,14 @@ def _chosen(records: Sequence[Record]) -> dict[str, dict[str, Chosen]]:
             )
             for method, tried in by_method(runs).items()
         }
-    return chosen
+    return found
 
 
 def tables(records: Sequence[Record]) -> str:
     """Accuracy as chosen on validation data and along the search; what the bound is made of."""
     return "\n\n".join(
         f"{title}:\n\n{_accuracies(methods)}\n\n{_terms(methods)}{_held(methods)}"
-        for title, methods in _chosen(records).items()
+        for title, methods in chosen(records).items()
     )
 
 
@@ -67,8 +67,8 @@ def _accuracies(methods: Mapping[str, Chosen]) -> str:
     rows = []
     for method, (trained, searched, _) in methods.items():
         best = searched or trained
-        chosen = [f"{NAMES[k]} {v:g}" for k, v in best[0].setting.items() if k in NAMES]
-        row = [method, ", ".join(chosen)]
+        setting = [f"{NAMES[k]} {v:g}" for k, v in best[0].setting.items() if k in NAMES]
+        row = [method, ", ".join(setting)]
         row += [percent(metric(best, f"{part}_accuracy")) for part in ("validation", "test")]
         row.append(f"{best[0].metrics['step']:g}" if searched else "-")
         for i in range(len(steps)):
@@ -141,15 +141,15 @@ CAPTIONS = {
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy along the search, accuracy as chosen, and what is decoded from the latents."""
-    chosen = _chosen(records)
+    tasks = chosen(records)
     along, dots, latents = (out / f"{n}.png" for n in ("search_steps", "accuracy", "latents"))
     with small_multiples(
-        along, [""], list(chosen), labels=("steps of the latent search", "test accuracy, %"),
+        along, [""], list(tasks), labels=("steps of the latent search", "test accuracy, %"),
         title=lambda _, column: column, panel=(4.2, 3.0),
     ) as panels:  # fmt: skip
         for (_, title), axes in panels.items():
-            steps = _steps(chosen[title])
-            for style, (method, (trained, searched, _)) in enumerate(chosen[title].items()):
+            steps = _steps(tasks[title])
+            for style, (method, (trained, searched, _)) in enumerate(tasks[title].items()):
                 if searched:
                     scores = 100 * np.asarray([r.curve["test_accuracy"] for r in searched])
                     plot_spread(axes, steps, scores, label=method, style=style, marker=True)
@@ -162,7 +162,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
             method: values(searched or trained, "test_accuracy")
             for method, (trained, searched, _) in methods.items()
         }
-        for title, methods in chosen.items()
+        for title, methods in tasks.items()
     }
     dots_figure(dots, scores, label="test accuracy, %", scale=100)
     pictures = [record for record in records if "red" in record.curve]

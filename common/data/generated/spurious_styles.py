@@ -5,6 +5,7 @@ styles. Whoever tells paintings from cartoons can guess the label in training, a
 the test domain, where the same share of images goes the other way.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -86,7 +87,8 @@ def spurious_styles(
                 f"both styles, {' and '.join(styles)}, need images of both labels, but one has "
                 f"none of label {label}; name other classes as positive, or other styles."
             )
-        share = int((strength if label else 1 - strength) * n)
+        # A product that is whole but for rounding is whole.
+        share = math.floor((strength if label else 1 - strength) * n + 1e-9)
         for rows, cut in ((first[:n], share), (second[:n], n - share)):
             domains[rows[:cut]], domains[rows[cut:]] = len(kept), len(kept) + 1
     taken = domains >= 0

@@ -36,6 +36,12 @@ def _close(trace: Trace, eqn: Any, carry: Sequence[Value], others: Sequence[Valu
             trace.charge(eqn, count)
 
 
+def _leave_rows(trace: Trace, values: Sequence[Value]) -> None:
+    """Ties tables that come out of a loop or a branch: beyond it none knows their rows."""
+    for value in values:
+        trace.tables.tie(value)
+
+
 def _run_alike(trace: Trace, body: Any, operands: list[Value]) -> list[Value]:
     """The values that a body gives at every step."""
     before, trace.alike = trace.alike, True
@@ -49,7 +55,13 @@ def _scan(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     consts, carries = scan_arguments(eqn.params)
     scanned = any(_moves(value) for value in values[consts + carries :])
     counted = any(value.layers for value in values[:consts])  # a loop over the number of the layer
-    if (scanned or counted) and in_layers(eqn.params["length"]):
+    steps = eqn.params["length"]
+    if not steps:  # the carry as it is, and no entry beside it
+        for value in values:
+            trace.tables.tie(value)
+        empty = [Value(tuple(var.aval.shape)) for var in eqn.outvars[carries:]]
+        return [*values[consts : consts + carries], *empty]
+    if (scanned or counted) and in_layers(steps):
         return _layer_by_layer(trace, eqn, values)
     return _steps_alike(trace, eqn, trace.settle(values))
 
@@ -78,6 +90,7 @@ def _layer_by_layer(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         slices = [layers[i] for layers in sequences]
         results = trace.run(body.jaxpr, body.consts, [*fixed, *carry, *slices])
         carry, outcomes[i] = results[:carries], trace.settle(results[carries:])
+        _leave_rows(trace, outcomes[i])
     stacked = [stack(layers, 0) for layers in zip(*outcomes, strict=True)]
     return [*carry, *(merged(trace.scales, value) for value in stacked)]
 
@@ -100,6 +113,7 @@ def _steps_alike(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     operands = [*values[:consts], *carry, *slices]
     results = trace.settle(_run_alike(trace, body, operands))
     _close(trace, eqn, carry, results[:carries])
+    _leave_rows(trace, results[carries:])
     stacked = [
         trace.scales.place(value, (steps, *value.shape), range(1, len(value.shape) + 1))
         for value in results[carries:]
@@ -126,6 +140,8 @@ def _branch(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     branches = eqn.params["branches"]
     outcomes = [trace.settle(trace.run(b.jaxpr, b.consts, operands)) for b in branches]
     results = []
+    for outcome in outcomes:
+        _leave_rows(trace, outcome)
     for first, *others in zip(*outcomes, strict=True):
         total = merged(trace.scales, first)._replace(known=None)
         for other in others:

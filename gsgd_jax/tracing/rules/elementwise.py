@@ -137,7 +137,16 @@ def _general_power(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     return [trace.scales.power(values[0], exponent)]
 
 
-_KEPT = ("stop_gradient", "copy", "copy_p", "device_put", "name", "sharding_constraint")
+def _nothing(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Of what looks at values and gives none back."""
+    return []
+
+
+_KEPT = (
+    "stop_gradient", "copy", "copy_p", "device_put", "name", "sharding_constraint", "reshard",
+)  # fmt: skip
+_PARTS = ("real", "imag", "conj")
+"""Parts of complex numbers: c > 0 multiplies both."""
 
 RULES: dict[str, Rule] = {
     "mul": _multiply,
@@ -153,6 +162,9 @@ RULES: dict[str, Rule] = {
     "rsqrt": _power(Fraction(-1, 2)),
     "cbrt": _power(Fraction(1, 3)),
 }
-RULES |= dict.fromkeys(("add", "sub", "add_any", "max", "min", "clamp"), _equate)
+RULES |= dict.fromkeys(("add", "sub", "add_any", "max", "min", "clamp", "complex"), _equate)
+RULES |= dict.fromkeys(("debug_callback", "debug_print"), _nothing)
 RULES |= dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), _compare)
-RULES |= dict.fromkeys(("neg", "abs", "reduce_precision", "optimization_barrier", *_KEPT), _same)
+RULES |= dict.fromkeys(
+    ("neg", "abs", "reduce_precision", "optimization_barrier", *_KEPT, *_PARTS), _same
+)

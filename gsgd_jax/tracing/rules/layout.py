@@ -142,7 +142,7 @@ def _order(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         sorted_values = [trace.scales.constant(value, [p["dimension"]]) for value in values]
         return [value._replace(known=None) for value in sorted_values]
     axes = p["axes"] if "axes" in p else [p.get("dimension", p.get("axis", rank - 1)) % rank]
-    value = trace.scales.constant(values[0], axes)
+    value = trace.scales.constant(values[0], [int(a) for a in axes])
     return [value._replace(shape=tuple(var.aval.shape), known=None) for var in eqn.outvars]
 
 
@@ -154,13 +154,20 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     filler = p.get("fill_value")
     # Beyond the table stand zeros or NaN, which no factor changes.
     fixed = filler is not None and filler != 0 and not np.isnan(filler)
-    if fixed or getattr(dims, "operand_batching_dims", ()):
+    if fixed:
         trace.tables.tie(value)
         return trace.give_up(eqn, values)
-    axes = [a for a in range(len(value.shape)) if a not in dims.collapsed_slice_dims]
-    batch = [a for a in range(len(shape)) if a not in dims.offset_dims]
-    indexed = set(dims.start_index_map) | {a for a, n in enumerate(value.shape) if sizes[a] != n}
-    if index.known is not None and len(indexed) == 1 and indexed == set(dims.collapsed_slice_dims):
+    # Along batching axes every example has an index of its own, and they come out among the batch.
+    batching = {int(a) for a in getattr(dims, "operand_batching_dims", ())}
+    gone = batching | {int(a) for a in dims.collapsed_slice_dims}
+    axes = [a for a in range(len(value.shape)) if a not in gone]
+    offset = [int(a) for a in dims.offset_dims]
+    batch = [a for a in range(len(shape)) if a not in offset]
+    # An axis that is taken whole can only begin at 0, whatever its index says.
+    indexed = batching | {a for a, n in enumerate(value.shape) if sizes[a] != n}
+    indexed |= gone & {int(a) for a in dims.start_index_map}
+    alone = len(dims.start_index_map) == 1 and not batching
+    if index.known is not None and alone and indexed == set(dims.collapsed_slice_dims):
         (axis,) = indexed
         flat = index.known.reshape(-1)
         trace.tables.tie(value)
@@ -172,16 +179,16 @@ def _gather(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
             known = trace.scales.place(known, (*spread, len(flat)), places)
             lengths = tuple(shape[a] for a in batch)
             known = trace.scales.reshape(known, (*spread, *lengths))
-            return [trace.scales.place(known, shape, [*dims.offset_dims, *batch])]
+            return [trace.scales.place(known, shape, [*offset, *batch])]
     tokens = None
-    if indexed == {0} == set(dims.collapsed_slice_dims) and not trace.alike:
+    if indexed == {0} and not batching and not trace.alike:
         tokens = trace.tables.look_up(value, shape, batch)
     else:
         trace.tables.tie(value)
     value = trace.scales.constant(value, indexed)
-    rest = trace.scales.reduce(value, dims.collapsed_slice_dims)
+    rest = trace.scales.reduce(value, tuple(sorted(gone)))
     rest = rest._replace(shape=tuple(sizes[a] for a in axes))
-    rows = trace.scales.place(rest, shape, dims.offset_dims)
+    rows = trace.scales.place(rest, shape, offset)
     return [rows if tokens is None else trace.scales.multiply(rows, tokens)]
 
 
@@ -273,7 +280,9 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
 }
-RULES |= dict.fromkeys(("scatter", "scatter-add", "scatter-max", "scatter-min"), _scatter)
+RULES |= dict.fromkeys(
+    ("scatter", "scatter-add", "scatter-sub", "scatter-max", "scatter-min"), _scatter
+)
 RULES |= dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min"), _reduce)
 RULES |= dict.fromkeys(("cumsum", "cummax", "cummin"), _accumulate)
 RULES |= dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _window)

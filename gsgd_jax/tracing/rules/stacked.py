@@ -66,6 +66,8 @@ def _sliced(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
         for a, (ends, n) in enumerate(zip(ranges, value.shape, strict=True))
     )
     layers = value.layers[slice(*ranges[value.along])]
+    if whole and not layers:  # no entry, no scale
+        return [Value(tuple(eqn.outvars[0].aval.shape))]
     return [stack(layers, value.along)] if whole else None
 
 
@@ -109,6 +111,7 @@ _RULES |= dict.fromkeys(
         "device_put",
         "name",
         "sharding_constraint",
+        "reshard",
     ),
     _kept,
 )

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.harness.halving import Halving, reported
+from benchmarks.harness.halving import UNFINISHED, Halving, reported
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import cifar10 as gsgd_cifar10
 from benchmarks.path_space import training
@@ -73,7 +73,7 @@ def test_there_is_one_record_for_every_run(records):
             np.testing.assert_equal(record.metrics[name], record.curve[name][-1])
 
 
-def test_with_halving_only_the_best_rate_has_all_epochs(records):
+def test_with_halving_only_the_best_rate_has_all_epochs(records, tmp_path):
     """It is trained as without, and a rate that diverges is left behind."""
     halved = run(methods=("SGD",), halving=Halving(factor=2, seeds=1))
     finished = reported(halved)
@@ -85,6 +85,8 @@ def test_with_halving_only_the_best_rate_has_all_epochs(records):
     assert [(r.setting["learning_rate"], r.seed) for r in tried] == [(0.05, 0), (1e30, 0)]
     assert all(r.curve["epoch"] == [1] for r in tried)
     assert "with 1 epoch " in gsgd_cifar10.tables(halved)
+    assert f"{UNFINISHED}\n\n| method" in gsgd_cifar10.tables(tried)  # stopped in its search
+    assert gsgd_cifar10.plots(tried, tmp_path)
 
 
 def test_diverged_runs_have_no_accuracy_and_are_counted_in_the_table(records):

@@ -88,3 +88,6 @@ def test_with_halving_the_chosen_rate_is_trained_as_without(records, monkeypatch
     assert f"{best:g}: " in table.splitlines()[-1]
     assert "with 1 epoch " in table
     assert all(path.stat().st_size > 10_000 for path in gsgd_mlp.plots(halved, tmp_path))
+    # Stopped in its search:
+    assert gsgd_mlp.tables(tried).startswith(f"{halving.UNFINISHED}\n\n| method")
+    assert [path.name for path in gsgd_mlp.plots(tried, tmp_path)] == ["learning_rates.png"]

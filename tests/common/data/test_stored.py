@@ -25,6 +25,14 @@ def test_arrays_come_back(path):
     np.testing.assert_array_equal(found["a"], np.arange(100))
 
 
+def _in_directory(whole, offset, value):
+    """A file with other bytes in the first entry of its zip directory, and before the entry."""
+    place = whole.index(b"PK\x01\x02") + offset
+    whole = whole[:place] + value + whole[place + len(value) :]
+    place = whole.index(b"PK\x03\x04") + offset - 2
+    return whole[:place] + value + whole[place + len(value) :]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -37,6 +45,12 @@ def test_arrays_come_back(path):
             lambda whole: whole[:150] + b"!" + whole[151:],
             "whole NumPy file.*damaged one .Bad CRC-32",
         ),
+        # Packed in a way that there is not, and encrypted.
+        (
+            lambda whole: _in_directory(whole, 10, b"\x63\x00"),
+            "damaged one .That compression method is not supported",
+        ),
+        (lambda whole: _in_directory(whole, 8, b"\x01\x00"), "damaged one .*encrypted"),
         (lambda whole: pickle.dumps(Bomb()), "numbers and text, got pickled objects"),
     ],
 )

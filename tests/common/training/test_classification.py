@@ -35,6 +35,16 @@ def test_evaluation_counts_every_example_once(batch_size):
     np.testing.assert_allclose(found["test_cross_entropy"], entropy.mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_no_answer(value):
+    """Argmax would make class 0 of them, which every tenth digit is."""
+    params, (inputs, labels) = problem()
+    broken = {**params, "w": params["w"].at[0, 0].set(value)}
+    state = TrainState(broken, (), (), jnp.zeros([], jnp.int32))
+    score = evaluator(classification_metrics(linear), (inputs, labels * 0))
+    assert np.isnan(score(state)["accuracy"])
+
+
 def test_evaluation_needs_an_example():
     with pytest.raises(ValueError, match="at least one example"):
         evaluator(classification_metrics(linear), (jnp.zeros((0, 4)), jnp.zeros(0, jnp.int32)))

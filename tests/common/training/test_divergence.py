@@ -65,6 +65,34 @@ def stepping_into_nan(bad_step, *, on_divergence="stop", **options):
     return fit(step, state, jnp.zeros(20), execution=execution, **(settings | options))
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_weights_that_the_last_step_breaks_have_diverged(many):
+    """The loss is that before the step, so no loss tells."""
+
+    def step(state, batch, key):
+        del batch, key
+        params = jnp.where(state.step == 4, state.params * jnp.nan, state.params)
+        info = type("Info", (), {"loss": jnp.ones([])})
+        return TrainState(params, (), (), state.step + 1), info
+
+    start, keys = jnp.zeros(3), RUN_KEYS
+    if many:  # the second never reaches the step at which the first breaks
+        start = jnp.stack([start, start])
+        keys = Keys(*(jnp.stack([key, key]) for key in RUN_KEYS))
+    first = jnp.asarray([0, 100])[: len(start)] if many else jnp.asarray(0)
+    state = TrainState(start, (), (), first.astype(jnp.int32))
+    settings = {"keys": keys, "batch_size": 4, "epochs": 1}
+    accuracy = {"accuracy": np.full(first.shape, 0.1)}
+    found = fit(step, state, jnp.zeros(20), evaluate=lambda _: accuracy, **settings)
+    np.testing.assert_array_equal(found.diverged_at, [4, -1] if many else 4)
+    wanted = [[np.nan, 0.1]] if many else [np.nan]
+    np.testing.assert_array_equal(found.curve["accuracy"], wanted)
+    with pytest.raises(DivergedError, match="at step 4"):
+        fit(
+            step, state, jnp.zeros(20), execution=Execution(on_divergence="raise"), **settings
+        )  # fmt: skip
+
+
 def test_divergence_is_an_error_where_it_is_asked_for(tmp_path):
     with (
         Checkpoints(tmp_path) as checkpoints,

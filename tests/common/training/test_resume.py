@@ -87,6 +87,12 @@ def test_a_finished_run_can_be_lengthened(tmp_path):
     assert_same(train(tmp_path / "short", epochs=5), wanted)
 
 
+def test_a_finished_run_cannot_be_shortened(tmp_path):
+    train(tmp_path, epochs=2)
+    with pytest.raises(ValueError, match="of 2 epochs, more than the 1 asked for"):
+        train(tmp_path, epochs=1)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(tmp_path, epochs=1)
     with pytest.raises(ValueError, match=r"another run, which had batch_size 8 \(now 16\)"):

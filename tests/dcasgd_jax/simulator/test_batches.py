@@ -15,6 +15,7 @@ from dcasgd_jax import (
     slot_simulator,
     wavefront_simulator,
 )
+from dcasgd_jax.actors import reorder_batches
 from tests.dcasgd_jax.networks import assert_same_bits, gradient, weights_of
 
 SIZES, STEPS, WORKERS = (4, 3), 20, 4
@@ -114,3 +115,24 @@ def test_batches_that_end_between_two_stretches_leave_the_state_of_the_first(mak
     with pytest.raises(BatchesEndedError, match="before step 0") as caught:
         simulator.run(state, tail, batches)
     assert_same_bits(caught.value.state, state)
+
+
+def test_the_order_of_a_recorded_run_needs_its_batches():
+    np.testing.assert_array_equal(reorder_batches(jnp.arange(3.0), [2, 0]), [2.0, 0.0])
+    with pytest.raises(ValueError, match=r"step 1 was recorded on batch 5, but there are 3 at"):
+        reorder_batches({"x": jnp.arange(3.0)}, [0, 5])
+
+
+@pytest.mark.parametrize("engine", ["slots", "wavefront"])
+def test_random_keys_are_batches_in_any_form(engine):
+    """A gradient with noise of its own: keys in an array, or one after another."""
+    keys = jax.random.split(jax.random.key(3), 6)
+
+    def noisy(w, key):
+        return w + jax.random.normal(key, w.shape)
+
+    def run(batches):
+        plan = round_robin(2, 6)
+        return simulate(noisy, jnp.ones(3), optax.sgd(0.1), plan, batches, engine=engine)[0]
+
+    np.testing.assert_allclose(run(iter(list(keys))), run(keys), rtol=1e-6)

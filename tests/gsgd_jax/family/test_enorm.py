@@ -139,3 +139,12 @@ def test_dead_nodes_dtypes_and_borders():
     tx = with_enorm(optax.sgd(0.1), gauge)
     with pytest.raises(ValueError, match="you are not passing `params`"):
         tx.update(params, tx.init(params))
+
+
+def test_a_group_that_is_no_graph_is_refused(unchecked):
+    model = MODELS["gated"]
+    params, x = model.draw(0)
+    group = find_gauge(model.apply, params, x)
+    for refused in (lambda: enorm(params, group), lambda: with_enorm(optax.sgd(0.1), group)):
+        with pytest.raises(ValueError, match="needs a group that is a graph"):
+            refused()

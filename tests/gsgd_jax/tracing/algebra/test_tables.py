@@ -106,6 +106,28 @@ def recurrent(p, ids, x):
     return _head(p, hidden.swapaxes(0, 1), x)
 
 
+def branched(p, ids, x):
+    """Which table serves as the head is known at run time alone; it may be the one looked up."""
+    own = jnp.sum(x) > -1e9  # always, which tracing cannot know
+    kernel = lax.cond(own, lambda a, b: a, lambda a, b: b, p["embed"], p["other"])
+    return jax.nn.leaky_relu((_norm(p["embed"][ids]) * x) @ p["mix"]) @ kernel.T
+
+
+def scanned_out(p, ids, x):
+    """As above, the table handed out of a loop."""
+    tables = lax.scan(lambda carry, _: (carry, p["embed"]), 0.0, None, length=2)[1]
+    return jax.nn.leaky_relu((_norm(p["embed"][ids]) * x) @ p["mix"]) @ tables[1].T
+
+
+def by_one_index(p, ids, x):
+    """One row at a time, under vmap, as equinox's embedding looks up."""
+    return _head(p, _norm(jax.vmap(jax.vmap(lambda i: p["embed"][i]))(ids)), x)
+
+
+def by_one_index_bare(p, ids, x):
+    return _head(p, jax.vmap(jax.vmap(lambda i: p["embed"][i]))(ids), x)
+
+
 def bare(p, ids, x):
     return _head(p, p["embed"][ids], x)
 
@@ -161,6 +183,11 @@ MODELS = {
     "over tokens": Model(over_tokens, HEAD, 6 + 1, 0),
     "recurrent": Model(recurrent, f"{HEAD} mix", 6 + 1, 0),
     "bare": Model(bare, HEAD, 6 + 4, 0),
+    "by one index": Model(by_one_index, HEAD, 6 + ROWS, ROWS),
+    "by one index, bare": Model(by_one_index_bare, HEAD, 6 + 4, 0),
+    # One scale of both tables, which "mix" makes up for, and no more.
+    "branched": Model(branched, "embed mix other", 1, 0, exact=False),
+    "scanned out": Model(scanned_out, "embed mix", 1, 0),
     # Five rows in four dimensions have another combination that keeps the direction of their sum.
     "read beside": Model(read_beside, HEAD, 6 + 1, 0, exact=False),
 }

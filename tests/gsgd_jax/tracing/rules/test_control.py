@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from gsgd_jax.tracing import find_gauge
 from tests.gsgd_jax.tracing.rules.two_kernels import assert_scales_left
 
 
@@ -47,3 +48,24 @@ PASSED = {
 @pytest.mark.parametrize("name", PASSED)
 def test_scales_left_between_two_kernels(x64, name):
     assert_scales_left(*PASSED[name])
+
+
+def test_arrays_without_entries_have_no_scales(x64):
+    """An empty carry, and layers of which a loop takes none."""
+    params = {"w": jnp.ones((3, 4)), "layers": jnp.ones((4, 4, 4)), "v": jnp.ones((4, 2))}
+
+    def model(p, x):
+        def layer(carry, w):
+            h, nothing = carry
+            return (jax.nn.relu(h @ w), nothing * 2), None
+
+        carry = (jax.nn.relu(x @ p["w"]), jnp.zeros((0,)))
+        for part in (p["layers"][:0], p["layers"]):
+            carry, _ = lax.scan(layer, carry, part)
+        start = (*carry, 0)
+        h, *_ = lax.while_loop(lambda c: c[2] < 2, lambda c: (0.5 * c[0], c[1], c[2] + 1), start)
+        return h @ p["v"]
+
+    group = find_gauge(model, params, jnp.ones((5, 3)))
+    assert group.num_nodes == 5 * 4
+    group.verify(model, params, jnp.ones((5, 3)), tolerance=1e-9)

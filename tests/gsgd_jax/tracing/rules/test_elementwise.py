@@ -12,6 +12,12 @@ from tests.gsgd_jax.tracing.rules.two_kernels import assert_scales_left
 
 MASK = np.array([True, False, True, True])
 
+
+def _printed(h):
+    jax.debug.print("{}", h)
+    return h
+
+
 # Between h = x @ w, four hidden units, and the output kernel v: how many scales are left.
 PASSED = {
     "relu": (jax.nn.relu, 4),
@@ -29,6 +35,9 @@ PASSED = {
     "half precision": (lambda h: h.astype(jnp.bfloat16).astype(h.dtype), 4),
     "normalised": (lambda h: h / jnp.sum(jnp.abs(h), axis=1, keepdims=True), 1),
     "named": (lambda h: checkpoint_name(h, "hidden"), 4),
+    "printed": (_printed, 4),
+    "complex": (lambda h: jnp.abs(jnp.conj(lax.complex(h, 2.0 * h))) + lax.complex(h, h).imag, 4),
+    "complex with a constant": (lambda h: lax.complex(h, jnp.ones_like(h)).real, 0),
     "barrier": (lambda h: lax.optimization_barrier((h, h))[1], 4),
     "rounded": (jnp.round, 0),
     "tanh": (jnp.tanh, 0),

@@ -40,6 +40,21 @@ PASSED = {
     "sorted units": (lambda h: jnp.sort(h, axis=1), 1),
     "running sum of units": (lambda h: jnp.cumsum(h, axis=1), 1),
     "best units": (lambda h: jnp.tile(lax.top_k(h, 2)[0], (1, 2)), 1),
+    "one of the batch for each": (
+        lambda h: jnp.take_along_axis(
+            jnp.stack([h, 2.0 * h, h], axis=1), (jnp.argsort(h[:, 0]) % 3)[:, None, None], axis=1
+        )[:, 0],
+        4,
+    ),
+    "one of the steps, by example": (
+        jax.vmap(lambda row: jnp.stack([row, 2.0 * row])[jnp.argmax(row[:1] * 0)]),
+        4,
+    ),
+    "a unit for each": (
+        lambda h: h + jnp.take_along_axis(h, jnp.argmax(h, axis=1)[:, None], axis=1),
+        1,
+    ),
+    "taken off in places by input": (lambda h: (0 * h).at[jnp.argsort(h[:, 0])].subtract(h), 4),
     "unit by input": (lambda h: h[:, jnp.argmax(h[0])][:, None] + h, 1),
     "neighbours": (lambda h: h + jnp.roll(h, 1, axis=1), 1),
     "segments by input": (lambda h: jax.ops.segment_sum(h, jnp.argsort(h[:, 0]) % 3, 3), 4),
