@@ -268,6 +268,6 @@ def _limits(records: Sequence[Record]) -> str:
         for method in (ASGD, ADAPTIVE)
     )
     return (
-        f" On a quadratic at staleness {longest} it bears a step {adaptive / asgd:.1f} times as "
-        "large."
+        f" On a quadratic at staleness {longest} DC-ASGD-a bears a step {adaptive / asgd:.1f} "
+        "times as large as ASGD."
     )

@@ -41,9 +41,9 @@ wins, we say "no difference as large as hoped" (published, or the least that one
 method for) only if the seeds would have shown such a difference, with a power of 80%, and their 95%
 interval excludes it. "Visible" is the smallest difference that they would have shown. Where less
 than 80% of the accuracy that a task allows is reached, too little is learnt to conclude from; nor
-is anything concluded from a baseline whose step is marked "(edge)", the least or the largest of its
-grid. A claim is *not decided* where less than a quarter of its comparisons
-is won, and less than half say anything."""
+does delay compensation win or lose against a baseline whose step is marked "(edge)", the least or
+the largest of its grid. A claim is *not decided* where less than a quarter of its comparisons is
+won, and less than half say anything."""
 
 
 _LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."
