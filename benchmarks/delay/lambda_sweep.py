@@ -39,7 +39,7 @@ from benchmarks.delay.report import (
     worker_counts,
 )
 from benchmarks.harness.figures import share_range, small_multiples
-from benchmarks.harness.reports import by_setting, numeric, paired, where
+from benchmarks.harness.reports import by_setting, marked, numeric, paired, where
 from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
@@ -99,7 +99,7 @@ def tables(records: Sequence[Record]) -> str:
                     lambda_,
                     percent(metric(there, "test_accuracy")),
                     gains[0],
-                    f"{tuned[0].setting['learning_rate']:g}",
+                    marked("learning_rate", tuned, runs),
                     percent(metric(tuned, "test_accuracy")),
                     gains[1],
                     number(metric(tuned, "train_loss")),

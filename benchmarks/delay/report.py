@@ -18,6 +18,7 @@ from benchmarks.harness.reports import (
     by_method,
     by_setting,
     joined,
+    marked,
     numeric,
     paired,
     where,
@@ -124,7 +125,7 @@ def _table(records: Sequence[Record], chosen: Mapping[int, Mapping[str, Sequence
     """A row for each method and number of workers, SGD once.
 
     `records` are those among which the settings were chosen, `chosen` the runs of each method in
-    its chosen setting, by number of workers.
+    its chosen setting, by number of workers. What lies at the edge of its grid is marked.
     """
     header = [
         "method", "workers", "step", "lambda", "settings tried", "test accuracy %",
@@ -142,8 +143,8 @@ def _table(records: Sequence[Record], chosen: Mapping[int, Mapping[str, Sequence
                 [
                     method,
                     str(setting["workers"]),
-                    f"{setting['learning_rate']:g}",
-                    f"{setting['lambda']:g}" if "lambda" in setting else "",
+                    marked("learning_rate", runs, tried),
+                    marked("lambda", runs, tried),
                     str(len(group(tried, lambda r: str(r.setting)))),
                     percent(metric(runs, "test_accuracy")),
                     gain,

@@ -22,7 +22,7 @@ from benchmarks.delay.report import (
     worker_counts,
 )
 from benchmarks.harness.figures import doubling, plot_by, small_multiples
-from benchmarks.harness.reports import by_method, by_setting, numeric, paired, values, where
+from benchmarks.harness.reports import by_method, by_setting, marked, numeric, paired, values, where
 from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
@@ -41,6 +41,8 @@ def tolerance_tables(records: Sequence[Record]) -> str:
     """Limits on both problems; then losses, accuracies and times by both protocols; Markdown."""
     network = where(records, problem=NETWORK)
     workers, step = worker_counts(network), fixed_step(network)
+    middle = where(network, ASGD, workers=_middle(network))
+    fixed = marked("learning_rate", best_setting(middle), middle)
 
     def at_step(runs: list[Record]) -> list[Record]:
         return best_setting(where(runs, learning_rate=step))
@@ -66,13 +68,13 @@ def tolerance_tables(records: Sequence[Record]) -> str:
             "seed ends below the loss of the start; the best lambda of those tried. SGD has one "
             "machine.",
             by_workers(lambda runs: f"{largest_stable_step(runs):g}"),
-            f"**All at step {step:g}, the one tuned for ASGD with {_middle(network)} workers: "
+            f"**All at step {fixed}, the one tuned for ASGD with {_middle(network)} workers: "
             "training loss**, over the seeds that end below the start's.",
             by_workers(lambda runs: _loss(at_step(runs))),
             f"**All at step {step:g}: test accuracy, %.**",
             by_workers(lambda runs: accuracy(at_step(runs))),
             "**Each at its own tuned step: training loss [step, lambda].**",
-            by_workers(lambda runs: _tuned(best_setting(runs))),
+            by_workers(_tuned),
             "**Each at its own tuned step: test accuracy, %.**",
             by_workers(lambda runs: accuracy(best_setting(runs))),
             "**Each at its own tuned step: simulated time to training loss "
@@ -333,9 +335,9 @@ def _quadratic_table(records: Sequence[Record]) -> str:
 
 
 def _tuned(runs: Sequence[Record]) -> str:
-    setting = runs[0].setting
-    chosen = [f"{setting[name]:g}" for name in ("learning_rate", "lambda") if name in setting]
-    return f"{_loss(runs)} [{', '.join(chosen)}]"
+    best = best_setting(runs)
+    chosen = [marked(name, best, runs) for name in ("learning_rate", "lambda")]
+    return f"{_loss(best)} [{', '.join(filter(None, chosen))}]"
 
 
 def _time(runs: Sequence[Record]) -> str:

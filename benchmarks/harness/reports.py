@@ -50,6 +50,23 @@ def best_by_method(
     }
 
 
+def at_edge(value: float, tried: Iterable[float]) -> bool:
+    """Whether a value is the least or the largest of several tried: others might do better."""
+    grid = sorted(set(tried))
+    return len(grid) > 1 and value in (grid[0], grid[-1])
+
+
+def marked(name: str, runs: Sequence[Record], tried: Iterable[Record]) -> str:
+    """A setting of runs chosen among those tried, with "(edge)" at the edge of its grid.
+
+    Empty where the runs have no such setting.
+    """
+    if name not in runs[0].setting:
+        return ""
+    value = numeric(runs[0], name)
+    return f"{value:g}" + " (edge)" * at_edge(value, (numeric(r, name) for r in tried))
+
+
 def values(records: Iterable[Record], metric: str) -> list[float]:
     """A metric of each record."""
     return [record.metrics[metric] for record in records]

@@ -40,9 +40,10 @@ is significant at 5%, with Holm's correction for all comparisons of its table. W
 wins, we say "no difference as large as hoped" (published, or the least that one would change the
 method for) only if the seeds would have shown such a difference, with a power of 80%, and their 95%
 interval excludes it. "Visible" is the smallest difference that they would have shown. Where less
-than 80% of the accuracy that a task allows is reached, too little is learnt to conclude from. A
-claim is *not decided* where less than a quarter of its comparisons is won, and less than half say
-anything."""
+than 80% of the accuracy that a task allows is reached, too little is learnt to conclude from; nor
+does delay compensation win or lose against a baseline whose step is marked "(edge)", the least or
+the largest of its grid. A claim is *not decided* where less than a quarter of its comparisons is
+won, and less than half say anything."""
 
 
 _LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."

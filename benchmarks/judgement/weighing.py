@@ -6,7 +6,8 @@ significant at 5%. Where it is neither it says "no difference as large as hoped"
 could have seen the difference that was hoped for, with a power of 80%, and their 95% interval
 excludes it. Else it decides nothing; nor does it where the better side has less than `SHARE` of the
 accuracy that the task allows, since what is true of a network that has hardly learnt anything need
-not be true of one that has.
+not be true of one that has; nor where the baseline's step is at the edge of its grid, since with a
+wider grid the baseline might be better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ SHARE = 0.8
 
 BETTER, WORSE, NONE = "better", "worse", "no difference as large as hoped"
 BLIND, UNTRAINED = "not told apart", "too little learnt"
+EDGE = "baseline's step at the edge of its grid"
 
 
 class Comparison(NamedTuple):
@@ -34,6 +36,8 @@ class Comparison(NamedTuple):
     """The score of the better side."""
     allowed: float = 100.0
     """The score that the task allows, as published or measured where nothing was spared."""
+    at_edge: bool = False
+    """Whether the baseline's step is the least or the largest of its grid."""
 
     @property
     def visible(self) -> float:
@@ -59,6 +63,8 @@ def outcomes(comparisons: Sequence[Comparison]) -> list[str]:
 def _outcome(comparison: Comparison, sign: int) -> str:
     if comparison.reached < SHARE * comparison.allowed:
         return UNTRAINED
+    if comparison.at_edge:
+        return EDGE
     if sign:
         return BETTER if sign > 0 else WORSE
     gain, hoped = comparison.gain, comparison.hoped
@@ -83,6 +89,24 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
     return FAILS if n and 2 * decided >= n else UNDECIDED
 
 
+def as_good(comparisons: Sequence[Comparison]) -> str:
+    """The verdict on "no worse", from all comparisons of one table.
+
+    One that is lost refutes it. It holds if none is and at least half are won or exclude a loss as
+    large as the gain hoped for, which their seeds could have seen; else it is not decided.
+    """
+    found = outcomes(_the_other_way(comparisons))
+    if BETTER in found:
+        return FAILS
+    excluded = found.count(NONE) + found.count(WORSE)
+    return HOLDS if found and 2 * excluded >= len(found) else UNDECIDED
+
+
+def _the_other_way(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Losses as gains: of the baseline over the method."""
+    return [c._replace(gain=c.gain._replace(mean=-c.gain.mean)) for c in comparisons]
+
+
 def words(comparisons: Sequence[Comparison]) -> str:
     """How many comparisons say what, each with the figures of one of them."""
     if not comparisons:
@@ -92,6 +116,8 @@ def words(comparisons: Sequence[Comparison]) -> str:
     said += [
         f"{kind} in {len(of[kind])} ({_power(of[kind])})" for kind in (NONE, BLIND) if of[kind]
     ]
+    if of[EDGE]:
+        said.append(f"{EDGE} in {len(of[EDGE])} ({of[EDGE][0].task} the first)")
     if of[UNTRAINED]:
         nearest = max(of[UNTRAINED], key=lambda c: c.reached / c.allowed)
         said.append(
@@ -113,20 +139,40 @@ def in_short(comparisons: Sequence[Comparison]) -> str:
     said = [_won_and_lost(of)]
     if of[NONE]:
         said.append(f"{NONE} in {len(of[NONE])}")
-    blind, untrained = of[BLIND], of[UNTRAINED]
-    if count := len(blind) + len(untrained):
-        reason = (
-            _visible(_middle(blind))
-            if len(blind) >= len(untrained)
-            else "most networks have learnt too little"
-        )
-        said.append(f"not decided in {count} ({reason})")
-    return ", ".join(said)
+    return ", ".join(said + _undecided(of))
+
+
+def losses_in_short(comparisons: Sequence[Comparison]) -> str:
+    """How many comparisons are lost, and how many exclude a loss (see `as_good`)."""
+    if not comparisons:
+        return "not compared"
+    of = _by_outcome(_the_other_way(comparisons))
+    lost, excluded = of[BETTER], len(of[NONE]) + len(of[WORSE])
+    worst = max(lost, key=lambda c: c.gain.mean, default=None)
+    most = f" (most: {worst.task}, {-worst.gain.mean:+.1f} points)" if worst else ""
+    said = [f"worse in {len(lost) or 'none'} of {len(comparisons)} comparisons{most}"]
+    if excluded:
+        said.append(f"a loss as large as the gain hoped for is excluded in {excluded}")
+    return ", ".join(said + _undecided(of))
+
+
+def _undecided(of: Mapping[str, Sequence[Comparison]]) -> list[str]:
+    """How many comparisons decide nothing, with the commonest reason; nothing if all decide."""
+    kinds = (BLIND, UNTRAINED, EDGE)
+    count = sum(len(of[kind]) for kind in kinds)
+    if not count:
+        return []
+    reason = {
+        UNTRAINED: "most networks have learnt too little",
+        EDGE: "most baselines' steps are at the edge of their grid",
+    }
+    commonest = max(kinds, key=lambda kind: len(of[kind]))
+    return [f"not decided in {count} ({reason.get(commonest) or _visible(_middle(of[BLIND]))})"]
 
 
 def _by_outcome(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
     """The comparisons of each outcome, none of some."""
-    of = {kind: [] for kind in (BETTER, WORSE, NONE, BLIND, UNTRAINED)}
+    of = {kind: [] for kind in (BETTER, WORSE, NONE, BLIND, EDGE, UNTRAINED)}
     for comparison, kind in zip(comparisons, outcomes(comparisons), strict=True):
         of[kind].append(comparison)
     return of

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.harness.figures import small_multiples
-from benchmarks.harness.reports import by_method, joined
+from benchmarks.harness.reports import at_edge, by_method, joined
 from common.results.plots import COLOURS, MARKERS, plot_curve, plot_spread
 from common.results.records import Record
 from common.results.selection import best_setting
@@ -106,7 +106,7 @@ def choose(records: Sequence[Record], score: Score = ACCURACY) -> Choice:
     return Choice(
         rate=rate,
         records=best,
-        at_edge=len(rates) > 1 and middle in (0, len(rates) - 1),
+        at_edge=at_edge(rate, rates),
         span=(rates[low], rates[high]),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.delay.language import reading, rules, verdict
 from benchmarks.delay.language.settings import PROFILE
 from benchmarks.harness.figures import dots_figure, small_multiples
-from benchmarks.harness.reports import by_method, by_setting, joined, numeric
+from benchmarks.harness.reports import at_edge, by_method, by_setting, joined, numeric
 from common.results.plots import plot_spread
 from common.results.records import Record
 from common.results.tables import markdown, metric, number
@@ -130,8 +130,7 @@ def _edge(records: Sequence[Record], steps: Sequence[float]) -> str:
     edges = [
         optimiser
         for optimiser in by_setting(records, "optimiser")
-        if numeric(reading.undelayed(records, optimiser)[0], "learning_rate")
-        in (steps[0], steps[-1])
+        if at_edge(numeric(reading.undelayed(records, optimiser)[0], "learning_rate"), steps)
     ]
     if not edges:
         return ""

@@ -52,8 +52,26 @@ def test_settings_are_chosen_on_validation_data_and_compared_seed_by_seed():
     table = protocol_tables(runs + better_on_test)
     (row,) = [line for line in table.splitlines() if line.startswith("| DC-ASGD-c")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1:7] == ["4", "0.1", "2", "2", "86.00 ± 7.07", "1.00 ± 0.00"]
+    # Of two steps either is at the edge; of one lambda none is.
+    assert cells[1:7] == ["4", "0.1 (edge)", "2", "2", "86.00 ± 7.07", "1.00 ± 0.00"]
     assert "bears every step of the grid" in table
+
+
+def test_a_step_or_lambda_at_the_edge_of_its_grid_is_marked():
+    runs = [
+        r
+        for step, accuracy in ((0.1, 0.5), (0.2, 0.7), (0.4, 0.65))
+        for r in asgd(step, [accuracy, accuracy])
+    ]
+    runs += [
+        r
+        for step in (0.2, 0.4)
+        for lambda_, more in ((0.5, 0.0), (2.0, 0.1))
+        for r in asgd(step, [step + more] * 2, method="DC-ASGD-a", **{"lambda": lambda_})
+    ]
+    rows = [line.split("|") for line in protocol_tables(runs).splitlines() if line[:1] == "|"]
+    shown = {row[1].strip(): [cell.strip() for cell in row[3:5]] for row in rows}
+    assert shown == shown | {"ASGD": ["0.2", ""], "DC-ASGD-a": ["0.4 (edge)", "2 (edge)"]}
 
 
 def test_seeds_whose_machines_took_other_times_share_a_curve(tmp_path):

@@ -5,11 +5,13 @@ import math
 import pytest
 
 from benchmarks.harness.reports import (
+    at_edge,
     best_by_method,
     by_setting,
     hardware,
     joined,
     magnitude,
+    marked,
     met,
     numeric,
     paired,
@@ -75,3 +77,18 @@ def test_magnitudes_are_written_as_one_reads_them():
 
 def test_empty_sections_leave_no_gap():
     assert joined("a", "", "b") == "a\n\nb"
+
+
+def test_a_value_is_at_the_edge_of_several_tried():
+    assert [at_edge(x, (0.2, 0.1, 0.4, 0.1)) for x in (0.1, 0.2, 0.4)] == [True, False, True]
+    assert not at_edge(0.1, (0.1, 0.1))  # nothing was chosen
+
+
+def test_a_setting_at_the_edge_of_its_grid_is_marked():
+    tried = [
+        Record(method="a", setting={"step": step, "lambda": 2.0}, seed=0, metrics={}, wall_time=0.0)
+        for step in (0.1, 0.2, 0.4)
+    ]
+    found = [marked(name, [tried[i]], tried) for i, name in enumerate(["step", "step", "lambda"])]
+    assert found == ["0.1 (edge)", "0.2", "2"]
+    assert marked("rank", tried, tried) == ""

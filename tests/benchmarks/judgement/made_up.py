@@ -74,14 +74,16 @@ def scaled_apart(apart):
     ]  # fmt: skip
 
 
-def rungs(hessian, diagonal, *, spread=FINE):
+def rungs(hessian, diagonal, *, spread=FINE, activation="tanh"):
     """Shares of the staleness error that two rungs leave."""
     left = {"Hessian": hessian, "diag(lambda G), adaptive": diagonal}
     return [
         record
         for rung, value in left.items()
-        for record in runs(rung, {"activation": "tanh"}, spread=spread, error_left_scaled=value)
-    ]
+        for record in runs(
+            rung, {"activation": activation}, spread=spread, error_left_scaled=value
+        )
+    ]  # fmt: skip
 
 
 def found_from(ours, pooled, fewer, *, v=0.95, spread=FINE):

@@ -18,8 +18,8 @@ from tests.benchmarks.judgement.made_up import (
     timed,
 )
 
-DELAYED = {"ASGD": (0.9, 0.2), "m-synchronous SGD": (0.9, 0.9), "DC-ASGD-c": (0.9, 0.8),
-           "DC-ASGD-a": (0.9, 0.8)}  # fmt: skip
+DELAYED = {"ASGD": (0.8, 0.9, 0.2), "m-synchronous SGD": (0.8, 0.9, 0.9),
+           "DC-ASGD-c": (0.8, 0.9, 0.8), "DC-ASGD-a": (0.8, 0.9, 0.8)}  # fmt: skip
 
 
 def without_labels():
@@ -46,7 +46,7 @@ def searched():
 RUNS = {
     "training in path space": {"gsgd_mlp": [], "gsgd_cifar10": images(0.9, 0.8, rates=(0.1, 1.0))},
     "invariance": {"gsgd_invariance": scaled_apart(1e-6)},
-    "delay compensation": {"dcasgd_digits": delayed(DELAYED, rates=(0.1, 0.8))},
+    "delay compensation": {"dcasgd_digits": delayed(DELAYED, rates=(0.05, 0.1, 0.8))},
     "the Hessian ladder": {"dcasgd_hessian_ladder": rungs(0.3, 0.6)},
     "prediction out of domain": {"lacim_baselines": of_domains(0.9), "lacim_flip": flipped(0.7)},
     "identifiability": {"lacim_identifiability": [*found_from(0.95, 0.8, 0.9), *without_labels()]},

@@ -6,9 +6,7 @@ import math
 import pytest
 
 from benchmarks.harness.halving import TUNING
-from benchmarks.judgement.delay_verdict import delay
 from benchmarks.judgement.finding import FAILS, HOLDS, INCOMPLETE, PARTLY, UNDECIDED
-from benchmarks.judgement.ladder_verdict import ladder
 from benchmarks.judgement.latent_verdict import domains, identifiability
 from benchmarks.judgement.path_space_verdict import invariance, path_space_training
 from benchmarks.judgement.speed_verdict import speed
@@ -16,12 +14,10 @@ from common.results.records import Record
 from tests.benchmarks.judgement.made_up import (
     COARSE,
     FINE,
-    delayed,
     flipped,
     found_from,
     images,
     of_domains,
-    rungs,
     runs,
     scaled_apart,
     searched_colours,
@@ -125,70 +121,6 @@ def test_invariance_is_a_matter_of_orders_of_magnitude(apart, verdict):
     # The precision that decides is told, not the last one.
     assert "in float32 by up to" in both.headline
     assert "in float64 by up to 1 · 10⁻⁹ of their size" in both.headline
-
-
-@pytest.mark.parametrize(
-    ("constant", "adaptive", "spread", "verdict"),
-    [
-        (0.95, 0.95, FINE, HOLDS),
-        (0.95, 0.9, FINE, PARTLY),
-        (0.8, 0.9, FINE, UNDECIDED),  # no step is beyond what ASGD bears: that part is not seen
-        (0.9, 0.9, COARSE, UNDECIDED),
-    ],
-)
-def test_delay_compensation_is_compared_at_tuned_steps(constant, adaptive, spread, verdict):
-    values = {"ASGD": 0.9, "m-synchronous SGD": 0.9, "DC-ASGD-c": constant, "DC-ASGD-a": adaptive}
-    grid = {method: (value, value - 0.05) for method, value in values.items()}
-    found = delay({"dcasgd_digits": delayed(grid, rates=(0.1, 0.2), spread=spread)})
-    assert found.verdict == verdict
-    gain = 100 * (adaptive - 0.9)
-    assert (f"digits 8: {gain:+.1f}" if gain else "digits 8: 0.0") in found.figures
-    assert "bears not compared" in found.headline
-    assert ("hoped for 0.6" in found.figures) == (adaptive < 0.95)
-
-
-@pytest.mark.parametrize(
-    ("large", "spread", "verdict"),
-    [(0.85, FINE, PARTLY), (0.1, FINE, FAILS), (0.79, COARSE, UNDECIDED)],
-)
-def test_bearing_larger_steps_is_a_part_of_what_compensation_claims(large, spread, verdict):
-    grid = {"ASGD": (0.9, 0.79), "DC-ASGD-c": (0.9, 0.1), "DC-ASGD-a": (0.9, large)}
-    records = delayed(grid, rates=(0.1, 0.8), spread=spread)
-    found = delay({"dcasgd_digits": records})
-    assert found.verdict == verdict
-    if verdict == PARTLY:
-        assert "bears better in 1 of 1 comparisons (most: digits with 8 workers" in found.headline
-        assert "digits 8: +6.0" in found.figures
-
-
-def test_on_images_the_published_gains_are_what_is_hoped_for():
-    grid = {"ASGD": (0.9,), "DC-ASGD-c": (0.9,), "DC-ASGD-a": (0.9,)}
-    found = delay({"dcasgd_cifar10": delayed(grid, rates=(0.1,))})
-    assert found.verdict == UNDECIDED
-    assert "hoped for 0.99" in found.figures  # 10.26 - 9.27; 1.69 of -a
-    low = dict.fromkeys(grid, (0.3,))
-    found = delay({"dcasgd_cifar10": delayed(low, rates=(0.1,))})
-    assert "too little learnt in 2 (at best CIFAR-10 with 8 workers" in found.figures
-    assert "30 of 91" in found.figures
-
-
-@pytest.mark.parametrize(
-    ("hessian", "diagonal", "spread", "verdict"),
-    [
-        (0.3, 0.6, FINE, HOLDS),
-        (0.3, 0.97, FINE, PARTLY),
-        (0.72, 0.6, FINE, PARTLY),
-        (0.72, 0.97, FINE, PARTLY),
-        (0.95, 0.97, FINE, FAILS),
-        (0.88, 0.97, COARSE, UNDECIDED),
-        (0.48, 0.88, 0.01, PARTLY),  # neither "most" nor "useful" is told from its bar
-    ],
-)
-def test_the_ladder_needs_its_top_and_its_lowest_rung(hessian, diagonal, spread, verdict):
-    found = ladder({"dcasgd_hessian_ladder": rungs(hessian, diagonal, spread=spread)})
-    assert found.verdict == verdict
-    assert f"Hessian leaves {100 * hessian:.0f}% (tanh) of the error (bar: 50%)" in found.headline
-    assert f"diag(λG) {100 * diagonal:.0f}% (tanh) (bar: 90%)" in found.headline
 
 
 @pytest.mark.parametrize(

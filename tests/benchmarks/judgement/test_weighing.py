@@ -6,11 +6,14 @@ from benchmarks.judgement.finding import FAILS, HOLDS, PARTLY, UNDECIDED, joint
 from benchmarks.judgement.weighing import (
     BETTER,
     BLIND,
+    EDGE,
     NONE,
     UNTRAINED,
     WORSE,
     Comparison,
+    as_good,
     in_short,
+    losses_in_short,
     outcomes,
     points,
     verdict,
@@ -40,7 +43,7 @@ def compared(gain, hoped=1.0, reached=90.0):
         (compared(interval([])), BLIND),
     ],
 )
-def test_a_comparison_says_one_of_five_things(comparison, outcome):
+def test_a_comparison_says_one_of_so_many_things(comparison, outcome):
     assert outcomes([comparison]) == [outcome]
 
 
@@ -122,3 +125,48 @@ def test_in_short_the_commonest_reason_why_nothing_is_decided_is_said():
 def test_where_a_whole_scale_would_not_be_seen_no_number_of_points_is_told():
     for gain in (interval([5.0]), interval([0.0, 90.0, -90.0])):
         assert "too few seeds to see anything, hoped for 1" in in_short([compared(gain)])
+
+
+def test_a_baseline_at_the_edge_of_its_grid_decides_nothing():
+    edge = compared(WON)._replace(at_edge=True)
+    assert outcomes([edge, compared(LOST)]) == [EDGE, WORSE]
+    assert verdict([edge]) == as_good([edge]) == UNDECIDED
+    reason = "not decided in 2 (most baselines' steps are at the edge of their grid)"
+    assert in_short([edge, edge]).endswith(reason)
+    assert losses_in_short([edge, edge]).endswith(reason)
+    assert "baseline's step at the edge of its grid in 1 (task the first)" in words([edge])
+
+
+@pytest.mark.parametrize(
+    ("gains", "found"),
+    [
+        ([WON, FLAT], HOLDS),
+        ([FLAT, WIDE], HOLDS),
+        ([WON, WON, LOST], FAILS),  # one that is lost is enough
+        ([FLAT, WIDE, WIDE], UNDECIDED),
+        ([], UNDECIDED),
+    ],
+)
+def test_as_good_needs_no_loss_and_half_of_the_comparisons_to_exclude_one(gains, found):
+    assert as_good([compared(gain) for gain in gains]) == found
+
+
+def test_a_loss_that_the_interval_covers_is_not_excluded():
+    """Its seeds would have seen a loss of 1, and cannot tell that there is none."""
+    below = NEAR._replace(mean=-NEAR.mean)
+    assert as_good([compared(below, hoped=2.0)] + [compared(WIDE)] * 9) == UNDECIDED
+    table = [compared(below)] + [compared(WIDE)] * 9
+    assert table[0].visible < 1
+    assert "excluded" not in losses_in_short(table)
+
+
+def test_losses_are_told_with_the_largest():
+    assert losses_in_short([]) == "not compared"
+    said = losses_in_short([compared(LOST), compared(FLAT), compared(WIDE)])
+    assert said.startswith(
+        "worse in 1 of 3 comparisons (most: task, -2.0 points), a loss as large as the gain hoped "
+        "for is excluded in 1, not decided in 1 (visible from 9.8 points on"
+    )
+    assert losses_in_short([compared(WON)]) == (
+        "worse in none of 1 comparisons, a loss as large as the gain hoped for is excluded in 1"
+    )
