@@ -89,6 +89,8 @@ def _rendered(taken: Sequence[tuple[Path, Path]], folder: Path, readme: Path) ->
     """What `render` wrote; any error of records that nobody foresaw is one of the runs'."""
     try:
         return render(folder, readme)
+    except OSError:
+        raise  # of the disk, maybe while pages are written: not the records' fault
     except Exception as error:
         # Raised before anything is written.
         raise UnusableRunError(
