@@ -13,8 +13,8 @@ import tyro
 from rich.console import Console
 
 from benchmarks.accelerator.costs import PEAKS, peak
-from benchmarks.accelerator.pieces import PIECES
-from benchmarks.accelerator.plan import Planned, plan, settings_of, table
+from benchmarks.accelerator.pieces import PIECES, Piece
+from benchmarks.accelerator.plan import Fitted, Planned, alone, plan, settings_of, table, unfit
 from benchmarks.harness import everything, registry
 from benchmarks.harness.compiled import keep_compiled_programs
 from benchmarks.harness.registry import Context
@@ -29,6 +29,11 @@ PATIENCE = 1.3
 
 CHILD = (sys.executable, "-m", "benchmarks", "accelerator")
 """What runs a piece, with its name and options behind."""
+
+_NO_ACCELERATOR = (
+    "full presets are for an accelerator, and jax finds none here; install jax for it (make "
+    "ACCELERATOR=cuda13), or see what would be run with --dry-run."
+)
 
 SPARE = 0.25
 """Minutes kept back, so that the last piece has written all before time is over."""
@@ -47,8 +52,8 @@ class AcceleratorArguments:
     minutes: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
     """In all."""
     dry_run: bool = False
-    """Run nothing, and need no accelerator: print the plan, memory and operations of each piece,
-    and the share of the card's peak that it should reach."""
+    """Run nothing, and need no accelerator: print the plan, memory and operations of each piece, or
+    of the one, and the share of the card's peak that it should reach."""
     card: Annotated[str, tyro.conf.arg(metavar="CARD")] = "H100"
     """The card that --dry-run plans for, one of those whose peak is known."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(registry.PRESET_NAMES))] = "full"
@@ -74,7 +79,8 @@ def accelerate(arguments: AcceleratorArguments) -> int:
     console = Console()
     _check(arguments)
     if arguments.piece is not None:
-        return _one(arguments, arguments.piece, console)
+        piece = next(piece for piece in PIECES if piece.name == arguments.piece)
+        return _one(arguments, piece, console)
     return _all(arguments, console)
 
 
@@ -98,6 +104,21 @@ def _check(arguments: AcceleratorArguments) -> None:
     names = tuple(piece.name for piece in PIECES if piece.name in registry.NAMES)
     if arguments.piece is not None and arguments.piece not in names:
         raise registry.UnknownNameError("piece", arguments.piece, names)
+    if arguments.piece is None and (given := _of_one_piece(arguments)):
+        are = "is" if len(given) == 1 else "are"
+        raise UsageError(
+            f"{' and '.join(given)} {are} of one piece, and none is named: name one of "
+            f"{', '.join(names)}, or leave it out."
+        )
+
+
+def _of_one_piece(arguments: AcceleratorArguments) -> list[str]:
+    """The options given that mean something for one piece alone."""
+    given = {
+        "--epochs": arguments.epochs is not None, "--narrow": arguments.narrow,
+        "--time-budget": arguments.time_budget is not None,
+    }  # fmt: skip
+    return [option for option, is_given in given.items() if is_given]
 
 
 def _all(arguments: AcceleratorArguments, console: Console) -> int:
@@ -105,10 +126,7 @@ def _all(arguments: AcceleratorArguments, console: Console) -> int:
     if not arguments.dry_run:
         platform, kind = device()
         if platform in ("cpu", "none") and arguments.preset == "full":
-            raise UsageError(
-                "full presets are for an accelerator, and jax finds none here; install jax for it "
-                "(make ACCELERATOR=cuda13), or see what would be run with --dry-run."
-            )
+            raise UsageError(_NO_ACCELERATOR)
         card = kind or platform
     # Operations are counted on the host: the accelerator is for the pieces alone.
     jax.config.update("jax_platforms", "cpu")
@@ -141,8 +159,7 @@ def _jobs(planned: Sequence[Planned], arguments: AcceleratorArguments) -> list[e
     jobs, left = [], sum(each.piece.share for each in planned)
     for each in planned:
         name = each.piece.name
-        seeds = 1 if name in registry.TIMED else arguments.seeds
-        options = ["--preset", arguments.preset, "--seeds", str(seeds)]
+        options = ["--preset", arguments.preset, "--seeds", str(_seeds(arguments, name))]
         options += ["--minutes", f"{arguments.minutes:g}"]
         if each.fitted.narrow:
             options.append("--narrow")
@@ -159,20 +176,35 @@ def _jobs(planned: Sequence[Planned], arguments: AcceleratorArguments) -> list[e
     return jobs
 
 
-def _one(arguments: AcceleratorArguments, name: str, console: Console) -> int:
-    """One piece, in this process."""
-    piece = next(piece for piece in PIECES if piece.name == name)
-    settings = settings_of(
-        piece, arguments.preset, narrow=arguments.narrow, epochs=arguments.epochs
-    )
+def _seeds(arguments: AcceleratorArguments, name: str) -> int:
+    return 1 if name in registry.TIMED else arguments.seeds
+
+
+def _one(arguments: AcceleratorArguments, piece: Piece, console: Console) -> int:
+    """One piece, in this process, or its plan."""
+    name, seeds = piece.name, _seeds(arguments, piece.name)
+    fitted = Fitted(arguments.narrow, arguments.epochs)
+    if reason := unfit(piece, arguments.preset, fitted):
+        raise UsageError(reason)
+    if arguments.dry_run:
+        jax.config.update("jax_platforms", "cpu")  # operations are counted on the host
+        planned = alone(
+            piece, arguments.preset, fitted, seeds=seeds, minutes=arguments.time_budget,
+            peak=peak(arguments.card) or min(PEAKS.values()),
+        )  # fmt: skip
+        show(console, table([planned], arguments.card))
+        return 0
+    if arguments.preset == "full" and jax.default_backend() == "cpu":
+        raise UsageError(_NO_ACCELERATOR)
+    settings = settings_of(piece, arguments.preset, narrow=fitted.narrow, epochs=fitted.epochs)
     if name not in registry.TIMED:
         keep_compiled_programs()
     context = Context(
-        seeds=tuple(range(arguments.seeds)), data_dir=arguments.data_dir, progress=Bars(console)
+        seeds=tuple(range(seeds)), data_dir=arguments.data_dir, progress=Bars(console)
     )
     narrow = " --narrow" if arguments.narrow else ""
     shorter = f" --epochs {arguments.epochs}" if arguments.epochs is not None else ""
-    chosen = f"--preset {arguments.preset} --seeds {arguments.seeds}{narrow}{shorter}"
+    chosen = f"--preset {arguments.preset} --seeds {seeds}{narrow}{shorter}"
     budget = arguments.time_budget
     done = run_experiment(
         name, registry.load(name), settings, context, preset=arguments.preset,

@@ -63,9 +63,12 @@ def report(arguments: ReportArguments) -> int:
         if arguments.check:
             evidence.check()
             return 0
-        for run in arguments.take:
-            show(console, f"{run} -> {evidence.take(run)}")
-        for path in evidence.render():
+        taken, written = (
+            evidence.keep(arguments.take) if arguments.take else ([], evidence.render())
+        )
+        for run, target in taken:
+            show(console, f"{run} -> {target}")
+        for path in written:
             show(console, str(path))
     except (evidence.StaleEvidenceError, FileNotFoundError, ValueError) as error:
         return refused(error)

@@ -27,8 +27,8 @@ class Planned(NamedTuple):
     fitted: Fitted
     whole: int | None
     """The preset's epochs."""
-    minutes: float
-    """Its share."""
+    minutes: float | None
+    """Its share, or its budget; None for no limit."""
     work: Work | None
     cost: Cost | None
     expected: float | None
@@ -73,6 +73,38 @@ def plan(preset: str, *, minutes: float, seeds: int, peak: float) -> list[Planne
     ]
 
 
+def alone(
+    piece: Piece, preset: str, fitted: Fitted, *, seeds: int, peak: float, minutes: float | None
+) -> Planned:
+    """One piece as it is asked for, whether or not that fits into its minutes.
+
+    Args:
+        piece: the experiment.
+        preset: the name of a preset.
+        fitted: what is asked for; `unfit` has nothing against it.
+        seeds: how many.
+        peak: of the card, in operations a second.
+        minutes: that it has; None for no limit.
+    """
+    settings = settings_of(piece, preset, narrow=fitted.narrow, epochs=fitted.epochs)
+    if piece.work is None:
+        return Planned(piece, settings, fitted, None, minutes, None, None, None)
+    work, whole = piece.work(settings, seeds), settings_of(piece, preset).epochs
+    counted = cost(work.program)
+    expected = _epoch(piece, work, counted, peak) * settings.epochs
+    return Planned(piece, settings, fitted, whole, minutes, work, counted, expected)
+
+
+def unfit(piece: Piece, preset: str, fitted: Fitted) -> str | None:
+    """Why a piece cannot be had as it is asked for; None where it can."""
+    names = {field.name for field in dataclasses.fields(settings_of(piece, preset))}
+    if fitted.epochs is not None and "epochs" not in names:
+        return f"{piece.name} is not cut to epochs, it has none: leave --epochs out."
+    if fitted.narrow and not (piece.narrow and preset == "full"):
+        return f"{piece.name} has nothing narrower at preset {preset}: leave --narrow out."
+    return None
+
+
 def _planned(piece: Piece, preset: str, minutes: float, *, seeds: int, peak: float) -> Planned:
     settings = settings_of(piece, preset)
     if piece.work is None:
@@ -80,18 +112,19 @@ def _planned(piece: Piece, preset: str, minutes: float, *, seeds: int, peak: flo
     whole, narrow = settings.epochs, False
     work = piece.work(settings, seeds)
     counted = cost(work.program)
-
-    def epoch(work: Work) -> float:
-        # minutes of an epoch of all runs = operations / (peak * reach) / 60
-        return counted.operations * work.runs * work.steps / (peak * piece.reach) / 60
-
-    if minutes < whole / 2 * epoch(work):
+    if preset == "full" and minutes < whole / 2 * _epoch(piece, work, counted, peak):
         narrow, settings = True, settings_of(piece, preset, narrow=True)
         work = piece.work(settings, seeds)
-    epochs = min(whole, max(1, int(minutes / epoch(work))))
+    epoch = _epoch(piece, work, counted, peak)
+    epochs = min(whole, max(1, int(minutes / epoch)))
     settings = dataclasses.replace(settings, epochs=epochs)
     fitted = Fitted(narrow, epochs if epochs < whole else None)
-    return Planned(piece, settings, fitted, whole, minutes, work, counted, epoch(work) * epochs)
+    return Planned(piece, settings, fitted, whole, minutes, work, counted, epoch * epochs)
+
+
+def _epoch(piece: Piece, work: Work, counted: Cost, peak: float) -> float:
+    """Minutes of an epoch of all runs: operations / (peak * reach) / 60."""
+    return counted.operations * work.runs * work.steps / (peak * piece.reach) / 60
 
 
 def table(planned: Sequence[Planned], card: str) -> str:
@@ -99,7 +132,7 @@ def table(planned: Sequence[Planned], card: str) -> str:
     rows = []
     for each in planned:
         work, counted = each.work, each.cost
-        row = [each.piece.name, f"{each.minutes:.1f}"]
+        row = [each.piece.name, "" if each.minutes is None else f"{each.minutes:.1f}"]
         if work is None or counted is None or each.expected is None:
             row += ["", "", "", "", "", ""]
         else:

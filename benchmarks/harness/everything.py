@@ -120,8 +120,9 @@ class _Queue:
             self._minutes - (started - self._begun) / 60
         )  # fmt: skip
         mine = left * job.part
-        budget = [] if left == math.inf else ["--time-budget", f"{mine:.2f}"]
-        if self._stop.is_set() or left <= 0:
+        told = round(mine, 2)  # a remainder that rounds to 0 would be refused as a budget
+        budget = [] if told == math.inf else ["--time-budget", f"{told:.2f}"]
+        if self._stop.is_set() or told <= 0:
             self.outcomes.append(Outcome(job, STOPPED, 0.0))
             return
         self._report(f"{job.name} begins")

@@ -9,7 +9,7 @@ own README too. No number that was measured is typed.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ interval excludes it. "Visible" is the smallest difference that they would have 
 than 80% of the accuracy that a task allows is reached, too little is learnt to conclude from; nor
 does delay compensation win or lose against a baseline whose step is marked "(edge)", the least or
 the largest of its grid. A claim is *not decided* where less than a quarter of its comparisons is
-won, and less than half say anything."""
+won, and less than half say anything. It is judged on the largest preset that was recorded with the
+settings it has today, and on the largest record where none was."""
 
 
 _LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."
@@ -51,6 +52,73 @@ _LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), wi
 
 class StaleEvidenceError(RuntimeError):
     """Pages that differ from what their records say."""
+
+
+class UnusableRunError(ValueError):
+    """A run whose records no page can be made of."""
+
+
+def keep(
+    runs: Iterable[Path], folder: Path = FOLDER, readme: Path = README
+) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Takes runs as evidence and makes every page anew; where that fails, all is as it was.
+
+    Returns:
+        Each run with its summary, and the files that `render` wrote.
+
+    Raises:
+        FileNotFoundError: as of `take`.
+        ValueError: as of `take`.
+        UnusableRunError: if the pages cannot be made with these runs.
+    """
+    before: dict[Path, bytes | None] = {}
+    taken: list[tuple[Path, Path]] = []
+    try:
+        for run in runs:
+            target, records = _latest(run, folder)
+            before.setdefault(target, target.read_bytes() if target.exists() else None)
+            write_summary(records, target)
+            taken.append((run, target))
+        return taken, _rendered(taken, folder, readme)
+    except BaseException:
+        for target, content in before.items():
+            _put_back(target, content)
+        raise
+
+
+def _rendered(taken: Sequence[tuple[Path, Path]], folder: Path, readme: Path) -> list[Path]:
+    """What `render` wrote; any error of records that nobody foresaw is one of the runs'."""
+    try:
+        return render(folder, readme)
+    except OSError:
+        raise  # of the disk, maybe while pages are written: not the records' fault
+    except Exception as error:
+        # Raised before anything is written.
+        raise UnusableRunError(
+            f"no pages can be made with {', '.join(str(run) for run, _ in taken)} "
+            f"({_described(error)}); all is as it was. A run that was stopped can be resumed, then "
+            "taken."
+        ) from error
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    """Makes a file what it was, None for none."""
+    if content is not None:
+        write_whole(path, content.decode())
+        return
+    path.unlink(missing_ok=True)
+    if path.parent.exists() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def _described(error: Exception) -> str:
+    """An error in one line."""
+    said = " ".join(str(error).split())
+    return said if isinstance(error, _UnshownError) else f"{type(error).__name__}: {said}"
+
+
+class _UnshownError(ValueError):
+    """A summary that its experiment makes no section of."""
 
 
 def take(run: Path, folder: Path = FOLDER) -> Path:
@@ -62,6 +130,13 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
         FileNotFoundError: if there are no records.
         ValueError: if they hold none, or are of an experiment or preset that is not known.
     """
+    target, records = _latest(run, folder)
+    write_summary(records, target)
+    return target
+
+
+def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
+    """Where the latest run of a results folder is kept, and its records."""
     path = run / "records.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"no records at {path}; name a folder that a run has filled.")
@@ -71,39 +146,76 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     origin = records[0].origin
     name = str(origin.get("benchmark"))
     # Records may come from anywhere: only names that are known become names of files.
-    target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
-    write_summary(records, target)
-    return target
+    return inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl"), records
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
     """Makes every page and figure anew, and the readme's table of claims; the files written.
 
+    Nothing is written before everything is made.
+
     Raises:
-        ValueError: if the readme has no place for the table.
+        ValueError: if the readme has no place for the table, or an experiment makes no section of
+            a summary: the message names the file.
     """
-    pages, figures, measured, parts = {}, [], {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        pages, figures = _made(folder, readme, Path(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, drawn in figures.items():
+            shutil.copyfile(drawn, target)
+        for path, text in pages.items():
+            write_whole(path, text)
+    return [*pages, *figures]
+
+
+def _made(folder: Path, readme: Path, scratch: Path) -> tuple[dict[Path, str], dict[Path, Path]]:
+    """The text of every page, and of every figure the file in `scratch` that it is drawn in."""
+    pages: dict[Path, str] = {}
+    figures: dict[Path, Path] = {}
+    measured, basis, parts = {}, {}, {}
     for name, summaries in _measured(folder):
-        sections = []
-        for path in summaries:
-            records = read_summary(path)
-            measured.setdefault(name, records)  # claims are judged on the largest preset
-            section, drawn = _section(name, path, records)
-            sections.append(section)
-            figures += drawn
-        parts[name] = sections
+        read = {path: read_summary(path) for path in summaries}
+        basis[name] = _basis(name, read)
+        measured[name], parts[name] = read[basis[name]], []
+        for path, records in read.items():
+            place = scratch / name / path.stem
+            place.mkdir(parents=True)
+            try:
+                section, drawn = _section(name, path, records, place)
+            except Exception as error:  # of a record that its report did not foresee
+                raise _UnshownError(f"{path} cannot be shown ({_described(error)})") from error
+            parts[name].append(section)
+            figures |= drawn
+        if basis[name] != summaries[0]:
+            said = f"Claims are judged on preset `{basis[name].stem}`"
+            parts[name].insert(0, f"*{said}: what is larger was not recorded as it is now.*")
     for name, sections in parts.items():
         judged = verdicts_on(name, measured, "README.md")
         pages[folder / f"{name}.md"] = _page(name, judged, sections)
     pages[folder / f"{PUBLISHED}.md"] = published.page(measured)
-    pages[folder / "README.md"] = _index(folder, measured, figures)
+    pages[folder / "README.md"] = _index(folder, measured, basis, figures)
     link = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
     text = readme.read_text(encoding="utf-8")
     pages[readme] = with_claims(text, claim_table(measured, link))
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in pages.items():
-        write_whole(path, text)
-    return [*pages, *figures]
+    return pages, figures
+
+
+def _basis(name: str, read: Mapping[Path, Sequence[Record]]) -> Path:
+    """The summary that claims are judged on, of those of an experiment, the largest first.
+
+    It is that of the largest preset recorded with the settings it has today: a run cut short by its
+    settings does not stand before a whole one. Where there is none, it is the largest.
+    """
+    presets = registry.load(name).PRESETS
+    whole = (
+        path
+        for path, records in read.items()
+        if path.stem in presets
+        and records
+        and "configuration" in records[0].origin
+        and not registry.changed(presets[path.stem], records[0].origin)
+    )
+    return next(whole, next(iter(read)))
 
 
 def check(folder: Path = FOLDER, readme: Path = README) -> None:
@@ -157,15 +269,15 @@ def _measured(folder: Path) -> Iterator[tuple[str, list[Path]]]:
             yield name, summaries
 
 
-def _section(name: str, path: Path, records: Sequence[Record]) -> tuple[str, list[Path]]:
-    """One preset's tables and figures; each figure is named for the preset, too."""
+def _section(
+    name: str, path: Path, records: Sequence[Record], scratch: Path
+) -> tuple[str, dict[Path, Path]]:
+    """One preset's tables and figures, drawn in `scratch`; a figure is named for the preset too."""
     experiment = registry.load(name)
-    figures = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for drawn in experiment.plots(records, Path(scratch)):
-            target = path.with_name(f"{path.stem}_{drawn.name}")
-            shutil.copyfile(drawn, target)
-            figures.append(target)
+    figures = {
+        path.with_name(f"{path.stem}_{drawn.name}"): drawn
+        for drawn in experiment.plots(records, scratch)
+    }
     captions = getattr(experiment, "CAPTIONS", {})
     shown = []
     for figure in figures:
@@ -201,24 +313,19 @@ def _page(name: str, judged: str, sections: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _index(folder: Path, measured: Measured, figures: Sequence[Path]) -> str:
+def _index(
+    folder: Path, measured: Measured, basis: Mapping[str, Path], figures: Iterable[Path]
+) -> str:
     rows = [
         f"- [{name}]({name}.md): {registry.claim(name)} "
         f"Presets: {', '.join(path.stem for path in summaries)}."
         for name, summaries in _measured(folder)
     ]
-    by_name = {(figure.parent.name, figure.name): figure for figure in reversed(figures)}
-    shown = {
-        claim.name: next(
-            (
-                path.relative_to(folder)
-                for preset in reversed(registry.PRESET_NAMES)
-                if (path := by_name.get((claim.needed, f"{preset}_{claim.figure}")))
-            ),
-            None,
-        )
-        for claim in CLAIMS
-    }
+    drawn, shown = set(figures), {}
+    for claim in CLAIMS:
+        judged_on = basis.get(claim.needed)
+        figure = judged_on and judged_on.with_name(f"{judged_on.stem}_{claim.figure}")
+        shown[claim.name] = figure.relative_to(folder) if figure in drawn and figure else None
     sections = claim_sections(measured, shown)
     return (
         "\n\n".join([_HEAD, _LINK, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"

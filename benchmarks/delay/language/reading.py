@@ -1,8 +1,10 @@
-"""Which runs of the records stand for what: settings chosen by the first seed's validation loss."""
+"""Which runs of the records stand for what: settings, and rules, chosen by validation loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from benchmarks.delay.language import rules
 from benchmarks.harness.reports import numeric, where
@@ -31,6 +33,30 @@ def tuned(records: Sequence[Record], optimiser: str, rule: str, delay: str) -> l
     first = [run for run in runs if run.seed == runs[0].seed]
     chosen = best_setting(first, criterion=CRITERION)[0].setting
     return [run for run in runs if run.setting == chosen]
+
+
+def best_rule(
+    records: Sequence[Record], optimiser: str, names: Iterable[str], delay: str
+) -> str | None:
+    """The rule with the least mean validation loss, each at its tuned setting.
+
+    The mean is over the seeds that all rules have, since a stopped run may have fewer of some.
+    Of equal rules it is the first, and a run that diverged counts as the worst.
+
+    Returns:
+        The rule's name; None if none of `names` was run.
+    """
+    runs = {name: tuned(records, optimiser, name, delay) for name in names}
+    runs = {name: of for name, of in runs.items() if of}
+    shared = set.intersection(*({run.seed for run in of} for of in runs.values())) if runs else ()
+
+    def loss(name: str) -> float:
+        mean = float(
+            np.mean([r.metrics["validation_loss"] for r in runs[name] if r.seed in shared])
+        )
+        return mean if math.isfinite(mean) else math.inf
+
+    return min(runs, key=loss, default=None)
 
 
 def undelayed(records: Sequence[Record], optimiser: str) -> list[Record]:

@@ -50,6 +50,22 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(toy, tmp_path, capsys):
     assert "- line: 10%, as a line is short." in capsys.readouterr().out
 
 
+def test_a_dry_run_of_one_piece_prints_its_plan_and_runs_nothing(
+    toy, tmp_path, capsys, monkeypatch
+):
+    other = LINE._replace(name="other", why="it is another")
+    monkeypatch.setattr(accelerate, "PIECES", (LINE, other))
+    options = ["line", "--dry-run", "--preset", "smoke", "--out", str(tmp_path / "out")]
+    assert main(["accelerator", *options, "--time-budget", "2.5"]) == 0
+    assert toy == []
+    assert not (tmp_path / "out").exists()
+    said = capsys.readouterr().out
+    assert "- line: 10%, as a line is short." in said
+    assert "other" not in said
+    (row,) = (each for each in said.splitlines() if each.startswith("| line"))
+    assert "2.5" in row
+
+
 def test_at_toy_size_it_goes_all_the_way_to_the_records(toy, tmp_path, monkeypatch, capsys):
     child = (sys.executable, "-c", CHILD.format(root=str(ROOT)))
     monkeypatch.setattr(accelerate, "CHILD", child)
@@ -101,6 +117,15 @@ def test_the_status_is_that_of_the_worst(ends, status, toy, tmp_path, monkeypatc
         (["--dry-run", "--card", "H300"], "no card is called 'H300'"),
         (["lime"], "no piece is called 'lime'"),
         (["--preset", "huge"], "no preset is called 'huge'"),
+        (["line", "--preset", "huge"], "no preset is called 'huge'"),
+        (["--epochs", "2"], "--epochs is of one piece, and none is named"),
+        (
+            ["--dry-run", "--narrow", "--time-budget", "2"],
+            "--narrow and --time-budget are of one piece, and none is named",
+        ),
+        (["line", "--preset", "smoke", "--epochs", "5"], "line is not cut to epochs"),
+        (["line", "--preset", "smoke", "--epochs", "5", "--dry-run"], "line is not cut to epochs"),
+        (["line", "--preset", "smoke", "--narrow"], "line has nothing narrower at preset smoke"),
     ],
 )
 def test_bad_input_is_one_line(options, rule, toy, capsys, monkeypatch):
@@ -125,10 +150,21 @@ def test_what_stops_a_piece_has_the_status_that_it_has_elsewhere(
     assert capsys.readouterr().err == f"python -m benchmarks: {error}\n"
 
 
-def test_full_presets_need_an_accelerator(toy, capsys, monkeypatch):
+@pytest.mark.parametrize("piece", [[], ["line"]])
+def test_full_presets_need_an_accelerator(piece, toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(accelerate, "device", lambda: ("cpu", "cpu"))
-    assert main(["accelerator"]) == 2
-    assert "full presets are for an accelerator" in capsys.readouterr().err
+    presets = registry.load("line").PRESETS
+    monkeypatch.setitem(presets, "full", presets["smoke"])
+    assert main(["accelerator", *piece, "--out", str(tmp_path / "out")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "full presets are for an accelerator" in said
+    assert toy == []
+
+
+def test_what_times_programs_has_one_seed_when_run_alone_too(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "TIMED", ("line",))
+    assert main(["accelerator", "line", "--preset", "smoke", "--out", str(tmp_path)]) == 0
+    assert toy == [0]
 
 
 def test_the_device_is_asked_in_a_process_of_its_own(monkeypatch):
@@ -139,4 +175,3 @@ def test_the_device_is_asked_in_a_process_of_its_own(monkeypatch):
 
     assert answered("gpu|NVIDIA H100 80GB HBM3\n") == ("gpu", "NVIDIA H100 80GB HBM3")
     assert answered("") == ("none", "")
-    assert registry.TIMED  # which run with one seed

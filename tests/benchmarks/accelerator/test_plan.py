@@ -57,6 +57,44 @@ def test_as_many_epochs_as_fit_and_fewer_runs_first(planned, minutes, narrow, ep
     assert second.minutes == pytest.approx(0.4 * minutes)
 
 
+@pytest.mark.parametrize(
+    ("fitted", "expected"),
+    [
+        (plan.Fitted(), 100.0),
+        (plan.Fitted(epochs=30), 30.0),
+        (plan.Fitted(narrow=True, epochs=24), 6.0),
+    ],
+)
+def test_one_piece_is_planned_as_it_was_asked_for(planned, fitted, expected):
+    first, second, _ = plan.PIECES
+    alone = plan.alone(first, "full", fitted, seeds=3, peak=2.4e9 / 60, minutes=None)
+    assert alone.expected == pytest.approx(expected, rel=0.05)
+    assert (alone.fitted, alone.whole) == (fitted, 100)
+    assert alone.settings == plan.settings_of(
+        first, "full", narrow=fitted.narrow, epochs=fitted.epochs
+    )
+    assert f"{fitted.epochs or 100} of 100" in plan.table([alone], "H100")
+    uncounted = plan.alone(second, "full", fitted, seeds=3, peak=1.0, minutes=2.0)
+    assert (uncounted.minutes, uncounted.expected) == (2.0, None)
+
+
+def test_only_the_full_preset_is_narrowed(planned, monkeypatch):
+    monkeypatch.setitem(registry.load("line").PRESETS, "smoke", Settings())
+    first, _ = plan.plan("smoke", minutes=10.0, seeds=3, peak=2.4e9 / 60)
+    assert (first.fitted.narrow, first.fitted.epochs) == (False, 6)
+    assert len(first.settings.rates) == 4
+
+
+def test_what_a_piece_has_not_is_not_asked_of_it(planned, monkeypatch):
+    first, *_ = plan.PIECES
+    assert plan.unfit(first, "full", plan.Fitted(narrow=True, epochs=2)) is None
+    assert plan.unfit(first, "full", plan.Fitted()) is None
+    plain = first._replace(narrow={})
+    assert "nothing narrower" in str(plan.unfit(plain, "full", plan.Fitted(narrow=True)))
+    monkeypatch.setitem(registry.load("line").PRESETS, "smoke", Settings())
+    assert "at preset smoke" in str(plan.unfit(first, "smoke", plan.Fitted(narrow=True)))
+
+
 def test_the_table_says_what_each_takes_and_should_reach(planned):
     shown = plan.table(planned(10.0), "H100")
     assert "3 (2)" in shown  # runs, side by side

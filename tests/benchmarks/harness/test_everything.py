@@ -75,6 +75,17 @@ def test_out_of_time_nothing_more_is_begun_and_what_runs_is_told_what_is_left(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(("minutes", "part"), [(0.004, 1.0), (1.0, 0.004)])
+def test_a_remainder_that_would_be_told_as_nothing_begins_nothing(
+    minutes, part, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(everything, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
+    todo = [job._replace(part=part) for job in jobs(tmp_path, "a")]
+    (outcome,) = run_jobs(todo, minutes=minutes, report=lambda line: None, program=PROGRAM)
+    assert outcome.status == STOPPED
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.fixture
 def run_all(monkeypatch, tmp_path):
     """Calls the command line with `all`, and gives its status and what it would have run."""

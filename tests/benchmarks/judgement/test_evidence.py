@@ -8,7 +8,9 @@ from matplotlib import figure
 
 from benchmarks.cli import main
 from benchmarks.harness import registry
-from benchmarks.judgement import evidence
+from benchmarks.judgement import evidence, page, published
+from benchmarks.judgement.claims import Claim
+from benchmarks.judgement.finding import HOLDS, Finding
 from benchmarks.judgement.page import BEGIN, END
 from common.results.summaries import read_summary
 
@@ -20,13 +22,15 @@ def folder(tmp_path, monkeypatch, line):
     (tmp_path / "README.md").write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
     places = (tmp_path / "evidence", tmp_path / "README.md")
     monkeypatch.setattr(evidence.take, "__defaults__", places[:1])
+    monkeypatch.setattr(evidence.keep, "__defaults__", places)
     monkeypatch.setattr(evidence.render, "__defaults__", places)
     monkeypatch.setattr(evidence.check, "__defaults__", places)
     return tmp_path / "evidence"
 
 
-def kept(tmp_path, *, seeds="2"):
-    assert main(["line", "--seeds", seeds, "--out", str(tmp_path / "results")]) == 0
+def kept(tmp_path, *, seeds="2", preset="smoke"):
+    options = ["--preset", preset, "--seeds", seeds]
+    assert main(["line", *options, "--out", str(tmp_path / "results")]) == 0
     assert main(["report", "--take", str(tmp_path / "results")]) == 0
 
 
@@ -75,6 +79,42 @@ def test_a_preset_that_was_renamed_is_known_by_its_settings(folder, tmp_path, mo
     assert "Not the preset" not in page
     # The run of then is kept under the name of today.
     assert evidence.take(tmp_path / "results") == folder / "line" / "day.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("full", "day", "basis"),
+    [(9, 2, "day"), (5, 2, "full"), (5, 3, "full"), (9, 3, "full")],
+)
+def test_a_claim_is_judged_on_the_largest_preset_recorded_as_it_is_today(
+    full, day, basis, folder, tmp_path, monkeypatch
+):
+    """`full` was recorded with 5 steps, from 3 seeds, and `day` with 2, from 2."""
+    claim = Claim(
+        "straight lines", "Lines are straight.", ("line",), "line",
+        lambda measured: Finding(HOLDS, f"{len(measured['line'])} lines", "All."),
+        "slope.png", "", "",
+    )  # fmt: skip
+    for module in (evidence, page, published):
+        monkeypatch.setattr(module, "CLAIMS", (claim,))
+    experiment = registry.load("line")
+    settings = experiment.PRESETS["smoke"]
+
+    def presets(day, full):
+        return {
+            "day": dataclasses.replace(settings, steps=day),
+            "full": dataclasses.replace(settings, steps=full),
+        }
+
+    monkeypatch.setattr(experiment, "PRESETS", presets(2, 5))
+    kept(tmp_path, preset="day")
+    kept(tmp_path, preset="full", seeds="3")
+    monkeypatch.setattr(experiment, "PRESETS", presets(day, full))
+    assert main(["report"]) == 0
+    lines = {"day": "2 lines", "full": "3 lines"}[basis]
+    assert f"**{HOLDS}** | {lines} |" in (tmp_path / "README.md").read_text()
+    assert f"(line/{basis}_slope.png)" in (folder / "README.md").read_text()
+    said = "*Claims are judged on preset `day`: what is larger was not recorded as it is now.*"
+    assert (said in (folder / "line.md").read_text()) == (basis == "day")
 
 
 def test_every_record_is_filed_under_the_name_that_its_preset_has_today():
@@ -130,6 +170,52 @@ def test_a_folder_without_records_is_refused(folder, tmp_path, capsys):
     (tmp_path / "records.jsonl").write_text("")
     assert main(["report", "--take", str(tmp_path)]) == 2
     assert "no finished record" in capsys.readouterr().err
+
+
+def contents(tmp_path):
+    found = [*(tmp_path / "evidence").rglob("*"), tmp_path / "README.md"]
+    return {path: path.read_bytes() for path in found if path.is_file()}
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("fails", ["tables", "plots", "claims"])
+def test_a_run_that_no_page_can_be_made_of_leaves_all_as_it_was(
+    fails, before, folder, tmp_path, monkeypatch, capsys
+):
+    if before:
+        kept(tmp_path)
+    assert main(["line", "--seeds", "3", "--out", str(tmp_path / "results")]) == 0
+    was = contents(tmp_path)
+    capsys.readouterr()
+
+    def odd(*args):
+        raise KeyError("slope\nof 3")
+
+    where = (evidence, "claim_table") if fails == "claims" else (registry.load("line"), fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, odd)
+        assert main(["report", "--take", str(tmp_path / "results")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert f"no pages can be made with {tmp_path / 'results'} (" in line
+    assert "KeyError: 'slope" in line
+    assert line.endswith("all is as it was. A run that was stopped can be resumed, then taken.")
+    assert ("smoke.jsonl cannot be shown" in line) == (fails != "claims")
+    assert contents(tmp_path) == was
+    assert (folder / "line").exists() == before
+    if before:
+        assert main(["report", "--check"]) == 0
+
+
+def test_one_bad_folder_of_several_leaves_all_as_it_was(folder, tmp_path, capsys):
+    kept(tmp_path)
+    assert main(["line", "--seeds", "3", "--out", str(tmp_path / "results")]) == 0
+    was = contents(tmp_path)
+    runs = [str(tmp_path / name) for name in ("results", "results", "none")]
+    assert main(["report", "--take", *runs]) == 2
+    assert "no records at" in capsys.readouterr().err
+    assert contents(tmp_path) == was
 
 
 def test_every_figure_that_is_kept_says_what_to_see():

@@ -12,10 +12,16 @@ AS_PUBLISHED = {rules.CONSTANT: 0.01, rules.ADAPTIVE: 0.0, rules.PREDICTION: 0.4
 
 @pytest.mark.parametrize(
     ("changed", "profile", "verdict", "reproduced"),
-    [({}, 0.1, HOLDS, 4), ({rules.PREDICTION: 0.7}, 0.1, PARTLY, 3)],
+    [
+        ({}, 0.1, HOLDS, 4),
+        ({rules.PREDICTION: 0.7}, 0.1, PARTLY, 3),
+        ({rules.PREDICTION: 0.7}, {rules.MUON: 0.1, rules.ADAMW: 0.2}, PARTLY, 2),
+    ],
 )
 def test_findings_are_counted(changed, profile, verdict, reproduced):
-    found = language({"delayed_language_model": board(profile=profile, **AS_PUBLISHED | changed)})
+    shares = AS_PUBLISHED | changed
+    records = board(profile=profile, spread=0.003, shaken=0.002, **shares)
+    found = language({"delayed_language_model": records})
     assert found.verdict == verdict
     assert found.headline.startswith(f"{reproduced} of 4 findings reproduced; our target, 80%")
 
