@@ -149,7 +149,8 @@ def _stack(batches: list[Any]) -> Any:
     """
 
     def stacked(*leaves: Any) -> Any:
-        if jnp.issubdtype(getattr(leaves[0], "dtype", None), jax.dtypes.prng_key):
+        first = leaves[0]
+        if isinstance(first, jax.Array) and jnp.issubdtype(first.dtype, jax.dtypes.prng_key):
             return jnp.stack(leaves)
         return np.stack([np.asarray(leaf) for leaf in leaves])
 
