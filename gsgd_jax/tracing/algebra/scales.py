@@ -71,10 +71,8 @@ class Scales:
             partition: disjoint groups of axes that may vary jointly.
         """
         blocks = []
-        for axes in partition:
+        for axes in partition if np.prod(shape) else ():  # without an entry there is no scale
             dims = tuple(shape[a] for a in axes)
-            if 0 in dims:  # there is no entry
-                continue
             numbers = np.append(ZERO, self.system.fresh(int(np.prod(dims, dtype=np.int64)) - 1))
             blocks.append((tuple(axes), numbers.astype(np.int64).reshape(dims)))
         return self._make(shape, int(self.system.fresh(1)[0]), blocks)
