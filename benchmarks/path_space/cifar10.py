@@ -35,10 +35,9 @@ second are 66% of what products of large matrices do, where 16 channels at full 
 No better for their cost: one and a half times the channels, 64 in the first stage, a maximum
 instead of the stride, and plain convolutions between maxima.
 
-Cost: smoke 3 minutes on two busy cores; cpu 3 on one. Estimated, not run to its end: day three
-hours of two cores. Full not measured; it is sized for 80 GB: a run keeps 2.3 GB for its backward
-pass (counted from shapes, before fusion; 1.7 in bfloat16), and the 15 runs of a method are trained
-side by side, 34 GB.
+Cost: smoke 3 minutes on two busy cores; cpu 3 on one, day three and a half hours of one. Full not
+measured; it is sized for 80 GB: a run keeps 2.3 GB for its backward pass (counted from shapes,
+before fusion; 1.7 in bfloat16), and the 15 runs of a method are trained side by side, 34 GB.
 Command: python -m benchmarks gsgd_cifar10 --preset day --seeds 3
 """
 
