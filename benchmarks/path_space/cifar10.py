@@ -300,7 +300,8 @@ def _rates(finished: Sequence[Record]) -> str:
 CAPTIONS = {
     "learning_rates.png": "Test accuracy against the step size, of SGD and of what is made from "
     "it: mean and one standard deviation over seeds. The step chosen on validation data is "
-    "ringed; a cross marks steps at which a run diverged. In path space the peaks are no wider "
+    "ringed; a cross marks steps at which a run diverged. Where steps were halved, all of this is "
+    "after the smallest budget, with which all were tried. In path space the peaks are no wider "
     "than on weights.",
     "adaptive_rates.png": "The same of Adam and RMSProp.",
 }
