@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from benchmarks.harness.halving import TUNING
 from benchmarks.judgement import published
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.finding import Finding
@@ -68,7 +69,17 @@ def test_the_plain_network_is_shown_at_the_published_step():
     ours, _ = cell({"gsgd_cifar10": records}, "plain-34, CIFAR-10, at step 1.0")
     assert ours == ("test accuracy % in the end, plain-14: SGD 60.00 ± 0.00, G-SGD 60.00 ± 0.00")
     other = [dataclasses.replace(r, setting={**r.setting, "network": "ResNet-14"}) for r in records]
-    ours, _ = cell({"gsgd_cifar10": other}, "plain-34, CIFAR-10, at step 1.0")
+    ours, _ = cell({"gsgd_cifar10": [*other, *records]}, "plain-34, CIFAR-10, at step 1.0")
+    assert ", plain-14: " in ours
+    # Halving: at step 1.0 SGD had three epochs, and G-SGD all of them too.
+    fewer = [dataclasses.replace(r, setting={**r.setting, TUNING: 3}) for r in other]
+    whole = [r for r in other if r.method == "G-SGD"]
+    ours, _ = cell({"gsgd_cifar10": [*fewer, *whole]}, "plain-34, CIFAR-10, at step 1.0")
+    assert ours == (
+        "test accuracy % after 3 epochs of 3, ResNet-14: SGD 60.00 ± 0.00, G-SGD 60.00 ± 0.00"
+    )
+    none = [r for r in records if r.setting["learning_rate"] == 0.1]
+    ours, _ = cell({"gsgd_cifar10": none}, "plain-34, CIFAR-10, at step 1.0")
     assert ours == "no record yet"
 
 
