@@ -13,7 +13,7 @@ from benchmarks.delay.cifar10 import PUBLISHED
 from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, ASGD, CONSTANT, SGD
 from benchmarks.harness import registry
 from benchmarks.harness.halving import TUNING
-from benchmarks.harness.reports import best_by_method, by_method, by_setting, where
+from benchmarks.harness.reports import best_by_method, by_method, by_setting, numeric, where
 from benchmarks.judgement.claims import CLAIMS, judged
 from benchmarks.judgement.finding import Measured
 from benchmarks.judgement.page import came_from
@@ -82,7 +82,7 @@ def _at_step_one(records: Sequence[Record]) -> str:
         return NO_RECORD
     names = sorted(networks, key=lambda name: not str(name).startswith("plain"))
     there = [r for r in networks[names[0]] if "SGD" in r.method and "Path" not in r.method]
-    budgets = group(there, lambda r: float(r.setting.get(TUNING, math.inf)))
+    budgets = group(there, lambda r: numeric(r, TUNING) or math.inf)
     every = by_method(there).keys()
     shared = [budget for budget, runs in budgets.items() if by_method(runs).keys() == every]
     if not shared:
