@@ -44,7 +44,7 @@ class Course:
         self.diverged_at = np.where(~self.diverged & bad.any(axis=0), first, self.diverged_at)
         self.losses.append(losses)
 
-    def lose(self, broken: np.ndarray) -> None:
+    def mark_broken(self, broken: np.ndarray) -> None:
         """Takes in which runs have weights that are no numbers, though no loss has told so yet.
 
         Args:

@@ -196,7 +196,7 @@ def _train(
         course.add(losses)
         ended = position + length == plan.steps_per_epoch
         if ended:  # losses are those before a step: the last one may have broken the weights
-            course.lose(np.asarray(_broken(state.params, plan.many)))
+            course.mark_broken(np.asarray(_broken(state.params, plan.many)))
         if how.on_divergence == "raise" and course.diverged.any():
             raise DivergedError(int(course.diverged_at[course.diverged].min()))
         if ended:
