@@ -8,41 +8,20 @@ the order of the server steps, on all servers: Ray runs the calls of one caller 
 import math
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from dcasgd_jax.actors.host_arrays import from_host
-from dcasgd_jax.actors.placement import Places, release, reserve
-from dcasgd_jax.actors.process import load_ray, process_for
+from dcasgd_jax.actors.placement import not_started
+from dcasgd_jax.actors.process import load_ray
 from dcasgd_jax.actors.recording import TraceColumns, save
-from dcasgd_jax.actors.server import Duty, ParameterServer, first_snapshots
-from dcasgd_jax.actors.settings import (
-    Checkpoint,
-    Cluster,
-    options_of_servers,
-    options_of_workers,
-)
-from dcasgd_jax.actors.shards import join, split
-from dcasgd_jax.actors.worker import GradientWorker, Report, Task
-from dcasgd_jax.simulator.server import Server
+from dcasgd_jax.actors.shards import join
+from dcasgd_jax.actors.staff import Job, Staff
+from dcasgd_jax.actors.worker import Report
 from dcasgd_jax.simulator.state import ServerState
 
 _MAX_RETRIES = 3
 """How often a worker may die without a gradient in between, the servers without a checkpoint."""
-
-
-class Job(NamedTuple):
-    """What is to be done, settled before any actor is started."""
-
-    server: Server
-    task: Task
-    batches: Any
-    num_steps: int
-    cluster: Cluster
-    checkpoint: Checkpoint | None
-    on_step: Callable[[int], object] | None
 
 
 class Assignment(NamedTuple):
@@ -70,13 +49,12 @@ class Coordinator:
         self.kept_state = state  # what servers that die are restored to
         self.replaced = self.restored = 0
         self._ray = load_ray()
-        self._actors: list[Any] = []
-        self._places: Places | None = None
-        self._servers: list[Any] = []
-        self._workers: list[Any] = [None] * columns.num_workers
+        self._staff = Staff(job, columns.num_workers)
         self._deaths_in_a_row = [0] * columns.num_workers
         self._restored_to, self._restarts = -1, 0
-        self._pending: dict[Any, Assignment] = {}
+        self._pending: dict[Any, Assignment] = {}  # by the reference of the gradient's report
+        self._arriving: dict[Any, int] = {}  # workers that replace others, by what says "ready"
+        self._idle: deque[int] = deque()  # workers that there was no batch for
         self._logs: dict[int, list[Any]] = {}
         self._latest: tuple[list[Any], int] = ([], 0)  # snapshot and version for whoever pulls
         numbers = columns.columns["batch"]
@@ -96,9 +74,18 @@ class Coordinator:
             else:
                 return
 
+    def stop(self) -> None:
+        """Ends all actors."""
+        self._staff.stop()
+
+    def keep_what_is_new(self) -> None:
+        """Keeps the steps since the last time; does not wait for servers that have taken none."""
+        if self.job.checkpoint is not None and len(self.columns) > int(self.kept_state.step):
+            self.keep()
+
     def keep(self) -> None:
         """Brings the servers' state home, and into the file where there is one."""
-        parts = self._ray.get([server.state.remote() for server in self._servers])
+        parts = self._ray.get([server.state.remote() for server in self._staff.servers])
         if {int(part.step) for part in parts} != {len(self.columns)}:
             raise self._ray.exceptions.RayError("not all servers have taken all steps")
         self._fetch_logs(before=len(self.columns))
@@ -106,77 +93,20 @@ class Coordinator:
         if self.job.checkpoint is not None:
             save(self.job.checkpoint.path, self.kept_state, self.columns)
 
-    def stop(self) -> None:
-        """Ends all actors."""
-        for actor in self._actors:
-            self._ray.kill(actor)
-        self._actors.clear()
-        release(self._places)
-
     def _start(self) -> None:
         """Hires all actors, waits for them, and hands out the first work."""
-        # Data and functions are put where actors of any machine can fetch them, once.
-        put = self._ray.put
-        batches = put(self.job.batches)
-        self._task = [put(self.job.task), batches]
-        self._duties = [
-            [put(Duty(self.job.server, self.job.task.template, shard)), batches]
-            for shard in self.job.task.shards
-        ]
-        self._places = reserve(self.job.cluster)
-        ready = [self._hire(m) for m in range(len(self._workers))] + self._serve()
-        waiting = self._ray.wait(
-            ready,
-            num_returns=len(ready),
-            timeout=self.job.cluster.start_timeout,
-            fetch_local=False,
-        )[1]
-        if waiting:
-            raise TimeoutError(self._not_started(len(waiting), len(ready)))
-        self._ray.get(ready)
+        self._staff.begin()
+        ready = [self._staff.hire(m) for m in range(len(self._staff.workers))]
+        self._staff.wait_until(ready + self._serve())
         clock = self.columns.columns["clock"]
         self._began = time.monotonic() - (clock[-1] if clock else 0.0)
         self._assign_all()
 
-    def _not_started(self, num_waiting: int, num_actors: int) -> str:
-        """The error, with what the cluster has and what was asked of it."""
-        return (
-            f"{num_waiting} of {num_actors} actors did not start in "
-            f"{self.job.cluster.start_timeout:g} s: the cluster has "
-            f"{_resources(self._ray.cluster_resources())}, of which "
-            f"{_resources(self._ray.available_resources())} were free, each worker asks for "
-            f"{_resources(options_of_workers(self.job.cluster))} and each server for "
-            f"{_resources(options_of_servers(self.job.cluster))}; ask for less "
-            "(worker_options={'num_cpus': 0.5}), for fewer workers, or for a longer "
-            "start_timeout."
-        )
-
-    def _hire(self, worker: int) -> Any:
-        """Starts a worker; the reference is there when it is ready."""
-        assert self._places is not None
-        options = {**options_of_workers(self.job.cluster), **self._places.workers[worker]}
-        actor = self._ray.remote(GradientWorker).options(**options)
-        self._workers[worker] = actor.remote(process_for(options), self._task)
-        self._actors.append(self._workers[worker])
-        return self._workers[worker].ready.remote()
-
     def _serve(self) -> list[Any]:
         """Starts the servers from the kept state; the references are there when they are ready."""
-        assert self._places is not None
-        actor = self._ray.remote(ParameterServer)
-        self._servers = []
-        for duty, place in zip(self._duties, self._places.servers, strict=True):
-            options = {**options_of_servers(self.job.cluster), **place}
-            self._servers.append(actor.options(**options).remote(process_for(options), duty))
-        self._actors.extend(self._servers)
-        state = from_host(self.job.task.template, self.kept_state)
-        shards = self.job.task.shards
-        snapshots = first_snapshots(self.job.server, shards, state)
-        self._latest = [self._ray.put(part) for part in snapshots], len(self.columns)
-        return [
-            server.start.remote(split(shard, self.kept_state))
-            for server, shard in zip(self._servers, shards, strict=True)
-        ]
+        snapshot, ready = self._staff.serve(self.kept_state)
+        self._latest = snapshot, len(self.columns)
+        return ready
 
     def _missing_batches(self) -> deque[int]:
         """Batches that were handed out, and of which no gradient is left."""
@@ -185,8 +115,9 @@ class Coordinator:
 
     def _assign_all(self) -> None:
         """Hands out the first work after the start, or after a restoration."""
-        for worker in range(len(self._workers)):
-            self._assign(worker)
+        for worker in range(len(self._staff.workers)):
+            if worker not in self._arriving.values():
+                self._assign(worker)
 
     def _assign(self, worker: int) -> None:
         """Hands a worker the latest weights and a batch, if any is left."""
@@ -195,16 +126,33 @@ class Coordinator:
         elif self._next_batch < self.job.num_steps:
             batch_number, self._next_batch = self._next_batch, self._next_batch + 1
         else:
-            return  # the last batches are being worked on
+            self._idle.append(worker)  # the last batches are being worked on
+            return
         snapshot, version = self._latest
-        method = self._workers[worker].gradient.options(num_returns=1 + len(self._servers))
-        report, *parts = method.remote(batch_number, *snapshot)
+        method = self._staff.workers[worker].gradient
+        report, *parts = method.options(num_returns=1 + len(snapshot)).remote(
+            batch_number, *snapshot
+        )
         self._pending[report] = Assignment(worker, batch_number, version, snapshot, parts)
 
     def _next(self) -> None:
         """Waits for a gradient, whosever it is, and has it applied."""
-        # The longest at work are looked at first, so that nobody is passed over.
-        ready = self._ray.wait(list(self._pending), num_returns=1, fetch_local=False)[0][0]
+        # The longest at work are looked at first, so that nobody is passed over. A gradient comes,
+        # or the worker's death; one that replaces another may never start, where a machine is gone.
+        found, _ = self._ray.wait(
+            [*self._pending, *self._arriving],
+            num_returns=1,
+            timeout=None if self._pending else self.job.cluster.start_timeout,
+            fetch_local=False,
+        )
+        if not found:
+            raise TimeoutError(
+                not_started("all workers died, and those to replace them", self.job.cluster)
+            )
+        (ready,) = found
+        if ready in self._arriving:
+            self._welcome(ready)
+            return
         done = self._pending.pop(ready)
         try:
             report: Report = self._ray.get(ready)
@@ -235,8 +183,8 @@ class Coordinator:
             clock=time.monotonic() - self._began,
             distance=math.nan,
         )
-        logs, snapshot = [], []
-        for server, part, pulled in zip(self._servers, done.parts, done.snapshot, strict=True):
+        logs, snapshot, servers = [], [], self._staff.servers
+        for server, part, pulled in zip(servers, done.parts, done.snapshot, strict=True):
             log, sent = server.step.options(num_returns=2).remote(
                 step, done.worker, staleness, done.batch_number, part, pulled
             )
@@ -271,28 +219,12 @@ class Coordinator:
     def _mend(self, error: Exception, done: Assignment | None = None) -> None:
         """Replaces what died, or raises the error where nothing did."""
         if not self._servers_live():
-            kept = int(self.kept_state.step)
-            self._restarts = self._restarts + 1 if kept == self._restored_to else 1
-            self._restored_to = kept
-            if self._restarts > _MAX_RETRIES:
-                raise RuntimeError(
-                    f"the servers died {self._restarts} times after the checkpoint of step {kept}, "
-                    "each time before the next one; the cause is above. Where servers cannot be "
-                    "relied on, keep their state more often: Checkpoint(path, every=...)."
-                ) from error
-            self.restored += 1
-            self._restore()
+            self._restore(error)
         elif done is not None and not self._alive(done.worker):
-            self._deaths_in_a_row[done.worker] += 1
-            if self._deaths_in_a_row[done.worker] > _MAX_RETRIES:
-                raise RuntimeError(
-                    f"worker {done.worker} died {self._deaths_in_a_row[done.worker]} times in a "
-                    f"row, the last time on batch {done.batch_number}; the cause is above."
-                ) from error
-            self.replaced += 1
             self._lost_batches.append(done.batch_number)
-            self._hire(done.worker)
-            self._assign(done.worker)
+            self._replace(done.worker, error, f"on batch {done.batch_number}")
+            if self._idle:  # who has nothing to do need not wait for the new one
+                self._assign(self._idle.popleft())
         else:
             if done is not None:
                 error.add_note(
@@ -304,7 +236,7 @@ class Coordinator:
     def _servers_live(self) -> bool:
         """Whether all servers answer, and have taken all steps."""
         try:
-            steps = self._ray.get([server.steps_taken.remote() for server in self._servers])
+            steps = self._ray.get([server.steps_taken.remote() for server in self._staff.servers])
         except self._ray.exceptions.RayError:
             return False
         return set(steps) == {len(self.columns)}
@@ -312,27 +244,53 @@ class Coordinator:
     def _alive(self, worker: int) -> bool:
         """Whether a worker answers."""
         try:
-            return self._ray.get(self._workers[worker].ready.remote())
+            return self._ray.get(self._staff.workers[worker].ready.remote())
         except self._ray.exceptions.RayError:
             return False
 
-    def _restore(self) -> None:
+    def _replace(self, worker: int, error: Exception, when: str) -> None:
+        """Hires another in a worker's stead, who gets work when it is ready."""
+        self._deaths_in_a_row[worker] += 1
+        if self._deaths_in_a_row[worker] > _MAX_RETRIES:
+            raise RuntimeError(
+                f"worker {worker} died {self._deaths_in_a_row[worker]} times in a row, the last "
+                f"time {when}; the cause is above."
+            ) from error
+        self.replaced += 1
+        self._arriving[self._staff.hire(worker)] = worker
+
+    def _welcome(self, ready: Any) -> None:
+        """Hands work to a worker that replaces another, at the weights of this moment."""
+        worker = self._arriving.pop(ready)
+        try:
+            self._ray.get(ready)
+        except self._ray.exceptions.RayError as error:
+            self._replace(worker, error, "while it started")
+        else:
+            self._assign(worker)
+
+    def _restore(self, error: Exception) -> None:
         """New servers, from the last state that was kept; what came after is taken anew."""
-        for server in self._servers:
-            self._ray.kill(server)
-        self.columns.cut(int(self.kept_state.step))
+        kept = int(self.kept_state.step)
+        self.columns.cut(kept)
         self._pending.clear()
+        self._idle.clear()
         self._logs.clear()
         self._lost_batches = self._missing_batches()
-        self._ray.get(self._serve())
+        while True:
+            self._restarts = self._restarts + 1 if kept == self._restored_to else 1
+            self._restored_to = kept
+            if self._restarts > _MAX_RETRIES:
+                raise RuntimeError(
+                    f"the servers died {self._restarts} times after the checkpoint of step {kept}, "
+                    "each time before the next one; the cause is above. Where servers cannot be "
+                    "relied on, keep their state more often: Checkpoint(path, every=...)."
+                ) from error
+            self.restored += 1
+            try:
+                self._staff.wait_until(self._serve())
+            except self._ray.exceptions.RayError as again:
+                error = again
+            else:
+                break
         self._assign_all()
-
-
-def _resources(resources: dict[str, Any]) -> str:
-    """Ray's resources in words, without those that say nothing."""
-    shown = {
-        name: amount
-        for name, amount in sorted(resources.items())
-        if name != "memory" and not name.startswith(("node:", "object_store"))
-    }
-    return ", ".join(f"{name}={amount}" for name, amount in shown.items()) or "nothing"

@@ -1,5 +1,6 @@
-"""On which machines actors run: a group of places that is reserved before any of them starts."""
+"""Where actors run: places that are reserved before any of them starts; and where there is none."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dcasgd_jax.actors.process import load_ray
@@ -44,3 +45,26 @@ def release(places: Places | None) -> None:
     """Gives the reserved places back."""
     if places is not None and places.group is not None:
         load_ray().util.remove_placement_group(places.group)
+
+
+def not_started(who: str, cluster: Cluster) -> str:
+    """The error where actors find no room: what there is, and what was asked for."""
+    ray = load_ray()
+    return (
+        f"{who} did not start in {cluster.start_timeout:g} s: the cluster has "
+        f"{_resources(ray.cluster_resources())}, of which "
+        f"{_resources(ray.available_resources())} were free, each worker asks for "
+        f"{_resources(options_of_workers(cluster))} and each server for "
+        f"{_resources(options_of_servers(cluster))}; ask for less "
+        "(worker_options={'num_cpus': 0.5}), for fewer workers, or for a longer start_timeout."
+    )
+
+
+def _resources(resources: Mapping[str, Any]) -> str:
+    """Ray's resources in words, without those that say nothing."""
+    shown = {
+        name: amount
+        for name, amount in sorted(resources.items())
+        if name != "memory" and not name.startswith(("node:", "object_store"))
+    }
+    return ", ".join(f"{name}={amount}" for name, amount in shown.items()) or "nothing"

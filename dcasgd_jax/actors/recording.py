@@ -7,7 +7,6 @@ whatever happens in between, a good one is there.
 
 import contextlib
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,18 +90,18 @@ def save(path: str | Path, state: ServerState, columns: TraceColumns) -> None:
     arrays = {**leaves, **columns.arrays()}
     numbers = {"format": _FORMAT, "num_workers": columns.num_workers}
     arrays |= {name: np.array(number) for name, number in numbers.items()}
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-    ) as file:
-        try:
+    # Always of one name, so that what a killed run leaves is written over by the next.
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(file.name).unlink()
-            raise
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
     # The move itself is on disk only when the folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dcasgd_jax.actors.coordinator import Coordinator, Job
+from dcasgd_jax.actors.coordinator import Coordinator
 from dcasgd_jax.actors.host_arrays import from_host, shapes, to_host
 from dcasgd_jax.actors.process import load_ray, ray_on_this_machine
 from dcasgd_jax.actors.recording import TraceColumns, restore
@@ -23,6 +23,7 @@ from dcasgd_jax.actors.settings import (
     check_whole_number,
 )
 from dcasgd_jax.actors.shards import assign_leaves
+from dcasgd_jax.actors.staff import Job
 from dcasgd_jax.actors.worker import Task
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Schedule
@@ -79,8 +80,9 @@ def run_asynchronously(
     `num_steps` entries is used exactly once. A gradient that is lost gives its batch back, and
     the next worker that asks gets it; that is why batches cannot be an iterable.
 
-    **Failures.** A worker that dies is replaced: the new one holds the weights of that moment, as
-    a worker that comes back does in `failure_times`. Servers that die are restored to the last
+    **Failures.** A worker that dies is replaced: the new one begins, when it is ready, at the
+    weights of that moment, as a worker that comes back does in `failure_times`; until then, and
+    where there is no room for it, the others do its work. Servers that die are restored to the last
     checkpoint (without one, to where this call began), the trace is cut to it, and the run goes
     on. With `checkpoint`, a run that was stopped, killed or cut off in any way goes on when it is
     called again with the same arguments; all steps of the last checkpoint are kept. Upon Ctrl-C
@@ -134,7 +136,8 @@ def run_asynchronously(
             as many as the steps, `grad_fn` returns something that is not like the parameters, the
             rule cannot be spread over so many servers, or the checkpoint is damaged or of another
             run.
-        TimeoutError: if actors cannot be started, as where fewer cores are free than asked for.
+        TimeoutError: if actors cannot be started, as where fewer cores are free than asked for, or
+            none that could take the place of servers or of all workers, which died.
         FloatingPointError: if a gradient is not finite, naming worker, step and batch; the last
             checkpoint stays as it is.
         RuntimeError: if a worker, or the servers, die again and again.
@@ -224,10 +227,9 @@ def _run(ray: Any, coordinator: Coordinator) -> None:
             stack.enter_context(ray_on_this_machine(ray))
         try:
             coordinator.run()
-        except (KeyboardInterrupt, SystemExit):
-            if coordinator.job.checkpoint is not None:
-                with contextlib.suppress(ray.exceptions.RayError):
-                    coordinator.keep()
+        except (KeyboardInterrupt, SystemExit, TimeoutError):
+            with contextlib.suppress(ray.exceptions.RayError):
+                coordinator.keep_what_is_new()
             raise
         finally:
             coordinator.stop()

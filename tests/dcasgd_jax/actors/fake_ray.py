@@ -4,6 +4,7 @@ What the coordinator does with them can so be tried hundreds of times; that Ray 
 tested beside it, a few times, with real processes.
 """
 
+import math
 import types
 
 
@@ -43,8 +44,8 @@ class Method:
 
 
 class Actor:
-    def __init__(self, kind, args):
-        self.kind, self.args = kind, args
+    def __init__(self, kind, args, *, has_room):
+        self.kind, self.args, self.has_room = kind, args, has_room
         self.instance, self.dead, self.queue = None, False, []
 
     def __getattr__(self, name):
@@ -59,7 +60,9 @@ class Kind:
         return Kind(self.ray, self.kind, options)
 
     def remote(self, *args):
-        self.ray.actors.append(Actor(self.kind, args))
+        has_room = self.ray.room > 0
+        self.ray.room -= has_room
+        self.ray.actors.append(Actor(self.kind, args, has_room=has_room))
         self.ray.options.append((self.kind.__name__, self.given))
         return self.ray.actors[-1]
 
@@ -67,13 +70,15 @@ class Kind:
 class FakeRay:
     """Stands where the module `ray` stands.
 
-    `death` tells how probable it is that an actor dies of a method, by the method's name.
+    `death` tells how probable it is that an actor dies of a method, by the method's name; `room`
+    how many actors can start: the others wait for a machine that never comes.
     """
 
     exceptions = types.SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
 
-    def __init__(self, rng, death):
+    def __init__(self, rng, death, room=math.inf):
         self.rng, self.death, self.actors, self.deaths = rng, death, [], []
+        self.room = room
         self.options, self.groups = [], []
         self.util = types.SimpleNamespace(
             placement_group=self._reserve,
@@ -102,12 +107,14 @@ class FakeRay:
         actor.dead = True
 
     def wait(self, references, num_returns, timeout=None, fetch_local=True):
+        possible = [r for r in references if r.done or r.call.actor.has_room]
+        if len(possible) < num_returns and timeout is None:
+            raise AssertionError("Ray would wait for ever")
         if num_returns == len(references):
-            return references, []
-        unfinished = [r for r in references if not r.done]
-        if len(unfinished) == len(references):
-            self._finish(self.rng.choice(unfinished))
-        ready = [r for r in references if r.done][:num_returns]
+            return possible, [r for r in references if r not in possible]
+        if possible and not any(r.done for r in possible):
+            self._finish(self.rng.choice(possible))
+        ready = [r for r in possible if r.done][:num_returns]
         return ready, [r for r in references if r not in ready]
 
     def get(self, references):
@@ -118,7 +125,14 @@ class FakeRay:
             raise references.error
         return references.value
 
+    def cluster_resources(self):
+        return {"CPU": 4.0}
+
+    available_resources = cluster_resources
+
     def _finish(self, reference):
+        if not reference.done and not reference.call.actor.has_room:
+            raise AssertionError("Ray would wait for ever")
         while not reference.done:
             self._run(reference.call.actor.queue.pop(0))
 
@@ -143,4 +157,8 @@ class FakeRay:
             raise RayActorError(f"{actor.kind.__name__} is dead")
         if actor.instance is None:
             actor.instance = actor.kind(*actor.args)
-        return getattr(actor.instance, call.name)(*args)
+        try:
+            return getattr(actor.instance, call.name)(*args)
+        except RayActorError:  # what a test has an actor die of
+            actor.dead = True
+            raise

@@ -1,5 +1,6 @@
 """Whatever arrives when, and whoever dies when, the recorded run is the run that was."""
 
+import math
 import sys
 
 import jax
@@ -48,9 +49,9 @@ simulator = slot_simulator(gradient, RULE, WORKERS, log_distance=True)
 repeat = jax.jit(simulator.run)
 
 
-def run(seed, *, death=None, job=JOB, **options):
+def run(seed, *, death=None, room=math.inf, job=JOB, **options):
     """A run on a Ray within this process, and that Ray."""
-    ray = FakeRay(np.random.default_rng(seed), death or {})
+    ray = FakeRay(np.random.default_rng(seed), death or {}, room)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "ray", ray)
         # What is set in an actor's process must not be set in this one.
@@ -155,7 +156,7 @@ def test_a_trace_in_a_file_is_enough_to_repeat_a_run(tmp_path):
 
 
 def test_a_lost_gradient_gives_its_batch_back_and_the_new_worker_pulls_anew():
-    params, info, ray = run(0, death=DEATH)
+    params, info, ray = run(1, death=DEATH)
     assert info.replaced == ray.deaths.count("gradient") > 0
     assert info.restored > 0
     assert_repeated(params, info)
@@ -194,6 +195,77 @@ def test_dying_again_and_again_ends_the_run(method, message):
     with pytest.raises(RuntimeError, match=message) as error:
         run(0, death={method: 1.0})
     assert isinstance(error.value.__cause__, RayActorError)
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_servers_that_die_while_they_are_restored_are_tried_again(deaths, monkeypatch):
+    starts, steps = [], []
+
+    def start(self, *args):
+        starts.append(args)
+        if 1 < len(starts) <= 1 + deaths:  # the first is the run's own
+            raise RayActorError("a server died as it started")
+        return whole_start(self, *args)
+
+    def step(self, *args):
+        steps.append(args)
+        if len(steps) == 6:
+            raise RayActorError("a server died")
+        return whole_step(self, *args)
+
+    whole_start, whole_step = server.ParameterServer.start, server.ParameterServer.step
+    monkeypatch.setattr(server.ParameterServer, "start", start)
+    monkeypatch.setattr(server.ParameterServer, "step", step)
+    if deaths == 3:
+        with pytest.raises(RuntimeError, match=r"servers died 4 times .* step 0") as error:
+            run(0)
+        assert "as it started" in str(error.value.__cause__)
+        return
+    params, info, _ = run(0)
+    assert (info.restored, len(starts)) == (3, 4)
+    assert_repeated(params, info)
+
+
+def test_workers_without_room_leave_their_work_to_the_others():
+    """A machine that is gone for good takes its worker with it, not the run."""
+    for seed in (0, 1, 3):
+        params, info, ray = run(seed, death={"gradient": 0.05}, room=WORKERS + 1)
+        assert info.replaced == len(ray.deaths) in (1, 2)
+        assert_repeated(params, info)
+        last = info.schedule.worker[-3:].tolist()
+        assert len(set(last)) <= WORKERS - info.replaced
+
+
+@pytest.mark.parametrize("method", ["gradient", "step"])
+def test_where_there_is_no_room_left_what_is_done_is_kept(method, tmp_path):
+    path = tmp_path / "run.npz"
+    message = r"did not start in 0.5 s: the cluster has CPU=4"
+    cluster = Cluster(WORKERS, start_timeout=0.5)
+    checkpoint = Checkpoint(path, every=10)
+    with pytest.raises(TimeoutError, match=message):
+        run(
+            3, death={method: 0.2}, room=WORKERS + 1, cluster=cluster, checkpoint=checkpoint,
+        )  # fmt: skip
+    done = read_recording(path).batch.size if path.exists() else 0
+    assert done % 10 == 0 if method == "step" else done > 0
+    params, info, _ = run(4, checkpoint=checkpoint)
+    assert_repeated(params, info)
+
+
+def test_a_stop_before_anything_is_there_waits_for_nothing(tmp_path, monkeypatch):
+    def wait(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeRay, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        run(0, room=0, checkpoint=tmp_path / "run.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_beside_its_checkpoint_is_written_over(tmp_path):
+    (tmp_path / ".run.npz.part").write_text("the beginning")
+    run(8, checkpoint=tmp_path / "run.npz")
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
 
 def test_a_gradient_that_is_not_finite_names_worker_step_and_batch(tmp_path):
