@@ -19,22 +19,25 @@ def path_norm(
     weight replaced by |w|^q and all inputs 1, every ReLU is switched on, and the outputs add up the
     products along paths. Rescaling does not change it.
 
-    Exact for networks of linear maps, sums, ReLU and average pooling. Of a maximum only the largest
-    argument's paths are counted, and a model that divides by a statistic of its activations, as
-    BatchNorm does in training, has no paths in this sense: give it running averages.
+    Exact for networks of linear maps, sums and ReLU. The network's own constants are taken as they
+    are: those of a difference let paths cancel, and for q other than 1 those of average pooling are
+    not raised to q. Of a maximum only the largest argument's paths are counted, and a model that
+    divides by a statistic of its activations, as BatchNorm does in training, has no paths in this
+    sense: give it running averages.
 
     Args:
         apply_fn: the network, a function of parameters and inputs.
         params: its parameters; leaves that are no real floating-point numbers are left as they are.
         *example_inputs: one example, with whatever batch axis the network expects, of size 1; only
-            shapes and dtypes are used.
+            shapes and dtypes are used. No integers: an index picks some of the weights, where all
+            are to be counted.
         power: q, 1 for absolute and 2 for squared weights.
 
     Returns:
         Shape [], float32 or wider; differentiable where no weight is zero.
 
     Raises:
-        ValueError: if the power is not positive.
+        ValueError: if the power is not positive, or an input is of integers.
 
     Example:
         >>> params = [jnp.array([[2.0, -3.0]]), jnp.array([[5.0], [7.0]])]
@@ -69,6 +72,14 @@ def path_sum(
     dtype = working_dtype(
         leaf for leaf in map(jnp.asarray, jax.tree.leaves(weights)) if _real(leaf)
     )
+    for path, x in jax.tree_util.tree_leaves_with_path(example_inputs):
+        if jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            place = jax.tree_util.keystr(path[1:])
+            raise ValueError(
+                f"a path norm counts paths from all inputs, but input {path[0].idx}{place} is of "
+                f"{jnp.result_type(x)}, which picks weights by index: give one-hot rows, or "
+                "embedded ones; what is no input of paths, close over in apply_fn."
+            )
     ones = jax.tree.map(
         lambda x: jnp.ones(jnp.shape(x), dtype if _real(jnp.asarray(x)) else jnp.asarray(x).dtype),
         example_inputs,

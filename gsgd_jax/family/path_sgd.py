@@ -23,7 +23,8 @@ def scale_by_path_norm(
     by c multiplies w_e by c_head / c_tail, g_e by its inverse and κ_e by its inverse square: so the
     step on a rescaled network is the rescaled step, whatever the weights.
 
-    An entry through which only paths of value zero lead has κ = 0, and its update is 0.
+    An entry through which only paths of value zero lead has κ = 0, and its update is 0. Updates of
+    leaves that are no real floating-point numbers stay as they are.
 
     Args:
         apply_fn: the network, a function of parameters and inputs, as `path_norm` asks for.
@@ -33,7 +34,7 @@ def scale_by_path_norm(
         A transformation whose `update` needs `params`; stateless.
 
     Raises:
-        ValueError: from `update`, if `params` is missing.
+        ValueError: from `update`, if `params` is missing, or an input is of integers.
 
     Example:
         >>> def network(params, x):
@@ -54,18 +55,22 @@ def scale_by_path_norm(
     ) -> tuple[optax.Updates, Any]:
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
-        leaves = jax.tree.leaves(params)
-        squares = [jnp.square(leaf.astype(working_dtype([leaf]))) for leaf in leaves]
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        squares = {
+            i: jnp.square(leaf.astype(working_dtype([leaf])))
+            for i, leaf in enumerate(leaves)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        }
 
-        def total(squares: list[jax.Array]) -> jax.Array:
-            tree = jax.tree.unflatten(jax.tree.structure(params), squares)
+        def total(squares: dict[int, jax.Array]) -> jax.Array:
+            weights = [squares.get(i, leaf) for i, leaf in enumerate(leaves)]
+            tree = jax.tree.unflatten(jax.tree.structure(params), weights)
             return path_sum(apply_fn, tree, *example_inputs)
 
-        kappas = jax.grad(total)(squares)
         grads, structure = jax.tree.flatten(updates)
-        for i, (grad, kappa) in enumerate(zip(grads, kappas, strict=True)):
+        for i, kappa in jax.grad(total)(squares).items():
             inverse = jnp.where(kappa > 0, 1 / jnp.where(kappa > 0, kappa, 1), 0)
-            grads[i] = cast_like(grad.astype(kappa.dtype) * inverse, grad)
+            grads[i] = cast_like(grads[i].astype(kappa.dtype) * inverse, grads[i])
         return jax.tree.unflatten(structure, grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)

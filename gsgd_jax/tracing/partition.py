@@ -51,6 +51,18 @@ class _Place(NamedTuple):
     leaf: int
     axes: tuple[int, ...]  # which axis of the parameter each of its own is
     stacked: tuple[int, ...]  # axes of the parameter of which it is one entry
+    parts: tuple[int, ...] = ()  # axes of the parameter of which it has some entries, or reordered
+
+    def entry(self, *along: int) -> "_Place":
+        """One entry along some of its own axes."""
+        gone = [self.axes[a] for a in along if self.axes[a] not in self.stacked]
+        axes = tuple(axis for a, axis in enumerate(self.axes) if a not in along)
+        return self._replace(axes=axes, stacked=(*self.stacked, *gone))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all of the parameter along all axes that are not layers'."""
+        return set(self.parts) <= set(self.stacked)
 
 
 class _Uses(NamedTuple):
@@ -87,11 +99,11 @@ def _walk(jaxpr: Any, tracked: _Tracked, uses: _Uses) -> None:
                 _enter(branch.jaxpr, places[1:], data[1:], uses)
         elif name in ("dot_general", "conv_general_dilated"):
             for side, place in enumerate(places):
-                if place is not None and place.leaf not in uses.groups:
+                if place is not None and place.whole and place.leaf not in uses.groups:
                     groups = _groups(eqn, side, len(place.axes))
                     axes = tuple(tuple(place.axes[a] for a in group) for group in groups)
                     uses.groups[place.leaf] = axes
-        elif name == "gather" and places[0] is not None and data[1]:
+        elif name == "gather" and places[0] is not None and places[0].whole and data[1]:
             place, sizes = places[0], eqn.params["slice_sizes"]
             # An axis that is taken whole is not indexed, though its number may stand in the map.
             shape = eqn.invars[0].aval.shape
@@ -100,15 +112,13 @@ def _walk(jaxpr: Any, tracked: _Tracked, uses: _Uses) -> None:
             free = tuple(axis for a, axis in enumerate(place.axes) if a not in indexed)
             uses.groups.setdefault(place.leaf, tuple((axis,) for axis in free))
         elif name == "unstack" and places[0] is not None:
-            place, axis = places[0], eqn.params["axis"]
-            axes = place.axes[:axis] + place.axes[axis + 1 :]
-            entry = _Place(place.leaf, axes, (*place.stacked, place.axes[axis]))
+            entry = places[0].entry(eqn.params["axis"])
             tracked |= dict.fromkeys(eqn.outvars, entry)
             uses.note(entry)
         elif places[0] is not None:
             moved = _moved(eqn, places[0])
             if moved is not None:
-                tracked[eqn.outvars[0]] = moved
+                tracked |= dict.fromkeys(eqn.outvars, moved)
                 uses.note(moved)
 
 
@@ -122,14 +132,36 @@ def _moved(eqn: Any, place: _Place) -> _Place | None:
     if name == "transpose":
         return place._replace(axes=tuple(place.axes[a] for a in eqn.params["permutation"]))
     if name in ("slice", "dynamic_slice"):
-        cut = [n for n, m in zip(shape, eqn.outvars[0].aval.shape, strict=True) if n != m]
-        whole = eqn.params.get("strides") is None and len(cut) == 1 and in_layers(cut[0])
-        return place if whole and 1 in eqn.outvars[0].aval.shape else None
+        kept = eqn.outvars[0].aval.shape
+        return _some(place, shape, [a for a, n in enumerate(shape) if n != kept[a]])
+    if name == "split":
+        return _some(place, shape, [eqn.params["axis"]])
+    if name == "rev":
+        return _some(place, shape, eqn.params["dimensions"])
+    if name == "reshape":
+        return _in_groups(place, shape, eqn.outvars[0].aval.shape)
     if name == "squeeze":
-        dims = eqn.params["dimensions"]
-        axes = tuple(axis for a, axis in enumerate(place.axes) if a not in dims)
-        return _Place(place.leaf, axes, (*place.stacked, *(place.axes[a] for a in dims)))
+        return place.entry(*eqn.params["dimensions"])
     return None
+
+
+def _in_groups(place: _Place, shape: tuple[int, ...], new: tuple[int, ...]) -> _Place | None:
+    """Where an axis becomes two, layers in groups, as for scans within a scan; or these one."""
+    axes = place.axes
+    for a in range(len(shape)):
+        if new[:a] + new[a + 2 :] == shape[:a] + shape[a + 1 :] and len(new) > len(shape):
+            return _some(place._replace(axes=axes[: a + 1] + axes[a:]), shape, [a])
+        again = axes[a : a + 1] == axes[a + 1 : a + 2]
+        if again and new[:a] + new[a + 1 :] == shape[:a] + shape[a + 2 :] and len(new) < len(shape):
+            return place._replace(axes=axes[:a] + axes[a + 1 :])
+    return None
+
+
+def _some(place: _Place, shape: tuple[int, ...], along: Sequence[int]) -> _Place | None:
+    """Some of the entries along one axis, or all in another order, where these may be layers."""
+    if len(along) != 1 or not in_layers(shape[along[0]]):
+        return None
+    return place._replace(parts=(*place.parts, place.axes[along[0]]))
 
 
 def _enter(inner: Any, places: Sequence[_Place | None], data: Sequence[bool], uses: _Uses) -> None:
@@ -146,8 +178,10 @@ def _enter_scan(eqn: Any, places: Sequence[_Place | None], uses: _Uses) -> None:
         if place is None:
             slices.append(None)
             continue
-        layers = place.axes[:1] if in_layers(eqn.params["length"]) else ()
-        slices.append(_Place(place.leaf, place.axes[1:], (*place.stacked, *layers)))
+        if in_layers(eqn.params["length"]):
+            slices.append(place.entry(0))
+        else:
+            slices.append(place._replace(axes=place.axes[1:]))
         uses.note(slices[-1])
     places = [*places[:split], *[None] * carries, *slices]
     data = [var in uses.data for var in eqn.invars if not isinstance(var, core.Literal)]

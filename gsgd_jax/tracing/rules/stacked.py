@@ -1,5 +1,6 @@
 """How primitives pass stacks of layers on, layer by layer where they can."""
 
+import itertools
 from typing import Any
 
 from gsgd_jax.tracing.algebra.scales import Value
@@ -71,6 +72,37 @@ def _sliced(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
     return [stack(layers, value.along)] if whole else None
 
 
+def _split(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
+    (value,), sizes = values, eqn.params["sizes"]
+    if eqn.params["axis"] != value.along or 0 in sizes:
+        return None
+    ends = list(itertools.accumulate(sizes))
+    return [
+        stack(value.layers[end - size : end], value.along)
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def _reversed(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
+    (value,) = values
+    alone = tuple(eqn.params["dimensions"]) == (value.along,)
+    return [stack(value.layers[::-1], value.along)] if alone else None
+
+
+def _in_groups(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
+    """A reshape that makes two axes of that of layers, or one of two."""
+    (value,), along, new = values, values[0].along, tuple(eqn.outvars[0].aval.shape)
+    before, after, layers = value.shape[:along], value.shape[along + 1 :], value.layers
+    if len(new) == len(value.shape) + 1 and (new[:along], new[along + 2 :]) == (before, after):
+        size = new[along + 1]
+        groups = [layers[i : i + size] for i in range(0, len(layers), size)]
+        return [stack([stack(group, along) for group in groups], along)]
+    flat = [part for layer in layers for part in layer.layers if layer.along == along]
+    if new == (*before, len(flat), *after[1:]) and flat:
+        return [stack(flat, along)]
+    return None
+
+
 def _dynamically_sliced(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
     """One layer, by its number: as in a loop that counts."""
     value, *starts = values
@@ -98,6 +130,9 @@ _RULES = {
     "div": _times_constant,
     "transpose": _transposed,
     "slice": _sliced,
+    "split": _split,
+    "rev": _reversed,
+    "reshape": _in_groups,
     "dynamic_slice": _dynamically_sliced,
     "squeeze": _squeezed,
 }

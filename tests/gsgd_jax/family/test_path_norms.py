@@ -72,6 +72,8 @@ def test_half_precision_does_not_overflow_and_integers_pass():
     assert norm.dtype == jnp.float32
     with pytest.raises(ValueError, match=r"power must be positive, got 0\.0"):
         path_norm(lambda p, x: x, params, jnp.ones(1), power=0.0)
+    with pytest.raises(ValueError, match=r"input 1\['tokens'\] is of int32, .* one-hot"):
+        path_norm(lambda p, x, y: x, params, jnp.ones(1), {"tokens": np.zeros(3, np.int32)})
 
 
 # Path-SGD.
@@ -100,12 +102,13 @@ def test_path_sgd_does_not_see_the_scale_of_the_start():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float64])
 def test_dead_entries_rest_and_dtypes_are_kept(dtype):
-    params = [jnp.asarray([[2.0, 0.0]], dtype), jnp.asarray([[5.0], [0.0]], dtype)]
+    params = [jnp.asarray([[2.0, 0.0]], dtype), jnp.asarray([[5.0], [0.0]], dtype), np.int32(7)]
     tx = scale_by_path_norm(lambda w, x: jax.nn.relu(x @ w[0]) @ w[1], jnp.ones((1, 1)))
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_allclose(ravel(updates), [1 / 25, 0, 1 / 4, 0], rtol=1e-3)
-    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
+    assert updates[2] == grads[2]  # no weight
+    np.testing.assert_allclose(ravel(updates[:2]), [1 / 25, 0, 1 / 4, 0], rtol=1e-3)
+    assert {leaf.dtype for leaf in updates[:2]} == {jnp.dtype(dtype)}
     with pytest.raises(ValueError, match="you are not passing `params`"):
         tx.update(grads, tx.init(params))
 
