@@ -128,7 +128,8 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
 
     Raises:
         FileNotFoundError: if there are no records.
-        ValueError: if they hold none, or are of an experiment or preset that is not known.
+        ValueError: if they hold none, are of an experiment or preset that is not known, or are of
+            other settings than the preset has, where a run with these is kept.
     """
     target, records = _latest(run, folder)
     write_summary(records, target)
@@ -146,7 +147,20 @@ def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
     origin = records[0].origin
     name = str(origin.get("benchmark"))
     # Records may come from anywhere: only names that are known become names of files.
-    return inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl"), records
+    target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
+    settings = registry.preset(registry.load(name), target.stem)
+    if _is_whole(settings, target) and (cut := _changed(settings, origin)):
+        raise ValueError(
+            f"{path} is not the preset {target.stem} as it is now: {cut}. {target} is, and would "
+            "be replaced; move it away first, if that is meant."
+        )
+    return target, records
+
+
+def _is_whole(settings: Any, summary: Path) -> bool:
+    """Whether a run with all the settings of its preset is kept."""
+    kept = read_summary(summary) if summary.exists() else []
+    return bool(kept) and not _changed(settings, kept[0].origin)
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:

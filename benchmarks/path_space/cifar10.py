@@ -81,8 +81,8 @@ from benchmarks.path_space.methods import (
 )
 from benchmarks.path_space.rates import rate_figure, rate_tables
 from benchmarks.path_space.training import (
-    Course,
     Evaluator,
+    RateCourse,
     first_state,
     rates_of,
     step_by_rates,
@@ -120,7 +120,7 @@ class Settings(ImageSettings, Grid):
     """The networks' first convolution."""
     batch_size: int = 128
     epochs: int = 100
-    course: Course = "drops"
+    course: RateCourse = "drops"
     """How step sizes change in training."""
     learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     adaptive_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)

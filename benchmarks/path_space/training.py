@@ -105,14 +105,14 @@ def first_state(
     return jax.jit(lambda params: init_state(params, make(0.0), averages))
 
 
-Course = Literal["drops", "rise and fall"]
+RateCourse = Literal["drops", "rise and fall"]
 """How step sizes change in training: divided by ten after half of the epochs, and again after three
 quarters; or straight up from a tenth for a fifth of all steps, then straight down to zero."""
 
 _RISE = 0.2
 
 
-def rates_of(course: Course, rate: float, *, epochs: int, per_epoch: int) -> np.ndarray:
+def rates_of(course: RateCourse, rate: float, *, epochs: int, per_epoch: int) -> np.ndarray:
     """The step size of every step, at most the rate; float32, [epochs * per_epoch]."""
     steps = np.arange(epochs * per_epoch)
     if course == "drops":
@@ -123,7 +123,7 @@ def rates_of(course: Course, rate: float, *, epochs: int, per_epoch: int) -> np.
         # The last step is not zero: the fall would reach it one step later.
         factors = np.interp(steps, [0, _RISE * len(steps), len(steps)], [0.1, 1.0, 0.0])
     else:
-        raise ValueError(f"the course of steps is one of {get_args(Course)}, got {course!r}.")
+        raise ValueError(f"the course of steps is one of {get_args(RateCourse)}, got {course!r}.")
     return (rate * factors).astype(np.float32)
 
 

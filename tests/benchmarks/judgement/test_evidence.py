@@ -64,6 +64,26 @@ def test_a_run_at_other_settings_than_the_preset_says_so(folder, tmp_path, monke
     assert "*Not the preset as it is now: steps 2 instead of 9.*" in page
 
 
+def test_a_run_at_other_settings_does_not_replace_one_at_those_of_its_preset(
+    folder, tmp_path, monkeypatch, capsys
+):
+    experiment = registry.load("line")
+    whole = experiment.PRESETS["smoke"]
+    kept(tmp_path)
+    before = (folder / "line" / "smoke.jsonl").read_bytes()
+    # As the command for accelerators does where not all of a preset fits into its time.
+    monkeypatch.setitem(experiment.PRESETS, "smoke", dataclasses.replace(whole, steps=1))
+    assert main(["line", "--preset", "smoke", "--seeds", "2", "--out", str(tmp_path / "cut")]) == 0
+    monkeypatch.setitem(experiment.PRESETS, "smoke", whole)
+    capsys.readouterr()
+    assert main(["report", "--take", str(tmp_path / "cut")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is not the preset smoke as it is now: steps 1 instead of 2." in said
+    assert (folder / "line" / "smoke.jsonl").read_bytes() == before
+    kept(tmp_path, seeds="3")  # one that has them does
+    assert (folder / "line" / "smoke.jsonl").read_bytes() != before
+
+
 def test_a_preset_that_was_renamed_is_known_by_its_settings(folder, tmp_path, monkeypatch):
     experiment = registry.load("line")
     settings = experiment.PRESETS["smoke"]
