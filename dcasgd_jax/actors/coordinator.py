@@ -7,7 +7,7 @@ the order of the server steps, on all servers: Ray runs the calls of one caller 
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -21,7 +21,8 @@ from dcasgd_jax.actors.worker import Report
 from dcasgd_jax.simulator.state import ServerState
 
 _MAX_RETRIES = 3
-"""How often a worker may die without a gradient in between, the servers without a checkpoint."""
+"""How often a worker may die without a gradient in between, workers on one batch, and the servers
+without a checkpoint."""
 
 
 class Assignment(NamedTuple):
@@ -51,6 +52,7 @@ class Coordinator:
         self._ray = load_ray()
         self._staff = Staff(job, columns.num_workers)
         self._deaths_in_a_row = [0] * columns.num_workers
+        self._deaths_on: Counter[int] = Counter()  # by batch: one may kill whoever takes it
         self._restored_to, self._restarts = -1, 0
         self._pending: dict[Any, Assignment] = {}  # by the reference of the gradient's report
         self._arriving: dict[Any, int] = {}  # workers that replace others, by what says "ready"
@@ -89,9 +91,10 @@ class Coordinator:
         if {int(part.step) for part in parts} != {len(self.columns)}:
             raise self._ray.exceptions.RayError("not all servers have taken all steps")
         self._fetch_logs(before=len(self.columns))
-        self.kept_state = join(self.job.task.shards, parts, self.job.task.template)
+        state = join(self.job.task.shards, parts, self.job.task.template)
         if self.job.checkpoint is not None:
-            save(self.job.checkpoint.path, self.kept_state, self.columns)
+            save(self.job.checkpoint.path, state, self.columns)
+        self.kept_state = state  # only now: a stop while it is written must keep it again
 
     def _start(self) -> None:
         """Hires all actors, waits for them, and hands out the first work."""
@@ -137,10 +140,11 @@ class Coordinator:
 
     def _next(self) -> None:
         """Waits for a gradient, whosever it is, and has it applied."""
-        # The longest at work are looked at first, so that nobody is passed over. A gradient comes,
-        # or the worker's death; one that replaces another may never start, where a machine is gone.
+        # Who is new is looked at first, then the longest at work, so that nobody is passed over. A
+        # gradient comes, or its worker's death; but who replaces another may never start, where a
+        # machine is gone.
         found, _ = self._ray.wait(
-            [*self._pending, *self._arriving],
+            [*self._arriving, *self._pending],
             num_returns=1,
             timeout=None if self._pending else self.job.cluster.start_timeout,
             fetch_local=False,
@@ -221,8 +225,14 @@ class Coordinator:
         if not self._servers_live():
             self._restore(error)
         elif done is not None and not self._alive(done.worker):
-            self._lost_batches.append(done.batch_number)
-            self._replace(done.worker, error, f"on batch {done.batch_number}")
+            batch = done.batch_number
+            self._replace(done.worker, error, f"on batch {batch}")
+            self._deaths_on[batch] += 1
+            if self._deaths_on[batch] > _MAX_RETRIES:
+                raise RuntimeError(
+                    f"{self._deaths_on[batch]} workers died on batch {batch}; the cause is above."
+                ) from error
+            self._lost_batches.append(batch)
             if self._idle:  # who has nothing to do need not wait for the new one
                 self._assign(self._idle.popleft())
         else:

@@ -6,7 +6,9 @@ whatever happens in between, a good one is there.
 """
 
 import contextlib
+import glob
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,24 +92,31 @@ def save(path: str | Path, state: ServerState, columns: TraceColumns) -> None:
     arrays = {**leaves, **columns.arrays()}
     numbers = {"format": _FORMAT, "num_workers": columns.num_workers}
     arrays |= {name: np.array(number) for name, number in numbers.items()}
-    # Always of one name, so that what a killed run leaves is written over by the next.
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+    ) as file:
+        try:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+            Path(file.name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(file.name).unlink()
+            raise
     # The move itself is on disk only when the folder is.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def clear_parts(path: str | Path) -> None:
+    """Removes what runs that were killed while they saved have left beside a checkpoint."""
+    path = Path(path)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def restore(path: str | Path, template: ServerState) -> tuple[ServerState, TraceColumns]:

@@ -13,7 +13,7 @@ import optax
 from dcasgd_jax.actors.coordinator import Coordinator
 from dcasgd_jax.actors.host_arrays import from_host, shapes, to_host
 from dcasgd_jax.actors.process import load_ray, ray_on_this_machine
-from dcasgd_jax.actors.recording import TraceColumns, restore
+from dcasgd_jax.actors.recording import TraceColumns, clear_parts, restore
 from dcasgd_jax.actors.settings import (
     Checkpoint,
     Cluster,
@@ -140,7 +140,7 @@ def run_asynchronously(
             none that could take the place of servers or of all workers, which died.
         FloatingPointError: if a gradient is not finite, naming worker, step and batch; the last
             checkpoint stays as it is.
-        RuntimeError: if a worker, or the servers, die again and again.
+        RuntimeError: if a worker, or the servers, die again and again, or workers on one batch.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -213,6 +213,8 @@ def _check_batches(batches: Batches, num_steps: int) -> None:
 def _begin_or_restore(job: Job, state: ServerState) -> tuple[ServerState, TraceColumns]:
     """The servers' state on the host and the trace up to it: of the checkpoint, or the first."""
     checkpoint = job.checkpoint
+    if checkpoint is not None:
+        clear_parts(checkpoint.path)
     if checkpoint is None or not Path(checkpoint.path).exists():
         return to_host(state), TraceColumns(job.cluster.num_workers)
     state, columns = restore(checkpoint.path, job.task.template)

@@ -26,7 +26,8 @@ class Cluster(NamedTuple):
     server_options: Mapping[str, Any] | None = None
     """Of each server's actor, as for `options` of Ray, beside {"num_cpus": 0}."""
     start_timeout: float = 120.0
-    """Seconds that all actors together may take to start."""
+    """Seconds that all actors together may take to start: at first, where servers are restored, and
+    where no worker is left, those that replace them."""
     snapshot_dtype: DTypeLike | None = None
     """Of the weights sent to workers: bfloat16, say, halves what is sent. Gradients are taken at
     the rounded weights, which are `stale_params` too. None keeps the parameters' dtypes."""

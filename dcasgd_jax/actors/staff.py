@@ -53,8 +53,10 @@ class Staff:
         self._places = reserve(job.cluster)
 
     def hire(self, worker: int) -> Any:
-        """Starts a worker; the reference is there when it is ready."""
+        """Starts a worker, and ends the one that there was; the reference is there when ready."""
         assert self._places is not None
+        if self.workers[worker] is not None:
+            self._ray.kill(self.workers[worker])  # one that only seemed dead would keep its place
         options = {**options_of_workers(self._job.cluster), **self._places.workers[worker]}
         actor = self._ray.remote(GradientWorker).options(**options)
         self.workers[worker] = actor.remote(process_for(options), self._task)

@@ -130,6 +130,9 @@ def path_kernel(
     Returns:
         A tree like `params`, float32 or wider; zero for leaves of other numbers.
 
+    Raises:
+        ValueError: if an input is of integers.
+
     Example:
         >>> params = [jnp.array([[2.0]]), jnp.array([[5.0]])]
         >>> def network(params, x):

@@ -34,7 +34,8 @@ def scale_by_path_norm(
         A transformation whose `update` needs `params`; stateless.
 
     Raises:
-        ValueError: from `update`, if `params` is missing, or an input is of integers.
+        ValueError: from `update`, if `params` is missing or has other leaves than the updates, or
+            an input is of integers.
 
     Example:
         >>> def network(params, x):
@@ -68,6 +69,10 @@ def scale_by_path_norm(
             return path_sum(apply_fn, tree, *example_inputs)
 
         grads, structure = jax.tree.flatten(updates)
+        if len(grads) != len(leaves):
+            raise ValueError(
+                f"updates have {len(grads)} leaves, params {len(leaves)}: give gradients of params."
+            )
         for i, kappa in jax.grad(total)(squares).items():
             inverse = jnp.where(kappa > 0, 1 / jnp.where(kappa > 0, kappa, 1), 0)
             grads[i] = cast_like(grads[i].astype(kappa.dtype) * inverse, grads[i])

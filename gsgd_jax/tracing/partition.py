@@ -54,9 +54,14 @@ class _Place(NamedTuple):
     parts: tuple[int, ...] = ()  # axes of the parameter of which it has some entries, or reordered
 
     def entry(self, *along: int) -> "_Place":
-        """One entry along some of its own axes."""
-        gone = [self.axes[a] for a in along if self.axes[a] not in self.stacked]
+        """One entry along some of its own axes.
+
+        Where an axis of the parameter became several, it is one entry of that when all are gone.
+        """
         axes = tuple(axis for a, axis in enumerate(self.axes) if a not in along)
+        gone = dict.fromkeys(
+            self.axes[a] for a in along if self.axes[a] not in (*self.stacked, *axes)
+        )
         return self._replace(axes=axes, stacked=(*self.stacked, *gone))
 
     @property

@@ -74,12 +74,13 @@ def _sliced(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
 
 def _split(trace: Trace, eqn: Any, values: list[Value]) -> list[Value] | None:
     (value,), sizes = values, eqn.params["sizes"]
-    if eqn.params["axis"] != value.along or 0 in sizes:
+    if eqn.params["axis"] != value.along:
         return None
     ends = list(itertools.accumulate(sizes))
     return [
-        stack(value.layers[end - size : end], value.along)
-        for size, end in zip(sizes, ends, strict=True)
+        # No entry, no scale.
+        stack(value.layers[end - size : end], value.along) if size else Value(tuple(var.aval.shape))
+        for size, end, var in zip(sizes, ends, eqn.outvars, strict=True)
     ]
 
 

@@ -78,7 +78,7 @@ class FakeRay:
 
     def __init__(self, rng, death, room=math.inf):
         self.rng, self.death, self.actors, self.deaths = rng, death, [], []
-        self.room = room
+        self.room, self.killed = room, []
         self.options, self.groups = [], []
         self.util = types.SimpleNamespace(
             placement_group=self._reserve,
@@ -105,6 +105,7 @@ class FakeRay:
 
     def kill(self, actor):
         actor.dead = True
+        self.killed.append(actor)
 
     def wait(self, references, num_returns, timeout=None, fetch_local=True):
         possible = [r for r in references if r.done or r.call.actor.has_room]

@@ -185,15 +185,15 @@ def test_a_stop_keeps_the_steps_until_then(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "message"),
+    ("method", "workers", "message"),
     [
-        ("gradient", r"worker \d died 4 times in a row, the last time on batch \d"),
-        ("step", "the servers died 4 times after the checkpoint of step 0"),
+        ("gradient", 1, r"worker 0 died 4 times in a row, the last time on batch 0"),
+        ("step", WORKERS, "the servers died 4 times after the checkpoint of step 0"),
     ],
 )
-def test_dying_again_and_again_ends_the_run(method, message):
+def test_dying_again_and_again_ends_the_run(method, workers, message):
     with pytest.raises(RuntimeError, match=message) as error:
-        run(0, death={method: 1.0})
+        run(0, death={method: 1.0}, cluster=Cluster(workers))
     assert isinstance(error.value.__cause__, RayActorError)
 
 
@@ -226,46 +226,40 @@ def test_servers_that_die_while_they_are_restored_are_tried_again(deaths, monkey
     assert_repeated(params, info)
 
 
-def test_workers_without_room_leave_their_work_to_the_others():
-    """A machine that is gone for good takes its worker with it, not the run."""
-    for seed in (0, 1, 3):
-        params, info, ray = run(seed, death={"gradient": 0.05}, room=WORKERS + 1)
-        assert info.replaced == len(ray.deaths) in (1, 2)
-        assert_repeated(params, info)
-        last = info.schedule.worker[-3:].tolist()
-        assert len(set(last)) <= WORKERS - info.replaced
-
-
-@pytest.mark.parametrize("method", ["gradient", "step"])
-def test_where_there_is_no_room_left_what_is_done_is_kept(method, tmp_path):
-    path = tmp_path / "run.npz"
-    message = r"did not start in 0.5 s: the cluster has CPU=4"
-    cluster = Cluster(WORKERS, start_timeout=0.5)
-    checkpoint = Checkpoint(path, every=10)
-    with pytest.raises(TimeoutError, match=message):
-        run(
-            3, death={method: 0.2}, room=WORKERS + 1, cluster=cluster, checkpoint=checkpoint,
-        )  # fmt: skip
-    done = read_recording(path).batch.size if path.exists() else 0
-    assert done % 10 == 0 if method == "step" else done > 0
-    params, info, _ = run(4, checkpoint=checkpoint)
-    assert_repeated(params, info)
-
-
-def test_a_stop_before_anything_is_there_waits_for_nothing(tmp_path, monkeypatch):
-    def wait(*args, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(FakeRay, "wait", wait)
-    with pytest.raises(KeyboardInterrupt):
-        run(0, room=0, checkpoint=tmp_path / "run.npz")
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_a_killed_run_left_beside_its_checkpoint_is_written_over(tmp_path):
-    (tmp_path / ".run.npz.part").write_text("the beginning")
+def test_what_a_killed_run_left_beside_its_checkpoint_is_removed(tmp_path):
+    (tmp_path / ".run.npz.a1b2c3.part").write_text("the beginning")
+    (tmp_path / ".other.npz.a1b2c3.part").write_text("another's")
     run(8, checkpoint=tmp_path / "run.npz")
-    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+    assert {file.name for file in tmp_path.iterdir()} == {"run.npz", ".other.npz.a1b2c3.part"}
+
+
+def test_a_stop_while_a_checkpoint_is_written_keeps_it_again(tmp_path, monkeypatch):
+    path, files, whole = tmp_path / "run.npz", [], np.savez
+
+    def savez(file, **arrays):
+        files.append(file.name)
+        if len(files) == 2:
+            raise KeyboardInterrupt
+        whole(file, **arrays)
+
+    monkeypatch.setattr("dcasgd_jax.actors.recording.np.savez", savez)
+    with pytest.raises(KeyboardInterrupt):
+        run(7, checkpoint=Checkpoint(path, every=10))
+    assert read_recording(path).batch.size == 20
+
+
+def test_a_batch_that_kills_whoever_takes_it_ends_the_run(monkeypatch):
+    """Each of its workers is healthy: none dies twice in a row."""
+
+    def gradient(self, batch_number, *snapshot):
+        if batch_number == 5:
+            raise RayActorError("a worker died")
+        return whole(self, batch_number, *snapshot)
+
+    whole = worker.GradientWorker.gradient
+    monkeypatch.setattr(worker.GradientWorker, "gradient", gradient)
+    with pytest.raises(RuntimeError, match="4 workers died on batch 5"):
+        run(0)
 
 
 def test_a_gradient_that_is_not_finite_names_worker_step_and_batch(tmp_path):

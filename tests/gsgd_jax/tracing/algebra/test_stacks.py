@@ -1,7 +1,5 @@
 """Layers run by a scan have the group that the same layers have in a loop."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,10 +7,9 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from jax.nn import relu
 
 from gsgd_jax import balance, choose_section, choose_skeleton, in_path_space
-from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge, partition
+from gsgd_jax.tracing import FoundGauge, RescalingGroup, find_gauge
 from tests.gsgd_jax.tracing.stacked_layers import LAYERS, STACKS, as_list, as_stack
 from tests.gsgd_jax.trajectories import assert_one_function
 
@@ -239,47 +236,6 @@ def test_layers_within_layers(x64):
     assert isinstance(gauge, FoundGauge)
     assert gauge.verify(apply, params, x, tolerance=1e-9) < 1e-9
     assert np.isfinite(jnp.concatenate([p.ravel() for p in balance(params, gauge).values()])).all()
-
-
-def _scanned(h, layers):
-    return lax.scan(lambda h, w: (relu(h @ w), None), h, layers)[0]
-
-
-PARTS = {
-    "in order": lambda h, w: _scanned(h, w),
-    "halves": lambda h, w: _scanned(_scanned(h, w[:2]), w[2:]),
-    "every other": lambda h, w: _scanned(_scanned(h, w[::2]), w[1::2]),
-    "split": lambda h, w: functools.reduce(_scanned, jnp.split(w, [1, 3]), h),
-    "last first": lambda h, w: _scanned(h, w[::-1]),
-    "in groups": lambda h, w: lax.scan(
-        lambda h, group: (_scanned(h, group), None), h, w.reshape(2, 2, *w.shape[1:])
-    )[0],
-    "in groups, last first": lambda h, w: _scanned(
-        h, w.reshape(2, 2, *w.shape[1:])[::-1].reshape(w.shape)
-    ),
-    "by parts of columns": lambda h, w: _scanned(
-        relu(h @ jnp.concatenate(jnp.split(w[0], 2, axis=1), axis=1)), w[1:]
-    ),
-}
-
-
-@pytest.mark.parametrize("way", PARTS)
-def test_parts_of_a_large_stack_keep_the_scales_of_their_layers(x64, way):
-    """Where a table of all entries would be too large, layers have to be followed."""
-    width, layers = 70, 4
-    assert layers * width**2 > partition._SMALL
-    rng = np.random.default_rng(0)
-    shapes = {"first": (3, width), "stack": (layers, width, width), "last": (width, 2)}
-    params = {n: jnp.asarray(rng.normal(0, 0.3, shape)) for n, shape in shapes.items()}
-    x = jnp.asarray(rng.normal(size=(5, 3)))
-
-    def model(p, x):
-        return PARTS[way](relu(x @ p["first"]), p["stack"]) @ p["last"]
-
-    group = find_gauge(model, params, x)
-    assert group.num_nodes == (layers + 1) * width
-    moved = group.rescale(params, jax.random.key(1))
-    np.testing.assert_allclose(model(moved, x), model(params, x), rtol=1e-9)
 
 
 def test_large_stacks_from_shapes_alone():
