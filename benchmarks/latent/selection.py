@@ -56,7 +56,7 @@ class Settings(baselines.Settings):
 PRESETS = {
     "smoke": Settings(data="mnist5k", test_size=500, size=2000, batch_size=250, epochs=10),
     "cpu": Settings(),
-    "day": Settings(size=None, test_size=10_000, trials=8),
+    "day": Settings(size=None, test_size=10_000, trials=5),
     "full": Settings(size=None, test_size=10_000, widths=(256, 256), epochs=40, trials=16),
 }
 

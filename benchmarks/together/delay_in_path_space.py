@@ -58,7 +58,10 @@ class Settings(digits.Settings):
 PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", workers=(8,), epochs=2),
-    "day": Settings(data="mnist", workers=(8, 16), epochs=4),
+    "day": Settings(
+        data="mnist", workers=(8, 16), epochs=4,
+        learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6), adaptive_lambdas=(0.5, 2.0, 8.0),
+    ),
     "full": Settings(
         data="mnist", pool=1, widths=(256, 256, 10), workers=(8, 16, 32), epochs=20,
         learning_rates=tuple(0.0125 * 2.0**k for k in range(8)),
