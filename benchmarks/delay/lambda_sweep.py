@@ -14,8 +14,8 @@ Refuted, that compensation helps: if at its own tuned step no lambda ends above 
 than the spread of the paired differences. That it widens the range of steps: if at ASGD's
 intolerable step no lambda does. The lines under the tables say which, computed from the records.
 
-Cost: smoke 1 minute on two cores, cpu 1 on one, day 6; full, for one accelerator, was not run.
-Command: python -m benchmarks dcasgd_lambda_sweep --preset day --seeds 3
+Cost: smoke 1 minute on two cores, cpu 1 on one, day 15; full, for one accelerator, was not run.
+Command: python -m benchmarks dcasgd_lambda_sweep --preset day --seeds 10
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ PRESETS = {
     ),
     "day": dataclasses.replace(
         _SWEEP, data="mnist", epochs=3, evaluations=2,
-        learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+        learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
         constant_lambdas=(0.04, 0.4, 2.0, 8.0, 32.0, 128.0),
         adaptive_lambdas=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
     ),

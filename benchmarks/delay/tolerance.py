@@ -19,8 +19,8 @@ Refuted, that a rule tolerates delay better than ASGD: if its largest stable ste
 Refuted, that this is worth anything: if at tuned steps it does not reach the target loss before
 ASGD and m-synchronous SGD, or ends above them.
 
-Cost: smoke 1 minute on two cores, cpu 1 on one, day 5; full, for one accelerator, was not run.
-Command: python -m benchmarks dcasgd_delay_tolerance --preset day --seeds 3
+Cost: smoke 1 minute on two cores, cpu 1 on one, day 30; full, for one accelerator, was not run.
+Command: python -m benchmarks dcasgd_delay_tolerance --preset day --seeds 10
 """
 
 import functools
@@ -54,7 +54,9 @@ PRESETS = {
         delays=(0, 1, 3, 7, 15, 31, 63), dim=32, quadratic_length=3200, data="mnist",
         quadratic_steps=tuple(np.geomspace(0.015, 2.5, 48).tolist()),
         workers=(2, 4, 8, 16, 32, 64), gradients=2560, points=20,
-        learning_rates=(0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8), target_loss=0.35,
+        learning_rates=tuple(0.003125 * 2.0**k for k in range(11)),
+        constant_lambdas=(0.04, 0.4, 4.0, 40.0), adaptive_lambdas=(0.5, 2.0, 8.0, 32.0),
+        target_loss=0.35,
     ),
     "full": Settings(
         delays=(0, 1, 3, 7, 15, 31, 63), dim=32, quadratic_length=6400, data="mnist", pool=1,

@@ -50,7 +50,7 @@ PRESETS = {
     ),
     "day": Settings(
         size=Size(128, 4, 4, 128), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),
-        stages=9, batch_size=8, steps=400, learning_rates=(0.001, 0.003, 0.009, 0.027),
+        stages=9, batch_size=8, steps=200, learning_rates=(0.001, 0.003, 0.009, 0.027),
         constant_lambdas=(0.04, 250.0), adaptive_lambdas=(2.0, 200.0), further=3, points=20,
         watched=16, held_out=128, target_loss=2.2,
     ),

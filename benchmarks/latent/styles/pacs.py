@@ -93,6 +93,11 @@ class Settings(StyleSettings):
     test_domains: tuple[str, ...] = ("art_painting", "cartoon", "photo", "sketch")
 
 
+_COMPARED = (
+    "ERM", "IRM", "V-REx", "GroupDRO", "CORAL", "MMD", "DANN", "DIVA", "Pool-LaCIM",
+    "Invariant LaCIM", "LaCIM",
+)  # fmt: skip
+
 PRESETS = {
     "smoke": Settings(
         methods=("ERM", "CORAL", "LaCIM"), data=ROTATED, test_domains=("0 degrees", "90 degrees"),
@@ -100,10 +105,7 @@ PRESETS = {
         epochs=6, trials=2, search_steps=(10,),
     ),
     "cpu": Settings(
-        methods=(
-            "ERM", "IRM", "V-REx", "GroupDRO", "CORAL", "MMD", "DANN", "DIVA", "Pool-LaCIM",
-            "Invariant LaCIM", "LaCIM",
-        ),
+        methods=_COMPARED,
         components=128,
         size=5400,  # sizes that all domains have: their runs share compiled programs
         choice_size=570,
@@ -117,7 +119,17 @@ PRESETS = {
         noise_scale=1.0,
     ),
     "day": Settings(
-        components=256, widths=(256,), epochs=30, trials=8, search_steps=(10,), noise_scale=1.0
+        methods=_COMPARED,
+        components=256,
+        size=5400,
+        choice_size=570,
+        widths=(128,),
+        batch_size=128,
+        epochs=16,
+        trials=3,
+        learning_rates=(1e-3, 1.6e-2),
+        search_steps=(10,),
+        noise_scale=1.0,
     ),
     "full": Settings(
         components=512, widths=(512,), epochs=60, trials=16, search_steps=(10, 100),
@@ -188,9 +200,12 @@ def load_parts(
     """
 
     def version(column: runs.Column) -> runs.Parts:
-        key, fraction = streams(column.seed).data, settings.validation
-        split = leave_one_out(whole(key), test_domain, key, validation_fraction=fraction)
-        generator = host_generator(key)
+        # One key for what the domains are, one for what is held out, one for what is left away.
+        mixing, holding_out, choosing = jax.random.split(streams(column.seed).data, 3)
+        split = leave_one_out(
+            whole(mixing), test_domain, holding_out, validation_fraction=settings.validation
+        )
+        generator = host_generator(choosing)
         train = _examples(split.train, settings.size, generator, settings.pool)
         choice = _examples(split.validation, settings.choice_size, generator, settings.pool)
         test = _examples(split.test, settings.test_size, generator, settings.pool)

@@ -123,7 +123,7 @@ def test_an_experiment_that_needs_more_seeds_has_them(run_all):
         return {job.name: job.arguments[job.arguments.index("--seeds") + 1] for job in jobs}
 
     # Where it is to decide; to show that it runs, what was asked for is enough.
-    assert (seeds("day")["lacim_identifiability"], seeds("day")["dcasgd_digits"]) == ("5", "2")
+    assert (seeds("day")["lacim_identifiability"], seeds("day")["gsgd_delay"]) == ("5", "2")
     assert seeds("cpu")["lacim_identifiability"] == "2"
     assert seeds("day")["gsgd_stability"] == seeds("cpu")["gsgd_stability"] == "1"
 
