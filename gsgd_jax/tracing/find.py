@@ -16,7 +16,7 @@ from gsgd_jax.tracing.factors import Factors, exponents, leaf_factors, one_sided
 from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
 from gsgd_jax.tracing.partition import layouts
-from gsgd_jax.tracing.program import program
+from gsgd_jax.tracing.program import program, without_debugging
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
 from gsgd_jax.tracing.rules import RULES
 from gsgd_jax.tracing.source import source
@@ -135,7 +135,8 @@ def _interpret(
     closed: Any, shapes: Sequence[tuple[int, ...]], trace: Trace
 ) -> tuple[list[Value | None], list[Layout]]:
     """Walks through the model: its equations, the leaves' scales, and where these may vary."""
-    live = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    shown = without_debugging(closed.jaxpr)
+    live = partial_eval.dce_jaxpr(shown, [True] * len(shown.outvars))
     jaxpr, used_inputs = live[0], live[1]
     used = [i for i, is_used in enumerate(used_inputs[: len(shapes)]) if is_used]
     leaves: list[Value | None] = [None] * len(shapes)

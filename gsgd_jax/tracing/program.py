@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend import core
+
+_DEBUGGING = ("debug_callback", "debug_print")
+"""Primitives that only show values."""
 
 _MISSING = re.compile(r"missing \d+ required (positional|keyword-only) argument")
 _NO_VARIABLES = ("ScopeCollectionNotFound", "ScopeParamNotFoundError", "ScopeVariableNotFoundError")
@@ -34,6 +38,37 @@ def program(apply_fn: Callable[..., Any], params: optax.Params, inputs: Sequence
         if advice is None:
             raise
         raise TypeError(advice) from error
+
+
+def without_debugging(jaxpr: Any) -> Any:
+    """A program without what only shows values, as `jax.debug.print` does: no output depends on it.
+
+    Args:
+        jaxpr: of the model.
+    """
+    eqns = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _DEBUGGING:
+            continue
+        if eqn.effects:  # else there is nothing of the kind within
+            params = {
+                name: tuple(map(_within, value)) if isinstance(value, tuple) else _within(value)
+                for name, value in eqn.params.items()
+            }
+            eqn = eqn.replace(params=params, effects=_lasting(eqn.effects))
+        eqns.append(eqn)
+    return jaxpr.replace(eqns=eqns, effects=_lasting(jaxpr.effects))
+
+
+def _within(value: Any) -> Any:
+    """A parameter of an equation, which may be a program of its own."""
+    if isinstance(value, core.ClosedJaxpr):
+        return value.replace(jaxpr=without_debugging(value.jaxpr))
+    return without_debugging(value) if isinstance(value, core.Jaxpr) else value
+
+
+def _lasting(effects: Any) -> set[Any]:
+    return {effect for effect in effects if "Debug" not in type(effect).__name__}
 
 
 def _check(apply_fn: Callable[..., Any], params: optax.Params) -> None:

@@ -1,5 +1,6 @@
 """How matrix products and convolutions pass scales on: summed terms must scale alike."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from gsgd_jax.tracing.algebra.scales import Value
@@ -7,9 +8,33 @@ from gsgd_jax.tracing.interpreter import Rule, Trace
 
 
 def _dot_general(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
-    """A product over (batch, contracted, free of left, free of right) axes, then a sum."""
     left, right = values
-    (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    return [_contracted(trace, left, right, eqn.params["dimension_numbers"])]
+
+
+def _ragged_dot_general(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
+    """Rows of the left side meet one of several kernels, as tokens do their expert's.
+
+    Which one is a matter of data, so all of them have the same scales.
+    """
+    left, right, _ = values
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (left_sum, right_sum), (left_batch, right_batch) = numbers.dot_dimension_numbers
+    (kernels,) = numbers.rhs_group_dimensions or (None,)
+    if kernels is None or {*numbers.lhs_ragged_dimensions} & {*left_sum, *left_batch}:
+        return trace.give_up(eqn, values)
+
+    def below(axes: Sequence[int]) -> list[int]:
+        return [a - (a > kernels) for a in axes]
+
+    right = trace.scales.reduce(right, (kernels,))
+    axes = (left_sum, below(right_sum)), (left_batch, below(right_batch))
+    return [_contracted(trace, left, right, axes)]
+
+
+def _contracted(trace: Trace, left: Value, right: Value, numbers: Any) -> Value:
+    """A product over (batch, contracted, free of left, free of right) axes, then a sum."""
+    (left_sum, right_sum), (left_batch, right_batch) = numbers
     left_free = [a for a in range(len(left.shape)) if a not in (*left_sum, *left_batch)]
     right_free = [a for a in range(len(right.shape)) if a not in (*right_sum, *right_batch)]
     shared = len(left_batch) + len(left_sum)
@@ -29,7 +54,7 @@ def _dot_general(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         laid_out(left, [*left_batch, *left_sum, *left_free], [*common, *range(first, second)]),
         laid_out(right, [*right_batch, *right_sum, *right_free], [*common, *range(second, rank)]),
     )
-    return [trace.scales.reduce(product, range(len(left_batch), shared))]
+    return trace.scales.reduce(product, range(len(left_batch), shared))
 
 
 def _convolution(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
@@ -62,4 +87,8 @@ def _convolution(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     return [trace.scales.place(summed, shape, (out_batch, out_channel))]
 
 
-RULES: dict[str, Rule] = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
+RULES: dict[str, Rule] = {
+    "dot_general": _dot_general,
+    "ragged_dot_general": _ragged_dot_general,
+    "conv_general_dilated": _convolution,
+}

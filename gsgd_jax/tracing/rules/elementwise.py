@@ -137,11 +137,6 @@ def _general_power(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
     return [trace.scales.power(values[0], exponent)]
 
 
-def _nothing(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
-    """Of what looks at values and gives none back."""
-    return []
-
-
 _KEPT = (
     "stop_gradient", "copy", "copy_p", "device_put", "name", "sharding_constraint", "reshard",
 )  # fmt: skip
@@ -163,7 +158,6 @@ RULES: dict[str, Rule] = {
     "cbrt": _power(Fraction(1, 3)),
 }
 RULES |= dict.fromkeys(("add", "sub", "add_any", "max", "min", "clamp", "complex"), _equate)
-RULES |= dict.fromkeys(("debug_callback", "debug_print"), _nothing)
 RULES |= dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), _compare)
 RULES |= dict.fromkeys(
     ("neg", "abs", "reduce_precision", "optimization_barrier", *_KEPT, *_PARTS), _same

@@ -39,3 +39,33 @@ def test_convolutions_in_any_layout(x64, form):
     gauge = find_gauge(model, params, x)
     assert gauge.num_nodes == 10
     assert gauge.verify(model, params, x, tolerance=1e-9) < 1e-9
+
+
+def test_experts_share_the_scales_of_their_units(x64):
+    """Which tokens an expert gets is a matter of data: scales that fit one have to fit all."""
+
+    def model(p, x):
+        tokens = x[jnp.argsort(x[:, 0])]
+        sizes = jnp.array([2, 4])
+        hidden = jax.nn.relu(lax.ragged_dot(tokens, p["up"], sizes))
+        return lax.ragged_dot(hidden, p["down"], sizes)
+
+    rng = np.random.default_rng(0)
+    shapes = {"up": (2, 3, 5), "down": (2, 5, 2)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    x = jnp.asarray(rng.normal(size=(6, 3)))
+    gauge = find_gauge(model, params, x)
+    assert gauge.num_nodes == 5
+    assert gauge.verify(model, params, x, tolerance=1e-9) < 1e-9
+
+    def weights_too(p, x):  # a sum over rows of each group: what it means for scales is not known
+        numbers = lax.RaggedDotDimensionNumbers(
+            dot_dimension_numbers=(((0,), (0,)), ((), ())),
+            lhs_ragged_dimensions=(0,), rhs_group_dimensions=(),
+        )  # fmt: skip
+        hidden = x @ p["in"]
+        summed = lax.ragged_dot_general(hidden, hidden, jnp.array([2, 4]), numbers)
+        return summed.sum(0) @ p["out"]
+
+    params = {"in": params["up"][0], "out": params["down"][0]}
+    assert find_gauge(weights_too, params, x).num_nodes == 0
