@@ -33,7 +33,7 @@ Published, a pretrained ResNet-50 at 224x224 trained further, mean of the four d
 training domains (DomainBed, https://arxiv.org/abs/2007.01434): ERM 85.5, IRM 83.5, GroupDRO 84.4,
 CORAL 86.2, MMD 84.7, DANN 83.7, V-REx 84.9. Here images are small and the network is kept as it is.
 
-Cost: cpu 5 minutes on one core, features not included. Estimated, not run: day two hours of one
+Cost: cpu 5 minutes on one core, features not included. Estimated, not run: day an hour of one
 core; full is sized for one accelerator.
 Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
 """
