@@ -154,9 +154,10 @@ def fixed_step(records: Sequence[Record], workers: int) -> float:
 CAPTIONS = {
     "dcasgd_lambda_sweep.png": "Test accuracy against lambda, which is over the squared gradient "
     "in DC-ASGD-c and over its size in DC-ASGD-a: at the step that ASGD does not bear, and "
-    "with each lambda at its own step; mean and one standard deviation over seeds. Circled: "
-    "the published lambdas. Lines: means of ASGD and m-synchronous SGD. At the left "
-    "compensation rescues; at the right there is nothing to rescue.",
+    "with each lambda at its own step; mean and one standard deviation over the seeds that did "
+    "not diverge, which the tables count. Circled: the published lambdas. Lines: means of ASGD "
+    "and m-synchronous SGD. At the left compensation rescues; at the right there is nothing to "
+    "rescue.",
     "dcasgd_lambda_training.png": TRAINING_CAPTION,
 }
 

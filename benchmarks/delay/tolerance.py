@@ -17,7 +17,7 @@ the seeds. Lambdas are tuned with either.
 
 Refuted, that a rule tolerates delay better than ASGD: if its largest stable step is ASGD's.
 Refuted, that this is worth anything: if at tuned steps it does not reach the target loss before
-ASGD and m-synchronous SGD, or ends above them.
+ASGD and m-synchronous SGD, or ends at a higher loss than they do.
 
 Cost: smoke 1 minute on two cores, cpu 1 on one, day 30; full, for one accelerator, was not run.
 Command: python -m benchmarks dcasgd_delay_tolerance --preset day --seeds 10

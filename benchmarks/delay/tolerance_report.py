@@ -151,14 +151,15 @@ CAPTIONS = {
     "m-synchronous SGD. From above: the largest stable step on the quadratic (dashed: ASGD's "
     "in closed form) and of the perceptron; the final training loss with all at one step, and "
     "with each at its own (dotted: SGD without delay). No mark: a seed ended above the start. "
-    "DC-ASGD-a bears larger steps than ASGD on both problems; at tuned steps there is little "
-    "left to gain.",
+    "DC-ASGD-a bears larger steps than ASGD on the quadratic, and on the network from eight "
+    "workers on; at tuned steps there is little left to gain.",
     "dcasgd_delay_diagnostics.png": "How stale ASGD's gradients were, and how far the weights had "
     "moved by the time they arrived: means over seeds. Staleness gathers around M - 1; the "
     "distance grows with it.",
     "dcasgd_delay_times.png": "Above, simulated time until the training loss reaches its target, "
     "no mark where a seed never gets there; below, the loss during training with the most "
-    "workers. The exact Hessian is fastest where its cost is not counted.",
+    "workers. Where its cost is not counted the exact Hessian is the fastest with many workers, "
+    "and with two the slowest but SGD.",
 }
 
 

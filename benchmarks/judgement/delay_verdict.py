@@ -253,11 +253,14 @@ def _limits(records: Sequence[Record]) -> str:
     if not {ASGD, ADAPTIVE} <= by_method(quadratic).keys():
         return ""
     longest = int(max(numeric(r, "delay") for r in quadratic))
-    asgd, adaptive = (
-        max(values(where(quadratic, method, delay=longest), "largest_stable_step"))
-        for method in (ASGD, ADAPTIVE)
-    )
+    asgd, adaptive = (where(quadratic, method, delay=longest) for method in (ASGD, ADAPTIVE))
+    by_lambda = {
+        strength: metric(where(adaptive, **{"lambda": strength}), "largest_stable_step").mean
+        for strength in {numeric(r, "lambda") for r in adaptive}
+    }
+    best = max(by_lambda, key=by_lambda.__getitem__)
+    times = by_lambda[best] / metric(asgd, "largest_stable_step").mean
     return (
-        f" On a quadratic at staleness {longest} DC-ASGD-a bears a step {adaptive / asgd:.1f} "
-        "times as large as ASGD."
+        f" On a quadratic at staleness {longest} DC-ASGD-a stays below its start at steps up to "
+        f"{times:.1f} times as large as ASGD, with the best lambda of those tried, {best:g}."
     )

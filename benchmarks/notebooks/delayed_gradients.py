@@ -478,8 +478,9 @@ At a step that ASGD does not bear, compensation is what keeps the run alive: the
 curves on the left go on where the pink one has fallen. *That is tolerance of a step that is too
 long for the delay, and shortening the step is the other cure.* At every rule's own best step the
 differences are small (on the right, ASGD's curve lies under DC-ASGD-c's). DC-ASGD-a ends above ASGD
-here, on three seeds and 300 test images; in the comparisons on larger data it hardly ever does
-beyond the spread: the count is in [the evidence](../evidence/README.md), claim 3.
+here, on three seeds and 300 test images; in the comparisons on larger data it does so in a few
+only, and with sixteen workers in none: the count is in [the evidence](../evidence/README.md),
+claim 3.
 
 Waiting is the baseline to beat. Synchronous SGD bears steps sixteen times as long, needs them, and
 is level with the best after as many gradients. What it costs is time: a round takes as long as the

@@ -216,7 +216,7 @@ def _preferences(
         )
         return into, out
     if rule == "largest":
-        sizes = [np.abs(w) for w in arrays]
+        sizes = [np.asarray(np.abs(w)) for w in arrays]
         return sizes, sizes
     count = range(len(gauge.names))
     return (

@@ -29,7 +29,8 @@ def psi_hessian_product(
         vector: on the tree of the parameters; entries of the skeleton's tree count as 0.
 
     Returns:
-        A tree like `params`, zero at entries of the skeleton's tree.
+        A tree like `params`, zero at entries of the skeleton's tree and in leaves that are no real
+        floating-point numbers.
 
     Raises:
         ValueError: if a tree is not the gauge's.
@@ -46,13 +47,23 @@ def psi_hessian_product(
     References:
         Yi et al., *Positively scale-invariant flatness of ReLU neural networks*, 2019.
     """
-    values = path_values(params, skeleton)
+    leaves, structure = jax.tree.flatten(path_values(params, skeleton))
+    moved = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
-    def slopes(values: optax.Params) -> optax.Params:
-        return jax.grad(lambda v: loss_fn(allocate(v, params, skeleton)))(values)
+    def loss(floats: list[jax.Array]) -> jax.Array:
+        whole = list(leaves)
+        for i, leaf in zip(moved, floats, strict=True):
+            whole[i] = leaf
+        return loss_fn(allocate(jax.tree.unflatten(structure, whole), params, skeleton))
 
-    vector = jax.tree.map(cast_like, _off_tree(vector, skeleton), values)
-    return jax.jvp(slopes, (values,), (vector,))[1]
+    along = jax.tree.leaves(_off_tree(vector, skeleton))
+    floats = [leaves[i] for i in moved]
+    tangents = [cast_like(along[i], leaves[i]) for i in moved]
+    slopes = jax.jvp(jax.grad(loss), (floats,), (tangents,))[1]
+    product = [jnp.zeros_like(leaf) for leaf in leaves]
+    for i, slope in zip(moved, slopes, strict=True):
+        product[i] = slope
+    return jax.tree.unflatten(structure, product)
 
 
 def psi_trace(
@@ -96,8 +107,7 @@ def psi_trace(
     """
 
     def sample(key: jax.Array) -> jax.Array:
-        signs = optax.tree.random_like(key, params, jax.random.rademacher)
-        signs = jax.tree.map(cast_like, _off_tree(signs, skeleton), params)
+        signs = _drawn(key, params, skeleton, jax.random.rademacher)
         return _inner(signs, psi_hessian_product(loss_fn, params, skeleton, signs))
 
     return jnp.mean(jax.lax.map(sample, jax.random.split(key, num_samples)))
@@ -148,9 +158,8 @@ def psi_sharpness(
     def step(_: jax.Array, vector: optax.Params) -> optax.Params:
         return unit(psi_hessian_product(loss_fn, params, skeleton, vector))
 
-    start = optax.tree.random_like(key, params, jax.random.normal)
-    start = jax.tree.map(cast_like, _off_tree(start, skeleton), params)
-    vector = jax.lax.fori_loop(0, num_steps, step, unit(start))
+    start = unit(_drawn(key, params, skeleton, jax.random.normal))
+    vector = jax.lax.fori_loop(0, num_steps, step, start)
     return _inner(vector, psi_hessian_product(loss_fn, params, skeleton, vector))
 
 
@@ -209,6 +218,29 @@ def _off_tree(vector: optax.Params, skeleton: Skeleton) -> optax.Params:
     return jax.tree.unflatten(structure, zeroed)
 
 
+def _drawn(
+    key: jax.Array, params: optax.Params, skeleton: Skeleton, sampler: Callable[..., jax.Array]
+) -> optax.Params:
+    """A vector at random, zero where nothing moves: on the tree, and in leaves of other numbers."""
+
+    def floats(leaf: jax.typing.ArrayLike) -> jax.Array:
+        array = jnp.asarray(leaf)
+        return array if jnp.issubdtype(array.dtype, jnp.floating) else jnp.zeros(array.shape)
+
+    drawn = _off_tree(optax.tree.random_like(key, jax.tree.map(floats, params), sampler), skeleton)
+    return jax.tree.map(
+        lambda v, leaf: (
+            cast_like(v, leaf)
+            if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+            else jnp.zeros_like(leaf)
+        ),
+        drawn,
+        params,
+    )
+
+
 def _inner(one: optax.Params, other: optax.Params) -> jax.Array:
-    """The inner product of two trees."""
-    return jnp.asarray(optax.tree.vdot(one, other))
+    """The inner product of two trees, over leaves of real floating-point numbers."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    floats = [(a, b) for a, b in pairs if jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating)]
+    return jnp.asarray(optax.tree.vdot(*map(list, zip(*floats, strict=True))))

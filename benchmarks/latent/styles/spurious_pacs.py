@@ -6,8 +6,9 @@ photographs, and a mixture of paintings and cartoons in which 90% of the label 1
 90% of the label 0 cartoons. In the test domain it is the other way round: whoever leans on the
 style is wrong about 9 images in 10. The shift is one of correlation, on real images: LaCIM's claim.
 
-Images are seen as in `lacim_pacs`, by the same features, and methods, budgets and rules of
-selection are those of that experiment. Which image goes into which domain is drawn by the seed.
+Images are seen as in `lacim_pacs`, by the same features, and methods and rules of selection are
+those of that experiment; its budget is smaller. Which image goes into which domain is drawn by the
+seed.
 
 Cost: day 3 minutes on one core, features not included. Full is sized for one accelerator and was
 not run.

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.delay_verdict import delay
 from benchmarks.judgement.finding import FAILS, HOLDS, INCOMPLETE, PARTLY, UNDECIDED
-from tests.benchmarks.judgement.made_up import COARSE, FINE, delayed
+from tests.benchmarks.judgement.made_up import COARSE, FINE, delayed, runs
 
 RATES = (0.05, 0.1, 0.2)
 GROWING, WAITING = "the more so the more workers: ", "as good as synchronous training: "
@@ -169,6 +169,28 @@ def test_a_record_with_one_rule_is_judged_on_that():
     assert found.verdict == UNDECIDED
     assert "too little learnt in 1 (at best ImageNet with 16 workers, DC-ASGD-a" in found.figures
     assert "12 of 75" in found.figures
+
+
+def test_on_the_quadratic_the_best_lambda_is_told_by_the_mean_over_seeds():
+    limits = {("ASGD", None): 0.02, ("DC-ASGD-a", 2.0): 0.03, ("DC-ASGD-a", 32.0): 0.3}
+    quadratic = [
+        record
+        for (method, strength), limit in limits.items()
+        for delay in (7, 63)
+        for record in runs(
+            method,
+            {"problem": "quadratic", "delay": delay} | ({"lambda": strength} if strength else {}),
+            largest_stable_step=limit * (1 if delay == 63 else 2),
+        )
+    ]
+    network = [
+        dataclasses.replace(r, setting={**r.setting, "problem": "network"}) for r in tuned(0.9, 0.9)
+    ]
+    found = delay({"dcasgd_delay_tolerance": [*quadratic, *network]})
+    assert "at staleness 63 DC-ASGD-a stays below its start at steps up to 15.0 times" in (
+        found.figures
+    )
+    assert "with the best lambda of those tried, 32." in found.figures
 
 
 (CLAIM,) = [claim for claim in CLAIMS if claim.judge is delay]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from gsgd_jax import allocate, choose_skeleton, mlp_gauge, path_values
+from gsgd_jax import allocate, choose_skeleton, find_gauge, mlp_gauge, path_values
 from gsgd_jax.family import basis_path_spread, psi_hessian_product, psi_sharpness, psi_trace
 from tests.gsgd_jax.networks import (
     apply,
@@ -77,6 +77,33 @@ def test_rescaling_changes_flatness_in_weights_and_not_in_path_values():
         np.testing.assert_allclose(there[name], here[name], rtol=1e-9)
     traces = [float(np.trace(found["in_weights"])) for found in (here, there)]
     assert abs(traces[1] / traces[0] - 1) > 0.2
+
+
+def test_leaves_of_other_numbers_do_not_move():
+    params, skeleton, _, vector, here, _ = measured()
+    (x, _), count = batch(WIDTHS), np.asarray(3, np.int32)
+    counted = {"network": params, "steps": count}
+    gauge = find_gauge(lambda tree, x: apply(tree["network"], x), counted, x)
+    own = choose_skeleton(gauge, counted, rule="largest", basis="paths")
+    assert own.in_edges.shape == skeleton.in_edges.shape
+
+    @compiled_quickly
+    def everything(counted):
+        def loss(tree):
+            return jnp.mean((apply(tree["network"], x) - 1.0) ** 2)
+
+        key, along = jax.random.key(0), {"network": vector, "steps": np.int32(9)}
+        return (
+            psi_hessian_product(loss, counted, own, along),
+            psi_sharpness(loss, counted, own, key, num_steps=100),
+            psi_trace(loss, counted, own, key),
+        )
+
+    product, sharpness, trace = everything(counted)
+    assert (product["steps"], product["steps"].dtype) == (0, count.dtype)
+    np.testing.assert_allclose(ravel(product["network"]), ravel(here["product"]), rtol=1e-9)
+    np.testing.assert_allclose(sharpness, here["sharpness"], rtol=1e-6)
+    assert np.isfinite(trace)
 
 
 def test_spread_is_the_ratio_of_extreme_values():
