@@ -23,9 +23,8 @@ weights. Which rule is told as the best is chosen by validation loss.
 
 Refuted, that a rule helps: if a smaller step without it does as well.
 
-Cost: smoke 2 minutes on one core, cpu 3. Estimated, not run: day four hours of one core
-(0.8M parameters); full 8 minutes on one H100 (10M parameters, 3 seeds). It may be stopped and
-resumed.
+Cost: smoke 2 minutes on one core, cpu 3, day two hours and a quarter (0.8M parameters). Estimated,
+not run: full 8 minutes on one H100 (10M parameters, 3 seeds). It may be stopped and resumed.
 Command: python -m benchmarks delayed_language_model --preset day --seeds 3
 """
 
