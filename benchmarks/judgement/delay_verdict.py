@@ -26,6 +26,7 @@ from benchmarks.harness.reports import (
     at_edge,
     best_by_method,
     by_method,
+    by_setting,
     numeric,
     values,
     where,
@@ -255,8 +256,8 @@ def _limits(records: Sequence[Record]) -> str:
     longest = int(max(numeric(r, "delay") for r in quadratic))
     asgd, adaptive = (where(quadratic, method, delay=longest) for method in (ASGD, ADAPTIVE))
     by_lambda = {
-        strength: metric(where(adaptive, **{"lambda": strength}), "largest_stable_step").mean
-        for strength in {numeric(r, "lambda") for r in adaptive}
+        strength: metric(runs, "largest_stable_step").mean
+        for strength, runs in by_setting(adaptive, "lambda").items()
     }
     best = max(by_lambda, key=by_lambda.__getitem__)
     times = by_lambda[best] / metric(asgd, "largest_stable_step").mean

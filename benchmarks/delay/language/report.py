@@ -1,5 +1,6 @@
 """Tables and figures of delayed language models, made from records only."""
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def tables(records: Sequence[Record]) -> str:
             late = least if least == largest else f"{least} to {largest}"
             sections += [
                 f"**{name}**: gradients {late} steps late.",
-                _table(records, str(delay)),
+                _table(records, str(delay), reached=_reached(records)),
             ]
     return joined(*sections, _note(records), _missing(records))
 
@@ -61,26 +62,30 @@ def _finding(one: verdict.Judged) -> str:
     )
 
 
-def _table(records: Sequence[Record], delay: str) -> str:
-    header = [
-        "row", "step", "lambda", "test loss", "gap", "of the tuned gap closed", "bytes to target",
-        "copies",
-    ]  # fmt: skip
+def _reached(records: Sequence[Record]) -> bool:
+    """Whether any run gets to the target loss; bytes to it are shown only then."""
+    return any(math.isfinite(record.metrics["tokens_to_target"]) for record in records)
+
+
+def _table(records: Sequence[Record], delay: str, *, reached: bool) -> str:
+    header = ["row", "step", "lambda", "test loss", "gap", "of the tuned gap closed", "copies"]
+    header[-1:-1] = ["bytes to target"] * reached
     lines = []
     for optimiser in by_setting(records, "optimiser"):
         base = reading.undelayed(records, optimiser)
         nothing = reading.tuned(records, optimiser, rules.NOTHING, delay)
-        lines.append(_line(f"{optimiser}, no delay", base, base, [], ""))
+        line = functools.partial(_line, base=base, reached=reached)
+        lines.append(line(f"{optimiser}, no delay", base, nothing=[], copies=""))
         for row in reading.rows(records, optimiser, delay):
             copies = _copies(row.runs[0].method, delay)
             against = [] if row.runs[0].method == rules.NOTHING else nothing
-            lines.append(_line(f"{optimiser}, {row.name}", row.runs, base, against, copies))
+            lines.append(line(f"{optimiser}, {row.name}", row.runs, nothing=against, copies=copies))
     return markdown(header, lines)
 
 
 def _line(
-    name: str, runs: Sequence[Record], base: Sequence[Record], nothing: Sequence[Record],
-    copies: str,
+    name: str, runs: Sequence[Record], *, base: Sequence[Record], nothing: Sequence[Record],
+    copies: str, reached: bool,
 ) -> list[str]:  # fmt: skip
     above = reading.gap(runs, base)
     share = reading.share_closed(runs, nothing, base) if nothing else None
@@ -91,7 +96,7 @@ def _line(
         number(metric(runs, "test_loss")),
         f"{above.mean:.3f}" + (f" ± {above.half_width:.3f}" if above.n > 1 else ""),
         "" if share is None else verdict.percent(share),
-        _bytes(runs),
+        *([_bytes(runs)] if reached else []),
         copies,
     ]
 
@@ -172,11 +177,15 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
             for row in rows
         }
     gap, needed = "test loss above no delay's", "bytes to the target, over no delay's"
-    return [
+    drawn = [
         dots_figure(out / GAPS, panels["gap"], label=gap, reference=0),
         _plot_delays(records, out / DELAYS),
-        dots_figure(out / TOKENS, panels["bytes"], label=needed, reference=1, absent="never"),
     ]
+    if _reached(records):
+        drawn.append(
+            dots_figure(out / TOKENS, panels["bytes"], label=needed, reference=1, absent="never")
+        )
+    return drawn
 
 
 def _shown(records: Sequence[Record]) -> str:
