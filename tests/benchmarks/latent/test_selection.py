@@ -59,7 +59,7 @@ def test_every_trial_of_every_seed_is_recorded_and_drawn(tmp_path):
 
 
 def test_the_weight_of_a_penalty_is_tried_at_its_threefold_range():
-    settings = selection.PRESETS["cpu"]
+    settings = selection.PRESETS["day"]
     for method in ("IRM", "V-REx", "Invariant LaCIM"):
         weights = sorted(trial["weight"] for trial in trials(settings, METHODS[method]))
         assert weights == pytest.approx([1.0, 100.0, 1e4], rel=0.05)
