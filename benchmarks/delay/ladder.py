@@ -19,7 +19,7 @@ compared with the fresh gradient of the same batch. The run is not influenced by
 Refuted, that a rung is worth its cost: if a cheaper one leaves as little. The line under each
 table names, from the records, the rungs that no other beats in both.
 
-Cost: smoke 1 minute on two cores, day 4 on one; full is sized for one accelerator and was not run.
+Cost: smoke 1 minute on two cores, cpu 2 on one, day 4; full, for one accelerator, was not run.
 Command: python -m benchmarks dcasgd_hessian_ladder --preset day --seeds 3
 """
 

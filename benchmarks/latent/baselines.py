@@ -23,7 +23,7 @@ Published, 60,000 images, three test domains, chosen by training domains / oracl
 (DomainBed, https://arxiv.org/abs/2007.01434): ERM 10.0 / 28.7, IRM 10.2 / 58.5, V-REx 10.2 / 55.2,
 MMD - / 50.6, DANN - / 24.9; a colour-blind observer can reach 75.
 
-Cost: day 5 minutes on one core; full is sized for one accelerator and was not run.
+Cost: cpu 2 minutes on one core, day 6; full is sized for one accelerator and was not run.
 Command: python -m benchmarks lacim_baselines --preset day --seeds 3
 """
 

@@ -33,7 +33,8 @@ to be at least Pool-LaCIM's, the MCC above that of each of the three, in every s
 Settings were chosen on seeds 100 to 102 with a head for each domain; of them the factor on the
 label decides most: with 1, s and v stay mixed.
 
-Cost: day, five seeds, 5 minutes on one core; full is sized for one accelerator and was not run.
+Cost: cpu a minute, day, five seeds, 5 on one core; full is sized for one accelerator and was not
+run.
 Command: python -m benchmarks lacim_identifiability --preset day --seeds 5
 """
 

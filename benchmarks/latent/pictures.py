@@ -18,7 +18,7 @@ Nothing is tuned here: these are pictures of the model as it comes, not claims a
 
 PACS is looked for as `lacim_pacs` does; the smoke preset has coloured digits alone.
 
-Cost: day, three seeds, 5 minutes on one core.
+Cost: cpu 2 minutes on one core, day, three seeds, 5.
 Command: python -m benchmarks lacim_pictures --preset day --seeds 3
 """
 

@@ -21,8 +21,8 @@ The size of the network, the number of steps and the range of learning rates wer
 ten. Held-out images decide how much the test sees: of 1,000 even a classifier that follows the
 colour in part is accepted.
 
-Cost: day, 30,000 images, ten seeds, 8 minutes on one core; full is sized for one accelerator and
-was not run.
+Cost: cpu a minute, day, 30,000 images, ten seeds, 8 on one core; full is sized for one accelerator
+and was not run.
 Command: python -m benchmarks lacim_selection --preset day --seeds 10
 """
 

@@ -35,7 +35,8 @@ search is one more setting, chosen by accuracy on some of the images as in train
 `lacim_jax.predict` does with held-out examples; "LaCIM, correlated" goes without. Learning rate and
 number of epochs were settled on seeds 100 and 101, by accuracy as in training.
 
-Cost: day, five seeds, 15 minutes on one core. Full is sized for one accelerator and was not run.
+Cost: cpu 2 minutes on one core, day, five seeds, 15. Full is sized for one accelerator and was not
+run.
 Command: python -m benchmarks lacim_fonts --preset day --seeds 5
 """
 

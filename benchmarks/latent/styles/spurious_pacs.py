@@ -10,8 +10,8 @@ Images are seen as in `lacim_pacs`, by the same features, and methods and rules 
 those of that experiment; its budget is smaller. Which image goes into which domain is drawn by the
 seed.
 
-Cost: day 3 minutes on one core, features not included. Full is sized for one accelerator and was
-not run.
+Cost: cpu a minute on one core, day 2, features not included. Full is sized for one accelerator and
+was not run.
 Command: python -m benchmarks lacim_spurious_pacs --preset day --seeds 3
 """
 
