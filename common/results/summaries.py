@@ -7,12 +7,16 @@ curves are thinned and rounded to what a figure can show. Of pictures, records w
 key "picture", every pixel is kept: bytes, compressed (zlib, base64), {"zlib": "..."}. A column that
 an earlier record has too (the number of gradients, say, which is the same for all methods) is given
 by the number of that record, counted from 0.
+
+Where the lines of records would be longer than `LARGE`, there is one in their stead, which is all of
+them, compressed (LZMA, base85): {"lzma": "..."}.
 """
 
 import base64
 import binascii
 import dataclasses
 import json
+import lzma
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +34,13 @@ DIGITS = 4
 """Significant digits of a kept curve, enough for a figure a thousand pixels high."""
 
 
+LARGE = 2**20
+"""Bytes of records up to which they are kept as lines that anyone can read."""
+
+_MOST = 2**28
+"""Bytes that compressed records may unpack to."""
+
+
 def write_summary(records: Sequence[Record], path: Path) -> None:
     """Writes the summary of one run, replacing the file in one go.
 
@@ -45,7 +56,7 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
         raise ValueError(
             f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
         )
-    lines = [{"origin": json_ready(records[0].origin)}]
+    lines = []
     first: dict[tuple[str, str], int] = {}  # (name, content) of a column: the record it is first in
     for i, record in enumerate(records):
         # The columns of a picture are its pixels, which must not be thinned.
@@ -59,10 +70,15 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
             line["curve"][name] = new if number == i else number
         lines.append(line)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(
-        json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines
-    )
-    write_whole(path, text)
+    text = "".join(map(_line, lines))
+    if len(text) > LARGE:
+        packed = lzma.compress(text.encode(), preset=9)
+        text = _line({"lzma": base64.b85encode(packed).decode()})
+    write_whole(path, _line({"origin": json_ready(records[0].origin)}) + text)
+
+
+def _line(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_summary(path: Path) -> list[Record]:
@@ -73,7 +89,7 @@ def read_summary(path: Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not a record; the message names the line.
+        ValueError: if a line is not a record, or they are damaged; the message names the line.
     """
     first, *lines = path.read_bytes().splitlines() or [b""]
     try:
@@ -83,10 +99,27 @@ def read_summary(path: Path) -> list[Record]:
             f"{path}:1 does not say where its records come from; write it with write_summary."
         ) from error
     records: list[Record] = []
-    for i, line in enumerate(lines, start=2):
+    for i, line in enumerate(_unpacked_lines(lines, path), start=2):
         where = f"{path}:{i}"
         records.append(parse_record(_written_out(line, records, where), where))
     return [dataclasses.replace(record, origin=origin) for record in records]
+
+
+def _unpacked_lines(lines: list[bytes], path: Path) -> list[bytes]:
+    """The lines of records, which may be compressed into one."""
+    if len(lines) != 1 or not lines[0].startswith(b'{"lzma":'):
+        return lines
+    try:
+        packed = base64.b85decode(json.loads(lines[0])["lzma"])
+        unpacking = lzma.LZMADecompressor()
+        text = unpacking.decompress(packed, max_length=_MOST)
+        if not unpacking.eof:
+            raise ValueError("cut short, or too large")
+    except (ValueError, TypeError, lzma.LZMAError) as error:
+        raise ValueError(
+            f"{path}:2 holds no records (they are damaged: {error}); take the run anew."
+        ) from error
+    return text.splitlines()
 
 
 def _written_out(line: bytes, earlier: Sequence[Record], where: str) -> str | bytes:

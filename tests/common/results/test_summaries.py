@@ -125,3 +125,31 @@ def test_a_file_that_is_no_summary_is_named_with_its_line(tmp_path):
         file.write("{}\n")
     with pytest.raises(ValueError, match=r"cpu\.jsonl:5 is not a record"):
         read_summary(tmp_path / "cpu.jsonl")
+
+
+def test_a_large_run_is_compressed_and_reads_the_same(tmp_path, monkeypatch):
+    records = [
+        Record(
+            method="SGD", setting={"rate": 0.1 * (i % 7)}, seed=i, wall_time=1.0,
+            metrics={"loss": 1 / (i + 3)}, curve={"loss": [1.0, 1 / (i + 2)]}, origin={"run": "1"},
+        )
+        for i in range(300)
+    ]  # fmt: skip
+    path = tmp_path / "cpu.jsonl"
+    write_summary(records, path)
+    lines, whole = path.read_bytes().splitlines(), read_summary(path)
+    assert len(lines) == 301
+    monkeypatch.setattr("common.results.summaries.LARGE", 10_000)
+    write_summary(records, path)
+    first, packed = path.read_bytes().splitlines()
+    assert first == lines[0]  # where they come from can be read
+    assert len(packed) < sum(map(len, lines)) / 4
+    assert read_summary(path) == whole
+    for damaged in (packed[:-9] + b'"}', b'{"lzma":"0"}', b'{"lzma":7}', b'{"lzma":"\\u00e9"}'):
+        path.write_bytes(first + b"\n" + damaged + b"\n")
+        with pytest.raises(ValueError, match=r"cpu\.jsonl:2 .* damaged: .* take the run anew"):
+            read_summary(path)
+    monkeypatch.setattr("common.results.summaries._MOST", 1000)
+    path.write_bytes(first + b"\n" + packed + b"\n")
+    with pytest.raises(ValueError, match="cut short, or too large"):
+        read_summary(path)
