@@ -93,9 +93,22 @@ class Settings(StyleSettings):
     test_domains: tuple[str, ...] = ("art_painting", "cartoon", "photo", "sketch")
 
 
-_COMPARED = (
-    "ERM", "IRM", "V-REx", "GroupDRO", "CORAL", "MMD", "DANN", "DIVA", "Pool-LaCIM",
-    "Invariant LaCIM", "LaCIM",
+_CPU = Settings(
+    methods=(
+        "ERM", "IRM", "V-REx", "GroupDRO", "CORAL", "MMD", "DANN", "DIVA", "Pool-LaCIM",
+        "Invariant LaCIM", "LaCIM",
+    ),
+    components=128,
+    size=5400,  # sizes that all domains have: their runs share compiled programs
+    choice_size=570,
+    test_size=1000,
+    widths=(64,),
+    batch_size=128,
+    epochs=8,
+    trials=2,
+    learning_rates=(1e-3, 1.6e-2),
+    search_steps=(10,),
+    noise_scale=1.0,
 )  # fmt: skip
 
 PRESETS = {
@@ -104,32 +117,9 @@ PRESETS = {
         test_size=600, pool=4, resolution=None, left_out=False, widths=(64, 64), batch_size=128,
         epochs=6, trials=2, search_steps=(10,),
     ),
-    "cpu": Settings(
-        methods=_COMPARED,
-        components=128,
-        size=5400,  # sizes that all domains have: their runs share compiled programs
-        choice_size=570,
-        test_size=1000,
-        widths=(64,),
-        batch_size=128,
-        epochs=8,
-        trials=2,
-        learning_rates=(1e-3, 1.6e-2),
-        search_steps=(10,),
-        noise_scale=1.0,
-    ),
-    "day": Settings(
-        methods=_COMPARED,
-        components=256,
-        size=5400,
-        choice_size=570,
-        widths=(128,),
-        batch_size=128,
-        epochs=16,
-        trials=3,
-        learning_rates=(1e-3, 1.6e-2),
-        search_steps=(10,),
-        noise_scale=1.0,
+    "cpu": _CPU,
+    "day": dataclasses.replace(
+        _CPU, components=256, test_size=1600, widths=(128,), epochs=16, trials=3
     ),
     "full": Settings(
         components=512, widths=(512,), epochs=60, trials=16, search_steps=(10, 100),
