@@ -21,7 +21,7 @@ from benchmarks.delay.report import (
     SYNCHRONOUS,
     worker_counts,
 )
-from benchmarks.harness.figures import doubling, plot_by, small_multiples
+from benchmarks.harness.figures import doubling, on_whole_numbers, plot_by, small_multiples
 from benchmarks.harness.reports import by_method, by_setting, marked, numeric, paired, values, where
 from common.results.plots import COLOURS, plot_spread
 from common.results.records import Record
@@ -237,7 +237,7 @@ def plot_diagnostics(records: Sequence[Record], path: Path) -> Path:
             tuned = best_setting(where(network, ASGD, workers=m))[0].setting["learning_rate"]
             runs = where(staleness, ASGD, workers=m, learning_rate=tuned)
             for column in columns:
-                rows = _padded([r.curve[column] for r in runs])
+                rows = on_whole_numbers([(r.curve["staleness"], r.curve[column]) for r in runs])
                 if column == "gradients":
                     rows = np.nan_to_num(rows)
                     rows = rows / rows.sum(axis=1, keepdims=True)
@@ -301,14 +301,6 @@ def _loss(runs: Sequence[Record]) -> str:
     missed = len(runs) - len(learnt)
     text = number(metric(learnt, "train_loss"))
     return text + (f" ({missed} of {len(runs)} above the start)" if missed else "")
-
-
-def _padded(columns: Sequence[Sequence[float]]) -> np.ndarray:
-    """Columns of unequal length as rows, the shorter ones filled up with NaN."""
-    rows = np.full((len(columns), max(map(len, columns))), np.nan)
-    for row, column in zip(rows, columns, strict=True):
-        row[: len(column)] = column
-    return rows
 
 
 def _limits(records: Sequence[Record]) -> dict[int, list[float]]:

@@ -98,3 +98,26 @@ def dots_figure(
             axes.tick_params(labelleft=False)
         share_range(list(grid[0]), "x")
     return path
+
+
+def on_whole_numbers(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
+) -> np.ndarray:
+    """Curves over 0, 1, ... as rows, NaN where one has ended or not begun.
+
+    Kept curves are thinned: what lies between their points is read off the line through them.
+
+    Args:
+        curves: (abscissae, whole and rising; ordinates, NaN where there is none) of each.
+
+    Returns:
+        Shape [curves, largest abscissa + 1], float64.
+    """
+    rows = np.full((len(curves), 1 + int(max(x[-1] for x, _ in curves))), np.nan)
+    for row, (x, y) in zip(rows, curves, strict=True):
+        known = np.isfinite(np.asarray(y, float))
+        if known.any():
+            places = np.arange(row.size)
+            at, values = np.asarray(x, float)[known], np.asarray(y, float)[known]
+            row[:] = np.interp(places, at, values, left=np.nan, right=np.nan)
+    return rows

@@ -1,9 +1,17 @@
 """Panels side by side: one legend, shared ranges, rows of dots."""
 
+import math
+
 import numpy as np
 import pytest
 
-from benchmarks.harness.figures import dots_figure, doubling, plot_by, small_multiples
+from benchmarks.harness.figures import (
+    dots_figure,
+    doubling,
+    on_whole_numbers,
+    plot_by,
+    small_multiples,
+)
 from common.results.records import Record
 
 
@@ -46,3 +54,14 @@ def test_rows_of_dots_share_their_names_and_their_range(log, tmp_path):
     panels = {title: {"one": [1.0, 2.0], "two": [far]} for title, far in (("a", 3.0), ("b", 30.0))}
     path = dots_figure(tmp_path / "dots.png", panels, label="x", reference=1.0, log=log)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_thinned_curve_stands_where_its_abscissae_say():
+    """A histogram of 64 delays is kept as 32 points: its peak must not move to half its place."""
+    thinned = ([0, 2, 4, 6], [0.0, 1.0, 3.0, 1.0])
+    short = ([0, 1, 2], [math.nan, 5.0, 6.0])
+    rows = on_whole_numbers([thinned, short, ([0, 1], [math.nan, math.nan])])
+    nan = math.nan
+    np.testing.assert_array_equal(
+        rows, [[0, 0.5, 1, 2, 3, 2, 1], [nan, 5, 6, nan, nan, nan, nan], [nan] * 7]
+    )
