@@ -3,8 +3,7 @@
 Machines are alike and their times random (gamma distributed), so the server's clock is not a count
 of steps. Synchronous SGD waits for all M workers of a round, m-synchronous SGD for the first
 three quarters of them; both average what they got. Every method sees equally many gradients, in the
-same order, from the same initialisation; learning rates fall by ten after half of the gradients and
-after three quarters. Running averages are those that were pushed last.
+same order, from the same initialisation. Running averages are those that were pushed last.
 """
 
 import dataclasses
@@ -19,8 +18,11 @@ import numpy as np
 import optax
 
 from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SYNCHRONOUS
+from benchmarks.harness.courses import RateCourse, rates_of
+from benchmarks.harness.halving import Halving
 from benchmarks.harness.images import ImageSettings, Part
 from common.data import ImageStream, PixelStatistics, pixel_statistics, standardise, stream
+from common.networks.resnet import Stem
 from common.seeds import host_generator, streams
 from dcasgd_jax import dcasgd
 
@@ -38,8 +40,14 @@ class Settings(ImageSettings):
     evaluations: int
     """Points of the curves."""
     learning_rates: tuple[float, ...]
+    course: RateCourse = "drops"
+    """How learning rates change in training; every update of the server counts as an epoch."""
+    halving: Halving | None = None
+    """How learning rates are tried; None to train at all of them from all seeds to the end."""
     width: float = 1.0
     """Factor on the network's channels."""
+    stem: Stem | None = None
+    """The network's first convolution; None for the usual one of images of that size."""
     augment: bool = False
     """Whether training images held on the device are padded, cropped and mirrored."""
     constant_lambda: float = 0.04
@@ -147,26 +155,24 @@ def server_rule(
 ) -> Callable[[Any], optax.GradientTransformation]:
     """From a learning rate, which may be traced, to the server's rule."""
     updates, decay = gradients // joined, settings.weight_decay
+    factors = rates_of(settings.course, 1.0, epochs=updates, per_epoch=1)
 
-    def falling(rate: Any) -> Any:
-        return lambda step: (
-            rate
-            * jnp.where(step < updates // 2, 1.0, jnp.where(step < 3 * updates // 4, 0.1, 0.01))
-        )
+    def changing(rate: Any) -> Any:
+        return lambda step: rate * jnp.asarray(factors)[step]
 
     if method == CONSTANT:
         strength = settings.constant_lambda
-        return lambda learning_rate: dcasgd(falling(learning_rate), strength, weight_decay=decay)
+        return lambda learning_rate: dcasgd(changing(learning_rate), strength, weight_decay=decay)
     if method == ADAPTIVE:
         return lambda learning_rate: dcasgd(
-            falling(learning_rate),
+            changing(learning_rate),
             settings.adaptive_lambda,
             mean_square_decay=settings.mean_square_decay,
             weight_decay=decay,
         )
 
     def plain(learning_rate: Any) -> Any:
-        sgd = optax.sgd(falling(learning_rate))
+        sgd = optax.sgd(changing(learning_rate))
         tx = optax.chain(optax.add_decayed_weights(decay), sgd)
         return optax.MultiSteps(tx, joined).gradient_transformation() if joined > 1 else tx
 

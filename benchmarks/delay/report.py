@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.figures import doubling, plot_by, share_range, small_multiples
+from benchmarks.harness.halving import TUNING, UNFINISHED, grid, reported, tuning_table
 from benchmarks.harness.reports import (
     best_by_method,
     by_method,
@@ -74,13 +75,20 @@ def protocol_tables(
     """Both protocols, as Markdown: each rule at its own tuned step, and all at one step.
 
     The one step is the first that ASGD does not bear (`intolerable_step`). Below stand published
-    errors, if there are any, and where they are from.
+    errors, if there are any, and where they are from. Where steps were halved, the second protocol
+    is after the smallest budget, with which all were tried.
     """
-    tuned = {m: best_by_method(_beside(records, m)) for m in worker_counts(records)}
+    finished, tried = reported(records), grid(records)
+    tuned = {m: best_by_method(_beside(finished, m)) for m in worker_counts(finished)}
+    if not tuned:
+        return UNFINISHED
     sections = [
         "**Each rule at its own tuned step** (and lambda), chosen on validation data.",
-        _table(records, tuned),
+        _table(tried, tuned),
     ]
+    sections += [tuning_table(_beside(records, m)) for m in tuned]
+    budget = numeric(tried[0], TUNING)
+    after = f", after {budget:g} epoch{'s' * (budget != 1)}" if budget else ""
     for workers in tuned:
         step = intolerable_step(records, workers)
         if step is None:
@@ -89,22 +97,23 @@ def protocol_tables(
                 "there is no step at which the rules could be compared beyond its limit."
             )
             continue
-        at_step = where(records, learning_rate=step)
+        at_step = where(tried, learning_rate=step)
         sections += [
-            f"**The same step, {step:g}, for all: the first that ASGD with {workers} workers does "
-            "not bear.** Lambda is chosen on validation data at this step.",
+            f"**The same step, {step:g}, for all{after}: the first that ASGD with {workers} "
+            "workers does not bear.** Lambda is chosen on validation data at this step.",
             _table(at_step, {workers: best_by_method(_beside(at_step, workers))}),
         ]
-    return joined(*sections, published_table(records, published or {}, source=source))
+    return joined(*sections, published_table(finished, published or {}, source=source))
 
 
 def intolerable_step(records: Sequence[Record], workers: int) -> float | None:
     """The first step above ASGD's tuned one that ASGD does not bear.
 
     That is the smallest of the grid whose mean validation accuracy is `INTOLERABLE` below that of
-    the tuned one, or at which a run diverged; None if there is none.
+    the tuned one, or at which a run diverged; None if there is none. Where steps were halved, all
+    of this is after the smallest budget.
     """
-    runs = where(records, ASGD, workers=workers)
+    runs = where(grid(records), ASGD, workers=workers)
     tuned = best_setting(runs)
     bar = metric(tuned, "validation_accuracy").mean - INTOLERABLE
     by_step = by_setting(runs, "learning_rate")
@@ -176,6 +185,7 @@ def plot_training(records: Sequence[Record], path: Path) -> Path:
         "gradients": "gradients received by the server",
         "simulated_seconds": "simulated time, in times of one gradient",
     }
+    records = reported(records)
     workers, columns = worker_counts(records), list(itertools.product(abscissae, GROUPS))
     with small_multiples(
         path, workers, columns,
@@ -206,7 +216,11 @@ def _at_mean_times(runs: Sequence[Record]) -> list[Record]:
 
 
 def plot_tolerance(records: Sequence[Record], path: Path) -> Path:
-    """Final accuracy of each rule against the step size, lambda chosen anew at each step."""
+    """Final accuracy of each rule against the step size, lambda chosen anew at each step.
+
+    Where steps were halved, it is that after the smallest budget, with which all were tried.
+    """
+    records = grid(records)
     workers = worker_counts(records)
     steps = sorted({numeric(r, "learning_rate") for r in records})
     with small_multiples(

@@ -10,7 +10,7 @@ goes on; its waves are computed together, but on CPU.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,10 +30,12 @@ from benchmarks.delay.images import (
     whole_rounds,
 )
 from benchmarks.delay.report import ADAPTIVE, CONSTANT, SGD
+from benchmarks.harness.halving import Rung, halved, runs
 from benchmarks.harness.registry import Context
 from common.data import epoch_order, standardise
 from common.data.augmentation import pad_crop_flip
 from common.networks import resnet
+from common.progress import Bar
 from common.results.records import Record
 from common.seeds import streams
 from common.training import groups
@@ -58,19 +60,38 @@ class Run(NamedTuple):
 def run(settings: Settings, context: Context) -> Iterator[Record]:
     """Yields a record for each method, number of workers, learning rate and seed."""
     data = load_data(settings, context.data_dir)
-    todo = cases(settings)
-    runs = [Run(rate, seed) for seed in context.seeds for rate in settings.learning_rates]
-    trainer = Trainer(settings, data)
-    with context.progress.task("asynchronous training", total=len(todo) * len(runs)) as bar:
+    todo, rates, seeds = cases(settings), settings.learning_rates, context.seeds
+    epochs, halving = settings.epochs, settings.halving
+    counted = runs(len(rates), epochs, len(seeds), halving)
+    trainers = {budget: Trainer(_with_budget(settings, budget), data) for budget, _ in counted}
+    total = len(todo) * sum(budget * count for budget, count in counted)
+    with context.progress.task("asynchronous training", total=total) as bar:
         for case in todo:
-            for part in groups(len(runs), settings.at_once if trainer.side_by_side else 1):
-                together, of_case = runs[part], f"{case.method}, M = {case.workers}"
-                ends = [f"step {r.rate}, seed {r.seed}" for r in (together[0], together[-1])]
-                yield from context.stages.of(
-                    f"{of_case}, {' to '.join(dict.fromkeys(ends))}",
-                    functools.partial(trainer.train, case, together),
-                )
-                bar.advance(len(together), note=of_case)
+            of_rung = functools.partial(_stages, case, trainers, settings.at_once, bar)
+            yield from halved(
+                rates, seeds, epochs, halving, context.stages, of_rung, method=case.method,
+                setting={"workers": case.workers},
+            )  # fmt: skip
+
+
+def _with_budget(settings: Settings, epochs: int) -> Settings:
+    """Trained for so many epochs, and looked at as often an epoch as before, or once."""
+    evaluations = max(1, settings.evaluations * epochs // settings.epochs)
+    return dataclasses.replace(settings, epochs=epochs, evaluations=evaluations)
+
+
+def _stages(
+    case: Case, trainers: Mapping[int, "Trainer"], at_once: int, bar: Bar, rung: Rung
+) -> Iterator[tuple[str, Callable[[], list[Record]]]]:
+    """What is trained of a case with one budget: names, and what makes the records."""
+    trainer, of_case = trainers[rung.epochs], f"{case.method}, M = {case.workers}"
+    every = [Run(rate, seed) for seed in rung.seeds for rate in rung.values]
+    for part in groups(len(every), at_once if trainer.side_by_side else 1):
+        together = every[part]
+        ends = [f"step {r.rate}, seed {r.seed}" for r in (together[0], together[-1])]
+        name = f"{of_case}, {' to '.join(dict.fromkeys(ends))}{rung.label}"
+        yield name, functools.partial(trainer.train, case, together, also=rung.setting)
+        bar.advance(len(together) * rung.epochs, note=of_case)
 
 
 class _Answering(NamedTuple):
@@ -109,7 +130,7 @@ class Trainer:
             data.num_classes,
             width=settings.width,
             dtype=jnp.bfloat16 if settings.bfloat16 else jnp.float32,
-            stem="7x7" if large else "3x3",
+            stem=settings.stem or ("7x7" if large else "3x3"),
         )
         self._images = len(data.train.rows if isinstance(data.train, Streamed) else data.train[1])
         self._per_epoch = self._images // settings.batch_size
@@ -126,8 +147,13 @@ class Trainer:
             for part in (jax.tree.map(lambda leaf: leaf[:1000], sample), data.validation, data.test)
         )
 
-    def train(self, case: Case, runs: Sequence[Run]) -> list[Record]:
-        """Trains runs of a case side by side, or the one there is."""
+    def train(
+        self, case: Case, runs: Sequence[Run], *, also: Mapping[str, Any] | None = None
+    ) -> list[Record]:
+        """Trains runs of a case side by side, or the one there is.
+
+        What `also` holds stands in the settings of their records.
+        """
         begun = time.perf_counter()
         simulator, program = self._simulator(case)
         drawn = {run.seed: self._drawn(case, run.seed) for run in runs}
@@ -158,6 +184,7 @@ class Trainer:
             self._record(
                 case,
                 run,
+                also or {},
                 {name: _of_run(value, i) for name, value in final.items()},
                 {name: [_of_run(row[name], i) for row in rows] for name in rows[0]},
                 seconds,
@@ -166,8 +193,8 @@ class Trainer:
         ]
 
     def _record(
-        self, case: Case, run: Run, final: dict[str, float], curve: dict[str, list[float]],
-        seconds: float,
+        self, case: Case, run: Run, also: Mapping[str, Any], final: dict[str, float],
+        curve: dict[str, list[float]], seconds: float,
     ) -> Record:  # fmt: skip
         lambdas = {
             CONSTANT: {"lambda": self.settings.constant_lambda},
@@ -176,8 +203,8 @@ class Trainer:
         last = {name: curve[name][-1] for name in ("test_accuracy", "simulated_seconds")}
         return Record(
             method=case.method,
-            setting={"workers": case.workers, "learning_rate": run.rate} | lambdas, seed=run.seed,
-            metrics=final | last, curve=curve, wall_time=seconds,
+            setting={"workers": case.workers, "learning_rate": run.rate, **lambdas, **also},
+            seed=run.seed, metrics=final | last, curve=curve, wall_time=seconds,
         )  # fmt: skip
 
     def _figures(self, state: _Answering, part: Any) -> dict[str, jax.Array]:

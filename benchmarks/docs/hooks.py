@@ -274,11 +274,23 @@ def source_of(uri: str) -> str | None:
     return f"benchmarks/docs/pages/{uri}"
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Puts the list of experiments, or that of bad inputs, where a page asks for it.
+_KEPT = re.compile(r"\]\(\.\./\.\./(evidence|notebooks)/([\w-]+)\.(?:md|ipynb)(?=[)#])")
 
-    And says how the page is edited: by a link, where `extra.repository` names the repository's
-    address, or by the name of its file.
+
+def in_site(text: str) -> str:
+    """Links of a page as they lead in the site: in the repository they lead to files.
+
+    Args:
+        text: Markdown, of a page in the folder of pages itself.
+    """
+    return _KEPT.sub(lambda m: f"]({m[1]}/{'index' if m[2] == 'README' else m[2]}.md", text)
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Makes links lead within the site, and puts lists where a page asks for them.
+
+    The lists are of experiments, and of bad inputs. And says how the page is edited: by a link,
+    where `extra.repository` names the repository's address, or by the name of its file.
 
     Args:
         markdown: of the page.
@@ -286,6 +298,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         config: of the site.
         files: not looked at.
     """
+    markdown = in_site(markdown)
     if EXPERIMENTS in markdown:
         markdown = markdown.replace(EXPERIMENTS, experiments())
     if BAD_INPUT in markdown:

@@ -138,7 +138,7 @@ ONE_SEED = (*TIMED, "gsgd_stability", "gsgd_architectures")
 LEAST_SEEDS = {
     "gsgd_mlp": 10, "lacim_selection": 10, "lacim_pseudo_labels": 10, "lacim_identifiability": 5,
     "lacim_fonts": 5, "killed_commands": 8, "dcasgd_digits": 10, "dcasgd_lambda_sweep": 10,
-    "dcasgd_delay_tolerance": 10,
+    "dcasgd_delay_tolerance": 10, "gsgd_control": 20, "gsgd_sequence": 12,
 }  # fmt: skip
 """With how many seeds "all" runs an experiment at least, at the presets that are to decide."""
 

@@ -5,14 +5,19 @@ A report reads records only. It picks runs (`where`), sets them side by side (`b
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from common.results.comparison import Difference
+import numpy as np
+
+from common.results.comparison import Difference, interval
 from common.results.power import told_apart
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import Summary, group, summarise
+
+MET, MISSED, CLOSE = "met", "missed", "too close to tell"
+"""What is said of a target."""
 
 
 def where(records: Iterable[Record], method: str | None = None, **setting: Any) -> list[Record]:
@@ -82,11 +87,42 @@ def paired(
 
 def met(value: float, target: float, *, at_most: bool = False) -> str:
     """Says whether a target, the least value wanted or the largest, is "met" or "missed"."""
-    return "met" if (value <= target if at_most else value >= target) else "missed"
+    return MET if (value <= target if at_most else value >= target) else MISSED
 
 
-def magnitude(value: float, *, digits: int = 1) -> str:
-    """A distance in the form in which its order of magnitude is read: 0.9, or 3 · 10⁻¹⁴."""
+def reached(
+    ratio: float, target: float, over: np.ndarray | None = None, *, at_most: bool = False
+) -> str:
+    """As `met`; but where the ratio's values over several turns cover the target, neither.
+
+    A program's repetitions are its statistics: the 95% interval of their mean is looked at.
+    """
+    if over is not None and len(over) > 1:
+        # Seconds are multiplied by what else the machine does: compared as logarithms.
+        spread = interval(np.log(over))
+        if abs(np.log(target) - spread.mean) < spread.half_width:
+            return CLOSE
+    return met(ratio, target, at_most=at_most)
+
+
+def turns(over: Record, under: Sequence[Record]) -> np.ndarray | None:
+    """Seconds of one way by those of another's of the same turn; None where they are not kept."""
+    seconds = [record.curve.get("seconds", ()) for record in (over, *under[:1])]
+    if len(seconds) < 2 or not len(seconds[0]) or len(seconds[0]) != len(seconds[1]):
+        return None
+    return np.divide(*map(np.asarray, seconds))
+
+
+def magnitude(value: float, *, digits: int = 1, rounded: Callable[[float], float] = round) -> str:
+    """A distance in the form in which its order of magnitude is read: 0.9, or 3 · 10⁻¹⁴.
+
+    It is `rounded` to digits: up by `math.ceil` and down by `math.floor`, as bounds have to be.
+    """
+    if value > 0 and math.isfinite(value):
+        shown = 2 if 0.01 <= value < 100 else digits
+        unit = 10.0 ** (math.floor(math.log10(value)) - shown + 1)
+        units = round(value / unit, 6)  # 0.84 is 84 hundredths, not a rounding less
+        value = rounded(units) * unit
     if value == 0 or not math.isfinite(value) or 0.01 <= value < 100:
         return f"{value:.2g}"
     leading, exponent = f"{value:.{digits - 1}e}".split("e")

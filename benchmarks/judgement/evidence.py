@@ -3,7 +3,7 @@
 `benchmarks/evidence/` holds a summary of one run for each experiment and preset that has been
 measured: `NAME/PRESET.jsonl`, and, made from it alone, the figures beside it and the page
 `NAME.md`; `README.md` is the index, with the verdict on each claim, which stands in the project's
-own README too. No number that was measured is typed.
+own README too. No figure in its tables and verdicts is typed.
 """
 
 import os
@@ -18,7 +18,13 @@ from benchmarks.harness.runner import made_by
 from benchmarks.judgement import published
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.finding import Measured
-from benchmarks.judgement.page import claim_sections, claim_table, verdicts_on, with_claims
+from benchmarks.judgement.page import (
+    HEAD,
+    claim_sections,
+    claim_table,
+    verdicts_on,
+    with_claims,
+)
 from common.files import inside, write_whole
 from common.results.records import Record, last_run, read_records
 from common.results.summaries import read_summary, write_summary
@@ -28,24 +34,6 @@ FOLDER = _ROOT / "benchmarks" / "evidence"
 README = _ROOT / "README.md"
 PUBLISHED = "published"
 """The page of published figures beside ours."""
-
-_HEAD = """# Evidence
-
-The claims, with what the records say of each; then one page for each experiment that has been
-measured. Tables, figures and verdicts are made from the summaries of records beside them by
-`python -m benchmarks report`; what was measured is never typed.
-
-One method is called better than another where Student's t test of their differences, seed by seed,
-is significant at 5%, with Holm's correction for all comparisons of its table. Where neither side
-wins, we say "no difference as large as hoped" (published, or the least that one would change the
-method for) only if the seeds would have shown such a difference, with a power of 80%, and their 95%
-interval excludes it. "Visible" is the smallest difference that they would have shown. Where less
-than 80% of the accuracy that a task allows is reached, too little is learnt to conclude from; nor
-does delay compensation win or lose against a baseline whose step is marked "(edge)", the least or
-the largest of its grid. A claim is *not decided* where less than a quarter of its comparisons is
-won, and less than half say anything. It is judged on the largest preset that was recorded with the
-settings it has today, and on the largest record where none was."""
-
 
 _LINK = f"[Published figures: theirs, ours, why they differ]({PUBLISHED}.md), with their protocols."
 
@@ -332,7 +320,7 @@ def _index(
 ) -> str:
     rows = [
         f"- [{name}]({name}.md): {registry.claim(name)} "
-        f"Presets: {', '.join(path.stem for path in summaries)}."
+        f"Recorded: {', '.join(path.stem for path in summaries)}."
         for name, summaries in _measured(folder)
     ]
     drawn, shown = set(figures), {}
@@ -342,5 +330,5 @@ def _index(
         shown[claim.name] = figure.relative_to(folder) if figure in drawn and figure else None
     sections = claim_sections(measured, shown)
     return (
-        "\n\n".join([_HEAD, _LINK, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"
+        "\n\n".join([HEAD, _LINK, "## Claims", sections, "## Experiments", "\n".join(rows)]) + "\n"
     )

@@ -56,8 +56,8 @@ def ladder(measured: Measured) -> Finding:
         return INCOMPLETE
     signs = told_apart(below)
     headline = (
-        f"the Hessian leaves {_listed(exact_left)} of the error (bar: {100 * MOST:.0f}%), diag(λG) "
-        f"{_listed(diagonal_left)} (bar: {100 * USEFUL:.0f}%); "
+        f"the Hessian leaves {_listed(exact_left)} of the error, to be below {100 * MOST:.0f}%; "
+        f"diag(λG) {_listed(diagonal_left)}, to be below {100 * USEFUL:.0f}%; "
         f"{_refuted(list(exact_left), signs)}; {_visible(below)}"
     )
     figures = (
@@ -97,7 +97,7 @@ def _refuted(activations: Sequence[str], signs: Sequence[int]) -> str:
 
 def _visible(below: Sequence[Difference]) -> str:
     largest = 100 * max(map(smallest_visible, below))
-    return f"{largest:.0f} points from a bar are visible"
+    return f"at worst {largest:.0f} points from a bar are visible"
 
 
 def _listed(shares: dict[str, float]) -> str:

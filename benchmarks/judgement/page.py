@@ -12,6 +12,35 @@ from benchmarks.judgement.finding import Finding, Measured
 BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
 END = "<!-- made from the records by `python -m benchmarks report`: end -->"
 
+HEAD = """# Evidence
+
+The claims, with what the records say of each; then one page for each experiment that has been
+measured. Tables, figures and verdicts are made from the summaries of records beside them by
+`python -m benchmarks report`. Figures in the texts above the tables, and those of other people's
+programs, are typed, with what they were measured on.
+
+**When one method is better than another.** Where Student's t test of their differences, seed by
+seed, is significant at 5%, with Holm's correction for all comparisons of its table. Where neither
+side wins, we say "no difference as large as hoped" (published, or the least that one would change
+the method for) only if the seeds would have shown such a difference, with a power of 80%, and their
+95% interval excludes it. "Visible" is the smallest difference that they would have shown in one
+comparison by itself; corrected for many it takes more. Where less than 80% of the accuracy that a
+task allows is reached, too little is learnt to conclude from; nor does delay compensation win or
+lose against a baseline whose step is marked "(edge)", the least or the largest of its grid.
+
+**What the verdicts mean**, of a claim that one method is better:
+
+- *holds*: every comparison is won;
+- *holds partly*: at least a quarter is won, and more than are lost;
+- *does not hold here*: less than that is won, and at least half of the comparisons say something;
+- *not decided*: less than that is won, and less than half say anything.
+
+A claim of two parts holds if both do, and partly if one does, wholly or in part; where one part is
+not decided, and the other does not hold, neither is the whole. Invariance (2), the ladder (4),
+speed (7) and language models (8) have bars and targets of their own, which their sections state:
+they hold if all are met, and partly if some are. A claim is judged on the largest preset that was
+recorded with the settings it has today, and on the largest record where none was."""
+
 
 def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> str:
     """Every claim with its verdict, what that rests on, and what was published.

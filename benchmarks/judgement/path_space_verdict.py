@@ -160,19 +160,27 @@ def invariance(measured: Measured) -> Finding:
         least = min(_or(distance, math.inf) for distance in values(on_weights, "distance"))
         kept.append(apart < 0.01 * least)
         headlines.append(
-            f"in {dtype} by up to {magnitude(apart)} of their size (on weights {magnitude(least)} "
-            "or more)"
+            f"in {dtype} by at most {_at_most(apart)} of their size in path space, by at least "
+            f"{_at_least(least)} on weights"
         )
         changed = [100 * np.median(values(runs, "changed_answers")) for runs in
                    (in_paths, on_weights)]  # fmt: skip
         parts.append(
-            f"{dtype}: logits differ by at most {magnitude(apart)} of their size in path space, by "
-            f"at least {magnitude(least)} on weights; {changed[0]:.1f}% of the answers change in "
+            f"{dtype}: logits differ by at most {_at_most(apart)} of their size in path space, by "
+            f"at least {_at_least(least)} on weights; {changed[0]:.1f}% of the answers change in "
             f"path space and {changed[1]:.1f}% on weights (medians)"
         )
     if not kept:
         return INCOMPLETE
     verdict = HOLDS if all(kept) else PARTLY if any(kept) else FAILS
     # Every precision stands there: the one that fails is what makes a verdict partial.
-    headline = f"logits from two scalings of one start end apart {', '.join(headlines)}"
+    headline = f"logits from two scalings of one start end apart {'; '.join(headlines)}"
     return Finding(verdict, headline, "; ".join(parts) + ".")
+
+
+def _at_most(distance: float) -> str:
+    return magnitude(distance, digits=2, rounded=math.ceil)
+
+
+def _at_least(distance: float) -> str:
+    return magnitude(distance, digits=2, rounded=math.floor)

@@ -1,13 +1,23 @@
 """What the records say of speed: ratios of programs timed in turns, against their targets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.delay import speed as simulation
 from benchmarks.delay.timed import event_loops, pushes
-from benchmarks.harness.reports import by_setting, numeric, values, where
+from benchmarks.harness.reports import (
+    CLOSE,
+    MET,
+    MISSED,
+    by_setting,
+    numeric,
+    reached,
+    turns,
+    values,
+    where,
+)
 from benchmarks.judgement.finding import (
     FAILS,
     HOLDS,
@@ -20,10 +30,6 @@ from benchmarks.judgement.finding import (
 from benchmarks.latent.reports import authors_search
 from benchmarks.latent.reports import speed as latent
 from benchmarks.path_space import speed as path_space
-from common.results.comparison import interval
-from common.results.records import Record
-
-MET, MISSED, CLOSE = "met", "missed", "too close to tell"
 
 
 class Target(NamedTuple):
@@ -52,7 +58,7 @@ def speed(measured: Measured) -> Finding:
         else UNDECIDED
     )  # fmt: skip
     worst = max(targets, key=lambda target: target.miss)
-    headline = f"{met} of {len(found)} targets met, {missed} missed"
+    headline = f"{met} of the claim's {len(found)} targets met, {missed} missed"
     headline += f", {close} too close to tell" if close else ""
     headline += f"; {'worst' if worst.miss > 1 else 'nearest'}: {worst.text}"
     listed = "; ".join(f"{target.text}: {target.outcome}" for target in targets)
@@ -60,28 +66,15 @@ def speed(measured: Measured) -> Finding:
 
 
 def _target(
-    what: str, ratio: float, of: str, target: float, turns: np.ndarray | None = None, *,
+    what: str, ratio: float, of: str, target: float, over: np.ndarray | None = None, *,
     at_most: bool = False,
 ) -> Target:  # fmt: skip
-    """`of` says what the ratio is to; `turns` are its values in every turn, where they are kept."""
+    """`of` says what the ratio is to; `over` are its values in every turn, where they are kept."""
     miss = ratio / target if at_most else target / ratio
-    outcome = MISSED if miss > 1 else MET
-    if turns is not None and len(turns) > 1:
-        # Seconds are multiplied by what else the machine does: compared as logarithms.
-        spread = interval(np.log(turns))
-        if abs(np.log(target) - spread.mean) < spread.half_width:
-            outcome = CLOSE
+    outcome = reached(ratio, target, over, at_most=at_most)
     # Where little is asked for, what counts is the second decimal.
     shown = f"{ratio:.2f}" if target < 1.5 else f"{ratio:.1f}"
     return Target(f"{what} {shown} {of} (target {target:g})", outcome, float(miss))
-
-
-def _turns(over: Record, under: Sequence[Record]) -> np.ndarray | None:
-    """Seconds of one way by those of another's of the same turn; None where they are not kept."""
-    seconds = [record.curve.get("seconds", ()) for record in (over, *under[:1])]
-    if len(seconds) < 2 or not len(seconds[0]) or len(seconds[0]) != len(seconds[1]):
-        return None
-    return np.divide(*map(np.asarray, seconds))
 
 
 def _steps(measured: Measured) -> Iterator[Target]:
@@ -91,7 +84,7 @@ def _steps(measured: Measured) -> Iterator[Target]:
         plain = where(timed, path_space.SGD, **worst.setting)
         yield _target(
             f"step in path space, {network},", worst.metrics["ratio"], "of SGD's",
-            path_space.TARGET, _turns(worst, plain), at_most=True,
+            path_space.TARGET, turns(worst, plain), at_most=True,
         )  # fmt: skip
         yield _target(
             f"its compilation, {network},", max(values(runs, "compile_ratio")), "of SGD's",
@@ -110,7 +103,7 @@ def _simulations(measured: Measured) -> Iterator[Target]:
         yield _target(
             f"simulated cluster, {network},", worst.metrics["ratio"],
             "of synchronous throughput at worst", simulation.TARGET,
-            _turns(plain[0], [worst]) if plain else None,
+            turns(plain[0], [worst]) if plain else None,
         )  # fmt: skip
     if looped := where(records, event_loops.TORCH_LOOP, rule="ASGD"):
         worst = min(looped, key=lambda r: r.metrics["simulator_ratio"])
@@ -120,7 +113,7 @@ def _simulations(measured: Measured) -> Iterator[Target]:
         yield _target(
             "simulated cluster", worst.metrics["simulator_ratio"],
             "times the throughput of an event loop in PyTorch at worst", event_loops.TARGET,
-            _turns(worst, ours),
+            turns(worst, ours),
         )  # fmt: skip
     if pushed := where(records, pushes.PUSH):
         yield _target(
@@ -136,7 +129,7 @@ def _searches(measured: Measured) -> Iterator[Target]:
             loop, ours = where(runs, latent.LOOP), where(runs, latent.OURS)
             target = _target(
                 f"latent search, {decoder},", min(ratios), "times a loop over batches",
-                latent.TARGET, _turns(loop[0], ours),
+                latent.TARGET, turns(loop[0], ours),
             )  # fmt: skip
             short, _ = latent.beside_every_start(runs)
             if not latent.as_good(runs):
@@ -155,5 +148,5 @@ def _searches(measured: Measured) -> Iterator[Target]:
             )
             yield _target(
                 f"latent search, {decoder}, to the authors' objective,", min(ratios),
-                "times their loop in PyTorch", authors_search.TARGET, _turns(theirs[0], ours),
+                "times their loop in PyTorch", authors_search.TARGET, turns(theirs[0], ours),
             )  # fmt: skip

@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
 
     @property
     def visible(self) -> float:
-        """The smallest gain that its seeds could have seen."""
+        """The smallest gain that its seeds could have seen, were it the only comparison."""
         return smallest_visible(self.gain)
 
 
@@ -129,9 +129,9 @@ def words(comparisons: Sequence[Comparison]) -> str:
 
 
 def in_short(comparisons: Sequence[Comparison]) -> str:
-    """How many comparisons say what, and the commonest reason why some decide nothing.
+    """How many comparisons say what, and why some decide nothing.
 
-    For a table's cell; `words` has all of it.
+    For a table's cell; `words` has more of it.
     """
     if not comparisons:
         return "not compared"
@@ -157,17 +157,18 @@ def losses_in_short(comparisons: Sequence[Comparison]) -> str:
 
 
 def _undecided(of: Mapping[str, Sequence[Comparison]]) -> list[str]:
-    """How many comparisons decide nothing, with the commonest reason; nothing if all decide."""
-    kinds = (BLIND, UNTRAINED, EDGE)
-    count = sum(len(of[kind]) for kind in kinds)
-    if not count:
+    """How many comparisons decide nothing, and why; nothing if all decide."""
+    reasons = {UNTRAINED: "too little is learnt", EDGE: EDGE}
+    if of[BLIND]:
+        reasons = {BLIND: f"typically {_visible(_middle(of[BLIND]))}", **reasons}
+    counts = {kind: len(of[kind]) for kind in reasons if of[kind]}
+    if not counts:
         return []
-    reason = {
-        UNTRAINED: "most networks have learnt too little",
-        EDGE: "most baselines' steps are at the edge of their grid",
-    }
-    commonest = max(kinds, key=lambda kind: len(of[kind]))
-    return [f"not decided in {count} ({reason.get(commonest) or _visible(_middle(of[BLIND]))})"]
+    said = [
+        f"{count}: {reasons[kind]}" if len(counts) > 1 else reasons[kind]
+        for kind, count in counts.items()
+    ]
+    return [f"not decided in {sum(counts.values())} ({'; '.join(said)})"]
 
 
 def _by_outcome(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:

@@ -4,6 +4,8 @@ Two-class coloured MNIST with a quarter of the labels flipped: colour agrees wit
 and 80% of the images of the two training domains and on 10% of the test domain's, so that colour is
 the better predictor in training and ruins the test. Every method has the same encoder trunk and
 classifier, data, order and number of steps, and as many trials of its settings; ERM is the bar.
+Tuned are the step and what is the method's own: ERM's weight decay; in its place, and without any
+decay, the strength of a penalty or the two factors of a bound.
 
 Settings are chosen by mean over the seeds, by each of the three rules that are in use and by a
 fourth, which sees no more than the first:

@@ -54,6 +54,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from benchmarks.harness.courses import RateCourse, rates_of
 from benchmarks.harness.halving import (
     UNFINISHED,
     Halving,
@@ -82,9 +83,7 @@ from benchmarks.path_space.methods import (
 from benchmarks.path_space.rates import rate_figure, rate_tables
 from benchmarks.path_space.training import (
     Evaluator,
-    RateCourse,
     first_state,
-    rates_of,
     step_by_rates,
     train_together,
     with_rates,
@@ -304,7 +303,7 @@ CAPTIONS = {
     "ringed; a cross marks steps at which a run diverged. Where steps were halved, all of this is "
     "after the smallest budget, with which all were tried. In path space the peaks are no wider "
     "than on weights.",
-    "adaptive_rates.png": "The same of Adam and RMSProp.",
+    "adaptive_rates.png": "The same of the adaptive rules.",
 }
 
 

@@ -244,7 +244,11 @@ def tables(records: Sequence[Record]) -> str:
             widest = metric(by_spread[spreads[-1]], "changed_answers")
             accuracy = metric(by_spread[spreads[0]], "test_accuracy")
             rows.append([method, percent(accuracy), *figures, percent(widest)])
-        header = ["method", "test accuracy %", *(f"distance, spread {s:g}" for s in spreads)]
+        header = [
+            "method",
+            "test accuracy %",
+            *(f"largest distance, spread {s:g}" for s in spreads),
+        ]
         header.append(f"answers changed %, spread {spreads[-1]:g}")
         sections += [f"**{dtype}**, at the end of training:", markdown(header, rows)]
     return "\n\n".join(sections)

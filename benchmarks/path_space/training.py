@@ -6,7 +6,7 @@ the running averages.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -103,28 +103,6 @@ def first_state(
 ) -> Callable[[Any], TrainState]:
     """From first weights to the state before the first step, which does not know the rate."""
     return jax.jit(lambda params: init_state(params, make(0.0), averages))
-
-
-RateCourse = Literal["drops", "rise and fall"]
-"""How step sizes change in training: divided by ten after half of the epochs, and again after three
-quarters; or straight up from a tenth for a fifth of all steps, then straight down to zero."""
-
-_RISE = 0.2
-
-
-def rates_of(course: RateCourse, rate: float, *, epochs: int, per_epoch: int) -> np.ndarray:
-    """The step size of every step, at most the rate; float32, [epochs * per_epoch]."""
-    steps = np.arange(epochs * per_epoch)
-    if course == "drops":
-        epoch = steps // per_epoch
-        drops = (2 * epoch >= epochs).astype(int) + (4 * epoch >= 3 * epochs)
-        factors = 0.1**drops
-    elif course == "rise and fall":
-        # The last step is not zero: the fall would reach it one step later.
-        factors = np.interp(steps, [0, _RISE * len(steps), len(steps)], [0.1, 1.0, 0.0])
-    else:
-        raise ValueError(f"the course of steps is one of {get_args(RateCourse)}, got {course!r}.")
-    return (rate * factors).astype(np.float32)
 
 
 def with_rates(state: TrainState, rates: np.ndarray) -> TrainState:

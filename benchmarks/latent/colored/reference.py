@@ -223,8 +223,8 @@ def _verdict(size: int, ours: Sequence[Record], name: str, theirs: Sequence[floa
     gain = interval(100 * (one - other) for one, other in both)
     return (
         f"- LaCIM in batches of {size} {means[0]:.1f}, {name} {means[1]:.1f}: "
-        f"{gain.mean:+.1f} ± {gain.half_width:.1f} over {gain.n} seeds (target: at least theirs: "
-        f"{met(means[0], means[1])})"
+        f"{gain.mean:+.1f} over {gain.n} seeds, its 95% interval ± {gain.half_width:.1f} (target, "
+        f"by the means: at least theirs: {met(means[0], means[1])})"
     )
 
 

@@ -12,8 +12,9 @@ components of the training images, each of variance 1. The network is not traine
 decoder explains the components, by a Gaussian of fixed width.
 
 Every method has the same encoder trunk and classifier, data, order and number of steps, and as many
-trials of its settings. Settings are chosen for each test domain by mean over the seeds, by the
-rules that are in use and by a fourth, which sees no more than the first:
+trials of its settings, which are those of `lacim_baselines`. Settings are chosen for each test
+domain by mean over the seeds, by the rules that are in use and by a fourth, which sees no more than
+the first:
 
 - training domains: accuracy on held-out images of the training domains;
 - left-out domain: accuracy on each training domain of a run trained without it, averaged;
@@ -33,9 +34,9 @@ Published, a pretrained ResNet-50 at 224x224 trained further, mean of the four d
 training domains (DomainBed, https://arxiv.org/abs/2007.01434): ERM 85.5, IRM 83.5, GroupDRO 84.4,
 CORAL 86.2, MMD 84.7, DANN 83.7, V-REx 84.9. Here images are small and the network is kept as it is.
 
-Cost: cpu 5 minutes on one core, features not included. Estimated, not run: day an hour of one
-core; full is sized for one accelerator.
-Command: python -m benchmarks lacim_pacs --preset smoke --seeds 3
+Cost: cpu 5 minutes on one core, day 40, features not included; full is sized for one accelerator
+and was not run.
+Command: python -m benchmarks lacim_pacs --preset day --seeds 3
 """
 
 import dataclasses

@@ -12,6 +12,8 @@ from benchmarks.delay import images as asynchronous_images
 from benchmarks.delay.images import Case, cases, waited_for
 from benchmarks.delay.report import ALL_SYNCHRONOUS, ASGD, METHODS, SGD, SYNCHRONOUS
 from benchmarks.delay.training import Run, Trainer
+from benchmarks.harness.courses import rates_of
+from benchmarks.harness.halving import TUNING, UNFINISHED, Halving
 from benchmarks.harness.registry import Context
 from common.progress import Silent
 from common.results.records import RecordWriter, read_records
@@ -43,6 +45,38 @@ def test_every_method_has_a_curve_against_data_and_time(records):
     assert min(asynchronous.curve["distance"]) > 0
     # Waiting for the third of four machines takes longer for as many gradients.
     assert waiting.metrics["simulated_seconds"] > asynchronous.metrics["simulated_seconds"]
+
+
+def test_halving_tries_steps_on_a_part_of_the_epochs(tmp_path, standard_promotion):
+    settings = dataclasses.replace(
+        SETTINGS, methods=(ASGD,), epochs=2, evaluations=2, learning_rates=(0.02, 0.05),
+        halving=Halving(factor=2, seeds=1), course="rise and fall", stem="3x3, stride 2",
+    )  # fmt: skip
+    context = Context(seeds=(0, 1), data_dir=None, progress=Silent())
+    found = list(dcasgd_cifar10.run(settings, context))
+    tried = [r for r in found if r.setting.get(TUNING) == 1]
+    ended = [r for r in found if TUNING not in r.setting]
+    assert [(r.setting["learning_rate"], r.seed) for r in tried] == [(0.02, 0), (0.05, 0)]
+    best = max(tried, key=lambda r: r.metrics["validation_accuracy"]).setting["learning_rate"]
+    assert [(r.setting["learning_rate"], r.seed) for r in ended] == [(best, 0), (best, 1)]
+    assert [list(r.curve["gradients"]) for r in (tried[0], ended[0])] == [[40], [40, 80]]
+    assert "with 1 epoch" in dcasgd_cifar10.tables(found)
+    # Stopped in its search it has no curves of the whole budget, and says so.
+    assert [path.name for path in dcasgd_cifar10.plots(tried, tmp_path)] == ["steps.png"]
+    assert dcasgd_cifar10.tables(tried) == UNFINISHED
+
+
+def test_the_servers_steps_rise_and_fall():
+    """The step of plain SGD is what the server's weights move by, gradients being ones."""
+    settings = dataclasses.replace(SETTINGS, course="rise and fall", weight_decay=0.0)
+    tx = asynchronous_images.server_rule(ASGD, 1, settings, 10)(0.5)
+    state, moved = tx.init(jnp.zeros([])), []
+    for _ in range(10):
+        update, state = tx.update(jnp.ones([]), state, jnp.zeros([]))
+        moved.append(-float(update))
+    expected = rates_of("rise and fall", 0.5, epochs=10, per_epoch=1)
+    np.testing.assert_allclose(moved, expected, rtol=1e-6)
+    assert expected.argmax() == 2
 
 
 def test_cases_and_rounds():

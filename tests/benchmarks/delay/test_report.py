@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 
 from benchmarks.delay.report import (
+    METHODS,
     intolerable_step,
     plot_training,
     protocol_tables,
     published_table,
 )
+from benchmarks.harness.halving import TUNING, UNFINISHED
 from common.results.records import Record
 
 
@@ -72,6 +74,27 @@ def test_a_step_or_lambda_at_the_edge_of_its_grid_is_marked():
     rows = [line.split("|") for line in protocol_tables(runs).splitlines() if line[:1] == "|"]
     shown = {row[1].strip(): [cell.strip() for cell in row[3:5]] for row in rows}
     assert shown == shown | {"ASGD": ["0.2", ""], "DC-ASGD-a": ["0.4 (edge)", "2 (edge)"]}
+
+
+def test_halved_steps_are_compared_after_the_same_budget():
+    """Tried for one epoch at three steps, the chosen one trained to the end."""
+    tries = [
+        r
+        for method, accuracies in (("ASGD", (0.5, 0.7, 0.3)), ("DC-ASGD-a", (0.5, 0.6, 0.65)))
+        for step, a in zip((0.1, 0.2, 0.4), accuracies, strict=True)
+        for r in asgd(step, [a, a], method=method, **{TUNING: 1})
+    ]
+    assert protocol_tables(tries) == UNFINISHED
+    ended = asgd(0.2, [0.8, 0.8, 0.8]) + asgd(0.4, [0.85, 0.85, 0.85], method="DC-ASGD-a")
+    assert intolerable_step(tries + ended, 4) == 0.4
+    tables = protocol_tables(tries + ended)
+    rows = [[cell.strip() for cell in line.split("|")] for line in tables.splitlines()]
+    shown = {row[1]: row[3:8] for row in reversed(rows) if row[1:2] and row[1] in METHODS}
+    assert shown["ASGD"] == ["0.2", "", "3", "90.00 ± 0.00", ""]
+    assert shown["DC-ASGD-a"] == ["0.4 (edge)", "", "3", "95.00 ± 0.00", "5.00 ± 0.00"]
+    assert "**The same step, 0.4, for all, after 1 epoch: the first that ASGD" in tables
+    assert "40.00 ± 0.00" in tables.partition("after 1 epoch")[2]
+    assert "with 1 epoch | with all |" in " ".join(tables.split())
 
 
 def test_seeds_whose_machines_took_other_times_share_a_curve(tmp_path):

@@ -134,11 +134,18 @@ def anchors(name):
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", t).lower()) for t in titles} | {*given}
 
 
-def test_links_lead_somewhere():
+def test_links_lead_somewhere_in_the_repository():
+    for path in PAGES.rglob("*.md"):
+        prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", prose):
+            assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
+
+
+def test_links_lead_somewhere_in_the_site():
     there = {path.relative_to(PAGES).as_posix() for path in PAGES.rglob("*") if path.is_file()}
     there |= set(hooks.evidence_sources()) | set(hooks.notebook_sources())
     for name, text in TEXTS.items():
-        text = text.replace(hooks.EXPERIMENTS, EXPERIMENTS)
+        text = hooks.in_site(text.replace(hooks.EXPERIMENTS, EXPERIMENTS))
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if target.startswith("https://"):
                 continue
@@ -189,6 +196,9 @@ def test_experiments_are_those_of_the_registry(tmp_path):
         assert hooks.presets(name) == list(registry.load(name).PRESETS)
     assert text.count("(evidence/") == 1
     assert text.count("not yet") == len(registry.NAMES) - 1
+    linked = "[a](../../evidence/README.md#one) [b](../../notebooks/tour.ipynb) [c](latent.md)"
+    there = "[a](evidence/index.md#one) [b](notebooks/tour.md) [c](latent.md)"
+    assert hooks.on_page_markdown(linked, None, None, None) == there
     page = hooks.on_page_markdown(TEXTS["experiments.md"], None, None, None)
     assert hooks.EXPERIMENTS not in page
     assert hooks.on_page_markdown("other", None, None, None) == "other"

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from benchmarks.harness.reports import (
@@ -15,6 +16,8 @@ from benchmarks.harness.reports import (
     met,
     numeric,
     paired,
+    reached,
+    turns,
     where,
 )
 from common.results.records import Record
@@ -73,6 +76,10 @@ def test_magnitudes_are_written_as_one_reads_them():
     found = [magnitude(x) for x in (0.0, 0.94, 12.0, 3.2e-14, 2e5, math.inf)]
     assert found == ["0", "0.94", "12", "3 · 10⁻¹⁴", "2 · 10⁵", "inf"]
     assert magnitude(3.24e-14, digits=2) == "3.2 · 10⁻¹⁴"
+    above = [magnitude(x, digits=2, rounded=math.ceil) for x in (3.41e-14, 3.4e-14, 0.841, 0.84)]
+    assert above == ["3.5 · 10⁻¹⁴", "3.4 · 10⁻¹⁴", "0.85", "0.84"]
+    below = [magnitude(x, digits=2, rounded=math.floor) for x in (3.49e-14, 0.849, 0.29, math.inf)]
+    assert below == ["3.4 · 10⁻¹⁴", "0.84", "0.29", "inf"]
 
 
 def test_empty_sections_leave_no_gap():
@@ -92,3 +99,31 @@ def test_a_setting_at_the_edge_of_its_grid_is_marked():
     found = [marked(name, [tried[i]], tried) for i, name in enumerate(["step", "step", "lambda"])]
     assert found == ["0.1 (edge)", "0.2", "2"]
     assert marked("rank", tried, tried) == ""
+
+
+def test_a_ratio_whose_turns_cover_its_target_is_neither_met_nor_missed():
+    one = Record(
+        method="a",
+        setting={},
+        seed=0,
+        metrics={},
+        wall_time=0.0,
+        curve={"seconds": [1.0, 1.2, 0.9]},
+    )
+    other = Record(
+        method="b",
+        setting={},
+        seed=0,
+        metrics={},
+        wall_time=0.0,
+        curve={"seconds": [1.0, 1.0, 1.0]},
+    )
+    over = turns(one, [other])
+    assert over is not None
+    np.testing.assert_allclose(over, [1.0, 1.2, 0.9])
+    assert reached(1.03, 1.05, over, at_most=True) == "too close to tell"
+    assert reached(1.03, 3.0, over, at_most=True) == "met"
+    assert reached(1.03, 3.0, over) == "missed"
+    assert reached(1.03, 1.05, at_most=True) == "met"
+    assert turns(one, []) is None
+    assert turns(one, [Record(method="b", setting={}, seed=0, metrics={}, wall_time=0.0)]) is None

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from benchmarks.harness.halving import TUNING
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.delay_verdict import delay
 from benchmarks.judgement.finding import FAILS, HOLDS, INCOMPLETE, PARTLY, UNDECIDED
@@ -13,8 +14,8 @@ from tests.benchmarks.judgement.made_up import COARSE, FINE, delayed, runs
 RATES = (0.05, 0.1, 0.2)
 GROWING, WAITING = "the more so the more workers: ", "as good as synchronous training: "
 OF_GROWTH, OF_WAITING = (
-    "(the gain with the most against that with the fewest ",
-    "m-synchronous SGD: ",
+    "The gain with the most, against that with the fewest, is ",
+    "m-synchronous SGD*: ",
 )
 
 
@@ -53,10 +54,10 @@ def test_delay_compensation_is_compared_at_tuned_steps(constant, adaptive, sprea
     assert found.verdict == verdict
     gain = 100 * (adaptive - asgd)
     assert (f"digits 8: {gain:+.1f}" if gain else "digits 8: 0.0") in found.figures
-    assert found.headline.startswith("better than ASGD at tuned steps: ")
+    assert found.headline.startswith("DC-ASGD against ASGD, each at its tuned step: ")
     assert f"{GROWING}{UNDECIDED}; {WAITING}" in found.headline
-    assert f"{UNDECIDED} {OF_GROWTH}not compared)" in found.figures
-    assert "they end at (test accuracy, %, a diverged run counting as 0) none." in found.figures
+    assert f"{UNDECIDED}. {OF_GROWTH}not compared." in found.figures
+    assert "No step was tried that ASGD does not bear." in found.figures
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_every_clause_is_judged(few, many, waiting, growing, as_good, verdict):
     found = delay({"dcasgd_digits": grown(few, many, waiting=waiting)})
     assert found.verdict == verdict
     assert found.headline.endswith(f"{GROWING}{growing}; {WAITING}{as_good}")
-    assert f"{growing} {OF_GROWTH}" in found.figures
-    assert f"{OF_WAITING}{as_good} (" in found.figures
+    assert f"{growing}. {OF_GROWTH}" in found.figures
+    assert f"{OF_WAITING}{as_good}. They are " in found.figures
     if few < many:
         assert "(most: digits from 4 to 16 workers, DC-ASGD-c, +2.0 points)" in found.figures
     if waiting == 0.92:
@@ -84,8 +85,9 @@ def test_every_clause_is_judged(few, many, waiting, growing, as_good, verdict):
 
 def test_as_good_is_not_decided_where_no_loss_could_have_been_seen():
     found = delay({"dcasgd_digits": tuned(0.9, 0.9, spread=COARSE)})
-    assert f"{OF_WAITING}{UNDECIDED} (worse in none of 2 comparisons, not decided in 2" in (
-        found.figures
+    assert (
+        f"{OF_WAITING}{UNDECIDED}. They are worse in none of 2 comparisons, not decided in 2"
+        in (found.figures)
     )
 
 
@@ -97,7 +99,7 @@ def test_every_synchronous_baseline_that_was_run_is_compared_with():
         if r.method == "m-synchronous SGD"
     ]
     found = delay({"dcasgd_digits": [*records, *stricter]})
-    assert f"{OF_WAITING}{FAILS} (worse in 2 of 4 comparisons" in found.figures
+    assert f"{OF_WAITING}{FAILS}. They are worse in 2 of 4 comparisons" in found.figures
     assert "DC-ASGD-c against synchronous SGD, -2.0 points" in found.figures
     assert delay({"dcasgd_digits": records}).headline.endswith(f"{WAITING}{HOLDS}")
 
@@ -113,8 +115,9 @@ def test_a_step_picked_because_asgd_fails_there_decides_nothing(large, verdict):
     found = delay({"dcasgd_digits": delayed(grid, rates=(0.05, 0.1, 0.8))})
     assert found.verdict == verdict
     ended = 0 if math.isnan(large) else 100 * large
-    there = f"ASGD 10%, DC-ASGD-c 20%, DC-ASGD-a {ended:.0f}%, m-synchronous SGD 88%"
-    assert f"digits 8, step 0.8: {there}" in found.figures
+    rows = [line.split("|") for line in found.figures.splitlines() if line.startswith("| digits")]
+    cells = [cell.strip() for cell in rows[0][1:-1]]
+    assert cells == ["digits, 8, 0.8", "10", "20", f"{ended:.0f}", "88"]
     assert "decides nothing" in found.figures
 
 
@@ -125,7 +128,7 @@ def test_a_baseline_at_the_edge_of_its_grid_decides_nothing(side):
     cut = [r for r in records if r.method != side or r.setting["learning_rate"] != RATES[0]]
     found = delay({"dcasgd_digits": cut})
     assert found.verdict == (UNDECIDED if side == "ASGD" else PARTLY)
-    edge = "not decided in 2 (most baselines' steps are at the edge of their grid)"
+    edge = "not decided in 2 (baseline's step at the edge of its grid)"
     assert edge in (found.headline if side == "ASGD" else found.figures)
     assert edge not in delay({"dcasgd_digits": records}).figures
     if side == "ASGD":
@@ -142,7 +145,7 @@ def test_growth_from_a_baseline_at_the_edge_is_not_decided():
     ]
     found = delay({"dcasgd_digits": records})
     assert f"{GROWING}{UNDECIDED}; " in found.headline
-    assert f"{UNDECIDED} {OF_GROWTH}better or worse in none of 2 comparisons; " in found.figures
+    assert f"{UNDECIDED}. {OF_GROWTH}better or worse in none of 2 comparisons; " in found.figures
 
 
 def test_on_images_the_published_gains_are_what_is_hoped_for():
@@ -205,3 +208,43 @@ def test_every_experiment_of_the_claim_reaches_the_judge(name):
     found = CLAIM.judge({name: records})
     assert found != INCOMPLETE
     assert "of 2 comparisons" in found.figures
+
+
+def test_records_of_other_images_than_those_published_on_decide_nothing():
+    grid = {"ASGD": (0.9,), "m-synchronous SGD": (0.9,), "DC-ASGD-a": (0.95,)}
+    records = delayed(grid, rates=(0.04,), workers=16)
+    for data, judged in (("imagenet2012", True), ("mnist", False)):
+        origin = {"configuration": {"data": data}}
+        of = [dataclasses.replace(r, origin=origin) for r in records]
+        assert (delay({"dcasgd_imagenet": of}) != INCOMPLETE) == judged
+
+
+def test_where_steps_were_halved_the_whole_budget_is_judged_and_all_steps_tried_are_its_grid():
+    """All three steps were tried for an epoch, the middle one alone to the end."""
+    tries = [
+        dataclasses.replace(r, setting={**r.setting, TUNING: 1}) for r in tuned(0.7, 0.7, asgd=0.6)
+    ]
+    ended = [r for r in tuned(0.95, 0.95) if r.setting["learning_rate"] == RATES[1]]
+    found = delay({"dcasgd_digits": [*tries, *ended]})
+    assert "digits 8: +5.0" in found.figures
+    assert found.headline.startswith(
+        "DC-ASGD against ASGD, each at its tuned step: better in 2 of 2 comparisons"
+    )
+    assert "edge" not in found.figures
+    # A run that was stopped in its search says nothing.
+    assert delay({"dcasgd_digits": tries}) == INCOMPLETE
+    # Beyond what ASGD bears all had one epoch.
+    late = [
+        dataclasses.replace(r, metrics=dict.fromkeys(r.metrics, 0.1))
+        if (r.method, r.setting["learning_rate"]) == ("ASGD", RATES[2]) else r
+        for r in tries
+    ]  # fmt: skip
+    lines = delay({"dcasgd_digits": [*late, *ended]}).figures.splitlines()
+    (row,) = [line for line in lines if line.startswith("| digits")]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        "digits, 8, 0.2",
+        "10",
+        "65",
+        "65",
+        "85",
+    ]

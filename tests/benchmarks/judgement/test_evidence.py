@@ -42,7 +42,7 @@ def test_a_kept_run_gives_a_page_a_figure_and_a_place_in_the_index(folder, tmp_p
     assert all(part in page for part in table.strip().split("\n\n"))  # tables and caption alike
     assert "(line/smoke_slope.png)\n\n*Slopes of lines; all are near 1.*\n" in page
     assert (folder / "line" / "smoke_slope.png").read_bytes().startswith(b"\x89PNG")
-    assert "[line](line.md): A claim. Presets: smoke." in (folder / "README.md").read_text()
+    assert "[line](line.md): A claim. Recorded: smoke." in (folder / "README.md").read_text()
     assert str(folder / "line" / "smoke.jsonl") in capsys.readouterr().out.replace("\n", "")
 
 

@@ -50,8 +50,8 @@ def test_sections_and_table_say_the_verdict_its_source_and_link_to_each_other(tm
     table = claim_table(measured, "pages/README.md")
     assert "[speed](pages/README.md#7-speed-holds)" in table
     assert (
-        "| **holds** | 2 of 2 targets met, 0 missed; nearest: step in path space, plain-34, 1.00"
-        in table
+        "| **holds** | 2 of the claim's 2 targets met, 0 missed; nearest: step in path space, "
+        "plain-34, 1.00" in table
     )
 
 
@@ -83,5 +83,5 @@ def test_an_experiments_page_says_what_is_judged_with_it():
     measured = {"gsgd_speed": timed(1.0), "lacim_speed": []}
     said = verdicts_on("gsgd_speed", measured, "README.md")
     assert "**Belongs to the claim [speed](README.md#7-speed-holds): holds.**" in said
-    assert "2 of 2 targets met" in said
+    assert "2 of the claim's 2 targets met" in said
     assert verdicts_on("preemption", measured, "README.md") == ""

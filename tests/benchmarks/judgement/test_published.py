@@ -52,7 +52,7 @@ def test_every_rule_of_the_cluster_is_at_its_best_step_with_its_workers():
     assert ours == "test error %: ASGD 10.00 ± 0.00, SGD 5.00 ± 0.00"
     assert "ASGD 20.00" in cell(measured, "ResNet-20, CIFAR-10, 8 workers")[0]
     for part in (
-        "preset cpu; 7 epochs; 500 training images; 0.25 of the full width", "3 seeds",
+        "preset cpu; 7 epochs; 500 images; 0.25 times the full width", "3 seeds",
         "up to 4 settings", "`python -m benchmarks x`, commit 000000000000, 2 CPU cores",
     ):  # fmt: skip
         assert part in protocol
@@ -76,7 +76,8 @@ def test_the_plain_network_is_shown_at_the_published_step():
     whole = [r for r in other if r.method == "G-SGD"]
     ours, _ = cell({"gsgd_cifar10": [*fewer, *whole]}, "plain-34, CIFAR-10, at step 1.0")
     assert ours == (
-        "test accuracy % after 3 epochs of 3, ResNet-14: SGD 60.00 ± 0.00, G-SGD 60.00 ± 0.00"
+        "test accuracy % at the end of short runs of 3 epochs, ResNet-14: SGD 60.00 ± 0.00, "
+        "G-SGD 60.00 ± 0.00"
     )
     none = [r for r in records if r.setting["learning_rate"] == 0.1]
     ours, _ = cell({"gsgd_cifar10": none}, "plain-34, CIFAR-10, at step 1.0")

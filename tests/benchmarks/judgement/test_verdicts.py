@@ -119,8 +119,8 @@ def test_invariance_is_a_matter_of_orders_of_magnitude(apart, verdict):
     both = invariance({"gsgd_invariance": [*records, *wide]})
     assert both.verdict == (HOLDS if verdict == HOLDS else PARTLY)
     # The precision that decides is told, not the last one.
-    assert "in float32 by up to" in both.headline
-    assert "in float64 by up to 1 · 10⁻⁹ of their size" in both.headline
+    assert "in float32 by at most" in both.headline
+    assert "in float64 by at most 1.0 · 10⁻⁹ of their size in path space" in both.headline
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_ratio_whose_turns_cover_the_target_is_too_close_to_tell():
     near = timed("G-SGD", [1.0, 1.2, 0.9], ratio=1.0, compile_ratio=3.0)
     found = speed({"gsgd_speed": [plain, near]})
     assert found.verdict == FAILS  # one of two is missed, none met
-    assert "0 of 2 targets met, 1 missed, 1 too close to tell; worst" in found.headline
+    assert "0 of the claim's 2 targets met, 1 missed, 1 too close to tell; worst" in found.headline
     steady = timed("G-SGD", [1.01, 1.0, 1.01], ratio=1.01, compile_ratio=1.0)
     assert speed({"gsgd_speed": [plain, steady]}).verdict == HOLDS
     two = [near, dataclasses.replace(near, setting={"network": "other"}),
@@ -265,4 +265,7 @@ def test_speed_is_not_decided_where_all_is_too_close():
     ]  # fmt: skip
     found = speed({"dcasgd_speed": records})
     assert found.verdict == UNDECIDED
-    assert "0 of 1 targets met, 0 missed, 1 too close to tell; nearest: sim" in found.headline
+    assert (
+        "0 of the claim's 1 targets met, 0 missed, 1 too close to tell; nearest: sim"
+        in found.headline
+    )

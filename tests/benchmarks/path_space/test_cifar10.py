@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.harness.courses import rates_of
 from benchmarks.harness.halving import UNFINISHED, Halving, reported
 from benchmarks.harness.registry import Context
 from benchmarks.path_space import cifar10 as gsgd_cifar10
@@ -156,16 +157,6 @@ def test_all_methods_see_the_same_batches_and_steps_that_fall_by_ten(monkeypatch
     assert units[0, 0] != units[1, 0]
 
 
-def test_the_other_course_rises_and_falls_once():
-    found = training.rates_of("rise and fall", 2.0, epochs=5, per_epoch=10)
-    assert (found.shape, found.dtype) == ((50,), np.float32)
-    np.testing.assert_allclose(found[[0, 5, 10, 30, 49]], [0.2, 1.1, 2.0, 1.0, 0.05], rtol=1e-6)
-    assert np.all(np.diff(found[:11]) > 0)
-    assert np.all(np.diff(found[10:]) < 0)
-    with pytest.raises(ValueError, match=r"one of .*'drops'.* got 'cosine'"):
-        training.rates_of("cosine", 2.0, epochs=5, per_epoch=10)
-
-
 @pytest.mark.parametrize("course", ["drops", "rise and fall"])
 def test_a_run_takes_the_step_sizes_of_its_course(course):
     """Weights that add up the step sizes, whatever the gradient."""
@@ -182,7 +173,7 @@ def test_a_run_takes_the_step_sizes_of_its_course(course):
     images, labels = jnp.ones((8, 1)), jnp.zeros(8, jnp.int32)
     module = Linear()
     step = jax.jit(training.step_by_rates(module, make, augment=False))
-    rates = training.rates_of(course, 0.5, epochs=4, per_epoch=2)
+    rates = rates_of(course, 0.5, epochs=4, per_epoch=2)
     params = module.init(jax.random.key(0), images, train=True)["params"]
     state = training.with_rates(training.first_state(make, {})(params), rates)
     totals = []
