@@ -226,7 +226,8 @@ def failure_times(
     for A seconds, both exponentially distributed and independent. As F has no memory, each
     computation meets a fresh F: with t_mk < F it succeeds; otherwise its gradient is lost, and
     after F + A seconds the worker is back, pulls the weights of that time, and starts anew. It
-    does not fail while it waits for a round to end.
+    does not fail while it waits for a round to end, nor for a computation that it has given up
+    at the end of a round, before F seconds of it.
 
     A lost gradient is no server step. Where nothing is lost, staleness and the ages of what is in
     flight after T steps add up to (M - 1) T; here the server steps that go by during lost
@@ -274,7 +275,7 @@ def failure_times(
                 [[time_to_failure], [time_away]]
             )
             lost = until <= time
-            return Attempts(np.where(lost, until + away, time), lost)
+            return Attempts(np.where(lost, until + away, time), lost, until)
 
         return attempts
 
