@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dcasgd_jax.schedules.arrivals import Attempts, Stream
-from dcasgd_jax.schedules.checks import check_at_least, check_protocol
+from dcasgd_jax.schedules.checks import check_at_least, check_protocol, check_whole
 from dcasgd_jax.schedules.draws import (
     COMPUTING,
     FAILURE,
@@ -191,6 +191,7 @@ def straggler_times(
     check_at_least("variation", variation, 0.0)
     check_at_least("slowdown", slowdown, 1.0)
     check_at_least("slow_probability", slow_probability, 0.0, most=1.0)
+    check_whole(slow_workers=slow_workers)
     if not 0 <= slow_workers <= num_workers:
         raise ValueError(f"slow_workers must be in [0, {num_workers}], got {slow_workers}.")
     means[num_workers - slow_workers :] *= slowdown

@@ -329,6 +329,7 @@ def test_a_million_events_are_made_whole_in_under_a_second():
         (lambda: straggler_times(2, 5, seed=0, slowdown=0.5), "at least 1, got 0.5"),
         (lambda: straggler_times(2, 5, seed=0, slow_workers=3), r"in \[0, 2\], got 3"),
         (lambda: straggler_times(2, 5, seed=0, slow_probability=1.1), "got 1.1"),
+        (lambda: straggler_times(4, 10, seed=0, slow_workers=True), "an int, got True"),
         (lambda: failure_times(2, 5, seed=0, time_away=-1.0), "time_away must be .* got -1.0"),
         (lambda: failure_times(2, 5, seed=0, mean=5.0, time_to_failure=0.4), "at least 0.5, got"),
     ],
@@ -336,3 +337,15 @@ def test_a_million_events_are_made_whole_in_under_a_second():
 def test_errors_name_what_came(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("seed", [None, "7", 0.5, -1, (0, None), ["7"]])
+def test_what_is_no_seed_is_refused(seed, unchecked):
+    """NumPy would draw a seed of its own for None, so that no run could be made again."""
+    with pytest.raises(ValueError, match=r"seed must be a whole number >= 0, or .* got"):
+        gamma_times(2, 5, seed=seed)
+
+
+def test_half_a_slow_worker_is_refused(unchecked):
+    with pytest.raises(ValueError, match=r"slow_workers must be a whole number, an int, got 1\.5"):
+        straggler_times(4, 10, seed=0, slow_workers=1.5)
