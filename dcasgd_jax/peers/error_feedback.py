@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_number, scalar
 from dcasgd_jax._masked_trees import map_present, working_zeros
-from dcasgd_jax._precision import cast, cast_like, working_dtype
+from dcasgd_jax._precision import cast_like, cast_strongly, working_dtype
 from dcasgd_jax.rules.queues import check_delays, delay_of_leaves, empty_queue, passed_on
 
 
@@ -96,7 +96,7 @@ def error_feedback(
     ) -> tuple[optax.Updates, Any]:
         made, after = inner.update(updates, state.inner, params, **extra_args)
         depths = delay_of_leaves(delay, updates)
-        wide = map_present(lambda d: cast(d, working_dtype(d)), made)
+        wide = map_present(lambda d: cast_strongly(d, working_dtype(d)), made)
         past, before = passed_on(state.past, wide, depths)
 
         known = _known(state.step, depths, extra_args.get("staleness"))
