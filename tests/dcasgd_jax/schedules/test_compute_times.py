@@ -340,12 +340,9 @@ def test_errors_name_what_came(call, message):
 
 
 @pytest.mark.parametrize("seed", [None, "7", 0.5, -1, (0, None), ["7"]])
-def test_what_is_no_seed_is_refused(seed, unchecked):
+def test_what_is_no_seed_and_half_a_slow_worker_are_refused(seed, unchecked):
     """NumPy would draw a seed of its own for None, so that no run could be made again."""
     with pytest.raises(ValueError, match=r"seed must be a whole number >= 0, or .* got"):
         gamma_times(2, 5, seed=seed)
-
-
-def test_half_a_slow_worker_is_refused(unchecked):
     with pytest.raises(ValueError, match=r"slow_workers must be a whole number, an int, got 1\.5"):
         straggler_times(4, 10, seed=0, slow_workers=1.5)
