@@ -30,17 +30,24 @@ def streams(seed: int) -> Streams:
     """The streams of a seed, derived by `fold_in` from `jax.random.key(seed)`.
 
     Args:
-        seed: a non-negative integer.
+        seed: a whole number in [0, 2**32).
 
     Returns:
         Five keys, different from one another and from those of any other seed.
+
+    Raises:
+        ValueError: for other seeds: a key takes 32 bits, and would be that of another seed.
 
     Example:
         >>> keys = streams(0)
         >>> bool(jax.random.key_data(keys.init)[1] == jax.random.key_data(keys.order)[1])
         False
     """
-    root = jax.random.key(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"a seed must be a whole number in [0, 2**32), got {seed!r}; number the runs from 0 on."
+        )
+    root = jax.random.key(int(seed))
     return Streams(*(jax.random.fold_in(root, i) for i in range(len(Streams._fields))))
 
 

@@ -38,6 +38,11 @@ def cast(array: ArrayLike, dtype: DTypeLike) -> jax.Array:
     return array if array.dtype == dtype else array.astype(dtype)
 
 
+def cast_strongly(array: ArrayLike, dtype: DTypeLike) -> jax.Array:
+    """`array` in `dtype`, never weakly typed: what a state keeps has one type before and after."""
+    return jnp.asarray(array).astype(dtype)
+
+
 def cast_like(array: ArrayLike, reference: ArrayLike) -> jax.Array:
     """`array` in the dtype and the weak type of `reference`, which has its shape."""
     reference = jnp.asarray(reference)

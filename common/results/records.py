@@ -70,13 +70,21 @@ class RecordWriter:
         """Appends one record, and returns it with its origin filled in.
 
         Raises:
+            ValueError: if `read_records` would refuse the line, or a setting would be lost; nothing
+                is written then.
             OSError: if the line cannot be written to its end, on a full disk say; all lines that
                 were there are, and nothing else.
         """
         record = dataclasses.replace(record, origin=self._origin)
-        fields = dataclasses.asdict(record)
-        origin = fields.pop("origin")
-        line = json.dumps(json_ready({**origin, **fields}), allow_nan=False) + "\n"
+        # Before it is in the file, which is only appended to: a bad line would spoil the others.
+        try:
+            line = _line(record)
+            _parsed(line)
+        except _NO_RECORD as error:
+            raise ValueError(
+                f"a record cannot be written to {self._path} ({error}); give names, numbers, "
+                "true, false or None as settings, and figures as metrics and in curves."
+            ) from error
         append_whole(self._path, line.encode())
         return record
 
@@ -117,23 +125,43 @@ def parse_record(line: str | bytes, where: str) -> Record:
     Raises:
         ValueError: if it is not a record.
     """
-    of_record = {field.name for field in dataclasses.fields(Record)} - {"origin"}
     try:
-        fields = plain(json.loads(line))
-        if not isinstance(fields, dict):
-            raise TypeError("no JSON object")
-        origin = {key: fields.pop(key) for key in list(fields) if key not in of_record}
-        fields["metrics"] = {name: _figure(value) for name, value in fields["metrics"].items()}
-        fields["curve"] = {
-            name: [_figure(value) for value in column] for name, column in fields["curve"].items()
-        }
-        record = Record(**fields, origin=origin)
-        _check_types(record)
-        return record
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _parsed(line)
+    except _NO_RECORD as error:
         raise ValueError(
             f"{where} is not a record ({error}); remove the line, or name another file."
         ) from error
+
+
+_NO_RECORD = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What `_parsed` raises where a line is not a record."""
+
+
+def _parsed(line: str | bytes) -> Record:
+    """The record that a line holds."""
+    of_record = {field.name for field in dataclasses.fields(Record)} - {"origin"}
+    fields = plain(json.loads(line))
+    if not isinstance(fields, dict):
+        raise TypeError("no JSON object")
+    origin = {key: fields.pop(key) for key in list(fields) if key not in of_record}
+    fields["metrics"] = {name: _figure(value) for name, value in fields["metrics"].items()}
+    fields["curve"] = {
+        name: [_figure(value) for value in column] for name, column in fields["curve"].items()
+    }
+    record = Record(**fields, origin=origin)
+    _check_types(record)
+    return record
+
+
+def _line(record: Record) -> str:
+    """A record as a line of JSON."""
+    for name, value in record.setting.items():
+        # Null would be read as None, which is another setting; of a figure, it is read as NaN.
+        if value is not None and json_ready(value) is None:
+            raise ValueError(f"setting {name!r} is {value}, for which JSON has no word")
+    fields = dataclasses.asdict(record)
+    origin = fields.pop("origin")
+    return json.dumps(json_ready({**origin, **fields}), allow_nan=False) + "\n"
 
 
 def _figure(value: Any) -> float:

@@ -45,7 +45,7 @@ def percent(summary: Summary) -> str:
     """A fraction in percent, "97.01 ± 0.14".
 
     Diverged runs are counted, "97.01 ± 0.14 (1 of 3 diverged)", and a single run, which has no
-    spread, is marked, "97.01 (n = 1)".
+    spread, is marked, "97.01 (n = 1)". Where nothing was measured, it is "-".
 
     Example:
         >>> percent(summarise([0.97, 0.98, 0.96]))
@@ -67,6 +67,8 @@ def number(summary: Summary, *, digits: int = 3) -> str:
 def _spread(summary: Summary, *, scale: float, digits: int) -> str:
     """Mean and standard deviation as text."""
     total = summary.n + summary.failed
+    if total == 0:
+        return "-"
     if summary.n == 0:
         return f"diverged ({summary.failed} of {total})"
     text = f"{scale * summary.mean:.{digits}f}"
@@ -83,8 +85,11 @@ def group(records: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, 
 
 
 def metric(records: Iterable[Record], name: str) -> Summary:
-    """One metric summarised over records; a record that lacks it counts as not finite."""
-    return summarise(record.metrics.get(name, math.nan) for record in records)
+    """One metric summarised over the records that have it.
+
+    A run that diverged has it, as NaN; one that lacks it was not measured, and is left out.
+    """
+    return summarise(record.metrics[name] for record in records if name in record.metrics)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 Row = dict[str, np.ndarray]
@@ -89,6 +90,7 @@ class Course:
             "diverged_at": self.diverged_at.tolist(),
             "rows": [{name: value.tolist() for name, value in row.items()} for row in self.rows],
             "losses": [part.tolist() for part in self.losses],
+            "dtypes": [part.dtype.name for part in self.losses],
         }
 
     @classmethod
@@ -99,11 +101,16 @@ class Course:
             notes: the JSON object.
             steps_per_epoch: of the run.
         """
+        # Notes without dtypes are older, of losses in float32.
+        dtypes = notes.get("dtypes", ["float32"] * len(notes["losses"]))
         return cls(
             steps_per_epoch,
             np.asarray(notes["diverged_at"], np.int64),
             [{name: np.asarray(v, np.float64) for name, v in row.items()} for row in notes["rows"]],
-            [np.asarray(part, np.float32) for part in notes["losses"]],
+            [
+                np.asarray(part, jnp.dtype(dtype))
+                for part, dtype in zip(notes["losses"], dtypes, strict=True)
+            ],
         )
 
     def summary(self) -> str:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_number, scalar
 from dcasgd_jax._masked_trees import map_present, working_zeros
-from dcasgd_jax._precision import cast, cast_like, working_dtype
+from dcasgd_jax._precision import cast_like, cast_strongly, working_dtype
 from dcasgd_jax.rules.queues import check_delays, delay_of_leaves, empty_queue, passed_on
 
 
@@ -33,12 +33,13 @@ def error_feedback(
 
         u_t = d_t + κ (d_t - d_{t-τ}),       d_t the inner rule's update,
 
-    with no correction before step τ. It is linear extrapolation of the updates over the delay: if
-    they change at a constant rate, u_t is the update of a gradient that is not stale. The sum of
-    all corrections is that of the last τ updates less the first τ, whatever happens between, so
-    nothing is counted twice for good. Noise is the price: the variance of an update grows to
-    (1 + κ)² + κ², five times for κ = 1, unless the inner rule averages over more than τ steps, as
-    momentum does.
+    with no correction before step τ; of a leaf with a delay of its own, none before its first τ
+    gradients have come (`constant_delay` hands on zeros until the first). It is linear
+    extrapolation of the updates over the delay: if they change at a constant rate, u_t is the
+    update of a gradient that is not stale. The sum of all corrections is that of the last τ updates
+    less the first τ, whatever happens between, so nothing is counted twice for good. Noise is the
+    price: the variance of an update grows to (1 + κ)² + κ², five times for κ = 1, unless the inner
+    rule averages over more than τ steps, as momentum does.
 
     Works with any optimiser inside, for it looks at updates alone: `optax.adam(1e-3)`, say, or
     `optax.contrib.muon(0.02)`. A learning rate that changes is part of the updates. With `delay=0`
@@ -95,16 +96,31 @@ def error_feedback(
     ) -> tuple[optax.Updates, Any]:
         made, after = inner.update(updates, state.inner, params, **extra_args)
         depths = delay_of_leaves(delay, updates)
-        wide = map_present(lambda d: cast(d, working_dtype(d)), made)
+        wide = map_present(lambda d: cast_strongly(d, working_dtype(d)), made)
         past, before = passed_on(state.past, wide, depths)
 
-        def corrected(d: Any, now: jax.Array, then: jax.Array, depth: int) -> jax.Array:
+        known = _known(state.step, depths, extra_args.get("staleness"))
+
+        def corrected(d: Any, now: jax.Array, then: jax.Array, there: jax.Array) -> jax.Array:
             # u_t = d_t + κ (d_t - d_{t-τ}), once there is a d_{t-τ}.
-            error = jnp.where(state.step >= depth, now - then, jnp.zeros_like(now))
+            error = jnp.where(there, now - then, jnp.zeros_like(now))
             return cast_like(now + scalar(strength, now.dtype) * error, d)
 
         step = jnp.asarray(optax.safe_increment(state.step))
-        fed = map_present(corrected, made, wide, before, depths)
+        fed = map_present(corrected, made, wide, before, known)
         return fed, ErrorFeedbackState(step, past, after)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _known(step: jax.Array, depths: Any, staleness: Any) -> Any:
+    """Of each leaf, whether the update of as many steps ago as its delay was of a gradient."""
+    if staleness is None or jax.tree_util.all_leaves([staleness]):
+        return map_present(lambda depth: step >= depth, depths)
+    # Steps count from the first leaf's gradient. A later leaf's own is τ steps stale from its
+    # τ-th on; by step 2 τ it has come for τ steps, whatever the staleness of a single one.
+    return map_present(
+        lambda depth, late: (step >= depth) & ((late >= depth) | (step >= 2 * depth)),
+        depths,
+        staleness,
+    )

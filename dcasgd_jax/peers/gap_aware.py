@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_number, require, scalar
 from dcasgd_jax._masked_trees import check_same_structure, map_present, movement, working_zeros
-from dcasgd_jax._precision import cast, cast_like, working_dtype
+from dcasgd_jax._precision import cast, cast_like, cast_strongly, working_dtype
 
 
 class GapAwareState(NamedTuple):
@@ -113,7 +113,7 @@ def gap_aware(
         v = map_present(mean_square, params, state.mean_square, state.params)
         return map_present(penalised, updates, params, stale_params, v), GapAwareState(
             step=jnp.asarray(optax.safe_increment(state.step)),
-            params=map_present(lambda w: cast(w, working_dtype(w)) + 0.0, params),
+            params=map_present(lambda w: cast_strongly(w, working_dtype(w)) + 0.0, params),
             mean_square=v,
         )
 

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_number, scalar
 from dcasgd_jax._masked_trees import map_present, working_zeros
-from dcasgd_jax._precision import cast, cast_like
+from dcasgd_jax._precision import cast, cast_like, cast_strongly
 from dcasgd_jax.rules.sending import SendingRule, state_of
 
 
@@ -80,7 +80,7 @@ def weight_prediction(inner: optax.GradientTransformation, horizon: ArrayLike | 
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         moved, after = inner.update(updates, state.inner, params, **extra_args)
-        last = map_present(lambda u, old: cast(u, old.dtype), moved, state.last)
+        last = map_present(lambda u, old: cast_strongly(u, old.dtype), moved, state.last)
         return moved, WeightPredictionState(last, after)
 
     def send(params: optax.Params, opt_state: optax.OptState) -> optax.Params:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from dcasgd_jax._arguments import check_count, require
-from dcasgd_jax._masked_trees import working_zeros
+from dcasgd_jax._masked_trees import map_present, working_zeros
 from dcasgd_jax._precision import cast, working_dtype
 from dcasgd_jax.peers.gathering import add_gradient, buffer_mean, empty_where, step_where
 
@@ -50,7 +51,8 @@ def weighted_aggregation(
     Args:
         inner: the server's rule.
         ends: K >= 1 for rounds of K updates; or, of each server step from the first on, whether
-            its update is the last of a round, bool, shape [num_steps].
+            its update is the last of a round, bool, shape [num_steps]. There are no more updates
+            than that: of one that comes later, it is not known whether it ends a round.
         weigh: batch -> n >= 0, a scalar: how many examples or tokens are in it. Where no update of
             a round has any, the inner rule steps on zero. None: all weigh alike.
 
@@ -59,7 +61,9 @@ def weighted_aggregation(
         handed on to the inner rule as they came with the last update.
 
     Raises:
-        ValueError: here, if `ends` is neither; from `update`, if `batch` is missing.
+        ValueError: here, if `ends` is neither; from `update`, if `batch` is missing, or if `ends`
+            says nothing of this step. Within a program (jit, `simulate`), where no step is known
+            before it runs, the update is NaN then.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -108,9 +112,17 @@ def weighted_aggregation(
             weight = cast(weigh(extra_args["batch"]), state.weight.dtype)
         total, sum_of_weights = add_gradient(updates, state.buffer, weight), state.weight + weight
         step = jnp.asarray(optax.safe_increment(state.step))
-        full = step % jnp.asarray(ends, jnp.int32) == 0 if last is None else last[state.step]
+        if last is None:
+            full = step % jnp.asarray(ends, jnp.int32) == 0
+        else:
+            _check_within(last, state.step)
+            full = jnp.append(last, True)[state.step]  # past the end, the entry added
         mean = buffer_mean(updates, total, jnp.where(sum_of_weights > 0, sum_of_weights, 1))
         moved, after = step_where(full, inner, mean, state.inner, params, **extra_args)
+        if last is not None:
+            # No number, rather than a round that was never asked for.
+            beyond = state.step >= last.size
+            moved = map_present(lambda u: jnp.where(beyond, jnp.nan, u), moved)
         return moved, WeightedAggregationState(
             step=step,
             weight=jnp.where(full, 0, sum_of_weights),
@@ -119,3 +131,12 @@ def weighted_aggregation(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_within(ends: jax.Array, step: jax.Array) -> None:
+    """Refuses a step of which `ends` says nothing; a traced one is let through."""
+    if not isinstance(step, Tracer) and step >= ends.size:
+        raise ValueError(
+            f"ends says of {ends.size} server steps whether they end a round, and it got one "
+            "more; give merge_ends of the whole schedule."
+        )

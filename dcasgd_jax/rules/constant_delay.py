@@ -66,8 +66,9 @@ def constant_delay(
 
     Raises:
         ValueError: here, if a delay is not a whole number >= 0; from `init`, if the delays are no
-            tree prefix of the parameters; from `update`, if `params` is missing, or if
-            `stale_params`, `staleness`, `worker` or `batch` is given: the delay is made here.
+            tree prefix of the parameters; from `update`, if `params` is missing, if the gradients
+            are not structured like it, or if `stale_params`, `staleness`, `worker` or `batch` is
+            given: the delay is made here.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -109,6 +110,7 @@ def constant_delay(
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
         _refuse_delayed(stale_params=stale_params, staleness=staleness, worker=worker, batch=batch)
+        _check_gradients(updates, params)
         depths = delay_of_leaves(delay, params)
         gradients, arriving = passed_on(state.gradients, _stored(updates, params), depths)
         snapshots, stale = passed_on(state.snapshots, _stored(params, params), depths)
@@ -160,6 +162,18 @@ def _refuse_delayed(**arguments: Any) -> None:
             "where gradients come stale already (as in simulate), use the wrapped transformation "
             "by itself."
         )
+
+
+def _check_gradients(updates: optax.Updates, params: optax.Params) -> None:
+    """Refuses gradients that are not structured like the parameters: each has a place to wait."""
+    try:
+        jax.tree.structure(updates).flatten_up_to(params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "gradients must be structured like the parameters, "
+            f"{jax.tree.structure(params)}, got {jax.tree.structure(updates)}; give zeros for a "
+            "parameter without a gradient, or keep it out with optax.masked."
+        ) from error
 
 
 def _stored(tree: optax.Updates, params: optax.Params) -> optax.Updates:

@@ -164,7 +164,7 @@ def _arrival(updates: Any, params: Any, stale_params: Any, batch: Any, step: jax
 
     def filled(function: Callable[..., jax.Array], *trees: Any) -> Any:
         return jax.tree.map(
-            lambda g, *rest: working_zeros(rest[-1]) if is_hidden(g) else function(g, *rest),
+            lambda g, *rest: _hidden_zeros(rest[-1]) if is_hidden(g) else function(g, *rest),
             updates,
             *trees,
             is_leaf=is_hidden,
@@ -177,6 +177,16 @@ def _arrival(updates: Any, params: Any, stale_params: Any, batch: Any, step: jax
         batch=batch,
         step=step,
     )
+
+
+def _hidden_zeros(tree: Any) -> Any:
+    """Zeros for leaves that are hidden, whatever they hold: whole numbers or keys may be there."""
+
+    def zeros(w: Any) -> jax.Array:
+        floating = jnp.issubdtype(jnp.result_type(w), jnp.floating)
+        return working_zeros(w) if floating else jnp.zeros(jnp.shape(w), jnp.float32)
+
+    return jax.tree.map(zeros, tree)
 
 
 def _add(g: Any, c: Any, strength: Any) -> jax.Array:

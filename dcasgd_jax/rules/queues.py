@@ -16,7 +16,8 @@ from dcasgd_jax._masked_trees import is_hidden
 
 def check_delays(delay: Any) -> None:
     """Refuses delays that are no whole numbers >= 0."""
-    for depth in jax.tree.leaves(delay, is_leaf=lambda x: x is None) or [None]:
+    # None within a tree is a part without parameters; by itself it is no delay.
+    for depth in jax.tree.leaves(delay) or [None]:
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
             raise ValueError(
                 f"delay must be an int >= 0 (of M workers: M - 1), or a tree of them, got "

@@ -18,6 +18,8 @@ class Attempts(NamedTuple):
 
     time: np.ndarray  # shape [count], dtype float64: seconds
     lost: np.ndarray | None  # shape [count], bool: no gradient came of it; None: none is lost
+    leaves: np.ndarray | None = None  # shape [count], dtype float64: seconds of a lost one until
+    # its worker is out of reach; None: it is so from the beginning
 
 
 PORTION = 2**20
@@ -123,9 +125,9 @@ def arrivals_in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: i
     """The first arrivals in rounds that end with the `wait_for`-th gradient: m in each round.
 
     At the start of a round everyone within reach begins a computation; at its end those still at
-    it give it up. A worker whose attempt is to be lost is out of reach for all of its time, over
-    the ends of rounds if need be, and begins anew when it is back. Fewer arrivals are returned
-    where a stream ends.
+    it give it up, and with it the loss that it was to meet later. A worker that has left before is
+    out of reach over the ends of rounds, and begins anew when it is back. Fewer arrivals are
+    returned where a stream ends.
     """
     num_rounds = -(-num_steps // wait_for)
     # A portion of the rounds at once, so that memory does not grow with all that workers drop.
@@ -141,7 +143,7 @@ def arrivals_in_rounds(streams: Sequence[Stream], num_steps: int, *, wait_for: i
 
 def _extended(line: Timeline, stream: Stream, count: int) -> Timeline:
     """A timeline with at most `count` attempts more."""
-    time, lost = stream(count)
+    time, lost, _ = stream(count)
     # Sums run on from the last end, as in one long sum: portions leave no trace in the last bit.
     end = np.cumsum(np.concatenate([line.end[-1:], time]))[line.end[-1:].size :]
     if line.lost is not None and lost is not None:
@@ -181,12 +183,15 @@ def _pulls(worker: np.ndarray, arrives: np.ndarray, num_workers: int) -> Pulls:
     return Pulls(np.arange(arrives.size) - computed_at, slot[computed_at], slot[1:])
 
 
-def _each_attempt(first: Attempts, stream: Stream) -> Iterator[tuple[float, bool]]:
-    """(seconds, whether lost) of one attempt after another, as long as there are any."""
+def _each_attempt(first: Attempts, stream: Stream) -> Iterator[tuple[float, float]]:
+    """(seconds, seconds until it is lost, or infinity) of one attempt after another."""
     attempts = first
     while attempts.time.size:
-        lost = np.zeros(attempts.time.size, bool) if attempts.lost is None else attempts.lost
-        yield from zip(attempts.time.tolist(), lost.tolist(), strict=True)
+        leaves = np.full(attempts.time.size, np.inf)
+        if attempts.lost is not None:
+            left = 0.0 if attempts.leaves is None else attempts.leaves
+            leaves = np.where(attempts.lost, left, np.inf)
+        yield from zip(attempts.time.tolist(), leaves.tolist(), strict=True)
         attempts = stream(256)
 
 
@@ -212,35 +217,36 @@ def _rounds_without_losses(
 
 
 def _rounds_with_losses(
-    attempts: Sequence[Iterator[tuple[float, bool]]], num_rounds: int, wait_for: int
+    attempts: Sequence[Iterator[tuple[float, float]]], num_rounds: int, wait_for: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Round by round: a worker may be away over the ends of several."""
     workers: list[int] = []  # not one list of pairs: a million tuples keep the collector busy
     clocks: list[float] = []
-    away: list[tuple[float, int, bool]] = []  # when, who, whether it is lost
+    away: list[tuple[float, int, float]] = []  # when it ends, who, when it is lost, or infinity
     start = 0.0
     try:
         for _ in range(num_rounds):
             out_of_reach = {worker for _, worker, _ in away}
             pending = away + [
-                (start + time, worker, lost)
+                (start + time, worker, start + leaves)
                 for worker, following in enumerate(attempts)
                 if worker not in out_of_reach
-                for time, lost in (next(following),)
+                for time, leaves in (next(following),)
             ]
             pending.sort()
             arrived = 0
-            for place, (end, worker, lost) in enumerate(pending):  # which grows behind `place`
-                if lost:
-                    time, lost = next(attempts[worker])
-                    bisect.insort(pending, (end + time, worker, lost), place + 1)
+            for place, (end, worker, leaves) in enumerate(pending):  # which grows behind `place`
+                if leaves < np.inf:
+                    time, leaves = next(attempts[worker])
+                    bisect.insort(pending, (end + time, worker, end + leaves), place + 1)
                 else:
                     workers.append(worker)
                     clocks.append(end)
                     arrived += 1
                     if arrived == wait_for:
                         start = end
-                        away = [later for later in pending[place + 1 :] if later[2]]
+                        # Who would leave after this end hears of it, and gives up.
+                        away = [later for later in pending[place + 1 :] if later[2] <= end]
                         break
     except StopIteration:
         pass  # a worker has no more attempts: what comes after the last full round is unknown

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dcasgd_jax.schedules.arrivals import Attempts, Stream
-from dcasgd_jax.schedules.checks import check_at_least, check_protocol
+from dcasgd_jax.schedules.checks import check_at_least, check_protocol, check_whole
 from dcasgd_jax.schedules.draws import (
     COMPUTING,
     FAILURE,
@@ -191,6 +191,7 @@ def straggler_times(
     check_at_least("variation", variation, 0.0)
     check_at_least("slowdown", slowdown, 1.0)
     check_at_least("slow_probability", slow_probability, 0.0, most=1.0)
+    check_whole(slow_workers=slow_workers)
     if not 0 <= slow_workers <= num_workers:
         raise ValueError(f"slow_workers must be in [0, {num_workers}], got {slow_workers}.")
     means[num_workers - slow_workers :] *= slowdown
@@ -226,7 +227,8 @@ def failure_times(
     for A seconds, both exponentially distributed and independent. As F has no memory, each
     computation meets a fresh F: with t_mk < F it succeeds; otherwise its gradient is lost, and
     after F + A seconds the worker is back, pulls the weights of that time, and starts anew. It
-    does not fail while it waits for a round to end.
+    does not fail while it waits for a round to end, nor for a computation that it has given up
+    at the end of a round, before F seconds of it.
 
     A lost gradient is no server step. Where nothing is lost, staleness and the ages of what is in
     flight after T steps add up to (M - 1) T; here the server steps that go by during lost
@@ -274,7 +276,7 @@ def failure_times(
                 [[time_to_failure], [time_away]]
             )
             lost = until <= time
-            return Attempts(np.where(lost, until + away, time), lost)
+            return Attempts(np.where(lost, until + away, time), lost, until)
 
         return attempts
 

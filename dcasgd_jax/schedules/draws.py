@@ -17,6 +17,9 @@ COMPUTING, MACHINE, SLOWDOWN, FAILURE, PRESENCE = range(5)
 def generator_of(seed: Seed, worker: int, purpose: int) -> np.random.Generator:
     """A worker's generator for one purpose, independent of all others."""
     try:
+        numbers = seed if isinstance(seed, list | tuple) else [seed]
+        if any(number is None or isinstance(number, str) for number in numbers):
+            raise TypeError  # NumPy would take None for a draw of its own, and read a string
         sequence = np.random.SeedSequence(seed, spawn_key=(worker, purpose))
     except (TypeError, ValueError):
         raise ValueError(

@@ -117,6 +117,10 @@ def stream_with_absences(
             begun = there or period[0] <= now < math.inf
             parts.append(present(missing) if begun else until_back())
             missing -= parts[-1].time.size
-        return Attempts(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        time, lost = (
+            np.concatenate(column)
+            for column in zip(*((part.time, part.lost) for part in parts), strict=True)
+        )
+        return Attempts(time, lost)
 
     return stream

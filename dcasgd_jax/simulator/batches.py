@@ -24,10 +24,10 @@ class BatchSource(NamedTuple):
     """Whether batches have to be asked for one after another, in order, outside of any trace."""
 
 
-def batch_source(batches: Any, num_steps: int, state: Any = None) -> BatchSource:
+def batch_source(batches: Any, num_steps: int, held: tuple[Any, Any] = (None, None)) -> BatchSource:
     """The source of a stretch's batches; refuses arrays that are not as long as the stretch.
 
-    `state` is what an iterable that has no batch left hands back.
+    `held` are the state and the log that an iterable which has no batch left hands back.
     """
     if callable(batches):
         return BatchSource(
@@ -41,7 +41,7 @@ def batch_source(batches: Any, num_steps: int, state: Any = None) -> BatchSource
             try:
                 first_batch = _next_batches(iterator, 0, 1)
             except BatchesEndedError as error:
-                error.state = state
+                error.state, error.log = held
                 raise
             iterator = itertools.chain(first_batch, iterator)
         return BatchSource(
@@ -115,6 +115,8 @@ class BatchesEndedError(ValueError):
 
     state: Any = None
     """The `SimulatorState` after the last step that was taken."""
+    log: Any = None
+    """The `SimulatorLog` of the steps that were taken."""
 
     def __init__(self, step: int, unused: list[Any]):
         """Says where it ended.
@@ -126,8 +128,8 @@ class BatchesEndedError(ValueError):
         self.unused = unused
         super().__init__(
             f"the iterable of batches ended before step {step} of this stretch; give one batch a "
-            "server step. This error's attribute `state` holds what was simulated until then, and "
-            "`unused` the batches that were taken from the iterable and not used."
+            "server step. This error's attributes `state` and `log` hold what was simulated until "
+            "then, and `unused` the batches that were taken from the iterable and not used."
         )
 
 

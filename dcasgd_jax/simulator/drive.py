@@ -26,21 +26,29 @@ class ChunkRunner(NamedTuple):
 
 
 def drive(
-    runner: ChunkRunner, state: SimulatorState, chunks: Iterable[Chunk]
+    runner: ChunkRunner, state: SimulatorState, chunks: Iterable[Chunk], *, empty: SimulatorLog
 ) -> tuple[SimulatorState, SimulatorLog]:
-    """Takes all chunks in order; what has been done is kept if the batches end early."""
+    """Takes all chunks in order; what has been done is kept if the batches end early.
+
+    `empty` is the log of no step.
+    """
     first_step, logs = int(state.step), []
     carry = runner.begin(state)
     for chunk in chunks:
         try:
             batches = runner.batches(chunk, first_step + chunk.start)
         except BatchesEndedError as error:
-            error.state = runner.end(carry)
+            error.state, error.log = runner.end(carry), _whole(logs or [empty])
             raise
         carry, log = runner.run(carry, chunk, batches)
         logs.append(log)
+    return runner.end(carry), _whole(logs)
+
+
+def _whole(logs: list[SimulatorLog]) -> SimulatorLog:
+    """One log of consecutive ones."""
     # Fetched at the end, so that no chunk waits for the log of another.
     logs = jax.device_get(logs)
-    return runner.end(carry), jax.tree.map(
+    return jax.tree.map(
         lambda *parts: jnp.asarray(np.concatenate([np.atleast_1d(part) for part in parts])), *logs
     )

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from dcasgd_jax.rules.sending import SendingRule
 from dcasgd_jax.schedules.schedule import Schedule
-from dcasgd_jax.simulator.batches import any_traced, batch_source, is_iterated
+from dcasgd_jax.simulator.batches import BatchesEndedError, any_traced, batch_source, is_iterated
 from dcasgd_jax.simulator.checks import check_choice, check_params, check_schedule
 from dcasgd_jax.simulator.options import Engine, EngineName, Options, check_options
 from dcasgd_jax.simulator.plan import convolution_finder, faster_engine
@@ -136,7 +136,8 @@ def simulate(
 
     Raises:
         TypeError: if `params` holds anything but real floating-point arrays.
-        BatchesEndedError: if an iterable of batches ends early; it holds the state by then.
+        BatchesEndedError: if an iterable of batches ends early; it holds the state by then, and the
+            log of the steps that were taken.
         ValueError: if the engine is unknown or does not take an option, the schedule names workers
             it does not have, the batches are not as many as its steps, or `grad_fn` returns
             something that is not structured like `params`.
@@ -180,7 +181,11 @@ def simulate(
     workers = tuple(each.num_workers for each in plan.schedules)
     server = dataclasses.replace(server, num_workers=workers, groups=plan.groups)
     first = params, model_state
-    state, log = _run(Job(server, grad_fn), options, first, plan.schedules, batches)
+    try:
+        state, log = _run(Job(server, grad_fn), options, first, plan.schedules, batches)
+    except BatchesEndedError as error:
+        error.log = error.log._replace(staleness=plan.structure.unflatten(error.log.staleness))
+        raise
     log = log._replace(staleness=plan.structure.unflatten(log.staleness))
     clock = plan.structure.unflatten([each.clock for each in plan.schedules])
     return cast(P, state.params), SimulationInfo(*log, clock=clock, state=state)

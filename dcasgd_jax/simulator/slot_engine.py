@@ -138,14 +138,15 @@ def run_slots(
         check_slots(one, state)
     columns = slot_columns(schedule)
     num_steps = jax.tree.leaves(columns)[0].shape[0]
-    source = batch_source(batches, num_steps, state)
+    empty = empty_log(job.server, state.params, 0)
+    source = batch_source(batches, num_steps, (state, empty))
     if num_steps == 0:
-        return state, empty_log(job.server, state.params, 0)
+        return state, empty
     traced = any_traced(job, state, schedule, () if source.iterated else batches)
     meets = observe(options, state, source, convolves, in_trace=traced)
     if choose_plan(options, meets, schedule).loop == "driven":
         runner = _runner(portable_job(job), columns, source)
-        return drive(runner, state, single_steps(num_steps))
+        return drive(runner, state, single_steps(num_steps), empty=empty)
     if compiled:
         columns = jax.tree.map(lambda column: np.asarray(column, np.int32), columns)
         return _compiled_scan(portable_job(job), state, columns, batches)

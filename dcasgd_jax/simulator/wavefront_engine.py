@@ -182,9 +182,10 @@ def run_waves(
     check_schedule(schedule, job.server.num_workers)
     check_slots(schedule, state)
     num_steps = schedule.worker.shape[0]
-    source = batch_source(batches, num_steps, state)
+    empty = empty_log(job.server, state.params, 0)
+    source = batch_source(batches, num_steps, (state, empty))
     if num_steps == 0:
-        return state, empty_log(job.server, state.params, 0)
+        return state, empty
     traced = any_traced(job, state, () if source.iterated else batches)
     meets = observe(options, state, source, convolves, in_trace=traced)
     plan = choose_plan(options, meets, schedule)
@@ -198,7 +199,7 @@ def run_waves(
             runner = separate_snapshots.chunk_runner(portable_job(job), columns, source, batches)
         else:
             runner = _runner(portable_job(job), columns, source, how=_how(plan, options))
-        return drive(runner, state, plan.chunks)
+        return drive(runner, state, plan.chunks, empty=empty)
     kinds, chunks = chunk_columns(plan.chunks, padded=compiled)
     scan, job = (_compiled_scan, portable_job(job)) if compiled else (_scan, job)
     return scan(job, state, columns, chunks, batches, kinds=kinds, how=_how(plan, options))

@@ -1,7 +1,7 @@
 """A cluster in plain Python: a queue of what ends next, one event after another.
 
 Shares nothing with dcasgd_jax. `attempts[m]` is an iterator of worker m's computations, pairs
-(seconds, lost).
+(seconds, lost); of machines that fail, triples of seconds (to compute, until a failure, away).
 """
 
 import heapq
@@ -74,6 +74,41 @@ def rounds(attempts, num_steps, wait_for):
                 run.held[worker] = len(run.worker)
                 gone += len(run.worker) - max(waiting[worker], first_step)
     return run._replace(gone=gone)
+
+
+def failing_rounds(attempts, num_steps, wait_for):
+    """Rounds of machines that fail while they compute: failures and returns are events too."""
+    run = Run([], [], [], [0] * len(attempts), 0)
+    queue, away, begun = [], set(), [0] * len(attempts)
+
+    def begin(worker, now):
+        seconds, failure, absence = next(attempts[worker])
+        begun[worker] += 1  # what the worker was to meet before is void
+        what = "fails" if failure <= seconds else "arrives"
+        heapq.heappush(queue, (now + min(failure, seconds), worker, begun[worker], what, absence))
+
+    for worker in range(len(attempts)):
+        begin(worker, 0.0)
+    arrived = 0
+    while len(run.worker) < num_steps:
+        now, worker, number, what, absence = heapq.heappop(queue)
+        if number != begun[worker]:
+            continue
+        if what == "fails":
+            away.add(worker)
+            heapq.heappush(queue, (now + absence, worker, number, "returns", 0.0))
+        elif what == "returns":
+            away.discard(worker)
+            begin(worker, now)
+        else:
+            run.worker.append(worker)
+            run.clock.append(now)
+            run.version.append(len(run.worker) - 1 - arrived)
+            arrived = (arrived + 1) % wait_for
+            if arrived == 0:
+                for present in set(range(len(attempts))) - away:
+                    begin(present, now)
+    return run
 
 
 def versions_read(reads, writes, num_slots):

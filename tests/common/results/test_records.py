@@ -167,6 +167,33 @@ def test_fields_of_other_types_are_no_record(tmp_path, changes):
         read_records(tmp_path / "r.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {"diverged": np.bool_(True)}}, "True is no figure"),
+        ({"metrics": {"each": np.ones(2)}}, r"\[1.0, 1.0\] is no figure"),
+        ({"metrics": {"a": object()}}, "not JSON serializable"),
+        ({"curve": {"loss": [[1.0], [2.0]]}}, r"\[1.0\] is no figure"),
+        ({"setting": {"widths": (64, 64)}}, "the values of a setting are names"),
+        ({"setting": {"clip": math.inf}}, "setting 'clip' is inf"),
+        ({"setting": {"clip": np.float32(np.nan)}}, "setting 'clip' is nan"),
+        ({"wall_time": math.nan}, "wall_time a number"),
+        ({"seed": 0.5}, "seed is a whole number"),
+        ({"method": None}, "method is a name"),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(tmp_path, changes, message):
+    """The file is only ever appended to: one such line would make all of it unreadable."""
+    path = tmp_path / "r.jsonl"
+    writer = RecordWriter(path, origin=ORIGIN)
+    writer.write(record())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"a record cannot be written .*{message}.*; give"):
+        writer.write(record(**changes))
+    assert path.read_bytes() == before
+    assert [r.seed for r in read_records(path)] == [0]
+
+
 def test_no_file_no_records(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_records(tmp_path / "none.jsonl")

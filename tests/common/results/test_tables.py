@@ -30,9 +30,14 @@ def test_diverged_runs_are_counted_and_shown():
     assert number(summarise([0.5, math.inf])) == "0.500 (n = 1) (1 of 2 diverged)"
 
 
-def test_a_missing_metric_is_not_a_number():
-    assert metric(records([0.5]), "recall").failed == 1
+def test_what_was_not_measured_has_not_diverged():
     assert metric(records([0.5, 0.7]), "accuracy").mean == pytest.approx(0.6)
+    assert percent(summarise([])) == number(metric([], "accuracy")) == "-"
+    assert percent(metric(records([0.5]), "recall")) == "-"
+    # Nor has a run that was not measured, among others that were.
+    other = Record(method="sgd", setting={}, seed=2, metrics={"recall": 1.0}, wall_time=0.0)
+    found = metric([*records([0.5, math.nan]), other], "accuracy")
+    assert percent(found) == "50.00 (n = 1) (1 of 2 diverged)"
 
 
 def test_groups_keep_their_order():

@@ -1,6 +1,7 @@
 """A run killed at any moment and resumed ends with the bits of one that never stopped."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,6 +18,7 @@ from common.seeds import streams
 from common.training import Execution, Keys, fit, init_state, train_step
 from common.training.checkpoints import Checkpoints
 from common.training.classification import classification_metrics, cross_entropy_loss, evaluator
+from common.training.course import Course
 from tests.compiled import as_users_do
 
 # The optimiser below is optax's Adam; the bits are those of users, in processes of their own too.
@@ -65,6 +68,19 @@ def assert_same(found, wanted):
     jax.tree.map(np.testing.assert_array_equal, found.state, wanted.state)
     assert found.curve.keys() == wanted.curve.keys()
     jax.tree.map(np.testing.assert_array_equal, found.curve, wanted.curve)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_a_resumed_course_has_the_losses_of_the_epoch_under_way_to_the_bit(dtype):
+    losses = [np.random.default_rng(i).normal(size=3).astype(jnp.dtype(dtype)) for i in (0, 1)]
+    whole = Course(6, np.asarray(-1))
+    whole.add(losses[0])
+    resumed = Course.from_notes(json.loads(json.dumps(whole.notes())), 6)
+    for course in (whole, resumed):
+        course.add(losses[1])
+        assert {part.dtype for part in course.losses} == {jnp.dtype(dtype)}
+        course.end_epoch({})
+    np.testing.assert_array_equal(resumed.rows[0]["loss"], whole.rows[0]["loss"])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcasgd_jax import peers, round_robin, simulate
+from dcasgd_jax import constant_delay, peers, round_robin, simulate
 
 STEPS, RATE = 12, 0.02
 RNG = np.random.default_rng(0)
@@ -127,6 +127,33 @@ def test_errors_of_any_optimiser_are_fed_back(inside, delays):
     # A leaf of delay d keeps d updates.
     kept = sum(leaf.size for leaf in jax.tree.leaves(info.state.opt_state.past))
     assert kept == 12 * delays["first"] + 6 * delays["last"]
+
+
+@pytest.mark.parametrize("delays", [{"a": 2, "b": 0}, {"a": 3, "b": 1}, {"a": 2, "b": 2}])
+def test_a_leaf_that_arrives_late_has_no_error_in_its_first_updates(delays):
+    """What stands in for gradients that have not come was no step, and lacked nothing."""
+    tx = constant_delay(peers.error_feedback(optax.sgd(1.0), delays), delays)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    state, made = tx.init(params), []
+    for t in range(9):
+        gradients = {name: jnp.full(1, 1.0 + t) for name in params}
+        update, state = tx.update(gradients, state, params)
+        made.append(update)
+    for name, delay in delays.items():
+        arrived = [0.0] * delay + [-(1.0 + t) for t in range(9 - delay)]
+        expected = [
+            d + (d - arrived[t - delay] if t >= 2 * delay else 0.0) for t, d in enumerate(arrived)
+        ]
+        np.testing.assert_allclose([update[name][0] for update in made], expected)
+
+
+def test_errors_are_fed_back_whatever_the_staleness_of_a_leaf_becomes():
+    """A leaf's delay is that of most arrivals; single ones may be less late."""
+    tx, params = peers.error_feedback(optax.sgd(1.0), {"a": 2}), {"a": jnp.zeros(1)}
+    state = tx.init(params)
+    for t in range(8):
+        update, state = tx.update({"a": jnp.full(1, 1.0 * t)}, state, params, staleness={"a": 1})
+    np.testing.assert_allclose(update["a"], -(7.0 + 2.0))
 
 
 def test_one_horizon_for_all_is_that_horizon():

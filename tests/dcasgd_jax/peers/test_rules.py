@@ -247,6 +247,19 @@ def test_a_missing_argument_is_named(rule, missing):
         rule.update(w, rule.init(w), w)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_weakly_typed_parameter_leaves_the_states_types_alone(name, standard_promotion):
+    """A loop carried by `lax.scan` needs one type before and after."""
+    rule = RULES[name][1]()
+    tx = optax.with_extra_args_support(getattr(rule, "tx", rule))
+    w = jnp.asarray(1.0)
+    assert w.weak_type
+    extra = {"stale_params": w, "staleness": 0, "worker": 0}
+    start = jax.eval_shape(tx.init, w)
+    after = jax.eval_shape(lambda g, state: tx.update(g, state, w, **extra)[1], w, start)
+    jax.tree.map(lambda one, other: chex.assert_equal(str(one), str(other)), start, after)
+
+
 @pytest.mark.parametrize("worker", [-1, 2])
 def test_a_stranger_is_refused(worker):
     tx, w = peers.dana_slim(num_workers=2), jnp.ones(2)

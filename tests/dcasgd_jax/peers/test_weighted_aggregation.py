@@ -47,6 +47,24 @@ def test_a_dropped_update_may_be_anything():
     np.testing.assert_array_equal(updates_of(tx, gradients, [0.0, 2.0])[1], -np.ones(4))
 
 
+@pytest.mark.parametrize("ends", [[False, True], [True], []])
+def test_past_the_last_end_nothing_is_made_up(ends):
+    """Whether a later update ends a round is not known."""
+    tx = peers.weighted_aggregation(optax.sgd(1.0), np.array(ends, bool))
+    w = jnp.zeros(2)
+    state = tx.init(w)
+    for _ in ends:
+        update, state = tx.update(jnp.ones(2), state, w)
+        assert np.isfinite(update).all()
+    with pytest.raises(ValueError, match=rf"of {len(ends)} server steps .* got one more; give"):
+        tx.update(jnp.ones(2), state, w)
+    # Within a program, where no step is known before it runs, the update is no number.
+    assert np.isnan(jax.jit(tx.update)(jnp.ones(2), state, w)[0]).all()
+    made, _ = jax.jit(tx.update)({"a": jnp.ones(2), "b": None}, tx.init({"a": w, "b": None}))
+    assert np.isfinite(made["a"]).all() == bool(ends)
+    assert made["b"] is None
+
+
 @pytest.mark.parametrize("ends", [0, 1.5, np.arange(2), np.zeros((2, 2), bool)])
 def test_ends_that_are_none_are_refused(ends):
     with pytest.raises(ValueError, match="ends must be an int >= 1"):

@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 from flax.training.train_state import TrainState
 
-from dcasgd_jax import constant_delay, dcasgd, round_robin, simulate
+from dcasgd_jax import constant_delay, dcasgd, pipeline_delays, round_robin, simulate
+from dcasgd_jax.peers import error_feedback
 from tests.dcasgd_jax.networks import assert_same_bits, batches_of, gradient, weights_of
 
 SIZES, STEPS = (5, 4, 3), 20
@@ -232,6 +233,32 @@ def test_orbax_round_trip_with_a_template(tmp_path):
         checkpointer.save(tmp_path / "state", state)
         checkpointer.wait_until_finished()
         assert_same_bits(checkpointer.restore(tmp_path / "state", tx.init(params)), state)
+
+
+def test_a_parameter_that_is_none_has_no_delay():
+    """Equinox and `optax.partition` leave None where a part is trained by others."""
+    params = {"a": jnp.ones(2), "b": None, "c": jnp.ones(2)}
+    delays = pipeline_delays(params, {"a": 0, "b": 0, "c": 1})
+    assert delays == {"a": 1, "b": None, "c": 0}
+    for tx in (constant_delay(optax.sgd(1.0), delays), error_feedback(optax.sgd(1.0), delays)):
+        update, state = tx.update(params, tx.init(params), params)
+        assert jax.tree.structure(update) == jax.tree.structure(params)
+        assert jax.tree.structure(state) == jax.tree.structure(tx.init(params))
+    update, _ = constant_delay(optax.sgd(1.0), delays).update(
+        params, constant_delay(optax.sgd(1.0), delays).init(params), params
+    )
+    assert (update["a"].tolist(), update["c"].tolist()) == ([0.0, 0.0], [-1.0, -1.0])
+    for bare in (None, {}, {"a": None}):
+        with pytest.raises(ValueError, match=r"delay must be an int >= 0 .* got None"):
+            constant_delay(optax.sgd(1.0), bare)
+    with pytest.raises(ValueError, match="a tree prefix of the parameters with an int"):
+        constant_delay(optax.sgd(1.0), delays).init(params | {"b": jnp.ones(1)})
+
+
+def test_a_missing_gradient_is_named():
+    tx, params = constant_delay(optax.sgd(1.0), 1), {"w": jnp.ones(2), "b": jnp.ones(1)}
+    with pytest.raises(ValueError, match=r"gradients must be .* got .*'b': None.*; give zeros"):
+        tx.update({"w": jnp.ones(2), "b": None}, tx.init(params), params)
 
 
 def test_errors_name_what_came():

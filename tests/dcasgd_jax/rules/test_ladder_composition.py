@@ -95,6 +95,23 @@ def test_masked_compensates_the_leaves_it_is_given_for_their_own_movement(rule):
         chex.assert_trees_all_close(u["kernel"], expected["kernel"], rtol=1e-4, atol=1e-5)
 
 
+def test_a_hidden_leaf_may_be_of_whole_numbers():
+    """Refused by name, such leaves are to be kept out with `optax.masked`: then they are."""
+    params = {"w": jnp.array([1.0, 2.0]), "n": jnp.array([3, 4], jnp.int32)}
+    stale = {"w": jnp.array([0.0, 1.5]), "n": jnp.array([3, 4], jnp.int32)}
+    gradients = {"w": jnp.array([1.0, 2.0]), "n": jnp.zeros(2, jnp.int32)}
+    tx = optax.masked(curvature_compensation(outer_product), {"w": True, "n": False})
+    update, _ = tx.update(gradients, tx.init(params), params, stale_params=stale)
+    bare = curvature_compensation(outer_product)
+    alone, _ = bare.update(
+        gradients["w"], bare.init(params["w"]), params["w"], stale_params=stale["w"]
+    )
+    np.testing.assert_allclose(update["w"], alone)
+    np.testing.assert_array_equal(update["n"], gradients["n"])
+    with pytest.raises(TypeError, match=r"got int32; keep such leaves out .*optax\.masked"):
+        bare.update(gradients, bare.init(params), params, stale_params=stale)
+
+
 def test_partition_gives_each_label_its_own_rule():
     tx = optax.partition(
         {"low": low_rank_compensation(2), "outer": curvature_compensation(outer_product)},

@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dcasgd_jax import round_robin
@@ -17,6 +17,7 @@ from dcasgd_jax.schedules.compute_times import (
     gamma_times,
     straggler_times,
 )
+from dcasgd_jax.schedules.draws import COMPUTING, FAILURE, generator_of
 from tests.oracles import event_queue
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=60)
@@ -57,8 +58,8 @@ def attempts_of():
         return [map(single, itertools.repeat(stream)) for stream in streams]
 
     def single(stream):
-        time, lost = stream(1)
-        return float(time[0]), lost is not None and bool(lost[0])
+        attempts = stream(1)
+        return float(attempts.time[0]), attempts.lost is not None and bool(attempts.lost[0])
 
     return drawn
 
@@ -78,6 +79,8 @@ def requests(draw):
 @given(request=requests())
 def test_schedules_are_the_event_queues_on_the_same_draws(attempts_of, request):
     name, num_workers, num_steps, options = request
+    # Machines that fail give up what they are at when a round ends: see below.
+    assume(name in ASYNCHRONOUS or options["wait_for"] is None)
     schedule = make(name, num_workers, num_steps, **options)
     attempts = attempts_of(name, num_workers, **options)
     if options["wait_for"] is None:
@@ -95,6 +98,45 @@ def test_schedules_are_the_event_queues_on_the_same_draws(attempts_of, request):
         # Closed form 2, for every cluster and protocol.
         ages = num_steps * num_workers - sum(run.held)
         assert schedule.staleness.sum() + ages + run.gone == (num_workers - 1) * num_steps
+
+
+def failing_machine(seed, worker, to_failure, away, variation):
+    """(seconds to compute, until a failure, away) of one computation after another."""
+    times, failures = (generator_of(seed, worker, purpose) for purpose in (COMPUTING, FAILURE))
+    shape = 1 / variation**2
+    while True:
+        until, gone = failures.standard_exponential(2) * (to_failure, away)
+        yield times.standard_gamma(shape) / shape, until, gone
+
+
+@EXACT
+@given(
+    seed=st.integers(0, 1000),
+    sizes=st.integers(1, 7).flatmap(lambda m: st.tuples(st.just(m), st.integers(1, m))),
+    num_steps=st.integers(0, 250),
+    machine=st.sampled_from(
+        [(20.0, 5.0, 0.1), (0.5, 0.0, 0.1), (5.0, 20.0, 1.0), (1.0, 1.0, 0.3), (2.0, 50.0, 2.0)]
+    ),
+)
+def test_rounds_with_failures_are_those_of_machines_that_fail(seed, sizes, num_steps, machine):
+    """Who gives up at a round's end, before its machine would have failed, does not fail."""
+    num_workers, wait_for = sizes
+    to_failure, away, variation = machine
+    schedule = failure_times(
+        num_workers,
+        num_steps,
+        seed=seed,
+        variation=variation,
+        time_to_failure=to_failure,
+        time_away=away,
+        wait_for=wait_for,
+    )
+    machines = [failing_machine(seed, worker, *machine) for worker in range(num_workers)]
+    run = event_queue.failing_rounds(machines, num_steps, wait_for)
+    np.testing.assert_array_equal(schedule.worker, run.worker)
+    np.testing.assert_allclose(schedule.clock, run.clock, rtol=1e-12)
+    np.testing.assert_array_equal(np.arange(num_steps) - schedule.staleness, run.version)
+    np.testing.assert_array_equal(schedule.reads, np.zeros(num_steps))
 
 
 @EXACT
@@ -287,6 +329,7 @@ def test_a_million_events_are_made_whole_in_under_a_second():
         (lambda: straggler_times(2, 5, seed=0, slowdown=0.5), "at least 1, got 0.5"),
         (lambda: straggler_times(2, 5, seed=0, slow_workers=3), r"in \[0, 2\], got 3"),
         (lambda: straggler_times(2, 5, seed=0, slow_probability=1.1), "got 1.1"),
+        (lambda: straggler_times(4, 10, seed=0, slow_workers=True), "an int, got True"),
         (lambda: failure_times(2, 5, seed=0, time_away=-1.0), "time_away must be .* got -1.0"),
         (lambda: failure_times(2, 5, seed=0, mean=5.0, time_to_failure=0.4), "at least 0.5, got"),
     ],
@@ -294,3 +337,12 @@ def test_a_million_events_are_made_whole_in_under_a_second():
 def test_errors_name_what_came(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("seed", [None, "7", 0.5, -1, (0, None), ["7"]])
+def test_what_is_no_seed_and_half_a_slow_worker_are_refused(seed, unchecked):
+    """NumPy would draw a seed of its own for None, so that no run could be made again."""
+    with pytest.raises(ValueError, match=r"seed must be a whole number >= 0, or .* got"):
+        gamma_times(2, 5, seed=seed)
+    with pytest.raises(ValueError, match=r"slow_workers must be a whole number, an int, got 1\.5"):
+        straggler_times(4, 10, seed=0, slow_workers=1.5)

@@ -89,9 +89,12 @@ def test_errors_name_the_step_and_the_remedy():
         done = int(caught.value.state.step)
         assert done + len(caught.value.unused) == 5
         assert done == {"slots": 5, "wavefront": WORKERS}[engine]
+        np.testing.assert_array_equal(caught.value.log.staleness, schedule.staleness[:done])
+        assert caught.value.log.distance is None
         with pytest.raises(ValueError, match="ended before step 0") as caught:
             simulate(gradient, params, optax.sgd(0.1), schedule, iter(()), engine=engine)
         assert int(caught.value.state.step) == 0
+        assert caught.value.log.staleness.shape == (0,)
     with pytest.raises(ValueError, match="iterated over cannot be scanned"):
         simulate(
             gradient, params, optax.sgd(0.1), schedule, iter(short), engine=Engine(loop="scan")
@@ -102,6 +105,30 @@ def test_errors_name_the_step_and_the_remedy():
 
     with pytest.raises(ValueError, match="inside jit, vmap or scan cannot be driven"):
         jax.jit(inside)(params)
+
+
+@pytest.mark.parametrize("given", [0, 2, 5])
+def test_the_log_of_the_steps_that_were_taken_is_kept(given):
+    """Its distances, and with a schedule for each leaf its staleness in the user's tree."""
+    params = weights_of(SIZES, np.random.default_rng(0))
+    each = [jax.tree.map(lambda x, i=i: x[i], arrays()) for i in range(STEPS)]
+    plan = [round_robin(1 + i % 3, STEPS) for i in range(len(params))]
+    for schedule in (plan, round_robin(WORKERS, STEPS)):
+        _, info = simulate(
+            gradient, params, optax.sgd(0.1), schedule, iter(each), log_distance=True
+        )
+        with pytest.raises(BatchesEndedError) as caught:
+            simulate(
+                gradient, params, optax.sgd(0.1), schedule, iter(each[:given]), log_distance=True
+            )
+        log = caught.value.log
+        whole = info.staleness, info.distance
+        jax.tree.map(
+            lambda part, column: np.testing.assert_array_equal(part, column[: part.size]),
+            (log.staleness, log.distance),
+            whole,
+        )
+        assert log.distance.size == given - len(caught.value.unused)
 
 
 @pytest.mark.parametrize("make", [slot_simulator, wavefront_simulator])
