@@ -68,7 +68,8 @@ def in_path_space(
 
     Bounds. No step takes a weight of the balanced copy beyond `max_growth` times the largest one
     of the start (or 1, if that is more). Training that works never comes near it; a step size that
-    is far too large ends there instead of in an overflow.
+    is far too large ends there instead of in an overflow. Weights further out already, loaded or
+    rescaled in mid-run, are never forced back.
 
     The papers' directed paths are singular: as the value v_s of a free skeleton path nears zero,
     the weights into its node grow without bound, and through zero they all change sign and the

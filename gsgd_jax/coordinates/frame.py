@@ -69,8 +69,12 @@ def held_within(
 def within(
     step: jax.Array, value: jax.Array, frame: Frame, max_growth: chex.Numeric | None
 ) -> jax.Array:
-    """The step of some balanced weights that takes none beyond `max_growth` times `largest`."""
+    """The step of some balanced weights that takes none beyond `max_growth` times `largest`.
+
+    Or beyond where it is, if that is further out already, as it may be where weights were loaded or
+    rescaled in mid-run: a step may bring such a weight back, but nothing forces it to.
+    """
     if max_growth is None:
         return step
     limit = frame.largest * jnp.asarray(max_growth, frame.largest.dtype)
-    return jnp.clip(step, -limit - value, limit - value)
+    return jnp.clip(step, jnp.minimum(-limit - value, 0), jnp.maximum(limit - value, 0))
