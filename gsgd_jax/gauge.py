@@ -144,7 +144,7 @@ class Gauge:
         return bool((self.tails[leaf] != GROUND).any() or (self.heads[leaf] != GROUND).any())
 
     def leaves(self, params: Any) -> list[Any]:
-        """The leaves of a tree that this gauge fits, NumPy arrays made JAX ones.
+        """The leaves of a tree that this gauge fits, NumPy arrays and scalars made JAX ones.
 
         Args:
             params: a parameter tree, or gradients or path values on it.
@@ -162,7 +162,7 @@ class Gauge:
                 "gauge and skeleton from the parameters that they are used with."
             )
         for i, leaf in enumerate(leaves):
-            leaves[i] = jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+            leaves[i] = jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
         return leaves
 
     def without(self, nodes: Sequence[int] | np.ndarray) -> "Gauge":

@@ -11,6 +11,9 @@ import optax
 from gsgd_jax._factors import Group, factor_parts
 from gsgd_jax.balance import balancing_scales
 
+ARRAYS = (jax.Array, np.ndarray, np.generic)
+"""What parameters are made of; the last are NumPy's scalars, such as `np.float32(1)`."""
+
 
 class Frame(NamedTuple):
     """The group element that balances the start, as factors of the leaves' entries.
@@ -32,7 +35,7 @@ def balanced_frame(params: optax.Params, group: Group) -> Frame:
     in a state is like the parameters: these get a frame of ones.
     """
     leaves = jax.tree.leaves(params)
-    if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+    if not leaves or not all(isinstance(leaf, ARRAYS) for leaf in leaves):
         leaves, scales = [], np.ones(group.num_nodes, np.float32)
     else:
         scales = balancing_scales(params, group)

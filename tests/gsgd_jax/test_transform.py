@@ -280,3 +280,21 @@ def _scan(tx, params, state, data):
         return (optax.apply_updates(params, updates), state), None
 
     return jax.lax.scan(step, (params, state), length=5)[0][0]
+
+
+def test_numpy_scalars_are_parameters_like_any_other():
+    layers = perceptron(WIDTHS, True)
+    gauge = mlp_gauge({"net": layers, "temperature": np.float32(1)},
+                      layers=[f"net/{i}" for i in range(len(layers))])  # fmt: skip
+    far = {"net": rescaled(mlp_gauge(layers), layers)}
+    scales = [
+        in_path_space(optax.sgd(0.1), gauge).init(far | {"temperature": one}).frame.scales
+        for one in (np.float32(1), np.float64(1), jnp.ones([]), np.ones([]))
+    ]
+    for other in scales:
+        np.testing.assert_array_equal(other, scales[2])
+        assert np.abs(np.log(other)).max() > 0.1
+    shapes = jax.eval_shape(lambda: far | {"temperature": jnp.ones([])})
+    np.testing.assert_array_equal(
+        in_path_space(optax.identity(), gauge).init(shapes).frame.scales, 1
+    )
