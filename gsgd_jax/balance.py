@@ -129,7 +129,7 @@ def balancing_scales(
 
 
 def concrete_leaves(params: optax.Params, group: Group) -> list[np.ndarray]:
-    """The leaves on the host, those in the group in float64.
+    """The leaves on the host, those in the group in float64; zeros for PRNG keys, outside it.
 
     Raises:
         TypeError: if a leaf in the group is not of real floating-point numbers.
@@ -143,6 +143,13 @@ def concrete_leaves(params: optax.Params, group: Group) -> list[np.ndarray]:
         )
     inside = [i for i in range(len(leaves)) if tables[i]]
     working_dtype(jnp.asarray(leaves[i]) for i in inside)  # or a TypeError
+    # Keys have no numbers that NumPy could hold, and nothing is asked of them.
+    leaves = [
+        np.zeros(leaf.shape)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+        for leaf in leaves
+    ]
     arrays = [np.asarray(leaf) for leaf in jax.device_get(leaves)]
     for i in inside:
         arrays[i] = arrays[i].astype(np.float64)

@@ -298,3 +298,15 @@ def test_numpy_scalars_are_parameters_like_any_other():
     np.testing.assert_array_equal(
         in_path_space(optax.identity(), gauge).init(shapes).frame.scales, 1
     )
+
+
+def test_a_key_outside_the_group_is_left_alone():
+    layers = perceptron(WIDTHS, True)
+    names = [f"net/{i}" for i in range(len(layers))]
+    tree = {"net": layers, "key": jax.random.key(0)}
+    gauge = mlp_gauge(tree, layers=names)
+    frame = in_path_space(optax.identity(), gauge).init(tree).frame
+    plain = in_path_space(optax.identity(), mlp_gauge(layers)).init(layers).frame
+    np.testing.assert_array_equal(frame.scales, plain.scales)
+    for basis in ("paths", "cycles"):
+        assert choose_skeleton(gauge, tree, basis=basis).gauge == gauge
