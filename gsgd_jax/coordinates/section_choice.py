@@ -10,6 +10,7 @@ from gsgd_jax._factors import leaf_tables
 from gsgd_jax._precision import check_choice
 from gsgd_jax.balance import balancing_scales, concrete_leaves
 from gsgd_jax.coordinates.section import Section
+from gsgd_jax.gauge import Gauge
 from gsgd_jax.tracing import RescalingGroup
 from gsgd_jax.tracing.rows import Rows, exponent_rows
 
@@ -55,7 +56,7 @@ def choose_section(
         A section, to be handed to `in_path_space` like a skeleton.
 
     Raises:
-        TypeError: if a leaf in the group is not of real floating-point numbers.
+        TypeError: if the group is a gauge, or a leaf in it not of real floating-point numbers.
         ValueError: if the parameters are traced, not finite or do not fit the group, an option is
             unknown, or too many entries are zero to fix a copy.
 
@@ -80,6 +81,11 @@ def choose_section(
     check_choice("magnitudes", magnitudes, get_args(Magnitudes))
     if (rule == "random") == (key is None):
         raise ValueError("rule='random' needs key=, a PRNG key, and no other rule takes one.")
+    if isinstance(group, Gauge):
+        raise TypeError(
+            "choose_section is for a rescaling group that is no graph, got a gauge, which is one; "
+            'choose_skeleton(gauge, params, basis="cycles") chooses the same for it.'
+        )
     arrays = concrete_leaves(params, group)
     weights = _entries(arrays, group)
     rows = exponent_rows(group)

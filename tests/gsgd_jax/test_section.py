@@ -296,3 +296,10 @@ def test_a_key_outside_the_group_is_left_alone(x64):
     state = in_path_space(optax.identity(), section).init(tree)
     np.testing.assert_allclose(state.frame.scales, in_path_space(optax.identity(), plain).init(
         params).frame.scales, rtol=1e-6)  # fmt: skip
+
+
+def test_a_gauge_has_skeletons_instead(unchecked):
+    model = MODELS["mlp"]
+    params, x = model.draw(0)
+    with pytest.raises(TypeError, match=r"got a gauge, .*cycles.* chooses the same"):
+        choose_section(find_gauge(model.apply, params, x), params)
