@@ -9,7 +9,8 @@ outside the knot, and out of the knot from it. In a graph these are all sets wit
 direction in which no entry grows is the same along every cycle of non-zero entries. Where one way
 is missing, a pull takes its place (see `least_squares`), and there is a minimum again. Which nodes
 are pulled depends on which entries are zero, and no rescaling changes that: all copies of a network
-get to the same minimum, and are trained from there alike.
+get to the same minimum, and are trained from there alike. In a group that is no graph, other
+exponents may hold the common scale already; a pull then moves the minimum, for all copies alike.
 """
 
 import itertools
