@@ -150,6 +150,21 @@ class Incidence:
         across = whole * factors * self._across(leaves, factors, along, arrays)
         return 2 * (along * totals + across)
 
+    def ways(self, live: Sequence[Any], passed: Any, side: int, arrays: Arrays) -> Any:
+        """Which nodes a live entry enters (side 1) from passed nodes only, or leaves (-1) for them.
+
+        Args:
+            live: 1 or 0 for every entry, of sizes as for `totals`.
+            passed: 1 or 0 for every node; ground is passed.
+            side: 1 or -1, the sign of the power with which the nodes asked for scale the entry.
+            arrays: where this is worked out.
+        """
+        xp = arrays.xp
+        padded = xp.append(passed, xp.ones_like(passed[:1]))
+        factors = xp.min(xp.where(self.powers * side < 0, padded[self.nodes], 1), axis=-1)
+        totals = factors * self._across(live, factors, None, arrays)
+        return self.sums(totals, (lambda k: k * side > 0,), arrays)[0] > 0.5
+
     def sums(
         self, totals: Any, weighings: Sequence[Callable[[np.ndarray], np.ndarray]], arrays: Arrays
     ) -> list[Any]:

@@ -1,23 +1,33 @@
 """The group element that makes the weights' sum of squares least, by Newton's method."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax._incidence import Arrays, Incidence
+from gsgd_jax._knots import adrift
 
 _SWEEPS = 40
 """How many steps of every node by itself are taken at most, before Newton's."""
 
 
+class Due(NamedTuple):
+    """Sums of squares, of what enters and of what leaves each node; float64 [num_nodes] each."""
+
+    alone: tuple[np.ndarray, np.ndarray]  # for a node with weights on one side alone
+    outside: tuple[np.ndarray, np.ndarray]  # for a node of a knot: of entries from or to outside it
+
+
 def least_squares(
     incidence: Incidence,
     may_move: np.ndarray,
-    due: tuple[np.ndarray, np.ndarray] | None,
+    due: Due | None,
     squares: Sequence[Any],
     *,
+    knots: np.ndarray | None = None,
     pulls: tuple[np.ndarray, np.ndarray] | None = None,
     arrays: Arrays,
     tolerance: float,
@@ -27,8 +37,10 @@ def least_squares(
 
     p_h is 0 for a node with weights on both sides, what is due to it for one with incoming weights
     alone, and minus that for one with outgoing ones alone: the sum of squares that they end with.
-    Or it is given, as the difference of two pulls.
-    Newton's method:
+    In the same way it is what is due to the nodes of a knot that nothing but zeros leaves, or
+    enters: with p = 0 their common scale would run away to where what joins them to the rest
+    vanishes. As p depends only on which weights are zero, the copy at the minimum is the same for
+    all that the group connects. Or p is given, as the difference of two pulls. Newton's method:
 
         ∂F/∂x_h = Σ_e k_eh size_e - p_h,    ∂²F/∂x_h∂x_g = 2 Σ_e k_eh k_eg size_e,
 
@@ -41,10 +53,11 @@ def least_squares(
     Args:
         incidence: which nodes scale which entries.
         may_move: which nodes may move, bool [num_nodes].
-        due: sums of squares for nodes with weights on one side alone, of those that enter and
-            those that leave, float64 [num_nodes] each; None for such nodes to keep their scale.
+        due: sums of squares for nodes with weights on one side alone, and for knots; None for such
+            nodes to keep their scale, and such knots the geometric mean of their nodes' scales.
         squares: w_e² of every leaf, in the working dtype, of size 1 along axes on which no factor
             depends.
+        knots: of every node the knot that it is in, see `knots_of`; None where there is none.
         pulls: instead of `due`, numbers added to the incoming and to the outgoing sum of squares
             of every node, none negative: p is the second minus the first; float64 [num_nodes] each.
         arrays: where this is worked out.
@@ -60,19 +73,17 @@ def least_squares(
     """
     xp, dtype = arrays.xp, squares[0].dtype
     start = xp.zeros(len(may_move), dtype)
-    present = incidence.totals(
-        [(s > 0).astype(dtype) for s in squares], incidence.logs(start, xp), arrays
-    )
+    live = [(s > 0).astype(dtype) for s in squares]
+    present = incidence.totals(live, incidence.logs(start, xp), arrays)
     sides = incidence.sums(present, (lambda k: k > 0, lambda k: k < 0), arrays)
     entered, left = (side > 0.5 for side in sides)
     moves = (entered & left if due is None and pulls is None else entered | left) & may_move
+    held = None  # nodes of knots that keep their common scale
     if pulls is None:
-        entering_due, leaving_due = due or (start, start)
-        # What enters a node that nothing leaves is weighed against what is due to it, and so on.
-        pulls = (
-            xp.where(left & ~entered, leaving_due, 0).astype(dtype),
-            xp.where(entered & ~left, entering_due, 0).astype(dtype),
-        )
+        loose = None if knots is None else adrift(incidence, knots, live, (entered, left), arrays)
+        pulls = _pulls(due, (entered, left), loose, start, arrays)
+        held = None if due is not None or loose is None else (loose[0] | loose[1]) & moves
+    centred = functools.partial(_centred, knots=knots, held=held, arrays=arrays)
     alone_step = incidence.longest_steps().astype(dtype)
 
     def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
@@ -85,6 +96,9 @@ def least_squares(
         entering, leaving = (
             xp.where(moves, side + pull, 1) for side, pull in zip(sides, pulls, strict=True)
         )
+        if held is not None:  # what holds a common scale pulls at each node of its set alike
+            common = entering - leaving - centred(entering - leaving)
+            entering, leaving = entering + xp.maximum(-common, 0), leaving + xp.maximum(common, 0)
         error = xp.max(xp.abs(entering - leaving) / (entering + leaving), initial=0)
         far = (error > 0.1) & (steps < min(_SWEEPS, max_steps))
         on = (error > enough) & (steps < max_steps)
@@ -92,22 +106,55 @@ def least_squares(
         def hessian(direction: Any) -> Any:
             along = incidence.logs(direction, xp)
             slopes = incidence.slopes(squares, logs, totals, along, arrays)
-            return xp.where(moves, incidence.sums(slopes, (np.positive,), arrays)[0], direction)
+            curved = incidence.sums(slopes, (np.positive,), arrays)[0]
+            return xp.where(moves, centred(curved), direction)
 
         # Where the target is 0, nothing is solved.
-        target = xp.where(on & ~far, leaving - entering, 0)
+        target = xp.where(on & ~far, centred(leaving - entering), 0)
         diagonal = xp.where(moves, 2 * squared, 1)
+        if held is not None:  # alike in a set, for the solution to leave its common scale alone
+            diagonal = xp.where(held, diagonal - centred(diagonal), diagonal)
         direction = conjugate_gradients(hessian, target, diagonal, arrays)
         furthest = incidence.most_parts * xp.max(xp.abs(incidence.logs(direction, xp)), initial=0)
         longest = 2 * furthest + jnp.finfo(dtype).tiny  # at least by how much any entry's log moves
         newton = direction * xp.log1p(longest) / longest
         own = alone_step * (xp.log(leaving) - xp.log(entering))
-        return x + xp.where(far, own, newton), steps + 1, error
+        return x + centred(xp.where(far, own, newton)), steps + 1, error
 
     # Relative differences of a node's two sums of squares.
     enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
     first = (start, 0, xp.full([], np.inf, dtype))
     return arrays.loop(lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first)[0]
+
+
+def _pulls(
+    due: Due | None, sides: Any, loose: Any | None, nothing: Any, arrays: Arrays
+) -> tuple[Any, Any]:
+    """What is added to the incoming and to the outgoing sum of squares of every node."""
+    if due is None:
+        return nothing, nothing
+    xp, (entered, left) = arrays.xp, sides
+    # What enters a node that nothing leaves is weighed against what is due to it, and so on.
+    pulls = xp.where(left & ~entered, due.alone[1], 0), xp.where(entered & ~left, due.alone[0], 0)
+    if loose is not None:
+        before, behind = loose
+        # A knot with neither moves no other weight with its common scale, which may stay.
+        pulls = (
+            pulls[0] + xp.where(before & ~behind, due.outside[1], 0),
+            pulls[1] + xp.where(behind & ~before, due.outside[0], 0),
+        )
+    return pulls[0].astype(nothing.dtype), pulls[1].astype(nothing.dtype)
+
+
+def _centred(vector: Any, *, knots: np.ndarray | None, held: Any | None, arrays: Arrays) -> Any:
+    """A vector less its mean over the nodes of each knot that are held; the same elsewhere."""
+    if knots is None or held is None:
+        return vector
+    xp, ids = arrays.xp, np.maximum(knots, 0)
+    columns = xp.stack([xp.where(held, vector, 0), held.astype(vector.dtype)], axis=1)
+    sums = arrays.add_at(ids, columns, int(ids.max()) + 1)
+    means = sums[:, 0] / xp.maximum(sums[:, 1], 1)
+    return xp.where(held, vector - means[ids], vector)
 
 
 def conjugate_gradients(

@@ -61,6 +61,28 @@ def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bo
         raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {shown}.")
 
 
+def check_scales(scales: Any, count: int) -> None:
+    """Refuses what is no element of a rescaling group.
+
+    Args:
+        scales: c; where they can be read, their values are looked at too.
+        count: of nodes.
+
+    Raises:
+        ValueError: saying what came.
+    """
+    rule = f"scales must be {count} positive finite numbers, one for each node, shape ({count},)"
+    if np.shape(scales) != (count,):
+        raise ValueError(f"{rule}, got shape {np.shape(scales)}; `num_nodes` says how many.")
+    traced = isinstance(scales, jax.Array) and (
+        isinstance(scales, Tracer) or not scales.is_fully_addressable
+    )
+    values = np.ones(0) if traced else np.asarray(scales, np.float64)
+    wrong = values[~(np.isfinite(values) & (values > 0))]
+    if wrong.size:
+        raise ValueError(f"{rule}, got {wrong[0]:g} among them; logarithms go through `exp` first.")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str], *, more: str = "") -> None:
     """Refuses what is none of some names, with the nearest of them.
 

@@ -18,7 +18,8 @@ from gsgd_jax._factors import (
     power_part,
 )
 from gsgd_jax._incidence import ON_DEVICE, ON_HOST, Arrays, Incidence, reduced
-from gsgd_jax._least_squares import least_squares
+from gsgd_jax._knots import knots_of
+from gsgd_jax._least_squares import Due, least_squares
 from gsgd_jax._precision import cast_like, working_dtype
 
 
@@ -50,8 +51,9 @@ def balance(
 
     Returns:
         Balanced weights of the same function, dtypes kept. A node whose incoming or outgoing
-        weights are all zero has no balance and keeps its scale, so that copies of a pruned network
-        may differ there.
+        weights are all zero has no balance and keeps its scale, and nodes that feed one another, as
+        residual streams without norms and recurrent layers do, keep their common one where nothing
+        but zeros enters or leaves them all: so copies of a pruned network may differ there.
 
     Raises:
         TypeError: if a leaf in the group is not of real floating-point numbers.
@@ -104,7 +106,8 @@ def balancing_scales(
         group: their rescaling group.
         one_sided: whether a node all of whose incoming, or all of whose outgoing, weights are zero
             (or absent, where a norm absorbs its scale) is given the scale at which the others have
-            the squared norm of `usual_squares`; otherwise it keeps its scale.
+            the squared norm of `usual_squares`, and likewise a knot of nodes; otherwise it keeps
+            its scale, and the knot its common one.
         still: numbers of nodes that keep their scale in any case.
         tolerance: see `balance`.
         max_steps: see `balance`.
@@ -126,7 +129,7 @@ def balancing_scales(
 
 
 def concrete_leaves(params: optax.Params, group: Group) -> list[np.ndarray]:
-    """The leaves on the host, those in the group in float64.
+    """The leaves on the host, those in the group in float64; zeros for PRNG keys, outside it.
 
     Raises:
         TypeError: if a leaf in the group is not of real floating-point numbers.
@@ -140,6 +143,13 @@ def concrete_leaves(params: optax.Params, group: Group) -> list[np.ndarray]:
         )
     inside = [i for i in range(len(leaves)) if tables[i]]
     working_dtype(jnp.asarray(leaves[i]) for i in inside)  # or a TypeError
+    # Keys have no numbers that NumPy could hold, and nothing is asked of them.
+    leaves = [
+        np.zeros(leaf.shape)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+        for leaf in leaves
+    ]
     arrays = [np.asarray(leaf) for leaf in jax.device_get(leaves)]
     for i in inside:
         arrays[i] = arrays[i].astype(np.float64)
@@ -168,12 +178,15 @@ def _scales(
     xp, tables = arrays.xp, [parts for parts in leaf_tables(group) if parts]
     squares = [reduced(xp.square(w), parts, xp) for w, parts in zip(weights, tables, strict=True)]
     may_move = ~np.isin(np.arange(group.num_nodes), still)
-    due = usual_squares(group) if one_sided else None
+    knots = _knots(group)
+    alone = usual_squares(group)
+    due = Due(alone, alone if knots is None else usual_squares(group, outside=True))
     least = functools.partial(
         least_squares,
         _incidence(group),
         may_move,
-        due,
+        due if one_sided else None,
+        knots=knots,
         tolerance=tolerance,
         max_steps=max_steps,
     )
@@ -204,7 +217,14 @@ def _incidence(group: Group) -> Incidence:
 
 
 @functools.lru_cache(maxsize=64)
-def usual_squares(group: Group) -> tuple[np.ndarray, np.ndarray]:
+def _knots(group: Group) -> np.ndarray | None:
+    """See `knots_of`; None where there is none."""
+    knots = knots_of(_incidence(group), group.num_nodes)
+    return knots if (knots >= 0).any() else None
+
+
+@functools.lru_cache(maxsize=64)
+def usual_squares(group: Group, *, outside: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Sums of squares as initialisers make them, of all that enters and all that leaves each node.
 
     Balance says nothing about a node with weights on one side alone, such as the residual stream of
@@ -217,10 +237,14 @@ def usual_squares(group: Group) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         group: the rescaling group.
+        outside: whether of the nodes of a knot only those entries count that come from outside it,
+            or lead out of it.
 
     Returns:
-        Of what enters, and of what leaves: float64 [num_nodes] each, at least 1.
+        Of what enters, and of what leaves: float64 [num_nodes] each, at least 1, or the node's
+        share of 1 for its knot.
     """
+    knots = _knots(group) if outside else None
     shapes = [s for s, parts in zip(group.shapes, leaf_tables(group), strict=True) if parts]
     incidence, due = _incidence(group), np.zeros((2, group.num_nodes + 1))
     for leaf, shape in zip(incidence.leaves, shapes, strict=True):
@@ -228,15 +252,32 @@ def usual_squares(group: Group) -> tuple[np.ndarray, np.ndarray]:
             continue
         for own, places in zip(leaf.shapes, leaf.places, strict=True):
             powers = incidence.powers[places]
-            for side, there in enumerate((powers > 0, powers < 0)):
+            for side, sign in enumerate((1, -1)):
+                there = powers * sign > 0
+                if knots is not None:
+                    there &= ~_inside(incidence, leaf, places, -sign, knots)
                 first, last = (
                     _extents(incidence.nodes[places], there, own, axis, group.num_nodes)
                     * (1 if own[axis] == shape[axis] else shape[axis])
                     for axis in (0, -1)
                 )
                 due[side] += np.where((first == 1) | (last == 1), 1, last)
-    entering, leaving = np.maximum(due, 1)[:, :-1]
+    least = np.ones(group.num_nodes)
+    if knots is not None:
+        least[knots >= 0] /= np.bincount(knots[knots >= 0])[knots[knots >= 0]]
+    entering, leaving = np.maximum(due[:, :-1], least)
     return entering, leaving
+
+
+def _inside(
+    incidence: Incidence, leaf: Any, places: slice, sign: int, knots: np.ndarray
+) -> np.ndarray:
+    """Which nodes of a part are of the one knot that all entries end in, on a side of the leaf."""
+    padded = np.append(knots, -1)
+    opposite = [incidence.nodes[p][incidence.powers[p] * sign > 0] for p in leaf.places]
+    met = np.unique(padded[np.concatenate(opposite)])
+    own = padded[incidence.nodes[places]]
+    return (own == met[0]) & (own >= 0) if len(met) == 1 else np.zeros(own.shape, bool)
 
 
 def _extents(

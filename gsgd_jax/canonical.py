@@ -64,9 +64,9 @@ def distance(
 ) -> float:
     r"""How far two networks are apart, whichever rescaled copies of them are at hand.
 
-    The Euclidean distance between their canonical representatives, over all leaves: a metric on
-    networks up to rescaling and flips, zero for copies of one. Hidden units are compared in their
-    order; match them first where it means nothing.
+    The Euclidean distance between their canonical representatives, over all leaves but PRNG keys: a
+    metric on networks up to rescaling and flips, zero for copies of one. Hidden units are compared
+    in their order; match them first where it means nothing.
 
     Args:
         one: concrete parameters.
@@ -89,14 +89,15 @@ def distance(
         1.414214
     """
     ours, theirs = (_representative(params, gauge, signs) for params in (one, other))
-    squares = [np.square(a - b).sum() for a, b in zip(ours, theirs, strict=True)]
+    # Of complex leaves, which no group moves, both parts count.
+    squares = [np.square(np.abs(a - b)).sum() for a, b in zip(ours, theirs, strict=True)]
     return float(np.sqrt(sum(squares)))
 
 
 def _representative(params: optax.Params, gauge: Group, signs: Group | None) -> list[np.ndarray]:
-    """The leaves of the canonical representative, on the host in float64."""
+    """The leaves of the canonical representative, on the host in float64 or complex128."""
     inside = concrete_leaves(params, gauge)
-    arrays = [np.asarray(leaf, np.float64) for leaf in inside]
+    arrays = [leaf.astype(np.complex128 if leaf.dtype.kind == "c" else float) for leaf in inside]
     tree = jax.tree.unflatten(jax.tree.structure(params), inside)
     scales = np.asarray(balancing_scales(tree, gauge), np.float64)
     arrays = _moved(arrays, gauge, scales)

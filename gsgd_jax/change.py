@@ -34,6 +34,7 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         min_h min( |α_h| / max_{head(e) = h} |α_tail(e) w_e|,
                    |β_h| / max_{tail(e) = h} |w_e β_head(e)| ).
 
+    An entry counts as 1 where nothing but zeros goes the same way: there is no better one.
     Rescaling does not change it. At 1 every node is entered and left along its strongest way. As it
     nears 0, some skeleton entry is about to cross zero, which the guard `max_ratio` of
     `in_path_space` prevents: time to choose anew from the present weights, and to go on with
@@ -76,8 +77,9 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
                     axes = tuple(a for a in range(size.ndim) if ids.shape[a] != size.shape[a])
                     most = jnp.max(strength, axis=axes).ravel()
                     strongest[side] = strongest[side].at[ids.ravel()].max(most)
+    # A node that zeros alone read, or enter, has no better way than its own.
     ratios = [
-        jnp.abs(own[:-1]) / most[:-1]
+        jnp.where(most[:-1] == 0, 1, jnp.abs(own[:-1]) / jnp.where(most[:-1] == 0, 1, most[:-1]))
         for own, most in ((tail, strongest["in"]), (head, strongest["out"]))
     ]
     return jnp.min(jnp.concatenate(ratios), initial=1.0)

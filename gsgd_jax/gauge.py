@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax._precision import cast_like, check_scales, working_dtype
 
 GROUND = -1
 """The node of inputs and outputs, whose scale is fixed."""
@@ -144,7 +144,7 @@ class Gauge:
         return bool((self.tails[leaf] != GROUND).any() or (self.heads[leaf] != GROUND).any())
 
     def leaves(self, params: Any) -> list[Any]:
-        """The leaves of a tree that this gauge fits, NumPy arrays made JAX ones.
+        """The leaves of a tree that this gauge fits, NumPy arrays and scalars made JAX ones.
 
         Args:
             params: a parameter tree, or gradients or path values on it.
@@ -162,7 +162,7 @@ class Gauge:
                 "gauge and skeleton from the parameters that they are used with."
             )
         for i, leaf in enumerate(leaves):
-            leaves[i] = jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+            leaves[i] = jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
         return leaves
 
     def without(self, nodes: Sequence[int] | np.ndarray) -> "Gauge":
@@ -186,7 +186,12 @@ class Gauge:
 
         Returns:
             The tree with w_e c_head / c_tail for w_e, dtypes kept.
+
+        Raises:
+            ValueError: if the leaves' shapes are not the gauge's, there is not one scale for each
+                node, or one that can be read is not positive and finite.
         """
+        check_scales(scales, self.num_nodes)
         leaves = self.leaves(params)
         moved = [leaf for i, leaf in enumerate(leaves) if self.touches(i)]
         dtype = working_dtype(moved)

@@ -62,11 +62,13 @@ def path_representation(
         Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
         space*, ICLR 2019, equation 1.
     """
-    strange = [name for name, s in zip(gauge.names, gauge.shapes, strict=True) if len(s) > 2]
+    strange = [
+        (name, s) for name, s in zip(gauge.names, gauge.shapes, strict=True) if not 1 <= len(s) <= 2
+    ]
     if strange:
         raise ValueError(
             "the path representation is for perceptrons, with kernels (in, out) and biases (out,), "
-            f"got {strange[0]} with more axes; take `path_values` for other networks."
+            f"got {strange[0][0]} of shape {strange[0][1]}; take `path_values` for other networks."
         )
     paths = all_paths(gauge) if paths is None else list(paths)
     leaves = gauge.leaves(params)

@@ -14,6 +14,7 @@ from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does 
 from gsgd_jax._extra_arguments import in_path_values
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
+from gsgd_jax.coordinates.frame import ARRAYS
 from gsgd_jax.coordinates.paths import coordinates_of
 from gsgd_jax.coordinates.protocol import Coordinates, StepInfo
 
@@ -68,7 +69,8 @@ def in_path_space(
 
     Bounds. No step takes a weight of the balanced copy beyond `max_growth` times the largest one
     of the start (or 1, if that is more). Training that works never comes near it; a step size that
-    is far too large ends there instead of in an overflow.
+    is far too large ends there instead of in an overflow. Weights further out already, loaded or
+    rescaled in mid-run, are never forced back.
 
     The papers' directed paths are singular: as the value v_s of a free skeleton path nears zero,
     the weights into its node grow without bound, and through zero they all change sign and the
@@ -199,10 +201,12 @@ def first_state(
     """
     frame, values = (), params
     if coordinates is not None:
-        kinds = (jax.Array, np.ndarray, optax.MaskedNode)  # the last is an error with a message
+        kinds = (*ARRAYS, optax.MaskedNode)  # the last is an error with a message
         leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
         numbers = [
-            type(leaf).__name__ for leaf in leaves if isinstance(leaf, int | float | complex)
+            type(leaf).__name__
+            for leaf in leaves
+            if isinstance(leaf, int | float | complex) and not isinstance(leaf, ARRAYS)
         ]
         if numbers:  # which a list of numbers is made of, too
             raise TypeError(

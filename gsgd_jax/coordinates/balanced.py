@@ -33,7 +33,10 @@ class Balanced:
     The frame, c and the factors f, is found once, from the start; it is data, not a constant of the
     program, so that one compiled step serves all seeds. A node all of whose incoming, or all of
     whose outgoing, weights are zero is given the scale at which the others have the norm that
-    initialisers give them, 1 for one hidden unit. So is one whose scale normalisation absorbs, such
+    initialisers give them, 1 for one hidden unit. So are nodes that feed one another, a recurrent
+    layer or a residual stream without norms and its branches, where nothing but zeros enters or
+    leaves them all, such as a last layer of zeros: their common scale is the one at which what
+    joins them to the rest has that norm. So is a node whose scale normalisation absorbs, such
     as the residual stream of a network with RMS norms, whose writers together get that norm. What
     an epsilon inside a norm makes approximate is exact here, since nothing is ever rescaled: f only
     says in which units steps are taken.

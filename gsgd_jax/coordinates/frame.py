@@ -11,6 +11,9 @@ import optax
 from gsgd_jax._factors import Group, factor_parts
 from gsgd_jax.balance import balancing_scales
 
+ARRAYS = (jax.Array, np.ndarray, np.generic)
+"""What parameters are made of; the last are NumPy's scalars, such as `np.float32(1)`."""
+
 
 class Frame(NamedTuple):
     """The group element that balances the start, as factors of the leaves' entries.
@@ -32,7 +35,7 @@ def balanced_frame(params: optax.Params, group: Group) -> Frame:
     in a state is like the parameters: these get a frame of ones.
     """
     leaves = jax.tree.leaves(params)
-    if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+    if not leaves or not all(isinstance(leaf, ARRAYS) for leaf in leaves):
         leaves, scales = [], np.ones(group.num_nodes, np.float32)
     else:
         scales = balancing_scales(params, group)
@@ -69,8 +72,12 @@ def held_within(
 def within(
     step: jax.Array, value: jax.Array, frame: Frame, max_growth: chex.Numeric | None
 ) -> jax.Array:
-    """The step of some balanced weights that takes none beyond `max_growth` times `largest`."""
+    """The step of some balanced weights that takes none beyond `max_growth` times `largest`.
+
+    Or beyond where it is, if that is further out already, as it may be where weights were loaded or
+    rescaled in mid-run: a step may bring such a weight back, but nothing forces it to.
+    """
     if max_growth is None:
         return step
     limit = frame.largest * jnp.asarray(max_growth, frame.largest.dtype)
-    return jnp.clip(step, -limit - value, limit - value)
+    return jnp.clip(step, jnp.minimum(-limit - value, 0), jnp.maximum(limit - value, 0))

@@ -5,11 +5,12 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 import optax
-from jax.core import Tracer
 
+from gsgd_jax._factors import leaf_tables
 from gsgd_jax._precision import check_choice
-from gsgd_jax.balance import balancing_scales
+from gsgd_jax.balance import balancing_scales, concrete_leaves
 from gsgd_jax.coordinates.section import Section
+from gsgd_jax.gauge import Gauge
 from gsgd_jax.tracing import RescalingGroup
 from gsgd_jax.tracing.rows import Rows, exponent_rows
 
@@ -55,6 +56,7 @@ def choose_section(
         A section, to be handed to `in_path_space` like a skeleton.
 
     Raises:
+        TypeError: if the group is a gauge, or a leaf in it not of real floating-point numbers.
         ValueError: if the parameters are traced, not finite or do not fit the group, an option is
             unknown, or too many entries are zero to fix a copy.
 
@@ -79,7 +81,13 @@ def choose_section(
     check_choice("magnitudes", magnitudes, get_args(Magnitudes))
     if (rule == "random") == (key is None):
         raise ValueError("rule='random' needs key=, a PRNG key, and no other rule takes one.")
-    weights = _concrete(params, group)
+    if isinstance(group, Gauge):
+        raise TypeError(
+            "choose_section is for a rescaling group that is no graph, got a gauge, which is one; "
+            'choose_skeleton(gauge, params, basis="cycles") chooses the same for it.'
+        )
+    arrays = concrete_leaves(params, group)
+    weights = _entries(arrays, group)
     rows = exponent_rows(group)
     nodes = np.setdiff1d(np.arange(group.num_nodes), np.asarray(group.approximate, np.int64))
     exact = np.isin(rows.nodes, nodes)
@@ -87,7 +95,7 @@ def choose_section(
     balanced = weights
     if rule == "largest" or magnitudes == "balanced":
         with jax.enable_x64(True):
-            wide = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
+            wide = jax.tree.unflatten(jax.tree.structure(params), arrays)
             still = tuple(int(node) for node in group.approximate)
             scales = np.asarray(balancing_scales(wide, group, still=still))
         balanced = weights * np.exp((rows.powers * np.log(scales)[rows.nodes]).sum(1))
@@ -110,19 +118,10 @@ def choose_section(
     return Section(group, entries, np.ones(len(nodes)) if ones else np.abs(balanced[entries]))
 
 
-def _concrete(params: optax.Params, group: RescalingGroup) -> np.ndarray:
-    """All entries, end to end, in float64."""
-    leaves = group.checked_leaves(params)
-    if any(isinstance(leaf, Tracer) for leaf in leaves):
-        raise ValueError(
-            "sections are chosen before training, from concrete parameters, got traced ones; do it "
-            "outside jit, vmap and grad, and close over the section."
-        )
-    parts = [np.asarray(leaf).astype(np.float64).ravel() for leaf in jax.device_get(leaves)]
-    weights = np.concatenate(parts)
-    if not np.isfinite(weights).all():
-        raise ValueError("sections are chosen from finite parameters, but some are not finite.")
-    return weights
+def _entries(arrays: list[np.ndarray], group: RescalingGroup) -> np.ndarray:
+    """All entries, end to end, in float64; zeros outside the group, where nothing is chosen."""
+    own = zip(arrays, leaf_tables(group), strict=True)
+    return np.concatenate([w.ravel() if parts else np.zeros(w.size) for w, parts in own])
 
 
 def _independent(rows: Rows, order: np.ndarray, count: int) -> list[int]:

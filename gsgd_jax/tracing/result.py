@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax._precision import cast_like, check_scales, working_dtype
 from gsgd_jax.gauge import GROUND, Gauge, difference, unmasked_leaves
 from gsgd_jax.tracing.exponents import Exponents, log_factors
 from gsgd_jax.tracing.interpreter import Approximation, Pin
@@ -148,8 +148,10 @@ class RescalingGroup:
             The rescaled tree, dtypes kept.
 
         Raises:
-            ValueError: if the leaves' shapes are not the group's.
+            ValueError: if the leaves' shapes are not the group's, there is not one scale for each
+                node, or one that can be read is not positive and finite.
         """
+        check_scales(scales, self.num_nodes)
         arrays, inside = self._split(params)
         dtype = working_dtype([jnp.asarray(arrays[i]) for i in inside])
         logs = jnp.log(jnp.asarray(scales, dtype))

@@ -142,6 +142,30 @@ def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
     assert largest[None] > 1e19  # the control
 
 
+@pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
+def test_weights_beyond_the_bound_are_not_thrown_back(kind, unchecked):
+    """Weights loaded or rescaled in mid-run may lie beyond it: nothing forces them to move."""
+    model = MODELS["gated" if kind == "section" else "mlp"]
+    params, x = model.draw(0)
+    coordinates = group = find_gauge(model.apply, params, x)
+    if kind == "section":
+        coordinates = choose_section(group, params)
+    elif kind != "balanced":
+        coordinates = choose_skeleton(group, params, basis=kind)
+    far = group.act(params, jnp.full(group.num_nodes, 1e6))
+    nothing = jax.tree.map(jnp.zeros_like, far)
+    tx = in_path_space(optax.sgd(1.0), coordinates)
+    updates, _ = tx.update(nothing, tx.init(params), far)
+    assert not ravel(updates).any()
+    # A step further out is cut to none, one back is taken.
+    for factor, moved in ((1.0, 0.0), (-0.5, 0.5)):
+        inner = optax.stateless(lambda _, v, by=factor: optax.tree.scale(by, v))
+        tx = in_path_space(inner, group)
+        end = optax.apply_updates(far, tx.update(nothing, tx.init(params), far)[0])
+        out = np.abs(ravel(far)) == np.abs(ravel(far)).max()
+        np.testing.assert_allclose(ravel(end)[out], ravel(far)[out] * (1 - moved), rtol=1e-12)
+
+
 def test_without_the_guard_a_crossing_breaks_the_function():
     """Why there is one: all weights into the node change sign, all path values but one do not."""
     params, skeleton, _ = problem([2, 3, 2], bias=False)

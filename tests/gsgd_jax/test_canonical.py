@@ -68,3 +68,19 @@ def test_bad_input():
         jax.jit(lambda params: canonical(params, gauge))(params)
     with pytest.raises(ValueError, match="8 leaves, got 6"):
         distance(params, params[:-1], gauge)
+
+
+def test_both_parts_of_complex_leaves_count():
+    layers = perceptron(WIDTHS, True)
+    one, other = ({"net": layers, "z": jnp.array([z])} for z in (1 + 1j, 4 - 3j))
+    gauge = mlp_gauge(one, layers=[f"net/{i}" for i in range(4)])
+    np.testing.assert_allclose(distance(one, other, gauge), 5, rtol=1e-12)
+    assert canonical(one, gauge)["z"] == one["z"]
+
+
+def test_keys_count_for_nothing():
+    layers = perceptron(WIDTHS, True)
+    one, other = ({"net": layers, "key": jax.random.key(seed)} for seed in (0, 1))
+    gauge = mlp_gauge(one, layers=[f"net/{i}" for i in range(4)])
+    assert distance(one, other, gauge) == 0
+    assert canonical(other, gauge)["key"] == other["key"]

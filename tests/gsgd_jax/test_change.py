@@ -331,3 +331,17 @@ def test_unknown_options_are_refused():
     state = gsgd(0.1, old).init(params)
     with pytest.raises(ValueError, match="'same', 'gradients' or 'reset', got 'all'"):
         change_skeleton(optax.sgd(0.1), state, params, old=old, new=new, moments="all")
+
+
+@pytest.mark.parametrize("basis", ["paths", "cycles"])
+def test_the_margin_of_a_node_that_zeros_read_is_a_number(basis):
+    params, gauge, _, _, _ = problem()
+    for zero in (params[-1][0].shape, None):
+        tree = [*params[:-1], tuple(map(jnp.zeros_like, params[-1]))] if zero else params
+        skeleton = choose_skeleton(gauge, params, basis=basis)
+        margin = float(skeleton_margin(tree, skeleton))
+        assert 0 <= margin <= 1
+    unread = [*params[:-1], tuple(map(jnp.zeros_like, params[-1]))]
+    chosen = choose_skeleton(gauge, unread, basis="cycles", rule="largest")
+    assert float(skeleton_margin(unread, chosen)) > 0
+    assert np.isnan(skeleton_margin(jax.tree.map(lambda w: w * jnp.nan, params), skeleton))

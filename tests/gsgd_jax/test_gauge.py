@@ -181,3 +181,34 @@ def test_other_containers_with_the_same_leaves_are_accepted():
     wrapped = {"params": {"a": kernels[0], "b": kernels[1]}}
     moved = one_hidden_layer().act(wrapped, np.array([2.0, 4.0]))
     np.testing.assert_array_equal(moved["params"]["b"], [[0.5], [0.25]])
+
+
+@pytest.mark.parametrize(
+    ("scales", "got"),
+    [
+        (jnp.full(1, 2.0), r"got shape \(1,\)"),
+        (np.full(3, 2.0), r"got shape \(3,\)"),
+        (2.0, r"got shape \(\)"),
+        (np.array([1.0, 0.0]), "got 0 among"),
+        (jnp.array([1.0, -2.0]), "got -2 among"),
+        (np.array([1.0, np.nan]), "got nan among"),
+        (np.array([1.0, np.inf]), "got inf among"),
+    ],
+)
+@pytest.mark.parametrize("graph", [True, False])
+def test_what_is_no_element_of_the_group_is_refused(scales, got, graph):
+    params = [jnp.ones((3, 2)), jnp.ones((2, 1))]
+    group = one_hidden_layer()
+    if not graph:
+        params = [jnp.ones((3, 1)), jnp.ones((3, 1)), jnp.ones((1, 1))]
+        group = find_gauge(lambda p, x: (jax.nn.relu(x @ p[0]) * (x @ p[1])) @ p[2], params,
+                           jnp.ones((2, 3)))  # fmt: skip
+    assert group.num_nodes == 2
+    with pytest.raises(ValueError, match=rf"must be 2 positive finite numbers.*{got}"):
+        group.act(params, scales)
+    wrong = jnp.asarray(scales)
+    if wrong.shape == (2,):  # a traced one is let through
+        jax.eval_shape(group.act, params, wrong)
+    else:
+        with pytest.raises(ValueError, match="must be 2 positive"):
+            jax.eval_shape(group.act, params, wrong)

@@ -68,5 +68,15 @@ def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="nodes of this gauge feed themselves"):
         path_representation(params, recurrent, jnp.ones((1, 1)))
     conv = Gauge(("k",), ((3, 1, 1),), (np.full((1, 1, 1), -1),), (np.full((1, 1, 1), -1),), 0)
-    with pytest.raises(ValueError, match="got k with more axes"):
+    with pytest.raises(ValueError, match="got k of shape"):
         path_representation([jnp.ones((3, 1, 1))], conv, jnp.ones((1, 1)))
+
+
+def test_leaves_that_are_neither_kernel_nor_bias_are_refused():
+    layers = perceptron([3, 4, 2], False)
+    x = jnp.ones((1, 3))
+    for extra in (jnp.ones([]), jnp.ones((1, 1, 1))):
+        params = {"net": layers, "extra": extra}
+        gauge = mlp_gauge(params, layers=["net/0", "net/1"])
+        with pytest.raises(ValueError, match=r"got extra of shape .*; take `path_values`"):
+            path_representation(params, gauge, x)

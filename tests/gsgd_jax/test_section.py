@@ -281,3 +281,25 @@ def test_bad_input_is_refused(x64, unchecked):
         )  # fmt: skip
     with pytest.raises(ValueError, match="traced"):
         jax.jit(lambda p: choose_section(group, p) and 0)(params)
+
+
+def test_a_key_outside_the_group_is_left_alone(x64):
+    model, params, x, group = drawn("gated")
+
+    def apply(tree, x):
+        return model.apply(tree["net"], x)
+
+    tree = {"key": jax.random.key(0), "net": params}
+    with_key = find_gauge(apply, tree, x)
+    section, plain = choose_section(with_key, tree), choose_section(group, params)
+    np.testing.assert_allclose(section.magnitudes, plain.magnitudes, rtol=1e-12)
+    state = in_path_space(optax.identity(), section).init(tree)
+    np.testing.assert_allclose(state.frame.scales, in_path_space(optax.identity(), plain).init(
+        params).frame.scales, rtol=1e-6)  # fmt: skip
+
+
+def test_a_gauge_has_skeletons_instead(unchecked):
+    model = MODELS["mlp"]
+    params, x = model.draw(0)
+    with pytest.raises(TypeError, match=r"got a gauge, .*cycles.* chooses the same"):
+        choose_section(find_gauge(model.apply, params, x), params)

@@ -280,3 +280,33 @@ def _scan(tx, params, state, data):
         return (optax.apply_updates(params, updates), state), None
 
     return jax.lax.scan(step, (params, state), length=5)[0][0]
+
+
+def test_numpy_scalars_are_parameters_like_any_other():
+    layers = perceptron(WIDTHS, True)
+    gauge = mlp_gauge({"net": layers, "temperature": np.float32(1)},
+                      layers=[f"net/{i}" for i in range(len(layers))])  # fmt: skip
+    far = {"net": rescaled(mlp_gauge(layers), layers)}
+    scales = [
+        in_path_space(optax.sgd(0.1), gauge).init(far | {"temperature": one}).frame.scales
+        for one in (np.float32(1), np.float64(1), jnp.ones([]), np.ones([]))
+    ]
+    for other in scales:
+        np.testing.assert_array_equal(other, scales[2])
+        assert np.abs(np.log(other)).max() > 0.1
+    shapes = jax.eval_shape(lambda: far | {"temperature": jnp.ones([])})
+    np.testing.assert_array_equal(
+        in_path_space(optax.identity(), gauge).init(shapes).frame.scales, 1
+    )
+
+
+def test_a_key_outside_the_group_is_left_alone():
+    layers = perceptron(WIDTHS, True)
+    names = [f"net/{i}" for i in range(len(layers))]
+    tree = {"net": layers, "key": jax.random.key(0)}
+    gauge = mlp_gauge(tree, layers=names)
+    frame = in_path_space(optax.identity(), gauge).init(tree).frame
+    plain = in_path_space(optax.identity(), mlp_gauge(layers)).init(layers).frame
+    np.testing.assert_array_equal(frame.scales, plain.scales)
+    for basis in ("paths", "cycles"):
+        assert choose_skeleton(gauge, tree, basis=basis).gauge == gauge
