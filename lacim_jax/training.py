@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
 from lacim_jax._keywords import names_keywords
+from lacim_jax.label_weight import balanced_weight
 from lacim_jax.model.checks import check_examples
 from lacim_jax.model.lacim import Examples, LaCIM
 from lacim_jax.model.loops import slow_in_loops
@@ -55,8 +56,8 @@ def fit(
         num_steps: how many batches.
         batch_size: examples of each.
         optimiser: any optax transformation.
-        loss: as `lacim_loss` returns it; None for `lacim_loss(model)` with the divergence warmed up
-            over the first quarter of the steps.
+        loss: as `lacim_loss` returns it; None for that with the divergence warmed up over the first
+            quarter of the steps, and the label weighed by `balanced_weight` of the training set.
 
     Returns:
         Variables for `predict`, and the loss's terms at every step.
@@ -99,7 +100,10 @@ def fit(
     check_examples(model, variables, pooled if alone else data)
     if loss is None:
         data = pooled if alone else data
-        loss = lacim_loss(model, beta=optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1)))
+        beta = optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1))
+        # Once, of all examples: batches then count alike, whichever labels are in them.
+        weight = jax.jit(lambda data: balanced_weight(model, data))(data)
+        loss = lacim_loss(model, beta=beta, label_weight=float(weight))
     params = variables.pop("params")
     gradient = jax.grad(loss, has_aux=True)
     count = len(data.labels)

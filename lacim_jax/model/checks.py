@@ -69,7 +69,7 @@ def check_batch(model: LaCIM, variables: Variables, examples: Examples) -> None:
             f"{len(images)}, {len(labels)} and {len(domains)}."
         )
     check_images(model, variables, images)
-    model.label_likelihood.check(_logits_shape(model, variables), labels)
+    model.label_likelihood.check(logits_shape(model, variables), labels)
     check_domains(model, domains)
 
 
@@ -165,6 +165,12 @@ def check_domains(model: LaCIM, domains: np.ndarray) -> None:
         )
 
 
-def _logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:
+def logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:
+    """The shape of the classifier's output for one example.
+
+    Args:
+        model: the model.
+        variables: its variables.
+    """
     s = jnp.zeros((1, model.s_dim))
     return jax.eval_shape(lambda: apply(model, variables, "classify", s)).shape[1:]
