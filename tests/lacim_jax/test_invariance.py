@@ -90,6 +90,28 @@ def test_many_classes_codes_and_separable_labels():
     assert invariance_test(f, np.zeros(900, int), d).p_value == 1
 
 
+def test_permutations_that_tie_count_as_such():
+    """Equal statistics are sums in another order, and differ in the last digit."""
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        # Without features all examples are one block, and few values can be taken.
+        labels = rng.permutation(np.repeat([0, 1], [32, 28]))
+        domains = np.repeat([0, 1], 30)
+        ones = int(labels[:30].sum())
+        dealt = scipy.stats.hypergeom(60, 28, 30)
+        values = np.arange(29)
+        exact = dealt.pmf(values)[np.abs(values - 14) >= abs(ones - 14)].sum()
+        found = invariance_test(
+            np.zeros(60), labels, domains, method="permutation", num_permutations=999, seed=seed
+        ).p_value
+        np.testing.assert_allclose(found, exact, atol=4 * np.sqrt(exact * (1 - exact) / 999) + 1e-3)
+    # Where every permutation is the same statistic, of nothing but rounding, none is surprising.
+    same = invariance_test(
+        np.zeros(60), np.tile([0, 1], 30), np.repeat([0, 1], 30), method="permutation"
+    )
+    assert same.p_value == 1
+
+
 def test_the_best_of_the_accepted_is_chosen():
     trials = [Trial(0.9, 1e-6), Trial(0.7, 0.2), Trial(0.72, 0.06), Trial(0.5, 0.9)]
     chosen = select_invariant(trials)
