@@ -112,6 +112,28 @@ def test_permutations_that_tie_count_as_such():
     assert same.p_value == 1
 
 
+def test_features_that_follow_from_others_add_no_degrees_of_freedom():
+    f, y, d = draw(0, 0.3)
+    share = 1 / (1 + np.exp(-f[:, 0]))
+    one = invariance_test(share, y, d)
+    for twice in (
+        np.stack([share, 1 - share], 1),
+        np.stack([share, 1e6 * share + 3, np.full(len(y), 7.0)], 1),
+    ):
+        both = invariance_test(twice, y, d)
+        assert both.degrees_of_freedom == one.degrees_of_freedom == 4
+        np.testing.assert_allclose(both.statistic, one.statistic, rtol=1e-4)
+        np.testing.assert_allclose(both.p_value, one.p_value, rtol=1e-3)
+    # A feature that varies in one domain alone has a slope there, and none elsewhere.
+    only = np.where(d == 0, f[:, 0], 0.0)
+    assert invariance_test(only, y, d).degrees_of_freedom == 2
+    # Features that are the domain leave nothing to add to it.
+    named = np.eye(3)[d]
+    for method in ("likelihood_ratio", "permutation"):
+        found = invariance_test(named, y, d, method=method, num_permutations=9)
+        assert (found.p_value, found.degrees_of_freedom) == (1, 0)
+
+
 def test_the_best_of_the_accepted_is_chosen():
     trials = [Trial(0.9, 1e-6), Trial(0.7, 0.2), Trial(0.72, 0.06), Trial(0.5, 0.9)]
     chosen = select_invariant(trials)
