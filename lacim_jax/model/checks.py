@@ -120,9 +120,7 @@ def check_images(model: LaCIM, variables: Variables, images: np.ndarray) -> None
     if len(images) == 0:
         raise ValueError("there must be at least one example, got none.")
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
-    # The decoder is asked for its output's shape alone: nothing is computed.
-    pixels = jax.eval_shape(lambda: apply(model, variables, "decode", latents))
-    model.likelihood.check(pixels.shape[1:], images)
+    model.likelihood.check(_output_shape(model, variables, "decode", latents), images)
 
 
 def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
@@ -172,5 +170,16 @@ def logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:
         model: the model.
         variables: its variables.
     """
-    s = jnp.zeros((1, model.s_dim))
-    return jax.eval_shape(lambda: apply(model, variables, "classify", s)).shape[1:]
+    return _output_shape(model, variables, "classify", jnp.zeros((1, model.s_dim)))
+
+
+def _output_shape(
+    model: LaCIM, variables: Variables, method: str, latents: jax.Array
+) -> tuple[int, ...]:
+    """Of one example. Nothing is computed, and what modules draw or would change is let be."""
+
+    def output() -> jax.Array:
+        rngs = {"dropout": jax.random.key(0)}
+        return apply(model, variables, method, latents, rngs=rngs, mutable=True)[0]
+
+    return jax.eval_shape(output).shape[1:]
