@@ -105,6 +105,9 @@ def fit(
         weight = jax.jit(lambda data: balanced_weight(model, data))(data)
         loss = lacim_loss(model, beta=beta, label_weight=float(weight))
     params = variables.pop("params")
+    start = jnp.zeros([], jnp.int32)
+    state = (start, variables) if variables else start
+    _check_compared(loss, params, state, data, noise_key)
     gradient = jax.grad(loss, has_aux=True)
     count = len(data.labels)
     size = min(batch_size, count)
@@ -118,12 +121,19 @@ def fit(
         updates, opt_state = optimiser.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, state), terms
 
-    start = jnp.zeros([], jnp.int32)
-    state = (start, variables) if variables else start
     carry = (params, jax.jit(optimiser.init)(params), state)
     (params, _, state), terms = _repeated(step, carry, data, num_steps)
     _check_finite(params, terms)
     return Fitted({"params": params, **(state[1] if variables else {})}, terms)
+
+
+def _check_compared(
+    loss: Callable[..., Any], params: Any, state: Any, data: Examples, key: PRNGKeyArray
+) -> None:
+    """Lets the loss refuse domains that it does not know: one example of each, not traced."""
+    rows = np.unique(np.asarray(data.domains), return_index=True)[1]
+    few = jax.tree.map(lambda leaf: leaf[rows], data)
+    jax.eval_shape(lambda params: loss(params, state, few, key), params)
 
 
 def _repeated(

@@ -150,17 +150,53 @@ def check_domains(model: LaCIM, domains: np.ndarray) -> None:
     Raises:
         ValueError: if they are not whole numbers below `num_domains`, one for each example.
     """
-    if domains.ndim != 1 or not np.issubdtype(domains.dtype, np.integer):
+    remedy = (
+        "a domain that was not trained has no prior: use infer or predict, which need no domain"
+    )
+    check_codes(domains, model.num_domains, remedy)
+
+
+def check_codes(domains: ArrayLike, num_domains: int, remedy: str) -> None:
+    """Refuses domains that are none of those there are; traced ones, of unknown values, pass.
+
+    Args:
+        domains: [batch].
+        num_domains: how many there are.
+        remedy: what to do about it, for the message.
+
+    Raises:
+        ValueError: if they are not whole numbers below `num_domains`, one for each example.
+    """
+    if isinstance(domains, Tracer):
+        return
+    codes = np.asarray(domains)
+    if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(
-            f"domains must be integers of shape [batch], got {domains.dtype}{list(domains.shape)}."
+            f"domains must be integers of shape [batch], got {codes.dtype}{list(codes.shape)}."
         )
-    low, high = int(domains.min()), int(domains.max())
-    if low < 0 or high >= model.num_domains:
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= num_domains:
         raise ValueError(
-            f"domains must lie between 0 and num_domains - 1 = {model.num_domains - 1}, got {low} "
-            f"to {high}; a domain that was not trained has no prior: use infer or predict, "
-            "which need no domain."
+            f"domains must lie between 0 and num_domains - 1 = {num_domains - 1}, got {low} to "
+            f"{high}; {remedy}."
         )
+
+
+def check_compared(domains: ArrayLike, num_domains: int) -> None:
+    """Refuses domains that a loss which compares domains does not count.
+
+    Args:
+        domains: [batch]; traced ones pass.
+        num_domains: how many the loss compares.
+
+    Raises:
+        ValueError: if any is out of range.
+    """
+    check_codes(
+        domains,
+        num_domains,
+        "give the loss as many num_domains as there are, or coded(domains).codes",
+    )
 
 
 def logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:

@@ -162,6 +162,26 @@ def test_the_unbiased_penalty_of_batches_is_that_of_all_data_on_average():
         np.testing.assert_allclose(jax.vmap(one)(batches).mean(), chance, rtol=1e-12)
 
 
+def test_domains_out_of_range_do_not_switch_the_penalty_off():
+    losses = jnp.array([0.0, 0.0, 3.0, 3.0])
+    for codes in ([1, 1, 2, 2], [-1, -1, 0, 0], [0, 1, 1, 5]):
+        domains = jnp.array(codes)
+        for unbiased in (False, True):
+            assert np.isnan(_variance_of_risks(losses, domains, 2, unbiased))
+        assert np.isnan(variance_by_chance(losses, domains, 2))
+    data = colored((0.9, 0.8), 0, count=64)
+    shifted = data._replace(domains=data.domains + 1)
+    loss = invariant_lacim_loss(MODEL, num_domains=2, weight=1.0)
+    # `fit` asks the loss, since the model has one prior for all.
+    with pytest.raises(ValueError, match=r"num_domains - 1 = 1, got 1 to 2; .*coded"):
+        fit(MODEL, shifted, KEY, num_steps=3, loss=loss)
+    params = jax.jit(MODEL.init)(KEY, data.images[:1], data.domains[:1])["params"]
+    step = jnp.zeros([], jnp.int32)
+    with pytest.raises(ValueError, match="num_domains - 1 = 1, got 1 to 2"):
+        loss(params, step, shifted, KEY)
+    assert np.isnan(jax.jit(loss)(params, step, shifted, KEY)[0])
+
+
 def test_fit_takes_it_and_bad_input_is_refused():
     data = colored((0.9, 0.8), 0, count=64)
     loss = invariant_lacim_loss(MODEL, num_domains=2, weight=1.0)

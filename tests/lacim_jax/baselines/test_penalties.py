@@ -10,6 +10,7 @@ import scipy.stats
 
 from lacim_jax import ERM, MLP, Examples, MLPEncoder, erm_loss
 from lacim_jax.baselines import coral_loss, group_dro_loss, irm_loss, mmd_loss, vrex_loss
+from lacim_jax.baselines.domain_risks import membership
 from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
@@ -182,6 +183,20 @@ def test_a_domain_without_examples_or_with_one_leaves_all_finite(name, domains):
     np.testing.assert_allclose(
         terms["risk"], np.mean([risks[d].mean() for d in present]), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", [*PENALTIES, "group_dro"])
+def test_domains_out_of_range_are_seen(name):
+    """They would belong to no domain, and be left out of the risk and of the penalty."""
+    data = examples((0, 1, 2, 3, 0, 1, 3))
+    if name == "group_dro":
+        loss, state = group_dro_loss(MODEL, num_domains=3, rate=0.1), jnp.zeros(3)
+    else:
+        loss, state = PENALTIES[name](MODEL, num_domains=3, weight=1.0), START
+    with pytest.raises(ValueError, match=r"num_domains - 1 = 2, got 0 to 3; .*coded"):
+        loss(PARAMS, state, data, KEY)
+    assert np.isnan(compiled_quickly(loss)(PARAMS, state, data, KEY)[0])
+    assert np.isnan(membership(jnp.array([1, 1, -1]), 2)[0][2]).all()
 
 
 def test_group_dro_follows_the_exponentiated_gradient():
