@@ -64,6 +64,7 @@ from lacim_jax.invariance import (
     select_invariant,
 )
 from lacim_jax.invariant_objective import invariant_lacim_loss
+from lacim_jax.label_weight import balanced_weight
 from lacim_jax.looking import Saliency, active_dims, exchange, saliency, saliency_of, traverse
 from lacim_jax.model import (
     BERNOULLI,
@@ -126,6 +127,7 @@ __all__ = [
     "Elbo",
     "lacim_loss",
     "invariant_lacim_loss",
+    "balanced_weight",
     "fit",
     "Fitted",
     "coded",

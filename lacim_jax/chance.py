@@ -1,8 +1,28 @@
-"""What a batch's choice alone adds to a penalty on how domains differ."""
+"""Which example is of which domain, and what a batch's choice adds to how domains differ."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+
+
+def belonging(
+    domains: Int[Array, " batch"], num_domains: int, dtype: DTypeLike
+) -> Float[Array, "batch num_domains"]:
+    """1 where an example is of a domain, and 0 elsewhere.
+
+    Sums of a column count a domain's examples; `counts != 0` takes NaN for a domain that is there,
+    and so leaves it in, where `counts > 0` would not.
+
+    Args:
+        domains: d, from 0 to num_domains - 1; any other gives a row of NaN.
+        num_domains: how many there are.
+        dtype: of the result.
+    """
+    # A row of zeros, as `one_hot` has it, would leave the example out, and no penalty would see it.
+    known = (domains >= 0) & (domains < num_domains)
+    rows = jax.nn.one_hot(domains, num_domains, dtype=dtype)
+    return jnp.where(known[:, None], rows, jnp.nan)
 
 
 def variance_by_chance(
@@ -16,7 +36,7 @@ def variance_by_chance(
 
     Args:
         losses: of the examples.
-        domains: d, from 0 to num_domains - 1; examples of any other belong to none.
+        domains: d, from 0 to num_domains - 1; any other gives NaN.
         num_domains: how many training domains there are.
 
     Example:
@@ -24,9 +44,9 @@ def variance_by_chance(
         >>> float(variance_by_chance(losses, domains, 2))  # (1 / 4) (2 / 2 + 0 / 2)
         0.25
     """
-    own = jax.nn.one_hot(domains, num_domains, dtype=losses.dtype)
+    own = belonging(domains, num_domains, losses.dtype)
     counts = own.sum(0)
     risks = own.T @ losses / jnp.maximum(counts, 1)
-    total = jnp.maximum((counts > 0).astype(losses.dtype).sum(), 1)
+    total = jnp.maximum((counts != 0).astype(losses.dtype).sum(), 1)
     spread = (own * (losses[:, None] - risks[None]) ** 2).sum(0) / jnp.maximum(counts - 1, 1)
     return (spread / jnp.maximum(counts, 1)).sum() * (total - 1) / total**2

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from lacim_jax.chance import variance_by_chance
-from lacim_jax.model.checks import check_weight
+from lacim_jax.chance import belonging, variance_by_chance
+from lacim_jax.model.checks import check_compared, check_weight
 from lacim_jax.model.lacim import Examples, LaCIM
 from lacim_jax.objective import weighted_bound
 
@@ -56,11 +56,11 @@ def invariant_lacim_loss(
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, like `lacim_loss`, the domains
-        of examples from 0 to m - 1; `terms` has the penalty too.
+        of examples from 0 to m - 1, any other giving NaN; `terms` has the penalty too.
 
     Raises:
         ValueError: if the model has several domains, m is less than 2, or a factor is a negative
-            number.
+            number; by the loss, if domains that are not traced are out of range.
 
     References:
         Sun et al., NeurIPS 2021, for the assumption; Krueger et al., *Out-of-distribution
@@ -78,6 +78,7 @@ def invariant_lacim_loss(
     def loss_fn(
         params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+        check_compared(examples.domains, num_domains)
         step = state[0] if isinstance(state, tuple) else state
         pooled = examples._replace(domains=jnp.zeros_like(examples.domains))
         terms, means, following = bound(params, state, pooled, key)
@@ -93,11 +94,11 @@ def invariant_lacim_loss(
 def _variance_of_risks(
     losses: jax.Array, domains: jax.Array, num_domains: int, unbiased: bool
 ) -> jax.Array:
-    """Of the mean losses of the domains that have an example in the batch."""
-    own = jax.nn.one_hot(domains, num_domains, dtype=losses.dtype)
+    """Of the mean losses of the domains that have an example in the batch; NaN by any other."""
+    own = belonging(domains, num_domains, losses.dtype)
     counts = own.sum(0)
     risks = own.T @ losses / jnp.maximum(counts, 1)
-    present = (counts > 0).astype(losses.dtype)
+    present = (counts != 0).astype(losses.dtype)
     total = jnp.maximum(present.sum(), 1)
     mean = (present * risks).sum() / total
     variance = (present * (risks - mean) ** 2).sum() / total

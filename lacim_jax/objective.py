@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lacim_jax.label_weight import check_balanced, weight_of_batch
 from lacim_jax.model.checks import check_batch, check_weight
 from lacim_jax.model.lacim import Examples, LaCIM, Variables
 
@@ -188,38 +189,6 @@ def elbo_and_updates(
     return terms, {name: current[name] for name in collections}
 
 
-LABEL_SHARE = 8.0
-"""How much more a share of the label's nats counts than the same share of the image's."""
-LEAST_LABEL_WEIGHT = 50.0
-"""At which a nat of the label outweighs what its latents cost in divergence."""
-_LEAST_NATS = 0.01
-"""Taken for the entropy of a batch whose labels are all but equal."""
-
-
-def balanced_weight(model: LaCIM, examples: Examples) -> Float[Array, ""]:
-    """The weight of the label's term by what there is to be explained; see `lacim_loss`.
-
-    Args:
-        model: whose likelihoods say what that is.
-        examples: a batch.
-
-    Returns:
-        At least 50.
-
-    Raises:
-        ValueError: if a likelihood does not say it.
-    """
-    families = (model.likelihood.unexplained, model.label_likelihood.unexplained)
-    if families[0] is None or families[1] is None:
-        raise ValueError(
-            "a balanced label_weight needs likelihoods that say what there is to be explained, but "
-            "one has no `unexplained`; give it, or a number as label_weight."
-        )
-    pixels, labels = families[0](examples.images), families[1](examples.labels)
-    weight = LABEL_SHARE * pixels / jnp.maximum(labels.astype(pixels.dtype), _LEAST_NATS)
-    return jnp.maximum(weight, LEAST_LABEL_WEIGHT)
-
-
 compiled_elbo = jax.jit(elbo, static_argnames=("model", "num_samples"))
 """`elbo`, compiled once for each model, batch shape and number of draws."""
 
@@ -246,8 +215,12 @@ def lacim_loss(
 
     so that a share of the label counts eight times what the same share of the image does, whatever
     the number of pixels and the likelihood; and never less than what it takes to be heard beside
-    the divergence, which does not know the images' size. It is worked out from each batch.
-    `label_weight=1` is the bound.
+    the divergence, which does not know the images' size. `label_weight=1` is the bound.
+
+    A loss sees batches alone. So "balanced" takes $R_x$ from the batch's images, and for $R_y$ the
+    logarithm of the number of classes, whichever of them are in the batch. Where classes are far
+    from equally frequent, `label_weight=balanced_weight(model, data)` knows the entropy of the
+    whole training set; `fit` takes that by default.
 
     Args:
         model: the densities.
@@ -266,7 +239,8 @@ def lacim_loss(
 
     Raises:
         ValueError: if a factor is a negative number (schedules are not checked), or the weight is
-            to be balanced and a likelihood does not say what there is to be explained.
+            to be balanced and a likelihood does not say what there is to be explained, or labels
+            are not categorical.
     """
     bound = weighted_bound(model, num_samples, beta, label_weight)
 
@@ -307,20 +281,26 @@ def weighted_bound(
         raise ValueError(
             f'label_weight is a number, a schedule or "balanced", got "{label_weight}".'
         )
+    else:
+        check_balanced(model)
 
     def bound(
         params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray
     ) -> tuple[Elbo, dict[str, jax.Array], Any]:
         step, collections = state if isinstance(state, tuple) else (state, {})
-        own = balanced_weight(model, examples) if isinstance(label_weight, str) else label_weight
+        variables = {"params": params, **collections}
+        own: optax.ScalarOrSchedule = (
+            weight_of_batch(model, variables, examples)
+            if isinstance(label_weight, str)
+            else label_weight
+        )
         weights = {
             name: weight(step) if callable(weight) else weight
             for name, weight in (("beta", beta), ("label_weight", own))
         }
         terms, collections = elbo_and_updates(
-            model, {"params": params, **collections}, examples, key,
-            num_samples=num_samples, **weights,
-        )  # fmt: skip
+            model, variables, examples, key, num_samples=num_samples, **weights
+        )
         means = {name: value.mean() for name, value in terms._asdict().items() if value.ndim == 1}
         means["label_weight"] = jnp.asarray(weights["label_weight"], means["bound"].dtype)
         return terms, means, (step + 1, collections) if isinstance(state, tuple) else step + 1

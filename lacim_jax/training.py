@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
 from lacim_jax._keywords import names_keywords
+from lacim_jax.label_weight import balanced_weight
 from lacim_jax.model.checks import check_examples
 from lacim_jax.model.lacim import Examples, LaCIM
 from lacim_jax.model.loops import slow_in_loops
@@ -55,8 +56,8 @@ def fit(
         num_steps: how many batches.
         batch_size: examples of each.
         optimiser: any optax transformation.
-        loss: as `lacim_loss` returns it; None for `lacim_loss(model)` with the divergence warmed up
-            over the first quarter of the steps.
+        loss: as `lacim_loss` returns it; None for that with the divergence warmed up over the first
+            quarter of the steps, and the label weighed by `balanced_weight` of the training set.
 
     Returns:
         Variables for `predict`, and the loss's terms at every step.
@@ -99,8 +100,14 @@ def fit(
     check_examples(model, variables, pooled if alone else data)
     if loss is None:
         data = pooled if alone else data
-        loss = lacim_loss(model, beta=optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1)))
+        beta = optax.linear_schedule(0.0, 1.0, max(num_steps // 4, 1))
+        # Once, of all examples: batches then count alike, whichever labels are in them.
+        weight = jax.jit(lambda data: balanced_weight(model, data))(data)
+        loss = lacim_loss(model, beta=beta, label_weight=float(weight))
     params = variables.pop("params")
+    start = jnp.zeros([], jnp.int32)
+    state = (start, variables) if variables else start
+    _check_compared(loss, params, state, data, noise_key)
     gradient = jax.grad(loss, has_aux=True)
     count = len(data.labels)
     size = min(batch_size, count)
@@ -114,12 +121,19 @@ def fit(
         updates, opt_state = optimiser.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, state), terms
 
-    start = jnp.zeros([], jnp.int32)
-    state = (start, variables) if variables else start
     carry = (params, jax.jit(optimiser.init)(params), state)
     (params, _, state), terms = _repeated(step, carry, data, num_steps)
     _check_finite(params, terms)
     return Fitted({"params": params, **(state[1] if variables else {})}, terms)
+
+
+def _check_compared(
+    loss: Callable[..., Any], params: Any, state: Any, data: Examples, key: PRNGKeyArray
+) -> None:
+    """Lets the loss refuse domains that it does not know: one example of each, not traced."""
+    rows = np.unique(np.asarray(data.domains), return_index=True)[1]
+    few = jax.tree.map(lambda leaf: leaf[rows], data)
+    jax.eval_shape(lambda params: loss(params, state, few, key), params)
 
 
 def _repeated(

@@ -9,8 +9,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from lacim_jax.chance import belonging
 from lacim_jax.erm import ERM, LossFn
-from lacim_jax.model.checks import check_weight
+from lacim_jax.model.checks import check_compared, check_weight
 from lacim_jax.model.lacim import Examples
 from lacim_jax.model.likelihoods import Likelihood
 
@@ -35,7 +36,7 @@ def membership(
     """Weights that average over each domain's examples, and how many there are.
 
     Args:
-        domains: d, from 0 to num_domains - 1; examples of any other belong to none.
+        domains: d, from 0 to num_domains - 1; any other gives a row of NaN.
         num_domains: how many training domains there are.
 
     Returns:
@@ -47,8 +48,7 @@ def membership(
                [0. , 0. , 1. ],
                [0.5, 0. , 0. ]], dtype=float32)
     """
-    # Out of range, `one_hot` gives a row of zeros: such examples belong to no domain.
-    indicator = jax.nn.one_hot(domains, num_domains)
+    indicator = belonging(domains, num_domains, jnp.float32)
     counts = indicator.sum(0)
     return indicator / jnp.maximum(counts, 1.0)[None], counts
 
@@ -98,13 +98,17 @@ def read(
         examples: the batch.
         num_domains: how many training domains there are.
         label_likelihood: the family of p(y|x).
+
+    Raises:
+        ValueError: if domains that are not traced are out of range.
     """
+    check_compared(examples.domains, num_domains)
     variables = {"params": params}
     represented = cast("jax.Array", model.apply(variables, examples.images, method="represent"))
     logits = cast("jax.Array", model.apply(variables, represented, method="classify"))
     losses = -jax.vmap(label_likelihood.log_prob)(logits, examples.labels)
     weights, counts = membership(examples.domains, num_domains)
-    return Batch(represented, logits, losses, weights.astype(losses.dtype), counts > 0)
+    return Batch(represented, logits, losses, weights.astype(losses.dtype), counts != 0)
 
 
 def penalised_loss(

@@ -25,8 +25,13 @@ def irm_loss(
 
     A classifier on top of the representation is optimal in domain d only if $R_d'(1) = 0$. The
     square of a mean over few examples is too large on average; as in the authors' code, it is
-    estimated without bias by the product of the slopes over two halves of the domain's examples (a
-    domain with a single example in the batch adds nothing).
+    estimated without bias. Theirs is the product of the mean slopes over two halves of the domain's
+    examples, which depends on their order, and has a bias where labels alternate; here it is the
+    mean product of the slopes $r_i$ of any two of its n examples,
+
+        $\frac{(\sum_i r_i)^2 - \sum_i r_i^2}{n (n - 1)}$
+
+    (a domain with a single example in the batch adds nothing).
 
     It is usual to begin with a small weight and raise it once the risk is low:
     `optax.piecewise_constant_schedule(1.0, {500: 100.0})`.
@@ -51,14 +56,12 @@ def irm_loss(
     def penalty(batch: Batch, examples: Examples) -> jax.Array:
         slopes = _slopes(batch.logits, examples.labels, label_likelihood)
         belongs = (batch.membership > 0).astype(slopes.dtype)  # [batch, num_domains]
-        # Examples of a domain are dealt to the two halves in turn.
-        second = (jnp.cumsum(belongs, axis=0) % 2 == 0).astype(slopes.dtype) * belongs
-        first = belongs - second
-        means = [
-            half.T @ slopes / jnp.maximum(half.sum(0), 1.0) for half in (first, second)
-        ]  # [num_domains] each
-        # The halves are independent, so the mean of the product is the product of the means.
-        return mean_over_present(means[0] * means[1], batch)
+        count = belongs.sum(0)
+        total, squares = belongs.T @ slopes, belongs.T @ slopes**2
+        # Σ_{i≠j} r_i r_j is the square of the sum, less the squares; of one example there is none.
+        pairs = jnp.maximum(count * (count - 1), 1.0)
+        products = jnp.where(count > 1, total**2 - squares, 0.0) / pairs
+        return mean_over_present(products, batch)
 
     return penalised_loss(
         model, penalty, num_domains=num_domains, weight=weight, label_likelihood=label_likelihood

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lacim_jax.model.checks import check_domains
+from lacim_jax.model.checks import check_domains, check_images
 from lacim_jax.model.lacim import LaCIM, Variables, apply
 
 
@@ -78,14 +78,14 @@ def collapse(
         The report; print it.
 
     Raises:
-        ValueError: if there is no example, there are not as many domains as examples, or a domain
-            has no prior.
+        ValueError: if there is no example, there are not as many domains as examples, a domain has
+            no prior, or the images' shape or a pixel does not suit the model.
 
     Example:
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
         >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((3,)), MLP((2,)), num_domains=2,
         ...               s_dim=1, v_dim=1)
-        >>> x, d = jax.random.normal(jax.random.key(1), (20, 3)), jax.numpy.arange(20) % 2
+        >>> x, d = jax.random.uniform(jax.random.key(1), (20, 3)), jax.numpy.arange(20) % 2
         >>> report = collapse(model, jax.jit(model.init)(jax.random.key(0), x, d), x, d)
         >>> report.kl.shape, report.active_s + report.active_v
         ((2,), 2)
@@ -101,6 +101,7 @@ def collapse(
         )
     if model.num_domains == 1:
         domains = jnp.zeros_like(domains)
+    check_images(model, variables, np.asarray(images))
     check_domains(model, np.asarray(domains))
     kls, means = [], []
     for begin in range(0, n, chunk_size):

@@ -1,6 +1,7 @@
 """Inference for whole data sets: the latents that explain each image best."""
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +84,7 @@ def infer_along(
     images: ArrayLike,
     key: PRNGKeyArray,
     *,
-    steps: Sequence[int],
+    steps: Sequence[int] | np.ndarray,
     search: Search = Search(),  # noqa: B008 (immutable)
 ) -> list[Inference]:
     """What `infer` finds after each of several numbers of steps, for the cost of the largest.
@@ -93,17 +94,18 @@ def infer_along(
         variables: its variables.
         images: x, floating-point, [n, ...]; they may stay on the host.
         key: for the starts; a typed PRNG key, scalar.
-        steps: numbers of steps, ascending; 0 gives the best start.
+        steps: whole numbers of steps, ascending; 0 gives the best start.
         search: objective, optimiser, starts and chunks.
 
     Returns:
         One result for each number of steps, equal to what `infer` returns for that number.
 
     Raises:
-        ValueError: if the numbers do not ascend, there is no image, their shape or a pixel does not
-            suit the model, or an argument is out of range.
+        ValueError: if the numbers are not whole or do not ascend, there is no image, their shape or
+            a pixel does not suit the model, or an argument is out of range.
     """
-    if not steps or min(steps) < 0 or list(steps) != sorted(steps):
+    counts = _whole(steps)
+    if not counts or min(counts) < 0 or list(counts) != sorted(counts):
         raise ValueError(f"steps must be at least 0 and ascend, got {steps}.")
     pixels = np.asarray(images)
     check_images(model, variables, pixels)
@@ -112,13 +114,23 @@ def infer_along(
     noise = jax.random.normal(key, shape, jnp.result_type(*jax.tree.leaves(variables["params"])))
     driven = is_driven(model, variables, search)
     parts = [
-        list(_search_chunk(model, variables, chunk, noise, steps, search, driven=driven))
+        list(_search_chunk(model, variables, chunk, noise, counts, search, driven=driven))
         for chunk in chunks(pixels, search.chunk_size)
     ]
     return [
         jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(pixels)], *results)
         for results in zip(*parts, strict=True)
     ]
+
+
+def _whole(steps: Iterable[Any]) -> tuple[int, ...]:
+    """Numbers of steps as Python's, NumPy's included."""
+    try:
+        return tuple(operator.index(count) for count in steps)
+    except TypeError:
+        raise ValueError(
+            f"steps must be whole numbers, at least 0, got {steps!r}; round them."
+        ) from None
 
 
 def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

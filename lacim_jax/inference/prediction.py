@@ -49,8 +49,8 @@ def predict(
         steps: of the optimiser; at least 0.
         search: objective, optimiser, starts and chunks.
         held_out: labelled examples of the training domains that the model was not trained on; their
-            domains are not used. If the search makes their labels worse, none is made, and
-            `steps` of the result is 0. Give them wherever you have them: a search can do harm.
+            domains are not used. If the search does not make their labels better, none is made,
+            and `steps` of the result is 0. Give them wherever you have them: a search can do harm.
 
     Returns:
         Probabilities, latents, objectives and the disagreement of the starts.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -51,7 +52,7 @@ class Search:
     regulariser: Regulariser = mixture_prior
     """J."""
     weight: float = 1.0
-    """λ, at least 0."""
+    """λ, at least 0 and finite."""
     draws: int = 4
     """How many starts are drawn from each training domain's posterior, beside its mean."""
     keep: int | None = 2
@@ -85,12 +86,16 @@ class Search:
             )
         if not isinstance(self.draws, int) or self.draws < 0:
             raise ValueError(f"draws must be a whole number, at least 0, got {self.draws!r}.")
-        if isinstance(self.weight, str) or not self.weight >= 0:
-            raise ValueError(f"weight must be a number of at least 0, got {self.weight!r}.")
-        if (self.keep is not None and self.keep < 1) or self.screening < 0:
+        if isinstance(self.weight, str) or not 0 <= self.weight < math.inf:
             raise ValueError(
-                "keep must be at least 1 start or None, and screening at least 0 steps, got "
-                f"{self.keep} and {self.screening}."
+                f"weight must be a number of at least 0, and finite, got {self.weight!r}."
+            )
+        kept, screened = (1 if self.keep is None else self.keep), self.screening
+        whole = isinstance(kept, int) and isinstance(screened, int)
+        if not whole or kept < 1 or screened < 0:
+            raise ValueError(
+                "keep must be at least 1 start or None, and screening at least 0 steps, both whole "
+                f"numbers, got {self.keep!r} and {self.screening!r}."
             )
 
 

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from lacim_jax.model.checks import check_images
 from lacim_jax.model.lacim import LaCIM, Variables, apply
 
 
@@ -31,7 +34,18 @@ def saliency(model: LaCIM, variables: Variables, images: Float[Array, " batch *i
 
     Returns:
         The two maps, at least 0.
+
+    Raises:
+        ValueError: if there is one image or none, or their shape or a pixel does not suit the
+            model. Traced images pass.
     """
+    if len(images) < 2:
+        raise ValueError(
+            f"there must be at least two images, for the latents' spread, got {len(images)}; give "
+            "more, or call saliency_of, which has no unit."
+        )
+    if not isinstance(images, Tracer):
+        check_images(model, variables, np.asarray(images))
 
     def means(x: jax.Array) -> jax.Array:
         return apply(model, variables, "encode_in_every_domain", x).mean.mean(axis=1)

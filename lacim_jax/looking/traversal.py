@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from lacim_jax.model.lacim import LaCIM, Variables, apply
@@ -27,7 +28,22 @@ def traverse(
 
     Returns:
         Means of p(x|s,v).
+
+    Raises:
+        ValueError: if there are not as many latents as the model has, or one of those to move is
+            none of them. Traced numbers pass.
     """
+    size = model.s_dim + model.v_dim
+    if latents.size != size:
+        raise ValueError(
+            f"latents must be the s_dim + v_dim = {size} of one image, got {latents.size}."
+        )
+    # JAX would drop a change out of range, and every picture be the same.
+    if not isinstance(dims, Tracer) and dims.size and not (dims.min() >= 0 and dims.max() < size):
+        raise ValueError(
+            f"dims must lie between 0 and s_dim + v_dim - 1 = {size - 1}, got {int(dims.min())} to "
+            f"{int(dims.max())}; those of s come first, v's are s_dim + 0, s_dim + 1, ..."
+        )
     moved = jnp.broadcast_to(latents, (*values.shape, latents.size))
     moved = jax.vmap(lambda z, i, x: z.at[:, i].set(x))(moved, dims, values)
     return _decoded(model, variables, moved)

@@ -69,7 +69,7 @@ def check_batch(model: LaCIM, variables: Variables, examples: Examples) -> None:
             f"{len(images)}, {len(labels)} and {len(domains)}."
         )
     check_images(model, variables, images)
-    model.label_likelihood.check(_logits_shape(model, variables), labels)
+    model.label_likelihood.check(logits_shape(model, variables), labels)
     check_domains(model, domains)
 
 
@@ -120,9 +120,7 @@ def check_images(model: LaCIM, variables: Variables, images: np.ndarray) -> None
     if len(images) == 0:
         raise ValueError("there must be at least one example, got none.")
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
-    # The decoder is asked for its output's shape alone: nothing is computed.
-    pixels = jax.eval_shape(lambda: apply(model, variables, "decode", latents))
-    model.likelihood.check(pixels.shape[1:], images)
+    model.likelihood.check(_output_shape(model, variables, "decode", latents), images)
 
 
 def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
@@ -152,19 +150,72 @@ def check_domains(model: LaCIM, domains: np.ndarray) -> None:
     Raises:
         ValueError: if they are not whole numbers below `num_domains`, one for each example.
     """
-    if domains.ndim != 1 or not np.issubdtype(domains.dtype, np.integer):
+    remedy = (
+        "a domain that was not trained has no prior: use infer or predict, which need no domain"
+    )
+    check_codes(domains, model.num_domains, remedy)
+
+
+def check_codes(domains: ArrayLike, num_domains: int, remedy: str) -> None:
+    """Refuses domains that are none of those there are; traced ones, of unknown values, pass.
+
+    Args:
+        domains: [batch].
+        num_domains: how many there are.
+        remedy: what to do about it, for the message.
+
+    Raises:
+        ValueError: if they are not whole numbers below `num_domains`, one for each example.
+    """
+    if isinstance(domains, Tracer):
+        return
+    codes = np.asarray(domains)
+    if codes.ndim != 1 or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(
-            f"domains must be integers of shape [batch], got {domains.dtype}{list(domains.shape)}."
+            f"domains must be integers of shape [batch], got {codes.dtype}{list(codes.shape)}."
         )
-    low, high = int(domains.min()), int(domains.max())
-    if low < 0 or high >= model.num_domains:
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= num_domains:
         raise ValueError(
-            f"domains must lie between 0 and num_domains - 1 = {model.num_domains - 1}, got {low} "
-            f"to {high}; a domain that was not trained has no prior: use infer or predict, "
-            "which need no domain."
+            f"domains must lie between 0 and num_domains - 1 = {num_domains - 1}, got {low} to "
+            f"{high}; {remedy}."
         )
 
 
-def _logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:
-    s = jnp.zeros((1, model.s_dim))
-    return jax.eval_shape(lambda: apply(model, variables, "classify", s)).shape[1:]
+def check_compared(domains: ArrayLike, num_domains: int) -> None:
+    """Refuses domains that a loss which compares domains does not count.
+
+    Args:
+        domains: [batch]; traced ones pass.
+        num_domains: how many the loss compares.
+
+    Raises:
+        ValueError: if any is out of range.
+    """
+    check_codes(
+        domains,
+        num_domains,
+        "give the loss as many num_domains as there are, or coded(domains).codes",
+    )
+
+
+def logits_shape(model: LaCIM, variables: Variables) -> tuple[int, ...]:
+    """The shape of the classifier's output for one example.
+
+    Args:
+        model: the model.
+        variables: its variables.
+    """
+    return _output_shape(model, variables, "classify", jnp.zeros((1, model.s_dim)))
+
+
+def _output_shape(
+    model: LaCIM, variables: Variables, method: str, latents: jax.Array
+) -> tuple[int, ...]:
+    """Of one example. Nothing is computed, and what modules draw or would change is let be."""
+
+    def output() -> jax.Array:
+        rngs = {"dropout": jax.random.key(0)}
+        return apply(model, variables, method, latents, rngs=rngs, mutable=True)[0]
+
+    return jax.eval_shape(output).shape[1:]

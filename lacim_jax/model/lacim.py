@@ -235,10 +235,10 @@ def _rows(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
     return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def apply(model: LaCIM, variables: Variables, method: str, *args: Any) -> Any:
+def apply(model: LaCIM, variables: Variables, method: str, *args: Any, **options: Any) -> Any:
     """`model.apply(variables, *args, method=method)`, typed as what the method itself returns.
 
-    Flax's own return type allows for mutable collections, of which this model has none.
+    Options are those of Flax: `rngs`, and `mutable`, with which collections are returned too.
     """
     if not isinstance(variables, Mapping):
         raise TypeError(
@@ -251,4 +251,4 @@ def apply(model: LaCIM, variables: Variables, method: str, *args: Any) -> Any:
             f"{', '.join(map(repr, variables)) or 'nothing'}; pass all that init returned, or the "
             "`variables` of what fit returns."
         )
-    return model.apply(dict(variables), *args, method=method)
+    return model.apply(dict(variables), *args, method=method, **options)

@@ -24,7 +24,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
-class MLP(nn.Module):
+class _Sized(nn.Module):
+    """A module whose sizes may be given as lists; it keeps tuples, so that it can be hashed."""
+
+    def __post_init__(self):
+        """Makes tuples of sizes, since compiled functions tell modules apart by their hash."""
+        for name in ("shape", "widths", "channels"):
+            if isinstance(getattr(self, name, None), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
+
+
+class MLP(_Sized):
     """Fully connected layers with ReLU between them: the classifier p(y|s).
 
     Example:
@@ -49,7 +60,7 @@ class MLP(nn.Module):
         return hidden if self.dtype is None else hidden.astype(inputs.dtype)
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(_Sized):
     """Flattened images through fully connected layers, each followed by ReLU."""
 
     widths: Sequence[int] = (512, 256)
@@ -62,7 +73,7 @@ class MLPEncoder(nn.Module):
         return nn.relu(MLP(self.widths, self.dtype)(images.reshape(images.shape[0], -1)))
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(_Sized):
     """Latents through fully connected layers with ReLU between them, to one number per pixel."""
 
     shape: Sequence[int]
@@ -78,7 +89,7 @@ class MLPDecoder(nn.Module):
         return pixels.reshape(latents.shape[0], *self.shape)
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(_Sized):
     """Convolutions of stride 2, each followed by group normalisation and ReLU; a dense layer.
 
     The feature map is flattened and not averaged, since digits differ in where their strokes are.
@@ -113,7 +124,7 @@ def _normalised(hidden: jax.Array, group_size: int) -> jax.Array:
     return norm(hidden.astype(wide)).astype(hidden.dtype)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(_Sized):
     """One dense layer, then transposed convolutions that double height and width.
 
     They are computed as products of matrices: XLA has fast ones on CPU too, and inside loops.

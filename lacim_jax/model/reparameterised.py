@@ -50,6 +50,11 @@ class ReparameterisedLaCIM(LaCIM):
     map_widths: Sequence[int] = (64,)
     """Of the hidden layers of the network in each domain's map; () for an affine map."""
 
+    def __post_init__(self):
+        """Makes a tuple of the widths, so that the model can be hashed."""
+        object.__setattr__(self, "map_widths", tuple(self.map_widths))
+        super().__post_init__()
+
     def setup(self):
         """Declares the encoder's head and the maps; there is no learnt prior."""
         self.check_sizes()

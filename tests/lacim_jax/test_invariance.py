@@ -90,6 +90,50 @@ def test_many_classes_codes_and_separable_labels():
     assert invariance_test(f, np.zeros(900, int), d).p_value == 1
 
 
+def test_permutations_that_tie_count_as_such():
+    """Equal statistics are sums in another order, and differ in the last digit."""
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        # Without features all examples are one block, and few values can be taken.
+        labels = rng.permutation(np.repeat([0, 1], [32, 28]))
+        domains = np.repeat([0, 1], 30)
+        ones = int(labels[:30].sum())
+        dealt = scipy.stats.hypergeom(60, 28, 30)
+        values = np.arange(29)
+        exact = dealt.pmf(values)[np.abs(values - 14) >= abs(ones - 14)].sum()
+        found = invariance_test(
+            np.zeros(60), labels, domains, method="permutation", num_permutations=999, seed=seed
+        ).p_value
+        np.testing.assert_allclose(found, exact, atol=4 * np.sqrt(exact * (1 - exact) / 999) + 1e-3)
+    # Where every permutation is the same statistic, of nothing but rounding, none is surprising.
+    same = invariance_test(
+        np.zeros(60), np.tile([0, 1], 30), np.repeat([0, 1], 30), method="permutation"
+    )
+    assert same.p_value == 1
+
+
+def test_features_that_follow_from_others_add_no_degrees_of_freedom():
+    f, y, d = draw(0, 0.3)
+    share = 1 / (1 + np.exp(-f[:, 0]))
+    one = invariance_test(share, y, d)
+    for twice in (
+        np.stack([share, 1 - share], 1),
+        np.stack([share, 1e6 * share + 3, np.full(len(y), 7.0)], 1),
+    ):
+        both = invariance_test(twice, y, d)
+        assert both.degrees_of_freedom == one.degrees_of_freedom == 4
+        np.testing.assert_allclose(both.statistic, one.statistic, rtol=1e-4)
+        np.testing.assert_allclose(both.p_value, one.p_value, rtol=1e-3)
+    # A feature that varies in one domain alone has a slope there, and none elsewhere.
+    only = np.where(d == 0, f[:, 0], 0.0)
+    assert invariance_test(only, y, d).degrees_of_freedom == 2
+    # Features that are the domain leave nothing to add to it.
+    named = np.eye(3)[d]
+    for method in ("likelihood_ratio", "permutation"):
+        found = invariance_test(named, y, d, method=method, num_permutations=9)
+        assert (found.p_value, found.degrees_of_freedom) == (1, 0)
+
+
 def test_the_best_of_the_accepted_is_chosen():
     trials = [Trial(0.9, 1e-6), Trial(0.7, 0.2), Trial(0.72, 0.06), Trial(0.5, 0.9)]
     chosen = select_invariant(trials)

@@ -16,6 +16,7 @@ from lacim_jax import (
     MLPDecoder,
     MLPEncoder,
     Trial,
+    elbo,
     fit,
     invariance_test,
     invariant_lacim_loss,
@@ -124,10 +125,18 @@ def test_without_a_penalty_it_is_the_bound():
     )
     np.testing.assert_allclose(strong, (base + 3 * 50 * own["penalty"]) / 50, rtol=1e-5)
     assert own["penalty"] > 0
+    # Domains of the same images and labels: only the noise of the draws tells their risks apart.
     alike = data._replace(
         images=jnp.repeat(data.images[:32], 2, axis=0), labels=jnp.repeat(data.labels[:32], 2)
     )
-    assert alike.images.shape == data.images.shape
+    for examples in (data, alike):
+        _, (_, own) = invariant_lacim_loss(MODEL, num_domains=2, weight=1.0, label_weight=3.0)(
+            params, step, examples, KEY
+        )
+        pooled = examples._replace(domains=0 * examples.domains)
+        label = np.asarray(elbo(MODEL, {"params": params}, pooled, KEY).label)
+        risks = [-label[np.asarray(examples.domains) == d].mean() for d in (0, 1)]
+        np.testing.assert_allclose(own["penalty"], np.var(risks), rtol=1e-3, atol=1e-9)
 
 
 def test_the_unbiased_penalty_of_batches_is_that_of_all_data_on_average():
@@ -151,6 +160,26 @@ def test_the_unbiased_penalty_of_batches_is_that_of_all_data_on_average():
         # V-REx subtracts the same.
         one = functools.partial(variance_by_chance, domains=domains, num_domains=2)
         np.testing.assert_allclose(jax.vmap(one)(batches).mean(), chance, rtol=1e-12)
+
+
+def test_domains_out_of_range_do_not_switch_the_penalty_off():
+    losses = jnp.array([0.0, 0.0, 3.0, 3.0])
+    for codes in ([1, 1, 2, 2], [-1, -1, 0, 0], [0, 1, 1, 5]):
+        domains = jnp.array(codes)
+        for unbiased in (False, True):
+            assert np.isnan(_variance_of_risks(losses, domains, 2, unbiased))
+        assert np.isnan(variance_by_chance(losses, domains, 2))
+    data = colored((0.9, 0.8), 0, count=64)
+    shifted = data._replace(domains=data.domains + 1)
+    loss = invariant_lacim_loss(MODEL, num_domains=2, weight=1.0)
+    # `fit` asks the loss, since the model has one prior for all.
+    with pytest.raises(ValueError, match=r"num_domains - 1 = 1, got 1 to 2; .*coded"):
+        fit(MODEL, shifted, KEY, num_steps=3, loss=loss)
+    params = jax.jit(MODEL.init)(KEY, data.images[:1], data.domains[:1])["params"]
+    step = jnp.zeros([], jnp.int32)
+    with pytest.raises(ValueError, match="num_domains - 1 = 1, got 1 to 2"):
+        loss(params, step, shifted, KEY)
+    assert np.isnan(jax.jit(loss)(params, step, shifted, KEY)[0])
 
 
 def test_fit_takes_it_and_bad_input_is_refused():

@@ -14,13 +14,21 @@ from lacim_jax import (
     LaCIM,
     MLPDecoder,
     MLPEncoder,
+    balanced_weight,
     erm_loss,
+    fit,
     gaussian_likelihood,
     lacim_loss,
 )
-from lacim_jax.objective import balanced_weight
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
 KEY = jax.random.key(0)
+
+
+def small(**options):
+    sizes = {"num_domains": 1, "s_dim": 2, "v_dim": 2} | options
+    outputs = sizes.pop("outputs", 4)
+    return LaCIM(MLPEncoder((4,)), MLPDecoder((3, 3), (4,)), MLP((outputs,)), **sizes)
 
 
 @pytest.mark.parametrize(
@@ -33,10 +41,7 @@ KEY = jax.random.key(0)
     ],
 )
 def test_the_label_is_weighed_by_what_there_is_to_be_explained(likelihood, per_pixel):
-    model = LaCIM(
-        MLPEncoder((4,)), MLPDecoder((3, 3), (4,)), MLP((4,)), num_domains=1, s_dim=2, v_dim=2,
-        likelihood=likelihood,
-    )  # fmt: skip
+    model = small(likelihood=likelihood)
     images = jnp.repeat(jnp.asarray([0.0, 1.0]), 8)[:, None, None] * jnp.ones((16, 3, 3))
     labels = jnp.arange(16, dtype=jnp.int32) % 4
     examples = Examples(images, labels, jnp.zeros(16, jnp.int32))
@@ -57,6 +62,73 @@ def test_the_label_is_weighed_by_what_there_is_to_be_explained(likelihood, per_p
     blank = examples._replace(images=jnp.ones((16, 3, 3)))
     assert balanced_weight(model, blank) == 50
     assert np.isfinite(balanced_weight(model, examples._replace(labels=jnp.zeros(16, jnp.int32))))
+
+
+def test_the_weight_of_a_batch_does_not_depend_on_its_labels():
+    """If it did, batches without a rare class would count for more or less than those with it."""
+    model = small()
+    images = jax.random.uniform(KEY, (16, 3, 3))
+    params = jax.jit(model.init)(KEY, images[:1], jnp.zeros(1, jnp.int32))["params"]
+    loss = jax.jit(lacim_loss(model))
+    found = []
+    for rare in (0, 1, 8):
+        labels = (jnp.arange(16) < rare).astype(jnp.int32)
+        batch = Examples(images, labels, jnp.zeros(16, jnp.int32))
+        found.append(loss(params, jnp.zeros([], jnp.int32), batch, KEY)[1][1]["label_weight"])
+    np.testing.assert_array_equal(found, found[0])
+    # As of labels that are all equally frequent, of which the classifier tells apart four.
+    even = Examples(images, jnp.arange(16, dtype=jnp.int32) % 4, jnp.zeros(16, jnp.int32))
+    np.testing.assert_allclose(found[0], balanced_weight(model, even), rtol=1e-5)
+
+
+def test_the_entropy_of_the_labels_is_that_of_their_shares():
+    labels = np.random.default_rng(0).choice(5, size=1000, p=[0.6, 0.3, 0.05, 0.05, 0.0])
+    share = np.bincount(labels) / 1000
+    assert CATEGORICAL.unexplained is not None
+    found = jax.jit(CATEGORICAL.unexplained)(jnp.asarray(labels, jnp.int32))
+    np.testing.assert_allclose(found, -(share * np.log(share)).sum(), rtol=1e-5)
+    # Nothing is of the size of all pairs of labels: a training set has very many.
+    assert CATEGORICAL.unexplained(jnp.zeros(300_000, jnp.int32)) == 0
+
+
+def mean_label(model, data):
+    """What a model fitted in small batches takes labels to be, on average over the images."""
+    falling = optax.adam(optax.cosine_decay_schedule(0.03, 400))
+    fitted = fit(model, data, KEY, num_steps=400, batch_size=16, optimiser=falling)
+    np.testing.assert_array_equal(fitted.terms["label_weight"], fitted.terms["label_weight"][0])
+
+    @jax.jit
+    def labels(images):
+        domains = jnp.zeros(len(images), jnp.int32)
+        mean = model.apply(fitted.variables, images, domains, method="encode").mean
+        logits = model.apply(fitted.variables, model.split(mean).s, method="classify")
+        return model.label_likelihood.mean(logits)[:, -1].mean()
+
+    return labels(data.images)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("real", [False, True])
+def test_what_is_fitted_of_rare_labels_is_the_datas_rate(real):
+    """Images that say nothing of the label: small batches have one class, or one rare label."""
+    images = np.random.default_rng(0).uniform(size=(2000, 3, 3)).astype(np.float32)
+    labels, domains = np.arange(2000) % 10 == 0, np.zeros(2000, np.int32)
+    if real:
+        model = small(outputs=1, label_likelihood=gaussian_likelihood(0.5))
+        data = Examples(images, labels[:, None].astype(np.float32), domains)
+    else:
+        model, data = small(outputs=2), Examples(images, labels.astype(np.int32), domains)
+    np.testing.assert_allclose(mean_label(model, data), 0.1, atol=0.025)
+
+
+def test_where_no_weight_is_known_one_is_asked_for():
+    with pytest.raises(ValueError, match=r"real-valued labels .*balanced_weight\(model, data\)"):
+        lacim_loss(small(outputs=1, label_likelihood=gaussian_likelihood(0.5)))
+    silent = Likelihood(*CATEGORICAL[:3])
+    for options in ({"likelihood": Likelihood(*BERNOULLI[:3])}, {"label_likelihood": silent}):
+        with pytest.raises(ValueError, match="one has no `unexplained`"):
+            lacim_loss(small(**options))
+        lacim_loss(small(**options), label_weight=2.0)
 
 
 def test_grey_pixels_are_explained_up_to_their_own_entropy():

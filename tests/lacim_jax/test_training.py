@@ -138,6 +138,40 @@ def test_running_averages_and_dropout_pass_through():
     assert float(jnp.abs(moved - averages["mean"]).max()) > 0
 
 
+class Noisy(nn.Module):
+    """Running averages and dropout before a last layer."""
+
+    shape: tuple[int, ...]
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, inputs):
+        hidden = Normalised(train=self.train)(inputs)
+        outputs = nn.Dense(int(np.prod(self.shape)))(hidden)
+        return outputs.reshape(len(inputs), *self.shape)
+
+
+@pytest.mark.parametrize("place", ["encoder", "decoder", "classifier"])
+def test_every_module_may_draw_and_keep_averages(place):
+    data = examples()
+
+    def model_with(train):
+        shape = {"encoder": (8,), "decoder": (4, 4), "classifier": (2,)}[place]
+        return model_of().clone(**{place: Noisy(shape, train=train)})
+
+    fitted = fit(model_with(True), data, KEY, num_steps=2)
+    moved = jax.tree.leaves(fitted.variables["batch_stats"][place])
+    assert all(np.isfinite(leaf).all() for leaf in moved)
+    # Not under jit the input of a loss is looked at, at every call.
+    params, averages = fitted.variables["params"], fitted.variables["batch_stats"]
+    state = (jnp.zeros([], jnp.int32), {"batch_stats": averages})
+    batch = Examples(*(jnp.asarray(leaf[:8]) for leaf in data))
+    loss, _ = lacim_loss(model_with(True))(params, state, batch, KEY)
+    assert np.isfinite(loss)
+    found = predict(model_with(False), fitted.variables, data.images[:8], KEY, steps=0)
+    assert found.probabilities.shape == (8, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from lacim_jax import ERM, MLP, Examples, MLPEncoder, erm_loss
 from lacim_jax.baselines import coral_loss, group_dro_loss, irm_loss, mmd_loss, vrex_loss
+from lacim_jax.baselines.domain_risks import membership
 from tests.compiled import compiled_quickly
 
 KEY = jax.random.key(0)
@@ -71,10 +73,12 @@ def wanted(name, data, num_domains=3):
     represented, _, losses, slopes = seen(data)
     risks = [own.mean() for own in by_domain(losses, data, num_domains)]
     if name == "irm":
-        halves = [
-            (own[::2].mean(), own[1::2].mean()) for own in by_domain(slopes, data, num_domains)
+        # The mean product of two different examples' slopes, pair by pair.
+        pairs = [
+            np.mean([a * b for a, b in itertools.permutations(own, 2)])
+            for own in by_domain(slopes, data, num_domains)
         ]
-        return np.mean(risks), np.mean([a * b for a, b in halves])
+        return np.mean(risks), np.mean(pairs)
     if name == "vrex":
         return np.mean(risks), np.var(risks)
     return np.mean(risks), {"coral": coral, "mmd": mmd}[name](by_domain(represented, data))
@@ -132,20 +136,34 @@ def test_domains_that_are_alike_cost_nothing_but_the_risk(name):
         np.testing.assert_allclose(value, plain, rtol=1e-5)
 
 
-def test_the_penalty_of_irm_vanishes_at_the_optimal_scale():
-    """Logits that give each label its frequency cannot be improved by any factor."""
+def test_the_penalty_of_irm_knows_no_order_and_is_without_bias():
+    """Constant logits, whose slopes in the scale depend on the label alone."""
     model = ERM(MLPEncoder((2,)), MLP((2,)), s_dim=1)
-    data = Examples(jnp.ones((32, 3)), jnp.arange(32) // 4 % 4 // 3, jnp.arange(32) % 2)
-    params = compiled_quickly(model.init)(KEY, data.images)["params"]
+    loss = compiled_quickly(irm_loss(model, num_domains=1, weight=1.0))
+    images = jnp.ones((8, 3))
+    params = compiled_quickly(model.init)(KEY, images)["params"]
     params = jax.tree.map(jnp.zeros_like, params)
-    frequencies = jnp.asarray([0.75, 0.25])  # in each half of each domain's examples
-    params["classifier"]["Dense_0"]["bias"] = jnp.log(frequencies)
-    loss = compiled_quickly(irm_loss(model, num_domains=2, weight=1.0))
-    _, (_, terms) = loss(params, START, data, KEY)
-    np.testing.assert_allclose(terms["penalty"], 0.0, atol=1e-9)
-    params["classifier"]["Dense_0"]["bias"] *= 2
-    _, (_, terms) = loss(params, START, data, KEY)
-    assert terms["penalty"] > 1e-3
+    params["classifier"]["Dense_0"]["bias"] = jnp.asarray([1.0, -1.0])
+    share = 1 / (1 + np.exp(-2.0))
+    slopes = np.array([2 * share - 2, 2 * share])  # of the labels 0 and 1
+
+    def penalty(labels):
+        data = Examples(images, jnp.asarray(labels), jnp.zeros(8, jnp.int32))
+        return float(loss(params, START, data, KEY)[1][1]["penalty"])
+
+    orders = ([0, 1, 0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 1, 0, 0, 1])
+    found = [penalty(labels) for labels in orders]
+    np.testing.assert_allclose(found, found[0], rtol=1e-6)
+    own = slopes[orders[0]]
+    due = np.mean([a * b for a, b in itertools.permutations(own, 2)])
+    np.testing.assert_allclose(found[0], due, rtol=1e-5)
+    # Over all batches of labels with chance 1/2: the square of the mean slope, and of rate 0.6.
+    for rate in (0.5, 0.6):
+        counts = np.arange(9)
+        chance = scipy.stats.binom(8, rate).pmf(counts)
+        each = [penalty((np.arange(8) < ones).astype(int)) for ones in counts]
+        mean = (1 - rate) * slopes[0] + rate * slopes[1]
+        np.testing.assert_allclose(chance @ each, mean**2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*PENALTIES, "group_dro"])
@@ -165,6 +183,20 @@ def test_a_domain_without_examples_or_with_one_leaves_all_finite(name, domains):
     np.testing.assert_allclose(
         terms["risk"], np.mean([risks[d].mean() for d in present]), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", [*PENALTIES, "group_dro"])
+def test_domains_out_of_range_are_seen(name):
+    """They would belong to no domain, and be left out of the risk and of the penalty."""
+    data = examples((0, 1, 2, 3, 0, 1, 3))
+    if name == "group_dro":
+        loss, state = group_dro_loss(MODEL, num_domains=3, rate=0.1), jnp.zeros(3)
+    else:
+        loss, state = PENALTIES[name](MODEL, num_domains=3, weight=1.0), START
+    with pytest.raises(ValueError, match=r"num_domains - 1 = 2, got 0 to 3; .*coded"):
+        loss(PARAMS, state, data, KEY)
+    assert np.isnan(compiled_quickly(loss)(PARAMS, state, data, KEY)[0])
+    assert np.isnan(membership(jnp.array([1, 1, -1]), 2)[0][2]).all()
 
 
 def test_group_dro_follows_the_exponentiated_gradient():

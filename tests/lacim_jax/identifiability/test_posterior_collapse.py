@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lacim_jax import MLP, DomainHeads, LaCIM, MLPDecoder, MLPEncoder
+from lacim_jax import MLP, DomainHeads, LaCIM, MLPDecoder, MLPEncoder, gaussian_likelihood
 from lacim_jax.identifiability import collapse
 
 RNG = np.random.default_rng(0)
@@ -18,7 +18,7 @@ def model():
     """Posterior means: s0 = relu(x0), v0 = the domain's index, v1 = 0; all variances 1 / e."""
     model = LaCIM(
         MLPEncoder((2,)), MLPDecoder((2,), widths=()), MLP((2,)), num_domains=2, s_dim=1, v_dim=2,
-        posterior=DomainHeads(),
+        posterior=DomainHeads(), likelihood=gaussian_likelihood(1.0),
     )  # fmt: skip
     shapes = jax.eval_shape(model.init, jax.random.key(0), X[:1], D[:1])["params"]
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -61,9 +61,20 @@ def test_domains_must_fit(model):
         collapse(*model, X, D.at[0].set(2))
 
 
+def test_images_must_be_the_models(model):
+    stored = (10 * np.abs(np.asarray(X))).astype(np.uint8)
+    with pytest.raises(ValueError, match=r"floating-point .* got uint8\[300, 2\]; .* by 255"):
+        collapse(*model, jnp.asarray(stored), D)
+    with pytest.raises(ValueError, match="values must be finite"):
+        collapse(*model, X.at[0].set(jnp.inf), D)
+
+
 def test_one_prior_for_all_looks_at_no_domain():
     """Pool-LaCIM, with the domains it was trained on: they have no prior of their own."""
-    pooled = LaCIM(MLPEncoder((2,)), MLPDecoder((2,)), MLP((2,)), num_domains=1, s_dim=1, v_dim=1)
+    pooled = LaCIM(
+        MLPEncoder((2,)), MLPDecoder((2,)), MLP((2,)), num_domains=1, s_dim=1, v_dim=1,
+        likelihood=gaussian_likelihood(1.0),
+    )  # fmt: skip
     variables = pooled.init(jax.random.key(0), X[:1], D[:1] * 0)
     found, due = (collapse(pooled, variables, X, d) for d in (D, 0 * D))
     assert np.isfinite(found.kl).all()

@@ -18,6 +18,7 @@ from lacim_jax import (
     squared_norm,
 )
 from lacim_jax.inference import latent_inference
+from lacim_jax.inference.latent_inference import _whole
 from tests.compiled import counting_compilations
 from tests.lacim_jax.exact import exact_model
 from tests.lacim_jax.inference.small_model import (
@@ -292,14 +293,30 @@ def test_steps_on_the_way_ascend():
         infer_along(MODEL, VARIABLES, IMAGES[:2], KEY, steps=(5, 3))
 
 
+def test_steps_are_whole_numbers():
+    # A TypeError where annotations are checked, as here: they refuse it first.
+    for steps in ((0, 2.0), (0, "2")):
+        with pytest.raises((ValueError, TypeError), match="steps"):
+            infer_along(MODEL, VARIABLES, IMAGES[:2], KEY, steps=steps)
+        with pytest.raises(ValueError, match=r"steps must be whole numbers, .* got \(0, "):
+            _whole(steps)
+    assert _whole(np.array([0, 10])) == (0, 10)
+    found = infer_along(MODEL, VARIABLES, IMAGES[:2], KEY, steps=np.array([0, 2]))
+    same = infer_along(MODEL, VARIABLES, IMAGES[:2], KEY, steps=(0, 2))
+    jax.tree.map(np.testing.assert_array_equal, found, same)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"draws": -1}, "draws must be a whole number, at least 0, got -1"),
-        ({"weight": float("nan")}, "weight must be a number of at least 0, got nan"),
+        ({"weight": float("nan")}, "weight must be a number of at least 0, and finite, got nan"),
+        ({"weight": float("inf")}, "and finite, got inf"),
         ({"chunk_size": 0}, "chunk_size must be a whole number of images, at least 1"),
         ({"keep": 0}, "keep must be at least 1 start or None, and screening .* got 0 and 4"),
-        ({"screening": -1}, "screening at least 0 steps, got 2 and -1"),
+        ({"keep": 1.5}, "both whole numbers, got 1.5 and 4"),
+        ({"screening": -1}, "screening at least 0 steps, both whole numbers, got 2 and -1"),
+        ({"screening": 2.0}, "both whole numbers, got 2 and 2.0"),
         ({"loop": "fast"}, "(?s)loop.*'fast'"),
     ],
 )

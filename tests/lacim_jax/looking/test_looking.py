@@ -56,6 +56,26 @@ def test_one_latent_moves_and_its_pixel_with_it(linear):
     np.testing.assert_allclose(found[1, :, :, 0], [[4.0, 2.0], [4.0, 2.5], [4.0, 3.0]])
 
 
+def test_latents_that_there_are_not_are_refused(linear):
+    model, variables, _ = linear
+    values, latents = jnp.zeros((1, 3)), jnp.asarray([8.0, 10.0])
+    for dim in (2, -1):
+        with pytest.raises(ValueError, match=rf"v_dim - 1 = 1, got {dim} to {dim}; those of s"):
+            traverse(model, variables, latents, jnp.asarray([dim]), values)
+    with pytest.raises(ValueError, match=r"s_dim \+ v_dim = 2 of one image, got 3"):
+        traverse(model, variables, jnp.zeros(3), jnp.asarray([0]), values)
+
+
+def test_saliency_takes_images_of_the_model_and_two_at_least(linear):
+    model, variables, images = linear
+    with pytest.raises(ValueError, match=r"at least two images, .* got 1; .*saliency_of"):
+        saliency(model, variables, images[:1])
+    with pytest.raises(ValueError, match="must be finite"):
+        saliency(model, variables, images.at[0].set(jnp.nan))
+    traced = jax.jit(lambda x: saliency(model, variables, x).s)(images)
+    np.testing.assert_allclose(traced, saliency(model, variables, images).s, rtol=1e-5)
+
+
 def test_every_s_meets_every_v(linear):
     model, variables, _ = linear
     latents = jnp.asarray([[2.0, 20.0], [4.0, 40.0]])

@@ -93,3 +93,20 @@ def test_in_bfloat16_parameters_and_outputs_stay_float32(network, shape):
     assert found.dtype == whole.dtype == jnp.float32
     difference = np.abs(found - whole).max()
     assert 0 < difference < 0.1 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize(
+    ("listed", "same"),
+    [
+        (MLP([4, 2]), MLP((4, 2))),
+        (MLPEncoder([4]), MLPEncoder((4,))),
+        (MLPDecoder([2, 2], [4]), MLPDecoder((2, 2), (4,))),
+        (ConvEncoder([8], 4), ConvEncoder((8,), 4)),
+        (ConvDecoder([4, 4, 1], [8]), ConvDecoder((4, 4, 1), (8,))),
+        (MLP((3,)).clone(widths=[4, 2]), MLP((4, 2))),
+    ],
+)
+def test_sizes_may_be_lists(listed, same):
+    """Compiled functions take models as static arguments, which must have a hash."""
+    assert listed == same
+    assert hash(listed) == hash(same)

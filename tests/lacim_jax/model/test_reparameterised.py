@@ -144,3 +144,22 @@ def test_it_trains_and_predicts_as_lacim_does():
     )
     assert (found.objective_after >= found.objective_before).all()
     assert np.isfinite(found.probabilities).all()
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_its_sizes_may_be_lists():
+    """Of the maps, and of the modules; prediction tells compiled models apart by their hash."""
+
+    def listed(sizes):
+        return ReparameterisedLaCIM(
+            MLPEncoder(sizes([4])), MLPDecoder(sizes([2, 2]), sizes([4])), MLP(sizes([2])),
+            num_domains=2, s_dim=1, v_dim=1, map_widths=sizes([3]),
+        )  # fmt: skip
+
+    model = listed(list)
+    assert model == listed(tuple)
+    assert hash(model) == hash(listed(tuple))
+    images = jnp.full((2, 2, 2), 0.5)
+    variables = jax.jit(model.init)(jax.random.key(0), images, jnp.arange(2))
+    found = predict(model, variables, images, jax.random.key(1), steps=1)
+    assert found.probabilities.shape == (2, 2)

@@ -1,0 +1,103 @@
+"""The weight of the label's term by default: what there is to be explained decides."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from lacim_jax.model.checks import logits_shape
+from lacim_jax.model.lacim import Examples, LaCIM, Variables
+from lacim_jax.model.likelihoods import CATEGORICAL
+
+LABEL_SHARE = 8.0
+"""How much more a share of the label's nats counts than the same share of the image's."""
+LEAST_LABEL_WEIGHT = 50.0
+"""At which a nat of the label outweighs what its latents cost in divergence."""
+_LEAST_NATS = 0.01
+"""Taken for the entropy of labels that are all but equal."""
+
+
+def balanced_weight(model: LaCIM, examples: Examples) -> Float[Array, ""]:
+    r"""The weight of the label's term by what there is to be explained in a training set.
+
+    With $R_x$ the nats by which the best parameters that are the same for all images fall short of
+    each image's own, and $R_y$ likewise of labels, their entropy,
+
+        $\max(50, 8 R_x / R_y)$.
+
+    Work it out once, from the whole training set, as `fit` does, and give it to `lacim_loss`. A
+    weight of each batch by itself would be large where a batch has few classes, and small where
+    a rare one is in it: rare classes would be predicted more seldom than they are.
+
+    Args:
+        model: whose likelihoods say what there is to be explained.
+        examples: the training set; domains are not used.
+
+    Returns:
+        At least 50.
+
+    Raises:
+        ValueError: if a likelihood does not say it.
+
+    Example:
+        >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
+        >>> model = LaCIM(MLPEncoder((8,)), MLPDecoder((8, 8), (8,)), MLP((2,)), num_domains=1)
+        >>> labels = jnp.asarray([0, 0, 1, 1])
+        >>> images = jnp.tile(labels[:, None, None].astype(jnp.float32), (1, 8, 8))
+        >>> float(balanced_weight(model, Examples(images, labels, labels)))  # 8 * 64 pixels
+        512.0
+    """
+    pixels, labels = _unexplained(model)
+    return _weight(pixels(examples.images), labels(examples.labels))
+
+
+def weight_of_batch(model: LaCIM, variables: Variables, examples: Examples) -> Float[Array, ""]:
+    """The weight where only a batch is known: as if all classes were equally frequent.
+
+    Args:
+        model: as in `balanced_weight`.
+        variables: its variables, which say how many classes there are.
+        examples: a batch; its labels are not looked at.
+    """
+    pixels, _ = _unexplained(model)
+    (classes,) = logits_shape(model, variables)
+    return _weight(pixels(examples.images), math.log(classes))
+
+
+def check_balanced(model: LaCIM) -> None:
+    """Refuses a model for which the weight cannot be worked out from batches.
+
+    Args:
+        model: the model.
+
+    Raises:
+        ValueError: if a likelihood does not say what there is to be explained, or labels are real
+            numbers, of whose spread a batch tells too little.
+    """
+    _unexplained(model)
+    if model.label_likelihood is not CATEGORICAL:
+        raise ValueError(
+            "a balanced label_weight needs categorical labels, whose number of classes is known, "
+            "but got another label likelihood; for real-valued labels give "
+            "label_weight=balanced_weight(model, data), data being the whole training set."
+        )
+
+
+def _unexplained(model: LaCIM) -> list[Callable[[jax.Array], jax.Array]]:
+    """Of images and of labels, the nats that there are to be explained."""
+    families = (model.likelihood.unexplained, model.label_likelihood.unexplained)
+    known = [family for family in families if family is not None]
+    if len(known) < len(families):
+        raise ValueError(
+            "a balanced label_weight needs likelihoods that say what there is to be explained, but "
+            "one has no `unexplained`; give it, or a number as label_weight."
+        )
+    return known
+
+
+def _weight(pixels: jax.Array, labels: ArrayLike) -> Float[Array, ""]:
+    nats = jnp.maximum(jnp.asarray(labels, pixels.dtype), _LEAST_NATS)
+    return jnp.maximum(LABEL_SHARE * pixels / nats, LEAST_LABEL_WEIGHT)
