@@ -42,16 +42,7 @@ import optax
 
 from benchmarks.harness.figures import dots_figure
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import (
-    by_method,
-    by_setting,
-    joined,
-    met,
-    reached,
-    turns,
-    values,
-    where,
-)
+from benchmarks.harness.reports import by_method, by_setting, joined, reached, turns, values, where
 from benchmarks.harness.timing import descent, memory_in_copies, ratio, take_turns
 from benchmarks.path_space.timed import shapes
 from benchmarks.path_space.timed.networks import (
@@ -340,7 +331,7 @@ def _median(records: Sequence[Record], name: str) -> float:
 
 
 def _verdict(value: float, target: float) -> str:
-    return f"{value:.2f}: {met(value, target, at_most=True)}"
+    return f"{value:.2f}: {reached(value, target, at_most=True)}"
 
 
 CAPTIONS = {
