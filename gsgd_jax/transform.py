@@ -101,7 +101,9 @@ def in_path_space(
     Returns:
         A transformation whose `update` needs `params`. Extra arguments are handed to `inner`; of
         those that optax's transformations take, `grad`, `value_fn`, `obj_fn` and `grad_fn` are
-        translated to path values.
+        translated to path values. What a line search keeps in its state is of path values too:
+        `gsgd_jax.value_and_grad_from_state` gives it back as a gradient of weights, where that of
+        optax would not.
 
     Raises:
         TypeError: here, if `inner` is no transformation, or the coordinates are none; from
