@@ -11,7 +11,7 @@ import optax
 from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax._extra_arguments import in_path_values
+from gsgd_jax._extra_arguments import in_path_values, shown_values
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
 from gsgd_jax.coordinates.paths import coordinates_of
@@ -85,7 +85,8 @@ def in_path_space(
     compiled step; `optax.apply_if_finite` around the whole transformation leaves such steps out.
 
     Args:
-        inner: any optax transformation; it sees path values as parameters.
+        inner: any optax transformation; it sees path values as parameters, and zero at entries
+            that have none of their own: those of a skeleton's tree, a section's pivots.
         coordinates: the rescaling group of the parameters, as `find_gauge` or `mlp_gauge` gives it;
             or a skeleton or section chosen for it; None for no group, which is `inner` itself.
         max_ratio: r > 1, for directed paths; None for no bound, as published. Others need none.
@@ -176,10 +177,11 @@ def in_path_space(
                 )
             there = chosen.at(stale_params, state.frame)
             slopes = there.slopes(updates)
-            translated["stale_params"] = there.values()
+            translated["stale_params"] = shown_values(there)
         else:
             slopes = here.slopes(updates)
-        steps, inner_state = inner.update(slopes, state.inner_state, here.values(), **translated)
+        values = shown_values(here)
+        steps, inner_state = inner.update(slopes, state.inner_state, values, **translated)
         updates, info = here.changes(steps, max_ratio=max_ratio, max_growth=max_growth)
         return updates, next_state(state, inner_state, info)
 
@@ -215,7 +217,7 @@ def first_state(
         if there:
             coordinates.leaves(params)  # or an error, before anything is worked out
         frame = coordinates.frame(params)
-        values = coordinates.at(params, frame).values() if there else params
+        values = shown_values(coordinates.at(params, frame)) if there else params
     return PathSpaceState(
         inner_state=inner.init(values),
         frame=frame,
