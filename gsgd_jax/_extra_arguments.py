@@ -10,7 +10,7 @@ import optax
 from gsgd_jax.coordinates.protocol import Chart
 
 
-def shown_values(chart: Chart) -> optax.Params:
+def shown(chart: Chart) -> optax.Params:
     """Path values as the inner transformation sees them: zero where an entry has none of its own.
 
     There stands a weight, which tells rescaled copies apart. A transformation that looks at norms
@@ -24,11 +24,11 @@ def shown_values(chart: Chart) -> optax.Params:
     if fixed is None:
         return values
     leaves, structure = jax.tree.flatten(values)
-    shown = [
+    seen = [
         leaf if mask is None else jnp.where(mask, jnp.zeros_like(leaf), leaf)
         for leaf, mask in zip(leaves, fixed, strict=True)
     ]
-    return jax.tree.unflatten(structure, shown)
+    return jax.tree.unflatten(structure, seen)
 
 
 def in_path_values(

@@ -11,7 +11,7 @@ import optax
 from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax._extra_arguments import in_path_values, shown_values
+from gsgd_jax._extra_arguments import in_path_values, shown
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
 from gsgd_jax.coordinates.paths import coordinates_of
@@ -177,11 +177,10 @@ def in_path_space(
                 )
             there = chosen.at(stale_params, state.frame)
             slopes = there.slopes(updates)
-            translated["stale_params"] = shown_values(there)
+            translated["stale_params"] = shown(there)
         else:
             slopes = here.slopes(updates)
-        values = shown_values(here)
-        steps, inner_state = inner.update(slopes, state.inner_state, values, **translated)
+        steps, inner_state = inner.update(slopes, state.inner_state, shown(here), **translated)
         updates, info = here.changes(steps, max_ratio=max_ratio, max_growth=max_growth)
         return updates, next_state(state, inner_state, info)
 
@@ -217,7 +216,7 @@ def first_state(
         if there:
             coordinates.leaves(params)  # or an error, before anything is worked out
         frame = coordinates.frame(params)
-        values = shown_values(coordinates.at(params, frame)) if there else params
+        values = shown(coordinates.at(params, frame)) if there else params
     return PathSpaceState(
         inner_state=inner.init(values),
         frame=frame,
