@@ -50,6 +50,7 @@ from gsgd_jax.coordinates import (
 from gsgd_jax.family.reference_norms import in_path_space_with_reference_norms
 from gsgd_jax.gauge import GROUND, Gauge, trivial_gauge
 from gsgd_jax.initializers import skeleton_init
+from gsgd_jax.line_search import value_and_grad_from_state
 from gsgd_jax.mlp_gauge import mlp_gauge
 from gsgd_jax.representation import (
     PathRepresentation,
@@ -84,6 +85,7 @@ __all__ = [
     "gsgd",
     "in_path_space",
     "PathSpaceState",
+    "value_and_grad_from_state",
     "Balanced",
     "Frame",
     "choose_skeleton",

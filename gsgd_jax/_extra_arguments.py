@@ -1,11 +1,34 @@
-"""Extra arguments of optax's transformations that speak of weights, in path space."""
+"""What an inner transformation sees of weights, and extra arguments that speak of them."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from gsgd_jax.coordinates.protocol import Chart
+
+
+def shown(chart: Chart) -> optax.Params:
+    """Path values as the inner transformation sees them: zero where an entry has none of its own.
+
+    There stands a weight, which tells rescaled copies apart. A transformation that looks at norms
+    of its parameters (LAMB, LARS, Adafactor) would tell them apart too.
+
+    Args:
+        chart: at the weights.
+    """
+    values = chart.values()
+    fixed = getattr(chart, "fixed", None)
+    if fixed is None:
+        return values
+    leaves, structure = jax.tree.flatten(values)
+    seen = [
+        leaf if mask is None else jnp.where(mask, jnp.zeros_like(leaf), leaf)
+        for leaf, mask in zip(leaves, fixed, strict=True)
+    ]
+    return jax.tree.unflatten(structure, seen)
 
 
 def in_path_values(

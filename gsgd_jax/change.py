@@ -113,6 +113,9 @@ def change_skeleton(
       gradients: momentum and Nesterov's, not second moments.
     - "reset": it is reset everywhere.
 
+    Both skeletons must have been chosen for one gauge. Which of its nodes they leave out, as dead
+    or constant, may differ: to a node that only one of them has, all ways have changed.
+
     The new skeleton is another static argument, so a jitted step is compiled again. Balanced
     coordinates may be changed for themselves: the frame is then found anew, from the present
     weights, and the step is not compiled again.
@@ -144,7 +147,7 @@ def change_skeleton(
         ...     state = change_skeleton(inner, state, params, old=old, new=new, moments="gradients")
     """
     old, new = coordinates_of(old), coordinates_of(new)
-    one, other = (s.gauge if isinstance(s, Skeleton) else _group(s) for s in (old, new))
+    one, other = (s.whole if isinstance(s, Skeleton) else _group(s) for s in (old, new))
     if one != other:
         raise ValueError(
             f"both skeletons must be of one gauge, or sections of one group, got {one!r} and "
@@ -270,24 +273,26 @@ def _same_frames(before: Frame, after: Frame, params: optax.Params) -> list[jax.
 
 def _same_ways(old: Skeleton, new: Skeleton) -> list[np.ndarray]:
     """Off both skeletons, the entries whose paths run the same way in and out."""
-    gauge = old.gauge
+    gauge = old.whole
+    outside = [_outside(old.gauge, i) & _outside(new.gauge, i) for i in range(len(gauge.names))]
     if old.basis != new.basis:
-        return [_outside(gauge, i) for i in range(len(gauge.names))]
-    inside = _same_way(gauge, old.in_edges, new.in_edges, end=0)
+        return outside
+    inside = _same_way(old, new, "in_edges")
     skeletons = [(s.in_edges, s.out_edges) for s in (old, new)]
     if old.basis == "paths":
-        before, after = inside, _same_way(gauge, old.out_edges, new.out_edges, end=1)
+        before, after = inside, _same_way(old, new, "out_edges")
         apart = np.concatenate([edges for pair in skeletons for edges in pair])
     else:
-        scales = [s.tree_scales if s.tree_scales is not None else 1.0 for s in (old, new)]
-        inside = inside & np.append(
-            np.broadcast_to(scales[0] == scales[1], inside[:-1].shape), True
-        )
+        scales = [
+            s.of_whole(np.ones(s.gauge.num_nodes) if s.tree_scales is None else s.tree_scales, 1.0)
+            for s in (old, new)
+        ]
+        inside = inside & np.append(scales[0] == scales[1], True)
         before = after = inside
         apart = np.concatenate([pair[0] for pair in skeletons])
     on_either = _marks(gauge.shapes, apart)
     return [
-        _outside(gauge, i)
+        outside[i]
         | (np.broadcast_to(before[gauge.tails[i]] & after[gauge.heads[i]], s) & ~on_either[i])
         for i, s in enumerate(gauge.shapes)
     ]
@@ -312,9 +317,12 @@ def _same_factors(old: Section, new: Section) -> list[np.ndarray]:
     return _marks(old.group.shapes, np.flatnonzero(same))
 
 
-def _same_way(gauge: Gauge, one: np.ndarray, two: np.ndarray, *, end: int) -> np.ndarray:
-    """Whether the way from a node to ground is the same along both; bool [num_nodes + 1]."""
-    following = np.append(edge_ends(gauge, one)[end], GROUND)
+def _same_way(old: Skeleton, new: Skeleton, field: Literal["in_edges", "out_edges"]) -> np.ndarray:
+    """Whether the way from a node to ground is the same along both; bool [whole nodes + 1]."""
+    # A node that is left out is ground there: its way ends at once, without an edge.
+    one, two = (s.of_whole(getattr(s, field), GROUND) for s in (old, new))
+    ends = edge_ends(old.whole, one)[0 if field == "in_edges" else 1]
+    following = np.append(ends, GROUND)
     same = np.append(one == two, True)  # ground, -1, is the last
     for _ in range(len(one).bit_length()):
         same, following = same & same[following], following[following]

@@ -11,7 +11,7 @@ import optax
 from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax._extra_arguments import in_path_values
+from gsgd_jax._extra_arguments import in_path_values, shown
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
 from gsgd_jax.coordinates.frame import ARRAYS
@@ -87,7 +87,8 @@ def in_path_space(
     compiled step; `optax.apply_if_finite` around the whole transformation leaves such steps out.
 
     Args:
-        inner: any optax transformation; it sees path values as parameters.
+        inner: any optax transformation; it sees path values as parameters, and zero at entries
+            that have none of their own: those of a skeleton's tree, a section's pivots.
         coordinates: the rescaling group of the parameters, as `find_gauge` or `mlp_gauge` gives it;
             or a skeleton or section chosen for it; None for no group, which is `inner` itself.
         max_ratio: r > 1, for directed paths; None for no bound, as published. Others need none.
@@ -103,7 +104,9 @@ def in_path_space(
     Returns:
         A transformation whose `update` needs `params`. Extra arguments are handed to `inner`; of
         those that optax's transformations take, `grad`, `value_fn`, `obj_fn` and `grad_fn` are
-        translated to path values.
+        translated to path values. What a line search keeps in its state is of path values too:
+        `gsgd_jax.value_and_grad_from_state` gives it back as a gradient of weights, where that of
+        optax would not.
 
     Raises:
         TypeError: here, if `inner` is no transformation, or the coordinates are none; from
@@ -176,10 +179,10 @@ def in_path_space(
                 )
             there = chosen.at(stale_params, state.frame)
             slopes = there.slopes(updates)
-            translated["stale_params"] = there.values()
+            translated["stale_params"] = shown(there)
         else:
             slopes = here.slopes(updates)
-        steps, inner_state = inner.update(slopes, state.inner_state, here.values(), **translated)
+        steps, inner_state = inner.update(slopes, state.inner_state, shown(here), **translated)
         updates, info = here.changes(steps, max_ratio=max_ratio, max_growth=max_growth)
         return updates, next_state(state, inner_state, info)
 
@@ -217,7 +220,7 @@ def first_state(
         if there:
             coordinates.leaves(params)  # or an error, before anything is worked out
         frame = coordinates.frame(params)
-        values = coordinates.at(params, frame).values() if there else params
+        values = shown(coordinates.at(params, frame)) if there else params
     return PathSpaceState(
         inner_state=inner.init(values),
         frame=frame,

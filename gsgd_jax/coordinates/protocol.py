@@ -20,7 +20,8 @@ class Chart(Protocol):
 
     Trees have the parameters' structure, shapes and dtypes. Where an entry has no coordinate of its
     own (it is fixed to choose one of many rescaled copies), its weight stands in `values`, and zero
-    in `slopes` and `changes`.
+    in `slopes` and `changes`. A chart may say where, as `fixed`: for each leaf a mask that
+    broadcasts to it, or None. What steps in these coordinates is then shown zero there.
     """
 
     def values(self) -> optax.Params:

@@ -163,6 +163,11 @@ class SectionChart(NamedTuple):
     dtype: np.dtype  # in which values are worked out
     frame: Frame | None = None  # of the run's start, in which its steps are bounded
 
+    @property
+    def fixed(self) -> list[jax.Array | None]:
+        """Which entries have no coordinate of their own; None of a leaf without such."""
+        return self.pivot
+
     def values(self) -> optax.Params:
         """V = f w; at a pivot stands its weight."""
         return self._scaled(self.params, at_pivots=self.params)

@@ -70,6 +70,7 @@ class Skeleton:
             positive, [num_nodes]; None for 1.
         left_out: which nodes of the gauge that it was chosen for are ground here, since no entry
             enters or leaves them that is not zero; by their numbers there.
+        chosen_for: that gauge; None if no node of it is left out.
 
     Raises:
         ValueError: if an edge does not enter or leave its node, or following the edges does not
@@ -90,6 +91,7 @@ class Skeleton:
     basis: Basis = "paths"
     tree_scales: np.ndarray | None = None
     left_out: tuple[int, ...] = ()
+    chosen_for: Gauge | None = None
     advised_growth: ClassVar[float] = 1024.0
 
     def __post_init__(self):
@@ -142,6 +144,24 @@ class Skeleton:
                 f"following {field} from any node must reach ground at the {side}, but "
                 f"{lost.size} nodes lie on or behind a cycle, {lost[:5].tolist()} among them."
             )
+
+    @property
+    def whole(self) -> Gauge:
+        """The gauge that it was chosen for, with the nodes that are left out."""
+        return self.gauge if self.chosen_for is None else self.chosen_for
+
+    def of_whole(self, numbers: np.ndarray, left_out: int | float) -> np.ndarray:
+        """What is given for every node of `gauge`, for those of `whole`.
+
+        Args:
+            numbers: [num_nodes of `gauge`].
+            left_out: what stands at a node that is left out.
+        """
+        if self.chosen_for is None:
+            return numbers
+        own = np.full(self.whole.num_nodes, left_out, numbers.dtype)
+        own[np.setdiff1d(np.arange(len(own)), self.left_out)] = numbers
+        return own
 
     @functools.cached_property
     def in_rounds(self) -> tuple[np.ndarray, ...]:
@@ -221,6 +241,7 @@ class Skeleton:
             self.gauge,
             self.basis,
             self.left_out,
+            self.chosen_for,
             *(a if a is None else a.tobytes() for a in arrays),
         )
 

@@ -32,6 +32,11 @@ class SkeletonChart(NamedTuple):
     free: list[jax.Array | None]  # bool, like each leaf: entries of S; None where there is none
     frame: Frame | None  # of the run's start, in which its steps are bounded
 
+    @property
+    def fixed(self) -> list[jax.Array | None]:
+        """Which entries have no coordinate of their own; None of a leaf without such."""
+        return self.tree
+
     def values(self) -> optax.Params:
         """v_e = α_tail(e) w_e β_head(e); at an entry of the tree stands its weight."""
         return self._over_leaves(self.params, self.tail, self.head, kept=self.params)

@@ -1,5 +1,6 @@
 """Choosing the coordinates of path space for a network."""
 
+import dataclasses
 import functools
 from typing import Literal, get_args, overload
 
@@ -71,7 +72,9 @@ def choose_skeleton(
     limited to edges that lead nearer to ground (see `arborescence`); the diagonal is left where it
     does not. A node that no entry but zeros enters, or (for "paths") leaves, is dead or constant.
     It has no edge to choose: it leaves the group and is listed in `Skeleton.left_out`. Such nodes
-    are usual in pruned networks.
+    are usual in pruned networks. A skeleton chosen once they live takes them in again, and
+    `change_skeleton` goes over to it. Where no node would be left, as with a last layer of zeros,
+    the choice is refused.
 
     Nothing is written into the parameters. With "paths", the step of gradient descent on an entry
     is 1 / (α β)² times that on the weight, so small skeleton entries make every useful step
@@ -96,7 +99,8 @@ def choose_skeleton(
 
     Raises:
         ValueError: if the parameters are traced, not finite or do not fit the gauge, an option is
-            unknown or belongs to another basis, the gauge is no graph, no choice of edges reaches
+            unknown or belongs to another basis, the gauge is no graph, all of its nodes are dead or
+            constant, no choice of edges reaches
             ground, an entry on the skeleton is zero, or a product along it leaves the range of its
             dtype: path values could then not be inverted.
 
@@ -123,7 +127,8 @@ def choose_skeleton(
         return Balanced(gauge)
     assert isinstance(gauge, Gauge), "it was checked"
     rule = rule or ("diagonal" if basis == "paths" else "largest")
-    gauge, left_out = _alive(gauge, arrays, basis)
+    whole, (gauge, left_out) = gauge, _alive(gauge, arrays, basis)
+    origin = whole if left_out else None
     if isinstance(rule, Skeleton):
         if rule.gauge != gauge:
             raise ValueError(
@@ -136,14 +141,14 @@ def choose_skeleton(
         into, out = _preferences(gauge, rule, balanced, key)
         in_edges = arborescence(gauge, into, side="input")
         out_edges = arborescence(gauge, out, side="output")
-    skeleton = Skeleton(gauge, in_edges, out_edges, basis, left_out=left_out)
+    skeleton = Skeleton(gauge, in_edges, out_edges, basis, left_out=left_out, chosen_for=origin)
     dtypes = [jnp.result_type(leaf) for leaf in gauge.leaves(params)]
     _check_invertible(skeleton, arrays, dtypes)
     if tree_values == "ones":
         return skeleton
     tree = _balanced(params, gauge, arrays)
     scales = np.abs(_products(tree, skeleton.in_edges, skeleton.in_rounds))
-    return Skeleton(gauge, in_edges, out_edges, basis, tree_scales=scales, left_out=left_out)
+    return dataclasses.replace(skeleton, tree_scales=scales)
 
 
 def _check_options(gauge: Group, basis: str, rule: object, tree_values: str) -> None:
@@ -199,6 +204,12 @@ def _alive(gauge: Gauge, arrays: list[np.ndarray], basis: Basis) -> tuple[Gauge,
     lost = lost_nodes(gauge, arrays, side="input")
     if basis == "paths":
         lost = np.union1d(lost, lost_nodes(gauge, arrays, side="output"))
+    if lost.size and lost.size == gauge.num_nodes:
+        raise ValueError(
+            "a skeleton needs a node that entries other than zero enter and, for 'paths', leave, "
+            f"got {lost.size} nodes and none such (a last layer of zeros?); start from other "
+            "weights, or take balanced coordinates until there is one."
+        )
     return (gauge.without(lost) if lost.size else gauge), tuple(lost.tolist())
 
 

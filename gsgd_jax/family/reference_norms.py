@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
+from gsgd_jax._extra_arguments import shown
 from gsgd_jax._precision import cast_like, check_choice
 from gsgd_jax.coordinates.skeleton import Skeleton
 from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
@@ -94,7 +95,7 @@ def in_path_space_with_reference_norms(
         norms = [_input_norm(weight) for weight in skeleton.gauge.leaves(params)]
         if scale == "gradients":
             slopes = _scaled(slopes, norms, here.free)
-        steps, inner_state = inner.update(slopes, state.inner_state, here.values(), **extra_args)
+        steps, inner_state = inner.update(slopes, state.inner_state, shown(here), **extra_args)
         if scale == "steps":
             steps = _scaled(steps, norms, None)
         changes, info = here.changes(steps, max_ratio=max_ratio)

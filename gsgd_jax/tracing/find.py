@@ -15,6 +15,7 @@ from gsgd_jax.tracing.algebra.tables import free_rows
 from gsgd_jax.tracing.factors import Factors, exponents, leaf_factors, one_sided
 from gsgd_jax.tracing.graph import choose_nodes, edges, fill_ground
 from gsgd_jax.tracing.interpreter import Approximation, Pin, Trace, is_real
+from gsgd_jax.tracing.normalisation import never_negative
 from gsgd_jax.tracing.partition import layouts
 from gsgd_jax.tracing.program import program, without_debugging
 from gsgd_jax.tracing.result import FoundGauge, RescalingGroup
@@ -62,7 +63,10 @@ def find_gauge(
     an *absorbing* one. The epsilon added to the variance makes its symmetry *approximate*: it is
     exact as epsilon goes to 0. Constants up to 0.01 count as epsilon, where they are added to a sum
     of squares or of absolute values, or are the least that it may be, and the result is only
-    divided by, perhaps after a square root; anywhere else they pin. Such a group is given as a
+    divided by, perhaps after a square root; anywhere else they pin. The sum may be masked, or
+    weighted by numbers that are seen not to be negative and depend on no parameter: booleans, what
+    is counted or averaged of them, squares, exponentials; a mask of floating-point numbers may be
+    negative, so compare it with 0 first. Such a group is given as a
     `RescalingGroup` that names the absorbing and the approximate nodes, and has its exact part, a
     gauge, as `gauge`. BatchNorm by running averages is no normalisation: kernel, running mean and
     scale then move together, exactly, if the averages are among the parameters; an average that the
@@ -148,7 +152,8 @@ def _interpret(
             leaves[i] = leaf if leaf.layers else leaf._replace(table=i)
     inputs = [leaves[i] or Value(shapes[i]) for i in used]
     for var in jaxpr.invars[len(used) :]:
-        inputs.append(Value(tuple(getattr(var.aval, "shape", ())), data=True))
+        shape, positive = tuple(getattr(var.aval, "shape", ())), never_negative(var.aval)
+        inputs.append(Value(shape, data=True, given=True, positive=positive))
     for output in trace.settle(trace.run(jaxpr, closed.consts, inputs)):
         trace.tables.tie(output)
         trace.scales.ground(output)

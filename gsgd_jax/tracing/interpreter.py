@@ -12,7 +12,7 @@ from gsgd_jax.tracing.algebra.scales import Epsilon, Scales, Value
 from gsgd_jax.tracing.algebra.solver import System
 from gsgd_jax.tracing.algebra.tables import Tables
 from gsgd_jax.tracing.calls import CALLS
-from gsgd_jax.tracing.normalisation import all_sizes, divisor, makes_size
+from gsgd_jax.tracing.normalisation import all_sizes, divisor, is_positive, makes_size
 from gsgd_jax.tracing.source import UNKNOWN, source
 
 Rule = Callable[["Trace", Any, list[Value]], list[Value]]
@@ -112,14 +112,20 @@ class Trace:
                         self.tables.tie(value)
             data = any(value.data for value in operands)
             fixed = all(value.fixed for value in operands)
-            size = makes_size(eqn) or all_sizes(operands)
+            given = all(value.given for value in operands)
+            size = makes_size(eqn, operands) or all_sizes(eqn, operands)
             derived = all(v.size or v.derived for v in operands if v.data)
+            called = eqn.primitive.name in CALLS  # of whose outputs some may be given, others not
             for var, value in zip(eqn.outvars, results, strict=True):
+                own = given or (called and value.given)
+                positive = called and value.positive
                 if not is_inexact(var.aval):
                     value = Value(tuple(getattr(var.aval, "shape", ())), known=value.known)
                 value = value._replace(
                     fixed=fixed,
                     data=value.data or data,
+                    given=own,
+                    positive=positive or (given and is_positive(eqn, operands, var.aval)),
                     size=value.size or size,
                     derived=data and (value.derived or derived),
                 )
@@ -196,7 +202,8 @@ class Trace:
         if name in CALLS or name == "scan":
             return self._rules[name](self, eqn, values)
         divided_by = divisor(eqn, values)
-        if divided_by is None and name in _MOVES:
+        root = name == "pow" and values[1].known is not None  # as sqrt, if it does not divide
+        if divided_by is None and (root or name in _MOVES):
             (moved,) = self._rules[name](self, eqn, [values[0]._replace(soft=None), *values[1:]])
             return [moved._replace(soft=values[0].soft)]
         if divided_by is not None:
@@ -219,11 +226,12 @@ def constant(array: Any) -> Value:
     shape = tuple(np.shape(array))
     dtype = getattr(array, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
-        return Value(shape, fixed=True)
+        return Value(shape, fixed=True, given=True)
     known = np.asarray(array)
     inexact = jnp.issubdtype(known.dtype, jnp.inexact)
     absorbing = bool(inexact and not np.any(np.isfinite(known) & (known != 0)))
-    return Value(shape, absorbing=absorbing, known=known, fixed=True)
+    positive = not np.iscomplexobj(known) and bool(np.all(known >= 0))
+    return Value(shape, absorbing=absorbing, known=known, fixed=True, given=True, positive=positive)
 
 
 def is_inexact(aval: Any) -> bool:

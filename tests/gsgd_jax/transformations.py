@@ -15,6 +15,7 @@ INNER = {
     "nesterov": optax.sgd(0.02, momentum=0.9, nesterov=True),
     "adam": optax.adam(2e-3),
     "rmsprop": optax.rmsprop(2e-3),
+    "lamb": optax.lamb(5e-3),  # which looks at the norms of its parameters
 }
 # optax's bias correction raises a float32 decay to an int32 count.
 optax_promotes = pytest.mark.usefixtures("standard_promotion")

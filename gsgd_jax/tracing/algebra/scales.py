@@ -40,6 +40,8 @@ class Value(NamedTuple):
     known: np.ndarray | None = None  # the array itself, where it depends on no input
     fixed: bool = False  # whether it depends on no input and no parameter, known or not
     data: bool = False  # whether it depends on the model's inputs
+    given: bool = False  # whether it depends on no parameter
+    positive: bool = False  # whether it is given, and none of its entries is negative, as of a mask
     size: bool = False  # whether it is made of squares or absolute values, as a variance is
     derived: bool = False  # whether it depends on the inputs by way of sizes alone
     soft: Epsilon | None = None  # what was added to it, so far thought to be nothing
@@ -264,9 +266,8 @@ class Scales:
                 part = self.system.combine(self._table(v, joint, v.shape), v.overall)
             parts.append(part)
         rest = [(axes, table) for axes, table in outside.blocks if not set(axes) & set(joint)]
-        table = np.concatenate(parts, axis=joint.index(axis))
-        blocks = [*rest, (joint, table)]
-        return self._make(shape, ZERO, blocks)._replace(data=data), count
+        joined = joint, np.concatenate(parts, axis=joint.index(axis))
+        return self._make(shape, ZERO, [*rest, joined])._replace(data=data), count
 
     def power(self, value: Value, exponent: int | Fraction) -> Value:
         """The value to a power.
@@ -277,8 +278,7 @@ class Scales:
         """
         blocks = [(axes, self.system.times(table, exponent)) for axes, table in value.blocks]
         overall = int(self.system.times(value.overall, exponent))
-        powered = self._make(value.shape, overall, blocks)
-        return powered._replace(absorbing=value.absorbing, data=value.data)
+        return self._remake(value, value.shape, overall, blocks)
 
     def simplified(self, value: Value) -> Value:
         """The same scales, by all equations so far.

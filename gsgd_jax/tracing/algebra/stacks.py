@@ -73,7 +73,14 @@ def layers_of(scales: Scales, value: Value, axis: int) -> list[Value]:
         entry = scales.reduce(scales.take(value, axis, np.array([i])), (axis,))
         known = None if value.known is None else value.known.take(i, axis)
         entries.append(
-            entry._replace(known=known, size=value.size, derived=value.derived, soft=value.soft)
+            entry._replace(
+                known=known,
+                given=value.given,
+                positive=value.positive,
+                size=value.size,
+                derived=value.derived,
+                soft=value.soft,
+            )
         )
     return entries
 

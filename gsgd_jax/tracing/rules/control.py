@@ -110,6 +110,10 @@ def _steps_alike(trace: Trace, eqn: Any, values: list[Value]) -> list[Value]:
         trace.tables.tie(value)
         if _moves(value):  # too many layers: the others lose what one has, or at most that much
             trace.charge(eqn, (steps - 1) * _num_scales(layer))
+    slices = [
+        layer._replace(given=value.given, positive=value.positive)  # as of a mask of each step
+        for value, layer in zip(sequences, slices, strict=True)
+    ]
     operands = [*values[:consts], *carry, *slices]
     results = trace.settle(_run_alike(trace, body, operands))
     _close(trace, eqn, carry, results[:carries])

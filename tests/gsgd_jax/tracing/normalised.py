@@ -90,6 +90,35 @@ def group_norms(p, x, epsilon):
     return x.mean((1, 2)) @ p["out"]
 
 
+def masked(p, x, epsilon):
+    """BatchNorm with the statistics of some rows only: of those that an input says."""
+    keep = x[:, :1] > -0.5
+    x = x @ p["w"]
+    mean, variance = x.mean(0, where=keep, keepdims=True), x.var(0, where=keep, keepdims=True)
+    return relu(_affine(p, "a", (x - mean) * lax.rsqrt(variance + epsilon))) @ p["out"]
+
+
+def weighted(p, x, epsilon):
+    """BatchNorm with a weighted mean: by a mask as numbers, and by what is never negative."""
+    weights = jnp.exp(-x[:, :1]) * (x[:, 1:2] > -0.5).astype(x.dtype)
+    x = x @ p["w"]
+    total = jnp.maximum(weights.sum(0, keepdims=True), 1e-3)
+    mean = (weights * x).sum(0, keepdims=True) / total
+    variance = jnp.einsum("nk,nc->kc", weights, (x - mean) ** 2) / total
+    return relu(_affine(p, "a", (x - mean) / jnp.sqrt(variance + epsilon))) @ p["out"]
+
+
+def float_powers(p, x, epsilon):
+    """Norms of even powers that JAX does not write as integer ones."""
+
+    def branch(kernel, name, power):
+        h = x @ p[kernel]
+        size = (jnp.mean(h**power, 0, keepdims=True) + epsilon) ** (1 / power)
+        return relu(_affine(p, name, h / size))
+
+    return branch("w1", "a", 2.0) @ p["out1"] + branch("w2", "b", 4.0) @ p["out2"]
+
+
 def unit_kernels(p, x, epsilon):
     """Weight normalisation: every unit's kernel is divided by its norm."""
     norm = jnp.linalg.norm(p["w"], axis=0, keepdims=True)
@@ -151,6 +180,17 @@ NORMALISED = {
         6,
         2,
         4,
+    ),
+    # As BatchNorm: one before and one after the norm for each of its channels.
+    "masked": Normalised(masked, {"w": (3, 4), "out": (4, 2)} | _norms(a=4), (8, 3), 8, 4, 4),
+    "weighted": Normalised(weighted, {"w": (3, 4), "out": (4, 2)} | _norms(a=4), (8, 3), 8, 4, 4),
+    "float_powers": Normalised(
+        float_powers,
+        {"w1": (3, 4), "w2": (3, 3), "out1": (4, 2), "out2": (3, 2)} | _norms(a=4, b=3),
+        (8, 3),
+        14,
+        7,
+        7,
     ),
     "unit_kernels": Normalised(
         unit_kernels, {"w": (3, 4), "gain": (4,), "out": (4, 2)}, (8, 3), 8, 4, 4

@@ -142,15 +142,81 @@ def test_constants_that_are_no_epsilon_pin(x64, side):
     assert pin.scales == 4
 
 
+@pytest.mark.parametrize(
+    "weight", ["signed", "less", "parameter", "mask of parameters", "activations", "rounded"]
+)
+def test_weights_that_may_be_negative_or_are_parameters_pin(x64, weight):
+    def model(p, x, counts):
+        weights = {
+            "signed": x[:, :1],
+            "less": (x[:, :1] > 0).astype(x.dtype) - 0.5,
+            "parameter": p["m"],
+            "mask of parameters": (p["m"] > 0).astype(x.dtype),
+            "activations": ((x @ p["w"])[:, :1] > 0).astype(x.dtype),
+            "rounded": counts.astype(jnp.int8).astype(x.dtype),  # 200 becomes -56
+        }[weight]
+        h = x @ p["w"]
+        size = (weights * h**2).mean(0, keepdims=True)
+        return (h / jnp.sqrt(size + 1e-5)) @ p["v"]
+
+    params = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 2)), "m": jnp.ones((5, 1))}
+    found = find_gauge(model, params, jnp.ones((5, 3)), jnp.ones((5, 1), jnp.uint8))
+    assert getattr(found, "approximate", ()) == ()
+    # The parameter as it is takes up one scale of all channels, exactly, and the epsilon the rest.
+    assert found.num_nodes == (weight == "parameter")
+    assert [pin.scales for pin in found.pins if pin.primitive == "add"] == [4]
+
+
+@pytest.mark.parametrize("power", ["odd", "fraction", "unknown", "parameter", "mixed"])
+def test_powers_that_may_be_negative_pin(x64, power):
+    def model(p, x, exponent):
+        exponents = {
+            "odd": 3.0,
+            "fraction": 2.5,
+            "unknown": exponent,
+            "parameter": p["y"],
+            "mixed": jnp.array([[2.0, 3.0, 2.0, 2.0]]),
+        }
+        h = x @ p["w"]
+        return (h / (jnp.mean(h ** exponents[power], 0, keepdims=True) + 1e-5)) @ p["v"]
+
+    params = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 2)), "y": jnp.array(2.0)}
+    found = find_gauge(model, params, jnp.ones((5, 3)), jnp.array(2.0))
+    assert found.num_nodes == 0
+
+
+def test_steps_of_a_recurrent_network_are_masked(x64):
+    """Each step normalises the rows that its own mask says."""
+
+    def model(p, xs, masks):
+        def step(h, args):
+            x, keep = args
+            drive = x @ p["w"]
+            size = jnp.mean(drive**2, 0, where=keep, keepdims=True)
+            return jax.nn.relu(h + drive / jnp.sqrt(size + 1e-5)), None
+
+        h, _ = jax.lax.scan(step, jnp.zeros((xs.shape[1], 4)), (xs, masks))
+        return h @ p["v"]
+
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(3, 4))), "v": jnp.asarray(rng.normal(size=(4, 2)))}
+    xs = jnp.asarray(rng.normal(size=(6, 5, 3)))
+    masks = jnp.asarray(rng.random((6, 5, 1)) < 0.7)
+    found = find_gauge(model, params, xs, masks)
+    assert isinstance(found, RescalingGroup)
+    assert (found.num_nodes, found.num_absorbing) == (4, 4)
+    assert found.verify(model, params, xs, masks) < 1e-3
+
+
 class Normal(nn.Module):
     norm: str
     train: bool = True
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, mask=None):
         x = nn.Dense(6, use_bias=False)(x)
         if self.norm == "batch":
-            x = nn.BatchNorm(use_running_average=not self.train)(x)
+            x = nn.BatchNorm(use_running_average=not self.train)(x, mask=mask)
         elif self.norm == "layer":
             x = nn.remat(nn.LayerNorm)()(x)
         elif self.norm == "rms":
@@ -176,6 +242,27 @@ def test_linen(norm):
     assert isinstance(found, RescalingGroup)
     assert (found.num_nodes, found.num_absorbing) == FLAX[norm]
     assert found.verify(apply, variables["params"], x) < 3e-3
+
+
+@pytest.mark.parametrize("where", ["given", "closed over", "in a jitted function"])
+def test_linen_with_a_mask(where):
+    model = Normal("batch")
+    x = jax.random.normal(jax.random.key(0), (9, 3))
+    mask = jnp.arange(9)[:, None] < 6
+    variables = jax.jit(model.init)(jax.random.key(1), x)
+
+    def masked(params, x, mask):
+        given = variables | {"params": params}
+        return model.apply(given, x, mask, mutable=["batch_stats"])[0]
+
+    if where == "closed over":
+        apply, inputs = lambda params, x: masked(params, x, mask), (x,)
+    else:
+        apply, inputs = jax.jit(masked) if where != "given" else masked, (x, mask)
+    found = find_gauge(apply, variables["params"], *inputs)
+    assert isinstance(found, RescalingGroup)
+    assert (found.num_nodes, found.num_absorbing) == (12, 6)
+    assert found.verify(apply, variables["params"], *inputs) < 3e-3
 
 
 def test_nnx():
