@@ -17,10 +17,10 @@ from gsgd_jax._factors import (
     leaf_tables,
     power_part,
 )
-from gsgd_jax._incidence import ON_DEVICE, ON_HOST, Arrays, Incidence, reduced
-from gsgd_jax._knots import knots_of
-from gsgd_jax._least_squares import Due, least_squares
 from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax.solver.incidence import ON_DEVICE, ON_HOST, Arrays, Incidence, reduced
+from gsgd_jax.solver.knots import knots_of
+from gsgd_jax.solver.least_squares import Due, least_squares
 
 
 def balance(

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 
 from gsgd_jax._factors import Group, Table, group_leaves, leaf_tables, log_parts
-from gsgd_jax._incidence import Incidence
 from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax.solver.incidence import Incidence
 
 
 def equalise(params: optax.Params, gauge: Group, *, num_steps: int = 200) -> optax.Params:

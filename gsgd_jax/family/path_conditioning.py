@@ -10,12 +10,12 @@ import numpy as np
 import optax
 
 from gsgd_jax._factors import Group, Table, group_leaves, leaf_tables
-from gsgd_jax._incidence import ON_HOST, Incidence, reduced
-from gsgd_jax._least_squares import least_squares
 from gsgd_jax._precision import working_dtype
 from gsgd_jax.balance import concrete_leaves
 from gsgd_jax.family.path_norm import path_sum
 from gsgd_jax.gauge import GROUND, Gauge
+from gsgd_jax.solver.incidence import ON_HOST, Incidence, reduced
+from gsgd_jax.solver.least_squares import least_squares
 
 
 def condition(

@@ -9,9 +9,9 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
 from gsgd_jax._factors import Group, factor_parts, group_leaves, leaf_tables
-from gsgd_jax._incidence import ON_DEVICE, Incidence, reduced
-from gsgd_jax._least_squares import conjugate_gradients
 from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax.solver.incidence import ON_DEVICE, Incidence, reduced
+from gsgd_jax.solver.least_squares import conjugate_gradients
 
 
 def scale_by_unit_consistency(gauge: Group) -> optax.GradientTransformation:

@@ -45,7 +45,8 @@ PACKAGES = (
     "lacim_jax.baselines",
 )
 METHODS = [package for package in PACKAGES if "." not in package]
-INTERNAL = ("gsgd_jax.tracing.algebra", "gsgd_jax.tracing.rules")  # no public name below them
+# No public name is below them.
+INTERNAL = ("gsgd_jax.solver", "gsgd_jax.tracing.algebra", "gsgd_jax.tracing.rules")
 WITHIN = {
     "gsgd_jax.coordinates": "gsgd_jax",
     "gsgd_jax.tracing": "gsgd_jax",

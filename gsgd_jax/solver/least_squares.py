@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from gsgd_jax._incidence import Arrays, Incidence
-from gsgd_jax._knots import adrift
+from gsgd_jax.solver.incidence import Arrays, Incidence
+from gsgd_jax.solver.knots import adrift
 
 _SWEEPS = 40
 """How many steps of every node by itself are taken at most, before Newton's."""

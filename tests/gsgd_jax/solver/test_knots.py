@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from gsgd_jax import balance, find_gauge, in_path_space, mlp_gauge
-from gsgd_jax._knots import knots_of
 from gsgd_jax.balance import _incidence, usual_squares
 from gsgd_jax.coordinates.balanced import Balanced
+from gsgd_jax.solver.knots import knots_of
 from tests.compiled import compiled_quickly
 from tests.gsgd_jax.networks import furthest, perceptron
 

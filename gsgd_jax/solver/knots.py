@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gsgd_jax._incidence import Arrays, Incidence
+from gsgd_jax.solver.incidence import Arrays, Incidence
 
 
 def knots_of(incidence: Incidence, count: int) -> np.ndarray:
