@@ -43,6 +43,7 @@ FLOORS = {
     "gsgd_jax/coordinates": {"_factors", "_precision", "balance", "gauge", "tracing"},
     "gsgd_jax/_extra_arguments": {"coordinates"},
     "gsgd_jax/transform": {"_extra_arguments", "_factors", "_precision", "coordinates"},
+    "gsgd_jax/line_search": {"_factors", "_precision", "coordinates", "transform"},
     "gsgd_jax/change": {"_factors", "_precision", "coordinates", "gauge", "tracing", "transform"},
     "gsgd_jax/initializers": {"coordinates"},
     "gsgd_jax/structure": {"coordinates", "gauge"},
