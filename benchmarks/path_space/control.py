@@ -14,7 +14,7 @@ training, and on average over evaluations at even distances, which tells how fas
 sizes are chosen by the former on some episodes and scored on others; all methods of a seed meet the
 same beginnings. After training has diverged there is no score.
 
-Cost: cpu 2 minutes on one core; day 20, with twenty seeds: from three, no difference that one would
+Cost: cpu 2 minutes on one core; day 40, with twenty seeds: from three, no difference that one would
 hope for is visible. Full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_control --preset day --seeds 20
 """
