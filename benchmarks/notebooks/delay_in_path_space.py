@@ -317,7 +317,8 @@ for (space, found), colour in zip(bounds.items(), (ORANGE, BLUE), strict=True):
         left.plot(arrival, -found[best, k, 0], line, color=colour, label=f"{name}, {space}",
                   **LOOKS[space])  # fmt: skip
         right.semilogy(arrival, gap.clip(1e-5), line, color=colour, label=f"{name}, {space}")
-        assert gap.max() < 1 if space == "path space" else gap.max() > 1
+        middle = np.median(gap)  # in the end float32 may have magnified its rounding to a nat
+        assert middle < 0.5 if space == "path space" else middle > 2
         pair = "".join(f"{end:>9.2f}" for end in found[best, k, :, -1])
         print(f"{name + ' with Adam, ' + space:<30}{rates[best]:>7g}{pair}")
 left.set(title="LaCIM: minus the bound on held-out data, nats", xlabel="arrival")

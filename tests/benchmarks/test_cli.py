@@ -105,7 +105,7 @@ def test_a_second_run_appends_and_shows_itself(line, tmp_path):
     main(["line", "--seeds", "1", "--out", str(tmp_path)])
     assert (tmp_path / "records.jsonl").read_bytes().startswith(before)
     assert len(read_records(tmp_path / "records.jsonl")) == 3
-    assert "n = 1 seed," in (tmp_path / "tables.md").read_text()
+    assert "n = 1 seed." in (tmp_path / "tables.md").read_text()
 
 
 def test_an_interrupted_run_keeps_what_it_finished(line, tmp_path, capsys):

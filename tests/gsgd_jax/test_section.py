@@ -42,6 +42,7 @@ def largest_difference(one, other):
 @pytest.mark.parametrize(
     "inner", [optax.sgd(1e-4, momentum=0.9), optax.rmsprop(1e-3), optax.adafactor(1e-3)]
 )
+@pytest.mark.usefixtures("standard_promotion")  # optax's decay is float32
 def test_trajectories_of_rescaled_copies_are_one_of_functions(x64, name, inner):
     model, params, x, group = drawn(name)
     tx = in_path_space(inner, choose_section(group, params))

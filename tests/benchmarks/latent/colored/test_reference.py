@@ -71,7 +71,8 @@ def test_lacim_is_held_against_the_authors_code_seed_by_seed(gain, word):
         table = reference.tables(ours)
         assert (
             f"- LaCIM in batches of 64 {mean + 100 * gain:.1f}, {name} {mean:.1f}: "
-            f"{100 * gain:+.1f} ± 0.0 over 2 seeds (target: at least theirs: {word})"
+            f"{100 * gain:+.1f} over 2 seeds, its 95% interval ± 0.0 (target, by the means: at "
+            f"least theirs: {word})"
         ) in table
         assert f"| {100 * theirs[0]:.1f}, {100 * theirs[1]:.1f}" in table.replace("  ", "")
 
