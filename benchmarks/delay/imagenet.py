@@ -5,9 +5,9 @@ training images that stay on disk: they are decoded and scaled while the simulat
 reads imagenet2012 as tensorflow-datasets prepares it. The others run the same code on MNIST's
 digits, 14 pixels high, with networks a sixteenth as wide. `day` too is too short for such a network
 to learn much: it shows that the code runs, not which method is better, and no claim is judged on
-it. `full` has not been run: that four gradients
-at once fit into 80 GB is arithmetic, 4.5 GB each for the backward pass, counted from shapes before
-fusion; and the images would not fit on any device, so that one run is trained at a time.
+it. `full` has not been run: that four gradients at once fit into 80 GB is arithmetic, 4.5 GB each
+for the backward pass, counted from shapes before fusion; and the images would not fit on any
+device, so that one run is trained at a time.
 
 Published, ImageNet, 16 workers, batch 32, as reported (Zheng et al., ICML 2017,
 https://arxiv.org/abs/1609.08326): top-1 error ASGD 25.64, synchronous SGD 25.30, DC-ASGD-a 25.18.
