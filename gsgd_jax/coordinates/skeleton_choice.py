@@ -142,7 +142,8 @@ def choose_skeleton(
         in_edges = arborescence(gauge, into, side="input")
         out_edges = arborescence(gauge, out, side="output")
     skeleton = Skeleton(gauge, in_edges, out_edges, basis, left_out=left_out, chosen_for=origin)
-    dtypes = [jnp.result_type(leaf) for leaf in gauge.leaves(params)]
+    leaves = enumerate(gauge.leaves(params))
+    dtypes = [jnp.result_type(leaf) for i, leaf in leaves if gauge.touches(i)]
     _check_invertible(skeleton, arrays, dtypes)
     if tree_values == "ones":
         return skeleton
@@ -276,7 +277,11 @@ def _products(
 
 
 def _check_invertible(skeleton: Skeleton, arrays: list[np.ndarray], dtypes: list[np.dtype]) -> None:
-    """No entry that is divided by is zero, and no product leaves the range of the dtypes."""
+    """No entry that is divided by is zero, and no product leaves the range of the dtypes.
+
+    `arrays` are of every leaf, `dtypes` of those that the group touches: the others may be PRNG
+    keys, which have no range.
+    """
     gauge = skeleton.gauge
     sides = [(skeleton.in_edges, skeleton.in_rounds), (skeleton.out_edges, skeleton.out_rounds)]
     products = []
@@ -294,7 +299,7 @@ def _check_invertible(skeleton: Skeleton, arrays: list[np.ndarray], dtypes: list
                 )
         products.append(np.abs(_products(arrays, edges, rounds)))
     products.append(np.prod(products, axis=0))
-    limits = [jnp.finfo(dtype) for i, dtype in enumerate(dtypes) if gauge.touches(i)]
+    limits = [jnp.finfo(dtype) for dtype in dtypes]
     tiny = max((float(limit.tiny) for limit in limits), default=0.0)
     huge = min((float(limit.max) for limit in limits), default=0.0)
     if not all(((p >= tiny) & (p <= huge)).all() for p in products):
