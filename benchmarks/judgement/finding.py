@@ -21,6 +21,8 @@ class Finding(NamedTuple):
     """The figures that decide, in plain words."""
     figures: str
     """All that the verdict rests on, in a sentence or two."""
+    unused: tuple[str, ...] = ()
+    """Experiments whose records do not enter, as they are of other data than is claimed of."""
 
 
 INCOMPLETE = Finding(UNDECIDED, "not compared", "The records compare nothing yet.")

@@ -58,7 +58,8 @@ def more_domains(measured: Measured) -> Finding:
     mcc = f"MCC of v from {most} fonts {metric(found[most][LACIM], 'mcc').mean:.2f}"
     headline = (
         f"in new fonts, what goes with the letter turned about, {rise}: LaCIM against ERM "
-        f"{in_short(accuracy)}; {mcc}, in hundredths against pooled and fewer {in_short(style)}"
+        f"{in_short(accuracy)}; {mcc}, in hundredths of MCC against pooled and fewer "
+        f"{in_short(style)}"
     )
     beside = ", ".join(
         f"{method} {metric(found[most][method], 'mcc').mean:.2f}"
@@ -67,8 +68,9 @@ def more_domains(measured: Measured) -> Finding:
     )
     figures = (
         f"In new fonts with the tie of style and letter turned about, {rise}{ceiling}. LaCIM "
-        f"against ERM {words(accuracy)}. {mcc}{f' ({beside})' if beside else ''}; in hundredths, "
-        f"against Pool-LaCIM where domains suffice and against the fewest fonts {words(style)}."
+        f"against ERM {words(accuracy)}. {mcc}{f' ({beside})' if beside else ''}; in hundredths of "
+        "MCC, against Pool-LaCIM where domains suffice and against the fewest fonts "
+        f"{words(style)}."
     )
     return Finding(joint(verdict(accuracy), verdict(style)), headline, figures)
 

@@ -62,7 +62,8 @@ def ladder(measured: Measured) -> Finding:
     )
     figures = (
         f"Staleness error left, at the best factor of each. {' '.join(parts)} The bars: most "
-        f"removed below {100 * MOST:.0f}%, of use below {100 * USEFUL:.0f}% ({_visible(below)})."
+        f"removed below {100 * MOST:.0f}%, of use below {100 * USEFUL:.0f}% ({_visible(below)}). "
+        f"{_clauses(list(exact_left), signs)}"
     )
     return Finding(_verdict(signs), headline, figures)
 
@@ -85,14 +86,29 @@ def _verdict(signs: Sequence[int]) -> str:
     return FAILS if none_shown and 4 * both >= len(signs) else UNDECIDED
 
 
+_CLAUSES = ("most of the error", "a useful part")
+
+
 def _refuted(activations: Sequence[str], signs: Sequence[int]) -> str:
     """Which clause is significantly on the wrong side of its bar, and for which activations."""
-    said = []
-    for clause, of in (("most of the error", signs[::2]), ("a useful part", signs[1::2])):
+    said, shown = [], any(sign > 0 for sign in signs)
+    for clause, of in zip(_CLAUSES, (signs[::2], signs[1::2]), strict=True):
         refuted = [name for name, sign in zip(activations, of, strict=True) if sign < 0]
         if refuted:
             said.append(f'"{clause}" is refuted for {" and ".join(refuted)}')
-    return ", ".join(said) or "neither clause is refuted"
+    text = ", ".join(said) or "neither clause is refuted"
+    return text if shown else f"{text}, and none is shown"
+
+
+def _clauses(activations: Sequence[str], signs: Sequence[int]) -> str:
+    """What is found of each clause and activation."""
+    words = {1: "shown", 0: "not told from its bar", -1: "refuted"}
+    said = [
+        f'"{clause}" for {name}: {words[sign]}'
+        for clause, of in zip(_CLAUSES, (signs[::2], signs[1::2]), strict=True)
+        for name, sign in zip(activations, of, strict=True)
+    ]
+    return f"{'; '.join(said)}."
 
 
 def _visible(below: Sequence[Difference]) -> str:

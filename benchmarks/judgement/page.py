@@ -21,12 +21,13 @@ programs, are typed, with what they were measured on.
 
 **When one method is better than another.** Where Student's t test of their differences, seed by
 seed, is significant at 5%, with Holm's correction for all comparisons of its table. Where neither
-side wins, we say "no difference as large as hoped" (published, or the least that one would change
-the method for) only if the seeds would have shown such a difference, with a power of 80%, and their
-95% interval excludes it. "Visible" is the smallest difference that they would have shown in one
-comparison by itself; corrected for many it takes more. Where less than 80% of the accuracy that a
-task allows is reached, too little is learnt to conclude from; nor does delay compensation win or
-lose against a baseline whose step is marked "(edge)", the least or the largest of its grid.
+side wins, we say "no gain as large as hoped" (published, or the least that one would change the
+method for) only if the seeds could have seen such a gain, with a power of 80%, and their 95%
+interval excludes it. "Visible" is the smallest difference that they would have shown in one
+comparison by itself; corrected for many it takes more. What is said to be absent is not corrected:
+of twenty gains that are excluded, one may be there. Where less than 80% of the accuracy that a task
+allows is reached, too little is learnt to conclude from; nor is anything concluded against a
+baseline whose step is marked "(edge)", the least or the largest of its grid.
 
 **What the verdicts mean**, of a claim that one method is better:
 
@@ -36,10 +37,23 @@ lose against a baseline whose step is marked "(edge)", the least or the largest 
 - *not decided*: less than that is won, and less than half say anything.
 
 A claim of two parts holds if both do, and partly if one does, wholly or in part; where one part is
-not decided, and the other does not hold, neither is the whole. Invariance (2), the ladder (4),
-speed (7) and language models (8) have bars and targets of their own, which their sections state:
-they hold if all are met, and partly if some are. A claim is judged on the largest preset that was
-recorded with the settings it has today, and on the largest record where none was."""
+not decided, and the other does not hold, neither is the whole. Some have rules of their own:
+
+- *Delay compensation* (3) is what its first clause is, "better than ASGD": only a gain can grow
+  with the delay. It holds but partly unless the other clauses hold as well. "As good as" fails with
+  one comparison that is lost, and holds if at least half exclude a loss as large as the gain hoped
+  for.
+- *The ladder* (4) has a bar for each clause and activation, and holds if all are shown, partly if
+  one clause is for all activations. It does not hold if a clause is refuted for all activations; or
+  if none is shown, and both are refuted for half of the activations.
+- *Identifiability* (6) holds if s is above its target and above what separating s from v gives, v
+  too, more domains do as well, and pooled data and fewer domains do worse; partly if that is shown
+  of s alone.
+- *Invariance* (2), *speed* (7) and *language models* (8) have bars and targets, which their
+  sections state: they hold if all are met, and partly if some are.
+
+A claim is judged on the largest preset that was recorded with the settings it has today, and on the
+largest record where none was."""
 
 
 def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> str:
@@ -49,7 +63,8 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
     """
     sections = []
     for claim, finding, heading in _headed(measured):
-        pages = ", ".join(f"[{n}]({n}.md)" for n in claim.experiments if n in measured)
+        used = [n for n in claim.experiments if n in measured and n not in finding.unused]
+        pages = ", ".join(f"[{n}]({n}.md)" for n in used)
         # Of the record that the claim cannot do without.
         needed = measured.get(claim.needed, ())
         made = f"{came_from(claim.needed, needed[0].origin)}." if needed else ""
@@ -124,6 +139,8 @@ def _headed(
     for number, claim in enumerate(CLAIMS, start=1):
         if experiment is None or experiment in claim.experiments:
             finding = judged(claim, measured)
+            if experiment in finding.unused:
+                continue
             yield claim, finding, f"{number}. {_capital(claim.name)}: {finding.verdict}"
 
 

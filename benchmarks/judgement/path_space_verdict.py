@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.harness.halving import grid, reported
-from benchmarks.harness.reports import by_method, by_setting, magnitude, values, where
+from benchmarks.harness.reports import at_edge, by_method, by_setting, magnitude, values, where
 from benchmarks.judgement.finding import (
     FAILS,
     HOLDS,
@@ -94,18 +94,21 @@ def path_space_training(measured: Measured) -> Finding:
             best_setting(reported(side), criterion=task.criterion)
             for side in (pair.paths, pair.weights)
         ]
-        gain = paired_difference(sides[0], sides[1], task.score)
+        gain = paired_difference(sides[0], sides[1], task.score, diverged=task.floor)
         reached = task.scale * max(metric(side, task.score).mean for side in sides)
+        rates = [rate_of(record) for record in pair.weights]
         tuned = Comparison(
-            task.name, points(gain, scale=task.scale), task.hoped, reached, task.allowed
-        )
+            task.name, points(gain, scale=task.scale), task.hoped, reached, task.allowed,
+            at_edge(rate_of(sides[1][0]), rates),
+        )  # fmt: skip
         at_best.append(tuned)
         average, reached = _over_grid(pair)
         over_grid.append(
             tuned._replace(
-                gain=points(average, scale=task.scale), hoped=WIDER, reached=task.scale * reached
+                gain=points(average, scale=task.scale), hoped=WIDER, reached=task.scale * reached,
+                at_edge=False,  # a grid has no edge but its own
             )
-        )
+        )  # fmt: skip
     if not at_best:
         return INCOMPLETE
     figures = (
@@ -114,7 +117,10 @@ def path_space_training(measured: Measured) -> Finding:
         "over the grid of steps, where a diverged run counts as one that learnt nothing, and runs "
         f"are shorter where steps were halved, it is {words(over_grid)}."
     )
-    headline = f"each at its best step {in_short(at_best)}"
+    headline = (
+        f"each at its best step {in_short(at_best)}; on average over the steps tried "
+        f"{in_short(over_grid)}"
+    )
     return Finding(joint(verdict(at_best), verdict(over_grid)), headline, figures)
 
 

@@ -1,6 +1,6 @@
 """What the records say of speed: ratios of programs timed in turns, against their targets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +30,16 @@ from benchmarks.judgement.finding import (
 from benchmarks.latent.reports import authors_search
 from benchmarks.latent.reports import speed as latent
 from benchmarks.path_space import speed as path_space
+from common.results.tables import group
+
+STEP, CLUSTER, SEARCH = "step in path space", "simulated cluster", "latent search"
+"""The clauses of the claim."""
 
 
 class Target(NamedTuple):
     """A ratio and what it was meant to be."""
 
+    clause: str
     text: str
     """What was measured, with the ratio."""
     outcome: str
@@ -52,43 +57,51 @@ def speed(measured: Measured) -> Finding:
     if not targets:
         return INCOMPLETE
     found = [target.outcome for target in targets]
-    met, missed, close = (found.count(outcome) for outcome in (MET, MISSED, CLOSE))
+    met, missed = found.count(MET), found.count(MISSED)
     verdict = (
         HOLDS if met == len(found) else PARTLY if met else FAILS if 2 * missed >= len(found)
         else UNDECIDED
     )  # fmt: skip
     worst = max(targets, key=lambda target: target.miss)
-    headline = f"{met} of the claim's {len(found)} targets met, {missed} missed"
-    headline += f", {close} too close to tell" if close else ""
+    clauses = [_counted(name, of) for name, of in group(targets, lambda t: t.clause).items()]
+    headline = f"targets met: {', '.join(clauses)}"
     headline += f"; {'worst' if worst.miss > 1 else 'nearest'}: {worst.text}"
-    listed = "; ".join(f"{target.text}: {target.outcome}" for target in targets)
-    return Finding(verdict, headline, f"{headline}. {listed}.")
+    listed = "\n".join(f"- {target.text}: {target.outcome}" for target in targets)
+    return Finding(verdict, headline, f"{headline[0].upper()}{headline[1:]}.\n\n{listed}")
+
+
+def _counted(clause: str, targets: Sequence[Target]) -> str:
+    """How many targets of a clause are met, and how many too close to tell."""
+    found = [target.outcome for target in targets]
+    close = f" ({found.count(CLOSE)} too close to tell)" if CLOSE in found else ""
+    return f"{clause} {found.count(MET)} of {len(found)}{close}"
 
 
 def _target(
-    what: str, ratio: float, of: str, target: float, over: np.ndarray | None = None, *,
+    clause: str, what: str, ratio: float, of: str, target: float, over: np.ndarray | None = None, *,
     at_most: bool = False,
 ) -> Target:  # fmt: skip
-    """`of` says what the ratio is to; `over` are its values in every turn, where they are kept."""
+    """`what` is told behind the clause, and `of` says what the ratio is to.
+
+    `over` are its values in every turn, where they are kept.
+    """
     miss = ratio / target if at_most else target / ratio
     outcome = reached(ratio, target, over, at_most=at_most)
     # Where little is asked for, what counts is the second decimal.
     shown = f"{ratio:.2f}" if target < 1.5 else f"{ratio:.1f}"
-    return Target(f"{what} {shown} {of} (target {target:g})", outcome, float(miss))
+    text = f"{clause}{what} {shown} {of} (target {target:g})"
+    return Target(clause, text, outcome, float(miss))
 
 
 def _steps(measured: Measured) -> Iterator[Target]:
+    """Of every network and batch; how long it compiles is told on the experiment's own page."""
     timed = [r for r in measured.get("gsgd_speed", ()) if "ratio" in r.metrics]
-    for network, runs in by_setting(where(timed, path_space.GSGD), "network").items():
-        worst = max(runs, key=lambda r: r.metrics["ratio"])
-        plain = where(timed, path_space.SGD, **worst.setting)
+    for run in where(timed, path_space.GSGD):
+        named = [f"{name.removesuffix('_size')} {value}" for name, value in run.setting.items()]
         yield _target(
-            f"step in path space, {network},", worst.metrics["ratio"], "of SGD's",
-            path_space.TARGET, turns(worst, plain), at_most=True,
-        )  # fmt: skip
-        yield _target(
-            f"its compilation, {network},", max(values(runs, "compile_ratio")), "of SGD's",
-            path_space.COMPILE_TARGET, at_most=True,
+            STEP, f", {', '.join(named).removeprefix('network ')},", run.metrics["ratio"],
+            "of SGD's", path_space.TARGET, turns(run, where(timed, path_space.SGD, **run.setting)),
+            at_most=True,
         )  # fmt: skip
 
 
@@ -101,7 +114,7 @@ def _simulations(measured: Measured) -> Iterator[Target]:
         batch = worst.setting.get("batch_size")
         plain = where(records, simulation.SYNCHRONOUS, network=network, batch_size=batch)
         yield _target(
-            f"simulated cluster, {network},", worst.metrics["ratio"],
+            CLUSTER, f", {network},", worst.metrics["ratio"],
             "of synchronous throughput at worst", simulation.TARGET,
             turns(plain[0], [worst]) if plain else None,
         )  # fmt: skip
@@ -111,14 +124,14 @@ def _simulations(measured: Measured) -> Iterator[Target]:
             key: worst.setting[key] for key in ("network", "width", "workers", "rule")
         })  # fmt: skip
         yield _target(
-            "simulated cluster", worst.metrics["simulator_ratio"],
+            CLUSTER, "", worst.metrics["simulator_ratio"],
             "times the throughput of an event loop in PyTorch at worst", event_loops.TARGET,
             turns(worst, ours),
         )  # fmt: skip
     if pushed := where(records, pushes.PUSH):
         yield _target(
-            "push to a real server", max(values(pushed, "ratio")), "of the bare calls' time",
-            pushes.TARGET, at_most=True,
+            CLUSTER, ", push to a real server", max(values(pushed, "ratio")),
+            "of the bare calls' time", pushes.TARGET, at_most=True,
         )  # fmt: skip
 
 
@@ -127,8 +140,10 @@ def _searches(measured: Measured) -> Iterator[Target]:
     for decoder, runs in by_setting(searches, "decoder").items():
         if ratios := latent.ratios(runs):
             loop, ours = where(runs, latent.LOOP), where(runs, latent.OURS)
+            at_once = latent.ratios(runs, latent.AT_ONCE)
+            beside = f", {min(at_once):.1f} times one of all starts at once" if at_once else ""
             target = _target(
-                f"latent search, {decoder},", min(ratios), "times a loop over batches",
+                SEARCH, f", {decoder},", min(ratios), f"times a loop over batches{beside}",
                 latent.TARGET, turns(loop[0], ours),
             )  # fmt: skip
             short, _ = latent.beside_every_start(runs)
@@ -147,6 +162,6 @@ def _searches(measured: Measured) -> Iterator[Target]:
                 where(runs, way) for way in (authors_search.AUTHORS, authors_search.ENOUGH)
             )
             yield _target(
-                f"latent search, {decoder}, to the authors' objective,", min(ratios),
+                SEARCH, f", {decoder}, to the authors' objective,", min(ratios),
                 "times their loop in PyTorch", authors_search.TARGET, turns(theirs[0], ours),
             )  # fmt: skip

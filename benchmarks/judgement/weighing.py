@@ -2,12 +2,13 @@
 
 Each comparison is of two methods over the same seeds. It is won or lost where Student's t test of
 the paired differences, corrected by Holm's method for the number of comparisons of its table, is
-significant at 5%. Where it is neither it says "no difference as large as hoped" only if the seeds
-could have seen the difference that was hoped for, with a power of 80%, and their 95% interval
-excludes it. Else it decides nothing; nor does it where the better side has less than `SHARE` of the
-accuracy that the task allows, since what is true of a network that has hardly learnt anything need
-not be true of one that has; nor where the baseline's step is at the edge of its grid, since with a
-wider grid the baseline might be better.
+significant at 5%. Where it is neither it says "no gain as large as hoped" only if the seeds could
+have seen the gain that was hoped for, with a power of 80%, and their 95% interval excludes it.
+Power and interval are those of the comparison by itself: what is said to be absent is not corrected
+for the number of comparisons. Else it decides nothing; nor does it where the better side has less
+than `SHARE` of the accuracy that the task allows, since what is true of a network that has hardly
+learnt anything need not be true of one that has; nor where the baseline's step is at the edge of
+its grid, since with a wider grid the baseline might be better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from common.results.power import smallest_visible, told_apart
 SHARE = 0.8
 """The least share of what a task allows at which a comparison is taken to say anything of it."""
 
-BETTER, WORSE, NONE = "better", "worse", "no difference as large as hoped"
+BETTER, WORSE, NONE = "better", "worse", "no gain as large as hoped"
 BLIND, UNTRAINED = "not told apart", "too little learnt"
 EDGE = "baseline's step at the edge of its grid"
 
@@ -75,9 +76,9 @@ def _outcome(comparison: Comparison, sign: int) -> str:
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """The verdict on "better", from all comparisons of one table.
 
-    It holds if all are won, and partly if at least a quarter is, and more than are lost: chance
-    alone wins one in forty. It does not hold if at least half of them say something, and that is
-    less; else it is not decided.
+    It holds if all are won, and partly if at least a quarter is, and more than are lost. By chance
+    alone any of them is won in one table of forty. It does not hold if at least half of them say
+    something, and that is less; else it is not decided.
     """
     found, n = outcomes(comparisons), len(comparisons)
     better, worse = found.count(BETTER), found.count(WORSE)
@@ -112,7 +113,7 @@ def words(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return "not compared"
     of = _by_outcome(comparisons)
-    said = [_won_and_lost(of)]
+    said = [_won_and_lost(of), *_uncorrected(of, gains=True)]
     said += [
         f"{kind} in {len(of[kind])} ({_power(of[kind])})" for kind in (NONE, BLIND) if of[kind]
     ]
@@ -136,7 +137,7 @@ def in_short(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return "not compared"
     of = _by_outcome(comparisons)
-    said = [_won_and_lost(of)]
+    said = [_won_and_lost(of), *_uncorrected(of, gains=False)]
     if of[NONE]:
         said.append(f"{NONE} in {len(of[NONE])}")
     return ", ".join(said + _undecided(of))
@@ -191,6 +192,19 @@ def _won_and_lost(of: Mapping[str, Sequence[Comparison]]) -> str:
         f"better in {len(better) or 'none'} of {count} comparisons{best}, "
         f"worse in {len(worse) or 'none'}{least}"
     )
+
+
+def _uncorrected(of: Mapping[str, Sequence[Comparison]], *, gains: bool) -> list[str]:
+    """How many more would be lost, and if asked for won, were each the only comparison."""
+    left = [*of[NONE], *of[BLIND]]
+    above = [c for c in left if c.gain.above] if gains else []
+    below = [c for c in left if c.gain.below]
+    said = []
+    if above:
+        said.append(f"better in {len(above)} more{_gain(max(above, key=lambda c: c.gain.mean))}")
+    if below:
+        said.append(f"worse in {len(below)} more{_gain(min(below, key=lambda c: c.gain.mean))}")
+    return [f"without correction {' and '.join(said)}"] if said else []
 
 
 def _gain(comparison: Comparison) -> str:

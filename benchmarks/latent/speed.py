@@ -64,7 +64,9 @@ PRESETS = {
         networks=(Network(4, (64,)),), train_images=1280, search_images=128, chunk_size=64,
         channels=(8, 16),
     ),
-    "cpu": Settings(train_images=2560, search_images=256, chunk_size=128),
+    "cpu": Settings(
+        train_images=2560, search_images=128, chunk_size=64, channels=(8, 16, 32, 64),
+    ),
     "day": Settings(),
     "full": Settings(
         data="mnist", train_images=59_904, search_images=10_000, chunk_size=2000, repetitions=7

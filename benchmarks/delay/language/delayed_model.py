@@ -45,19 +45,19 @@ PRESETS = {
     "cpu": Settings(
         size=Size(64, 4, 2, 64), text_limit=4_000_000, delays=(0, 8), main_delays=(8,), stages=5,
         batch_size=4, steps=60, learning_rates=(0.003, 0.009), constant_lambdas=(250.0,),
-        adaptive_lambdas=(200.0,), further=1, points=6, watched=8, held_out=32, target_loss=3.2,
+        adaptive_lambdas=(200.0,), further=1, points=6, watched=8, held_out=32,
     ),
     "day": Settings(
         size=Size(128, 4, 4, 128), text_limit=4_000_000, delays=(0, 4, 8), main_delays=(8,),
         stages=9, batch_size=8, steps=200, learning_rates=(0.001, 0.003, 0.009, 0.027),
         constant_lambdas=(0.04, 250.0), adaptive_lambdas=(2.0, 200.0), further=3, points=20,
-        watched=16, held_out=128, target_loss=2.2,
+        watched=16, held_out=128,
     ),
     "full": Settings(
         size=Size(384, 6, 6, 256, bfloat16=True), text_limit=4_000_000, delays=(0, 2, 4, 8, 16),
         main_delays=(2, 4, 8, 16, PROFILE), stages=9, batch_size=32, steps=300, points=30,
         learning_rates=(0.0005, 0.001, 0.002, 0.004, 0.008), constant_lambdas=(0.04, 8000.0),
-        adaptive_lambdas=(2.0, 200.0), further=3, watched=32, held_out=256, target_loss=1.6,
+        adaptive_lambdas=(2.0, 200.0), further=3, watched=32, held_out=256,
     ),
 }  # fmt: skip
 

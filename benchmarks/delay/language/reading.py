@@ -103,6 +103,40 @@ def share_closed(
     return Difference(gain.mean / whole, gain.half_width / whole, gain.n)
 
 
+def text_ratios(runs: Sequence[Record], base: Sequence[Record]) -> dict[int, float]:
+    """The text that each seed's run reads, over what `base` reads to the same validation loss.
+
+    2 says that half the text would have done without delay, the token tax of the public runs. The
+    loss is that at the end of the run; curves are lines between their points. Of a run that ends
+    below `base` it is the text that the run reads to where `base` ends, over all of it. Above the
+    first point of `base`, and where one of the two diverged, it is infinite.
+    """
+    of_seed = {run.seed: run for run in base}
+    return {run.seed: _text_ratio(run, of_seed[run.seed]) for run in runs if run.seed in of_seed}
+
+
+def _text_ratio(run: Record, base: Record) -> float:
+    loss, base_loss = (r.curve["validation_loss"][-1] for r in (run, base))
+    whole = run.curve["tokens"][-1]
+    if not (math.isfinite(loss) and math.isfinite(base_loss)):
+        return math.inf
+    if loss <= base_loss:
+        return _text_to(run, base_loss) / whole
+    needed = _text_to(base, loss)
+    return whole / needed if needed else math.inf
+
+
+def _text_to(run: Record, loss: float) -> float:
+    """Bytes after which a run is at this loss for the first time; 0 before its first point."""
+    tokens, losses = run.curve["tokens"], run.curve["validation_loss"]
+    first = next(i for i, reached in enumerate(losses) if reached <= loss)
+    if first == 0:
+        return tokens[0] if losses[0] == loss else 0.0
+    # Linear between the last point above the loss and the first that is not.
+    part = (losses[first - 1] - loss) / (losses[first - 1] - losses[first])
+    return tokens[first - 1] + part * (tokens[first] - tokens[first - 1])
+
+
 def ratio_of_gaps(
     runs: Sequence[Record], base: Sequence[Record], others: Sequence[Record],
     other_base: Sequence[Record],

@@ -45,8 +45,6 @@ class Settings:
     """Windows of validation text at each point of a curve."""
     held_out: int = 16
     """Windows of validation text at the end, and of test text."""
-    target_loss: float = 5.0
-    """Nats a byte, to which tokens are counted."""
 
     def __post_init__(self):
         """Refuses delays and lengths that do not go together."""

@@ -9,7 +9,6 @@ from benchmarks.delay.language import rules
 from benchmarks.delay.language.runs import Measured, Runner
 from benchmarks.delay.language.settings import PROFILE, Case, Settings, lambdas
 from common.results.records import Record
-from dcasgd_jax import time_to
 
 Tried = tuple[float, float]
 """A step and a lambda, 0 where the rule has none."""
@@ -139,7 +138,6 @@ def _record(
             "validation_log_likelihood": -float(measured.validation) if finite else np.nan,
             "validation_loss": float(measured.validation) if finite else np.nan,
             "test_loss": float(measured.test) if finite else np.nan,
-            "tokens_to_target": time_to(measured.curve, tokens, settings.target_loss),
             "largest_staleness": float(max(measured.staleness.values())),
             "least_staleness": float(min(measured.staleness.values())),
         },

@@ -41,7 +41,7 @@ def test_it_takes_accuracy_over_erm_and_an_mcc_over_pooled_and_fewer(few, most, 
 def test_the_figures_name_every_comparison_and_what_was_hoped_for():
     found = judged(0.2, 0.6)
     assert "better in 1 of 2 comparisons (most: 16 fonts, +20.0 points)" in found.figures
-    assert "no difference as large as hoped in 1 (2 fonts: visible from" in found.figures
+    assert "no gain as large as hoped in 1 (2 fonts: visible from" in found.figures
     assert "hoped for 5" in found.figures
     assert "better in 2 of 2 comparisons (most: 16 fonts over Pool-LaCIM, +20.0" in found.figures
     assert "(Pool-LaCIM 0.30, principal components 0.20)" in found.figures

@@ -58,7 +58,16 @@ def test_the_ladder_needs_its_top_and_its_lowest_rung(hessian, diagonal, spread,
 def test_a_clause_is_shown_or_refuted_for_every_activation(tanh, relu, verdict, refuted):
     found = ladder({RECORD: [*rungs(*tanh), *rungs(*relu, activation="relu")]})
     assert found.verdict == verdict
-    assert f"{refuted};" in found.headline
+    none = "" if 1 in (shown := _signs(found.figures)) else ", and none is shown"
+    assert f"{refuted}{none};" in found.headline
+    assert len(shown) == 4
+
+
+def _signs(figures):
+    """What the figures say of each clause and activation."""
+    last = figures.split(" are visible). ")[1]
+    words = {"shown": 1, "not told from its bar": 0, "refuted": -1}
+    return [words[part.split(": ")[1].rstrip(".")] for part in last.split("; ")]
 
 
 def test_every_experiment_of_the_claim_reaches_the_judge():

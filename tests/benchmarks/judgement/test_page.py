@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from benchmarks.delay.report import ADAPTIVE, ASGD
 from benchmarks.harness import registry
 from benchmarks.harness.registry import NAMES
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
@@ -17,6 +18,7 @@ from benchmarks.judgement.page import (
     with_claims,
 )
 from common.results.records import Record, json_ready
+from tests.benchmarks.judgement.made_up import delayed
 
 ORIGIN = {
     "command": "python -m benchmarks line",
@@ -50,7 +52,7 @@ def test_sections_and_table_say_the_verdict_its_source_and_link_to_each_other(tm
     table = claim_table(measured, "pages/README.md")
     assert "[speed](pages/README.md#7-speed-holds)" in table
     assert (
-        "| **holds** | 2 of the claim's 2 targets met, 0 missed; nearest: step in path space, "
+        "| **holds** | targets met: step in path space 1 of 1; nearest: step in path space, "
         "plain-34, 1.00" in table
     )
 
@@ -83,5 +85,21 @@ def test_an_experiments_page_says_what_is_judged_with_it():
     measured = {"gsgd_speed": timed(1.0), "lacim_speed": []}
     said = verdicts_on("gsgd_speed", measured, "README.md")
     assert "**Belongs to the claim [speed](README.md#7-speed-holds): holds.**" in said
-    assert "2 of the claim's 2 targets met" in said
+    assert "Targets met: step in path space 1 of 1" in said
     assert verdicts_on("preemption", measured, "README.md") == ""
+
+
+def test_records_of_other_images_than_the_claims_do_not_belong_to_it():
+    """ImageNet's commands run on other images too, to show that they do."""
+    digits = delayed({ASGD: (0.9,), ADAPTIVE: (0.9,)}, rates=(0.1,))
+    other = {**ORIGIN, "configuration": {"data": "imagenet_resized/8x8"}}
+    measured = {
+        "dcasgd_digits": [dataclasses.replace(r, origin=ORIGIN) for r in digits],
+        "dcasgd_imagenet": [dataclasses.replace(r, origin=other) for r in digits],
+    }
+    assert "delay compensation" in verdicts_on("dcasgd_digits", measured, "README.md")
+    assert verdicts_on("dcasgd_imagenet", measured, "README.md") == ""
+    assert "**From:** [dcasgd_digits](dcasgd_digits.md). " in claim_sections(measured, {})
+    real = {**ORIGIN, "configuration": {"data": "imagenet2012"}}
+    measured["dcasgd_imagenet"] = [dataclasses.replace(r, origin=real) for r in digits]
+    assert "delay compensation" in verdicts_on("dcasgd_imagenet", measured, "README.md")

@@ -125,7 +125,7 @@ def test_copies_are_shown_at_the_published_step_and_at_their_own():
     ]  # fmt: skip
     title = "PathCond: the best conditioned copy"
     ours, _ = cell({"gsgd_conditioning": records}, title)
-    assert "at step 0.001 conditioned once 40.00 ± 0.00, as drawn 20.00 ± 0.00; each" in ours
+    assert "perceptrons, 0.001, conditioned once 40.00 ± 0.00, as drawn 20.00 ± 0.00; each" in ours
     assert "each at its best step conditioned once 60.00 ± 0.00, as drawn 60.00" in ours
     without = [dataclasses.replace(r, setting={**r.setting, "network": "MLP"}) for r in records]
     assert cell({"gsgd_conditioning": without}, title)[0] == "no record yet"

@@ -80,7 +80,7 @@ def test_words_give_the_figures_of_each_outcome():
     said = words([*table, compared(WON, reached=20.0)])
     for part in (
         "better in 1 of 5 comparisons (most: task, +2.0 points), worse in 1 (most: task, -2.0",
-        "no difference as large as hoped in 1 (task: visible from 0.03 points on, hoped for 1)",
+        "no gain as large as hoped in 1 (task: visible from 0.03 points on, hoped for 1)",
         "not told apart in 1 (task: visible from 9.8 points on, hoped for 1)",
         "too little learnt in 1 (at best task: 20 of 100, where 80% of it is asked for)",
     ):
@@ -123,7 +123,28 @@ def test_in_short_every_reason_why_nothing_is_decided_is_said():
     )
     assert in_short(few[1:]).endswith("not decided in 2 (too little is learnt)")
     said = in_short([compared(FLAT), compared(FLAT)])
-    assert said == "better or worse in none of 2 comparisons, no difference as large as hoped in 2"
+    assert said == "better or worse in none of 2 comparisons, no gain as large as hoped in 2"
+
+
+def test_what_only_the_correction_hides_is_told():
+    """By itself each would be told apart; among so many it is not."""
+    below = NEAR._replace(mean=-NEAR.mean)
+    table = [compared(NEAR), compared(below)] + [compared(FLAT)] * 8
+    assert not {BETTER, WORSE} & set(outcomes(table))
+    lost = "worse in 1 more (most: task, -1.0 points)"
+    won = "without correction better in 1 more (most: task, +1.0 points)"
+    assert f"{won} and {lost}" in words(table)
+    assert f"comparisons, without correction {lost}, no gain" in in_short(table)
+    assert "without correction" not in words([compared(FLAT)] * 3)
+    # What is won or lost as it is, or decides nothing for another reason, is not told again.
+    edge = compared(LOST)._replace(at_edge=True)
+    assert "without" not in words([compared(WON), compared(LOST), edge, compared(LOST, reached=1)])
+
+
+def test_a_gain_is_excluded_by_a_loss_too():
+    """Not told apart after correction, and the interval is below the gain hoped for."""
+    below = compared(NEAR._replace(mean=-NEAR.mean), hoped=1.0)
+    assert outcomes([below] + [compared(FLAT)] * 9)[0] == NONE
 
 
 def test_where_a_whole_scale_would_not_be_seen_no_number_of_points_is_told():

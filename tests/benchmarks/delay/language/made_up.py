@@ -22,6 +22,7 @@ def record(optimiser, rule, delay, gap, seed, *, step=0.01, validated=None):
             "validation_log_likelihood": -validation,
             "largest_staleness": 4.0,
         },
+        curve={"tokens": [10.0, 20.0], "validation_loss": [validation + 1.0, validation]},
         wall_time=0.0,
     )  # fmt: skip
 
