@@ -89,7 +89,10 @@ PRESETS = {
 
 __all__ = ["CAPTIONS", "PRESETS", "plots", "run", "tables"]
 
-CAPTIONS = {"curves.png": TRAINING_CAPTION, "steps.png": STEPS_CAPTION}
+CAPTIONS = {
+    "curves.png": f"{TRAINING_CAPTION} m-synchronous SGD has m = 3M / 4, synchronous SGD m = M.",
+    "steps.png": STEPS_CAPTION,
+}
 tables = functools.partial(
     protocol_tables,
     published=PUBLISHED,

@@ -156,8 +156,8 @@ CAPTIONS = {
     "in DC-ASGD-c and over its size in DC-ASGD-a: at the step that ASGD does not bear, and "
     "with each lambda at its own step; mean and one standard deviation over the seeds that did "
     "not diverge, which the tables count. Circled: the published lambdas. Lines: means of ASGD "
-    "and m-synchronous SGD. At the left compensation rescues; at the right there is nothing to "
-    "rescue.",
+    "and m-synchronous SGD (m = M). At the left compensation rescues; at the right there is "
+    "nothing to rescue.",
     "dcasgd_lambda_training.png": TRAINING_CAPTION,
 }
 

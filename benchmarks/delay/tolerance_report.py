@@ -148,9 +148,9 @@ def largest_stable_step(records: Sequence[Record]) -> float:
 
 CAPTIONS = {
     "dcasgd_delay_tolerance.png": "A column for each rule that compensates, beside ASGD and "
-    "m-synchronous SGD. From above: the largest stable step on the quadratic (dashed: ASGD's "
-    "in closed form) and of the perceptron; the final training loss with all at one step, and "
-    "with each at its own (dotted: SGD without delay). No mark: a seed ended above the start. "
+    "m-synchronous SGD (m = M). From above: the largest stable step on the quadratic (dashed: "
+    "ASGD's in closed form) and of the perceptron; the final training loss with all at one step, "
+    "and with each at its own (dotted: SGD without delay). No mark: a seed ended above the start. "
     "DC-ASGD-a bears larger steps than ASGD on the quadratic, and on the network from eight "
     "workers on; at tuned steps there is little left to gain.",
     "dcasgd_delay_diagnostics.png": "How stale ASGD's gradients were, and how far the weights had "

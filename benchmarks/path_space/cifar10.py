@@ -287,22 +287,24 @@ def tables(records: Sequence[Record]) -> str:
     """For each network: every method at 1.0 and at its best; then what path space adds."""
     return joined(
         *(
-            joined(f"### {network}", _rates(reported(of)), tuning_table(of))
+            joined(f"### {network}", _rates(of), tuning_table(of))
             for network, of in by_setting(records, "network").items()
         )
     )
 
 
-def _rates(finished: Sequence[Record]) -> str:
-    return rate_tables(finished, PAIRS, fixed_rate=PUBLISHED_RATE) if finished else UNFINISHED
+def _rates(records: Sequence[Record]) -> str:
+    if not reported(records):
+        return UNFINISHED
+    return rate_tables(records, PAIRS, fixed_rate=PUBLISHED_RATE)
 
 
 CAPTIONS = {
     "learning_rates.png": "Test accuracy against the step size, of SGD and of what is made from "
     "it: mean and one standard deviation over seeds. The step chosen on validation data is "
     "ringed; a cross marks steps at which a run diverged. Where steps were halved, all of this is "
-    "after the smallest budget, with which all were tried. In path space the peaks are no wider "
-    "than on weights.",
+    "after the smallest budget, with which all were tried. That the peaks are wider in path space "
+    "than on weights was not shown.",
     "adaptive_rates.png": "The same of the adaptive rules.",
 }
 

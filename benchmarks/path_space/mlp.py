@@ -48,7 +48,14 @@ from benchmarks.harness.halving import (
 )
 from benchmarks.harness.images import ImageSettings, Part
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import best_by_method, by_method, by_setting, joined, where
+from benchmarks.harness.reports import (
+    best_by_method,
+    by_method,
+    by_setting,
+    joined,
+    marked,
+    where,
+)
 from benchmarks.path_space.rates import Line
 from benchmarks.path_space.training import Objective, Runs, train_at_rates
 from common.networks import MLP
@@ -277,14 +284,15 @@ def _chosen(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 def tables(records: Sequence[Record]) -> str:
     """Test accuracy of each method at its chosen learning rate, from both starts."""
-    rows, finished = [], reported(records)
+    # Rates were tried from the initialisation alone.
+    rows, tried = [], where(records, start="initial")
     for method, chosen in _chosen(records).items():
         rate = chosen[0].setting["learning_rate"]
-        rescaled = where(finished, method, start="rescaled", learning_rate=rate)
+        rescaled = where(reported(records), method, start="rescaled", learning_rate=rate)
         rows.append(
             [
                 method,
-                f"{rate:g}",
+                marked("learning_rate", chosen, where(tried, method)),
                 percent(metric(chosen, "test_accuracy")),
                 percent(metric(rescaled, "test_accuracy")),
                 percent(metric(rescaled, "changed_answers")),
@@ -292,7 +300,7 @@ def tables(records: Sequence[Record]) -> str:
         )
     header = ["method", "learning rate", "test accuracy %", "from a rescaled start %"]
     table = markdown([*header, "answers changed by rescaling %"], rows) if rows else UNFINISHED
-    return joined(table, tuning_table(records))
+    return joined(table, tuning_table(tried))
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.harness.figures import small_multiples
+from benchmarks.harness.halving import reported
 from benchmarks.harness.reports import at_edge, by_method, joined
 from common.results.plots import COLOURS, MARKERS, plot_curve, plot_spread
 from common.results.records import Record
@@ -83,10 +84,18 @@ def rate_of(record: Record) -> float:
     return float(rate)
 
 
-def choose(records: Sequence[Record], score: Score = ACCURACY) -> Choice:
+def choose(
+    records: Sequence[Record], score: Score = ACCURACY, *, tried: Sequence[Record] | None = None
+) -> Choice:
     """The learning rate of a method that is best on validation data, and how far one may stray.
 
     Nothing but rate and seed may vary among the records.
+
+    Args:
+        records: of one method, among whose rates the best is chosen.
+        score: what it is chosen by.
+        tried: the runs of every rate that was tried, where others had a part of the budget alone
+            (`halving`); None for the records.
 
     Raises:
         ValueError: if there are no records, or one has no learning rate.
@@ -106,7 +115,7 @@ def choose(records: Sequence[Record], score: Score = ACCURACY) -> Choice:
     return Choice(
         rate=rate,
         records=best,
-        at_edge=at_edge(rate, rates),
+        at_edge=at_edge(rate, map(rate_of, records if tried is None else tried)),
         span=(rates[low], rates[high]),
     )
 
@@ -115,9 +124,13 @@ def rate_tables(
     records: Sequence[Record], pairs: Sequence[tuple[str, str]], score: Score = ACCURACY, *,
     fixed_rate: float | None = None,
 ) -> str:  # fmt: skip
-    """Every method by itself, then what one method of each pair adds to the other; Markdown."""
+    """Every method by itself, then what one method of each pair adds to the other; Markdown.
+
+    Where rates were halved, records of every budget are given; figures are of the whole one.
+    """
     return joined(
-        rate_table(records, score, fixed_rate=fixed_rate), pair_table(records, pairs, score)
+        rate_table(records, score, fixed_rate=fixed_rate),
+        pair_table(reported(records), pairs, score),
     )
 
 
@@ -126,16 +139,18 @@ def rate_table(
 ) -> str:
     """A row a method: its score at a given rate, its chosen rate, its score there, its robustness.
 
-    Methods, rates and seeds vary; other settings may differ between methods, not within one.
+    Methods, rates and seeds vary; other settings may differ between methods, not within one. Where
+    rates were halved, the chosen one alone has the whole budget, so that nothing is said of others.
 
     Raises:
-        ValueError: if there are no records, or one has no learning rate.
+        ValueError: if no record has the whole budget, or one has no learning rate.
     """
-    if not records:
-        raise ValueError("a table needs at least one record, got none.")
-    rows = []
-    for method, runs in by_method(records).items():
-        choice = choose(runs, score)
+    finished, tried = by_method(reported(records)), by_method(records)
+    if not finished:
+        raise ValueError("a table needs at least one record of the whole budget, got none.")
+    halved, rows = len(reported(records)) < len(records), []
+    for method, runs in finished.items():
+        choice = choose(runs, score, tried=tried[method])
         lost = sum(not math.isfinite(r.metrics[score.criterion]) for r in runs)
         low, high = choice.span
         cells = [
@@ -144,12 +159,18 @@ def rate_table(
             "-" if lost == len(runs) else f"{low:g}" + (f" to {high:g}" if high > low else ""),
             f"{lost} of {len(runs)}",
         ]
+        if halved:
+            del cells[2]
         if fixed_rate is not None:
             there = [r for r in runs if rate_of(r) == fixed_rate]
-            cells.insert(0, score.show(_scored(there, score)) if there else "not tried")
+            shorter = fixed_rate in map(rate_of, tried[method])
+            missing = "not to the end" if shorter else "not tried"
+            cells.insert(0, score.show(_scored(there, score)) if there else missing)
         rows.append([method, *cells])
     title = f"{score.name}{score.unit}"
-    header = ["method", "chosen rate", f"{title} there", f"rates within {score.tolerance:g} of it"]
+    header = ["method", "chosen rate", f"{title} there"]
+    if not halved:
+        header.append(f"rates within {score.tolerance:g} of it")
     if fixed_rate is not None:
         header.insert(1, f"{title} at {fixed_rate:g}")
     return markdown([*header, "runs diverged"], rows)

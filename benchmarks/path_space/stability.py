@@ -12,9 +12,9 @@ optimisers and steps from 1e-4 to 10, each run in every kind of coordinates from
 
 In path space weights are bounded alike, as balanced coordinates advise.
 
-Counted are runs that overflow though the run on weights stays finite, and runs in which a weight
-ends more than 100 times as large as the largest of the balanced copy of the same function. What a
-kind of coordinates costs in quality is its loss at its best step over that on weights.
+Counted are runs that do not end finite, those among them that do on weights, and runs in which a
+weight ends more than 100 times as large as the largest of the balanced copy of the same function.
+What a kind of coordinates costs in quality is its loss at its best step over that on weights.
 
 Skeletons need a graph, which gated networks are not, and are constants of a program: their rows are
 run on the first networks only.
@@ -273,7 +273,7 @@ def tables(records: Sequence[Record]) -> str:
         records: of this experiment.
     """
     header = [
-        "coordinates", "runs", "finite on weights", "overflowed, finite on weights",
+        "coordinates", "runs", "not finite", "finite on weights", "overflowed, finite on weights",
         "finite, overflowed on weights",
         f"a weight over {OUTGROWN:g} times the balanced copy's", "largest such ratio",
         "loss at the best step / on weights",
@@ -288,7 +288,8 @@ def tables(records: Sequence[Record]) -> str:
         quality = np.nanmedian([r.metrics["loss_over_weights"] for r in own])
         saved = sums["finite"] - (sums["finite_on_weights"] - sums["overflowed"])
         counts = (
-            sums["runs"], sums["finite_on_weights"], sums["overflowed"], saved, sums["outgrown"]
+            sums["runs"], sums["runs"] - sums["finite"], sums["finite_on_weights"],
+            sums["overflowed"], saved, sums["outgrown"],
         )  # fmt: skip
         rows.append([method, *(f"{count:.0f}" for count in counts),
                      f"{worst:.3g}", f"{quality:.2f}"])  # fmt: skip

@@ -5,14 +5,16 @@ on weights or, by `in_path_space(..., stale_gradients=True)`, on path values: gr
 back at the weights where they were taken, and the compensation g + lambda g g (v - v_stale) is that
 of path values. Nothing had to be written for it but that one argument.
 
-Rows: ASGD, DC-ASGD-a and synchronous SGD, which waits for all M gradients and is what asynchrony
-has to beat, each on weights and in path space, from the same initialisation, each at every step
-size and every lambda of one grid, chosen by mean validation accuracy over the seeds.
-Each is run again from a copy in which every hidden unit is rescaled at random, the same function:
-what stale gradients do to it should not depend on that, and on weights it does.
+Rows: ASGD, DC-ASGD-a and m-synchronous SGD with m = M, which waits for all workers and is what
+asynchrony has to beat, each on weights and in path space, from the same initialisation, each at
+every step size and every lambda of one grid, chosen by mean validation accuracy over the seeds.
+Each is run again from a copy in which every hidden unit is rescaled at random, the same function.
+In exact arithmetic that makes no difference in path space. Whether it makes one to the accuracy, on
+weights and in path space, is what the paired differences ask.
 
-Cost: cpu 1 minute on one core, day 4; full is sized for one accelerator and was not run.
-Command: python -m benchmarks gsgd_delay --preset day --seeds 3
+Cost: cpu 1 minute on one core. Estimated, not run: day 18, ten seeds (4, three seeds and steps up
+to 0.8). Full is sized for one accelerator and was not run.
+Command: python -m benchmarks gsgd_delay --preset day --seeds 10
 """
 
 import dataclasses
@@ -30,8 +32,10 @@ from benchmarks.delay.digits import Case, load_data, records_of
 from benchmarks.delay.report import ADAPTIVE, ASGD, SYNCHRONOUS
 from benchmarks.harness.figures import doubling, plot_by, small_multiples
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import by_setting, numeric, where
+from benchmarks.harness.reports import by_setting, joined, marked, numeric, where
 from common.networks import MLP
+from common.results.comparison import Difference, paired_difference
+from common.results.power import smallest_visible, told_apart
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import group, markdown, metric, percent
@@ -58,7 +62,10 @@ class Settings(digits.Settings):
 PRESETS = {
     "smoke": Settings(),
     "cpu": Settings(data="mnist", workers=(8,), epochs=2),
-    "day": Settings(data="mnist", workers=(8, 16), epochs=4),
+    "day": Settings(
+        data="mnist", workers=(8, 16), epochs=4,
+        learning_rates=(0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2),
+    ),
     "full": Settings(
         data="mnist", pool=1, widths=(256, 256, 10), workers=(8, 16, 32), epochs=20,
         learning_rates=tuple(0.0125 * 2.0**k for k in range(8)),
@@ -147,24 +154,44 @@ def _tuned(records: Sequence[Record]) -> dict[tuple[int, str, str], list[Record]
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Test accuracy at each row's tuned step, from both starts."""
-    rows = []
+    """Test accuracy at each row's tuned step, from both starts; and their differences."""
+    rows, apart, titles = [], [], []
     for (workers, method, space), best in _tuned(records).items():
         setting = best[0].setting
+        tried = where(records, method, workers=workers, space=space, start="initial")
         rescaled = where(records, method, **{**setting, "start": "rescaled"})
-        lambda_ = setting.get("lambda")
         rows.append(
             [
                 f"{method}, {space}",
                 f"{workers}",
-                f"{setting['learning_rate']:g}",
-                "-" if lambda_ is None else f"{lambda_:g}",
+                marked("learning_rate", best, tried),
+                marked("lambda", best, tried) if setting.get("lambda") is not None else "-",
                 percent(metric(best, "test_accuracy")),
                 percent(metric(rescaled, "test_accuracy")),
             ]
         )
-    return markdown(
-        ["method", "M", "step", "lambda", "test accuracy %", "from a rescaled start %"], rows
+        titles.append(rows[-1][:2])
+        apart.append(paired_difference(rescaled, best, "test_accuracy"))
+    header = ["method", "M", "step", "lambda", "test accuracy %", "from a rescaled start %"]
+    note = "(edge) marks the least or the largest of what was tried."
+    return joined(markdown(header, rows), note, _differences(titles, apart))
+
+
+def _differences(titles: Sequence[list[str]], apart: Sequence[Difference]) -> str:
+    """What rescaling the start does to each row, seed by seed."""
+    words, rows = {0: "no", 1: "better", -1: "worse"}, []
+    for title, gap, sign in zip(titles, apart, told_apart(apart), strict=True):
+        cells = ["-", "-"]
+        if gap.n > 1:
+            interval = f"{100 * gap.mean:+.2f} ± {100 * gap.half_width:.2f}"
+            cells = [interval, f"{100 * smallest_visible(gap):.2f}"]
+        rows.append([*title, *cells, words[sign]])
+    header = ["method", "M", "rescaled minus initial", "visible from", "told apart"]
+    return (
+        "Points of test accuracy from the rescaled start minus those from the initialisation, seed "
+        "by seed, ± half of a 95% interval; the least difference that so many seeds would have "
+        "shown; and whether one is shown, corrected for all rows. Pairs are left out of which a "
+        f"run diverged.\n\n{markdown(header, rows)}"
     )
 
 
@@ -172,7 +199,7 @@ CAPTIONS = {
     "steps.png": "Test accuracy against the step size, from the initialisation and, below, from a "
     "rescaled copy of it: mean and one standard deviation over seeds. At large steps runs are "
     "lost on either side: on weights they leave the numbers and are not drawn; in path space, "
-    "where weights stay within a bound, they end at chance and are.",
+    "where weights stay within a bound, they end at chance and are. m-synchronous SGD has m = M.",
 }
 
 

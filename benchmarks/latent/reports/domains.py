@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.harness.figures import dots_figure
-from benchmarks.harness.reports import best_by_method, values
+from benchmarks.harness.reports import best_by_method, by_method, marked, numeric, values, where
 from common.results.records import Record
 from common.results.tables import markdown, metric, number, percent
 
@@ -17,8 +17,11 @@ RULES = {
 }
 """What settings are chosen by, and the metric that each rule looks at."""
 
-_OF_THE_TASK = {"label_noise", "strength"}
-"""Settings that are the same in all of a table's records."""
+_OF_THE_TASK = {"label_noise", "strength", "test_domain"}
+"""Settings that say what methods are compared on."""
+
+_SEARCHED = "search_steps"
+"""The setting that is tried afterwards, with the trials that a rule chose without it."""
 
 _UNCERTAINTY = {
     "test_calibration_error": "calibration error",
@@ -65,7 +68,8 @@ def tables(records: Sequence[Record]) -> str:
     rows = []
     for method in methods:
         runs = rules["training domains"][method]
-        row = [method, _setting(runs[0]), percent(metric(runs, "validation_accuracy"))]
+        setting = _setting(runs, where(records, method))
+        row = [method, setting, percent(metric(runs, "validation_accuracy"))]
         for name in _UNCERTAINTY:
             known = all(name in record.metrics for record in runs)
             row.append(number(metric(runs, name)) if known else "-")
@@ -74,13 +78,50 @@ def tables(records: Sequence[Record]) -> str:
     return (
         f"{accuracy}\n\nCalibration on the test domain; and how well its images are distinguished "
         "from those of the training domains (AUROC; 0.5 is chance) by the doubt 1 - max p(y|x), "
-        f"and by what a latent search leaves:\n\n{markdown(header, rows)}"
+        f"and by what a latent search leaves:\n\n{markdown(header, rows)}\n\n{tried_table(records)}"
     )
 
 
-def _setting(record: Record) -> str:
-    shown = {k: v for k, v in record.setting.items() if k not in _OF_THE_TASK}
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in shown.items())
+def _setting(runs: Sequence[Record], tried: Sequence[Record]) -> str:
+    """What was chosen, its learning rate marked at the edge of those that were tried."""
+    shown = {name: f"{value:g}" for name, value in _tuned(runs[0]).items()}
+    if "learning_rate" in shown:
+        shown["learning_rate"] = marked("learning_rate", runs, tried)
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
+
+
+def _tuned(record: Record) -> dict[str, float]:
+    return {name: numeric(record, name) for name in record.setting if name not in _OF_THE_TASK}
+
+
+def tried_table(records: Sequence[Record]) -> str:
+    """How many settings of each method were tried, and which: from records and configuration."""
+    rows = []
+    for method, runs in by_method(records).items():
+        settings = [_tuned(run) for run in runs]
+        trained = [{k: v for k, v in each.items() if k != _SEARCHED} for each in settings]
+        columns = {
+            name: sorted({each[name] for each in settings if name in each})
+            for name in dict.fromkeys(name for each in settings for name in each)
+        }
+        rates = _listed(columns.pop("learning_rate", []))
+        others = (f"{name.replace('_', ' ')} {_listed(found)}" for name, found in columns.items())
+        rows.append([method, str(len({str(each) for each in trained})), rates, "; ".join(others)])
+    asked = records[0].origin.get("configuration", {}).get("learning_rates")
+    drawn = f" Learning rates are from {asked[0]:g} to {asked[1]:g}." if asked else ""
+    header = ["method", "trials", "learning rates", "beside them"]
+    return (
+        "What was tried: the trials of a method have one value in each stratum of every range, and "
+        f"strata are equal on a logarithmic scale.{drawn} Above, (edge) marks a chosen learning "
+        f"rate that is the least or the largest tried.\n\n{markdown(header, rows)}"
+    )
+
+
+def _listed(found: Sequence[float]) -> str:
+    """Rising values: all of a few, the ends of many."""
+    if len(found) > 4:
+        return f"{found[0]:g} to {found[-1]:g}"
+    return ", ".join(f"{value:g}" for value in found)
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.reports import by_method, by_setting, values
-from benchmarks.latent.reports.domains import by_rule, rules_figure
+from benchmarks.harness.reports import by_method, by_setting, marked, values, where
+from benchmarks.latent.reports.domains import by_rule, rules_figure, tried_table
 from common.results.records import Record
 from common.results.selection import best_setting
 from common.results.tables import group, markdown, metric, percent, summarise
@@ -43,16 +43,19 @@ def means(domains: Mapping[str, Sequence[Record]]) -> dict[int, float]:
 
 
 def tables(records: Sequence[Record]) -> str:
-    """Test accuracy on every domain, one table a rule."""
+    """Test accuracy on every domain, one table a rule; and what was tried."""
     parts, names = [], [str(name) for name in by_setting(records, "test_domain")]
     for rule, methods in chosen(records).items():
         rows = []
         for method, domains in methods.items():
             cells = [percent(metric(runs, "test_accuracy")) for runs in domains.values()]
-            rows.append([method, *cells, percent(summarise(means(domains).values()))])
-        header = ["test % on the domain left out", *names, "mean"]
+            mean = percent(summarise(means(domains).values()))
+            tried = where(records, method)
+            rates = ", ".join(marked("learning_rate", runs, tried) for runs in domains.values())
+            rows.append([method, *cells, mean, rates])
+        header = ["test % on the domain left out", *names, "mean", "learning rate of each"]
         parts.append(f"Settings chosen by {rule}:\n\n{markdown(header, rows)}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, tried_table(records)])
 
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:

@@ -117,5 +117,15 @@ def test_tables_and_plots_are_made_of_records_read_back(records, tmp_path):
     assert tables == lacim_baselines.tables(records)
     for rule in RULES:
         assert rule in tables
+    *_, dro, lacim = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in tables.splitlines()
+    )
+    for row, method in ((dro, "GroupDRO"), (lacim, "LaCIM")):
+        own = [r for r in records if r.method == method]
+        rates = sorted({r.setting["learning_rate"] for r in own})
+        assert row[:3] == [method, "2", ", ".join(f"{rate:g}" for rate in rates)]
+    assert "rate " in dro[3]
+    assert lacim[3].endswith("search steps 0, 1, 3")
+    assert "(edge), " in tables  # of two learning rates either is
     (path,) = lacim_baselines.plots(found, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")

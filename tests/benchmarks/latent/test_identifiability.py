@@ -85,12 +85,13 @@ def test_a_run_that_diverges_is_recorded_as_such():
 def test_verdicts_follow_from_the_records():
     def table(five, pooled, three):
         def record(method, m, value, **more):
+            values = value if isinstance(value, tuple) else (value,) * 3
             return [
                 Record(
                     method=method, setting={"confounder": "continuous", "num_domains": m},
-                    seed=seed, metrics={"s_within": value, **more}, wall_time=0.0,
+                    seed=seed, metrics={"s_within": each, **more}, wall_time=0.0,
                 )
-                for seed in (0, 1)
+                for seed, each in enumerate(values)
             ]  # fmt: skip
 
         known = {"needed_s": 5.0, "rank_s": 4.0}
@@ -102,11 +103,18 @@ def test_verdicts_follow_from_the_records():
         return lacim_identifiability.tables(records)
 
     good = table(0.9, 0.7, 0.8)
-    assert good.count(": met)") == 3
+    assert good.count(", shown to be above") == 3
     assert "runs that diverged: LaCIM 0, Pool-LaCIM 0" in good
-    assert "target 0.85: missed" in table(0.84, 0.7, 0.8)
-    assert "target 0.1: missed" in table(0.9, 0.85, 0.8)
-    assert "target 0: missed" in table(0.9, 0.7, 0.95)
+    assert "target 0.85: -0.010 ± 0.000, shown to be below" in table(0.84, 0.7, 0.8)
+    assert "3 domains (hoped for 0.1): -0.050 ± 0.000, shown to be below" in table(0.9, 0.7, 0.95)
+    # A mean above zero is no finding: three seeds that differ by 0.05, of a spread of 0.05.
+    assert "3 domains (hoped for 0.1): +0.050 ± 0.124, not told apart" in table(
+        0.9, 0.7, (0.8, 0.85, 0.9)
+    )
+    # Of a spread of 0.005 they would have shown what was hoped for.
+    assert "Pool-LaCIM (hoped for 0.1): +0.005 ± 0.012, not as much as hoped" in table(
+        0.9, (0.89, 0.895, 0.9), 0.8
+    )
 
 
 def test_plots_are_made_of_the_records(records, tmp_path):

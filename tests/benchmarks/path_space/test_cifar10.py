@@ -85,7 +85,10 @@ def test_with_halving_only_the_best_rate_has_all_epochs(records, tmp_path):
     tried = [r for r in halved if r not in finished]
     assert [(r.setting["learning_rate"], r.seed) for r in tried] == [(0.05, 0), (1e30, 0)]
     assert all(r.curve["epoch"] == [1] for r in tried)
-    assert "with 1 epoch " in gsgd_cifar10.tables(halved)
+    table = gsgd_cifar10.tables(halved)
+    assert "with 1 epoch " in table
+    assert "0.05 (edge)" in table  # of both that were tried
+    assert "rates within" not in table
     assert f"{UNFINISHED}\n\n| method" in gsgd_cifar10.tables(tried)  # stopped in its search
     assert gsgd_cifar10.plots(tried, tmp_path)
 

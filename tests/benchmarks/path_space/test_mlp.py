@@ -87,6 +87,13 @@ def test_with_halving_the_chosen_rate_is_trained_as_without(records, monkeypatch
     table = gsgd_mlp.tables(halved)
     assert f"{best:g}: " in table.splitlines()[-1]
     assert "with 1 epoch " in table
+    assert f" {best:g} (edge) |" in table  # of both that were tried
+    moved = [
+        r if r.setting["start"] == "initial"
+        else dataclasses.replace(r, metrics={**r.metrics, "validation_accuracy": 0.0})
+        for r in halved
+    ]  # fmt: skip
+    assert gsgd_mlp.tables(moved) == table  # rescaled copies have no part in tuning
     assert all(path.stat().st_size > 10_000 for path in gsgd_mlp.plots(halved, tmp_path))
     # Stopped in its search:
     assert gsgd_mlp.tables(tried).startswith(f"{halving.UNFINISHED}\n\n| method")

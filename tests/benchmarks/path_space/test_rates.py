@@ -13,6 +13,7 @@ from benchmarks.path_space.rates import (
     rate_figure,
     rate_of,
     rate_table,
+    rate_tables,
 )
 from common.results.records import Record
 from common.results.tables import number
@@ -47,6 +48,25 @@ def test_only_an_inner_rate_is_not_at_the_edge_whatever_the_order_tried():
     assert choose(records).at_edge is False
     assert choose(records[:1]).at_edge is False  # nothing was chosen
     assert choose(records[::2]).at_edge is True
+
+
+def test_where_rates_were_halved_the_edge_is_that_of_all_that_were_tried():
+    scores = ((0.1, 0.5), (0.3, 0.6), (1.0, 0.7))
+    tried = [record(rate, v, v, tuning_epochs=1) for rate, v in scores]
+    found = cells(rate_table([*tried, record(1.0, 0.9, 0.8)], fixed_rate=0.3), "SGD")
+    assert found == {
+        "method": "SGD",
+        "test accuracy % at 0.3": "not to the end",
+        "chosen rate": "1 (edge)",
+        "test accuracy % there": "80.00 (n = 1)",
+        "runs diverged": "0 of 1",  # of a single rate nothing is said of those near it
+    }
+    inner = [*tried, record(0.3, 0.9, 0.8)]
+    assert cells(rate_table(inner), "SGD")["chosen rate"] == "0.3"
+    # What a part of the budget brought is no figure.
+    other = [dataclasses.replace(r, method="G-SGD") for r in [*tried, record(0.1, 0.9, 0.7)]]
+    pairs = rate_tables([*inner, *other], [("G-SGD", "SGD")])
+    assert pairs.splitlines()[-1].split("|")[2].strip() == "-10.00 (n = 1)"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def test_the_table_says_how_many_were_lost(lost):
     text = stability.tables([record])
     assert f"Of 9 runs that stay finite on weights, {lost:.0f} overflow" in text
     assert f"; {lost - 1:.0f} that overflow on weights stay finite there" in text
+    header, _, row = (line.split("|")[1:-1] for line in text.splitlines() if line[:1] == "|")
+    assert row[[cell.strip() for cell in header].index("not finite")].strip() == "2"
 
 
 def test_the_experiment_runs_and_draws(tmp_path):

@@ -10,6 +10,7 @@ from benchmarks.delay.report import ADAPTIVE, ASGD, SYNCHRONOUS
 from benchmarks.harness.registry import Context
 from benchmarks.together import delay_in_path_space as gsgd_delay
 from common.progress import Silent
+from common.results.records import Record
 
 SETTINGS = dataclasses.replace(
     gsgd_delay.PRESETS["smoke"],
@@ -57,5 +58,34 @@ def test_tables_and_plots_are_made_of_the_records(records, tmp_path):
     table = gsgd_delay.tables(records)
     for method, space in itertools.product(METHODS, SPACES):
         assert f"| {method}, {space}" in table
+    assert "0.1 (edge)" in table or "0.4 (edge)" in table  # of two steps either is
     (path,) = gsgd_delay.plots(records, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_starts_are_compared_seed_by_seed_at_the_step_of_the_initialisation():
+    def record(start, rate, seed, validation, test):
+        return Record(
+            method=ASGD,
+            setting={
+                "workers": 4, "space": gsgd_delay.WEIGHTS, "start": start, "learning_rate": rate
+            },
+            seed=seed, wall_time=0.0,
+            metrics={"validation_accuracy": validation, "test_accuracy": test},
+        )  # fmt: skip
+
+    records = [
+        record(start, rate, seed, 0.9 - rate, 0.8 + 0.01 * seed - loss)
+        for seed in (0, 1, 2)
+        for rate in (0.1, 0.2, 0.4)
+        for start, loss in ((STARTS[0], 0.0), (STARTS[1], 0.1 * rate + 0.001 * seed))
+    ]
+    first, second = (
+        [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
+        for part in gsgd_delay.tables(records).split("\n\n")
+        if part.startswith("|")
+    )
+    assert first[-1][:4] == ["ASGD, weights", "4", "0.1 (edge)", "-"]
+    # 1.0, 1.1 and 1.2 points; t = 4.303 at two degrees of freedom, the deviation 0.1 over root 3.
+    assert second[-1][:3] == ["ASGD, weights", "4", "-1.10 ± 0.25"]
+    assert second[-1][4] == "worse"

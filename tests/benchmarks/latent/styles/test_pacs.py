@@ -143,6 +143,9 @@ def test_each_domain_has_its_own_choice_and_the_mean_is_over_domains(tmp_path):
     assert "chosen by training domains" in table
     row = next(line for line in table.splitlines() if line.startswith("| ERM"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["ERM", "50.00 ± 0.00", "40.00 ± 14.14", "45.00 ± 7.07"]
+    assert cells[:4] == ["ERM", "50.00 ± 0.00", "40.00 ± 14.14", "45.00 ± 7.07"]
+    assert cells[4:] == ["0.1 (edge), 0.2 (edge)"]
+    last = [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
+    assert last == ["ERM", "2", "0.1, 0.2", ""]
     (path,) = lacim_pacs.plots(records, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
