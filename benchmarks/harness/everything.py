@@ -67,7 +67,8 @@ def run_jobs(
     run. Outcomes are in the order of their ends.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, when all processes have written what they have finished.
+        KeyboardInterrupt: on Ctrl-C, when all processes have written what they have finished, or,
+            deaf to it, were killed.
         DiskFullError: if there is no room for a job's folder or log, when those that run have
             ended; none is begun after it.
         BaseException: what `report` raised, likewise.
@@ -107,17 +108,24 @@ class _Queue:
                 while worker.is_alive():
                     worker.join(0.2)
         except KeyboardInterrupt:
-            with self._lock:
-                self._stop.set()
-                for process in self._running:
-                    if process.poll() is None:
-                        process.send_signal(signal.SIGINT)
+            self._interrupt()
             for worker in workers:
                 if worker.ident is not None:
                     worker.join()
             raise
         if self._error is not None:
             raise self._error
+
+    def _interrupt(self) -> None:
+        """Tells every process to end, and kills those that still run when their grace is over."""
+        with self._lock:
+            self._stop.set()
+            running = [process for process in self._running if process.poll() is None]
+            for process in running:
+                process.send_signal(signal.SIGINT)
+        until = time.monotonic() + _GRACE
+        for process in running:
+            _killed_after(process, max(0.0, until - time.monotonic()))
 
     def _work(self, waiting: Iterator[Job], share: Sequence[int]) -> None:
         while True:
@@ -192,11 +200,19 @@ class _Queue:
 
 def _ended(process: subprocess.Popen, seconds: float) -> int:
     """The status of a process, interrupted after so many seconds, and killed if need be."""
-    for limit, tell in ((seconds, signal.SIGINT), (_GRACE, signal.SIGKILL)):
-        try:
-            return process.wait(None if limit == math.inf else limit)
-        except subprocess.TimeoutExpired:
-            process.send_signal(tell)
+    try:
+        return process.wait(None if seconds == math.inf else seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    return _killed_after(process, _GRACE)
+
+
+def _killed_after(process: subprocess.Popen, seconds: float) -> int:
+    """The status of a process that has so many seconds to end by itself."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
     return process.wait()
 
 

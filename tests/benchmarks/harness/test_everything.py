@@ -189,9 +189,16 @@ def test_its_status_tells_how_all_went(run_all):
     assert run_all("--preset", "smok")[0] == 2
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "all", "--out", str(tmp_path)]
+IN_THE_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Before a command: it inherits that Ctrl-C is ignored, as in a script that does not wait."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "before"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, IN_THE_BACKGROUND)],
+)
+def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, before, tmp_path):
+    command = [*before, sys.executable, "-m", "benchmarks", "all", "--out", str(tmp_path)]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
@@ -261,6 +268,28 @@ def test_what_outlasts_patience_is_interrupted_and_what_is_deaf_killed(name, sta
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         assert everything._ended(process, 0.01) == status
+
+
+def test_ctrl_c_kills_what_is_deaf_to_it_when_its_grace_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(everything, "_GRACE", 0.1)
+    log = tmp_path / "deaf" / "log.txt"
+
+    class Interrupted(threading.Thread):
+        """Raises where the main thread waits, when the process is deaf."""
+
+        def start(self):
+            super().start()
+            while not (log.exists() and log.read_text()):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(everything, "threading", types.SimpleNamespace(
+        Thread=Interrupted, Lock=threading.Lock, Event=threading.Event
+    ))  # fmt: skip
+    lines, todo = [], jobs(tmp_path, "deaf", alone=("deaf",))
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(todo, report=lines.append, program=(sys.executable, "-c", SLOW))
+    assert lines[-1].startswith("deaf FAILED")  # its thread has waited for its end
 
 
 @pytest.mark.parametrize(
