@@ -46,8 +46,12 @@ class Figure(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether they do; runs that diverged agree with each other."""
-        if math.isinf(self.allowed) or (math.isnan(self.recorded) and math.isnan(self.again)):
+        """Whether they do; figures that are not finite agree with each other.
+
+        Records have one word for infinity and for what is not a number, and both are read as NaN.
+        """
+        neither = not (math.isfinite(self.recorded) or math.isfinite(self.again))
+        if math.isinf(self.allowed) or neither:
             return True
         return abs(self.again - self.recorded) <= self.allowed
 

@@ -144,6 +144,28 @@ def test_one_seed_allows_a_tenth_times_are_not_compared_and_diverged_runs_agree(
     assert not again.compared(old, dataclasses.replace(new, metrics={}), [old])[0].agrees
 
 
+@pytest.mark.parametrize("recorded", [math.nan, math.inf])
+@pytest.mark.parametrize("new", [math.nan, math.inf, -math.inf])
+def test_figures_that_are_not_finite_agree_whichever_they_are(recorded, new):
+    """A target that is never reached is infinitely far, and null in the record."""
+    others = [row(seed=seed, x=2.0 + seed) for seed in (1, 2)]
+    (figure,) = again.compared(row(x=recorded), row(x=new), [row(x=recorded), *others])
+    assert figure.agrees
+    assert not again.compared(row(x=recorded), row(x=2.0), others)[0].agrees
+    assert not again.compared(others[0], row(x=new), others)[0].agrees
+
+
+def test_a_target_that_was_not_reached_is_not_reached_again(line, monkeypatch, tmp_path):
+    line()
+
+    def run(settings, context):
+        yield from context.stages.of("fit", lambda: [row("fit", slope=1.0, steps=math.inf)])
+
+    monkeypatch.setattr(registry.load("line"), "run", run)
+    assert main(["line", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert main(["again", str(tmp_path), "--row", "1"]) == 0
+
+
 def test_the_stage_that_says_what_the_record_is_comes_first():
     names = ["SGD, M = 4, seed 0", "DC-ASGD-a, M = 4, seed 0", "DC-ASGD-a, M = 8, seed 1"]
     wanted = row("DC-ASGD-a", 1, {"workers": 8})
