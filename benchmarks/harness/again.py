@@ -246,6 +246,8 @@ def _tuples(value: Any) -> Any:
 class _Listed(Stages):
     """Runs no stage, and notes what each is called."""
 
+    computes_all = False
+
     def __init__(self, records: Sequence[Record]):
         super().__init__({"recorded": records})
         self.all: list[str] = []
@@ -258,6 +260,8 @@ class _Listed(Stages):
 
 class _Only(Stages):
     """Runs one stage."""
+
+    computes_all = False
 
     def __init__(self, records: Sequence[Record], name: str):
         super().__init__({"recorded": records})

@@ -1,7 +1,7 @@
 """One row anew: its stage alone is run; figures agree within the spread of seeds, or not."""
 
 import dataclasses
-import itertools
+import functools
 import json
 import math
 
@@ -11,7 +11,7 @@ from benchmarks.cli import main
 from benchmarks.harness import again, registry
 from benchmarks.harness.halving import Halving, halved
 from benchmarks.judgement import evidence
-from common.results.records import Record, read_records
+from common.results.records import Record, last_run, read_records
 from common.results.summaries import write_summary
 
 
@@ -173,32 +173,60 @@ def test_the_stage_that_says_what_the_record_is_comes_first():
     assert again.ranked(["x", "y", "z"], wanted, 0.5)[0] == "y"  # by place, if by nothing else
 
 
+def searching(made, *methods):
+    """An experiment that tunes methods by halving, from two seeds; a stage is a seed of a rung."""
+
+    def stage(method, rung, seed):
+        made.append((method, rung.epochs, rung.values, seed))
+        for rate in rung.values:
+            metrics = {"slope": rate + seed / 10, "validation_accuracy": -abs(rate - 2)}
+            setting = {"learning_rate": rate, **rung.setting}
+            yield Record(method=method, setting=setting, seed=seed, metrics=metrics, wall_time=0.0)
+
+    def work(method, rung):
+        for seed in rung.seeds:
+            name = f"{method}, seed {seed}{rung.label}"
+            yield name, functools.partial(stage, method, rung, seed)
+
+    def run(settings, context):
+        for method in methods:
+            yield from halved(
+                (1.0, 2.0, 3.0), context.seeds, 3, Halving(seeds=2), context.stages,
+                functools.partial(work, method), method=method, setting={},
+            )  # fmt: skip
+
+    return run
+
+
 def test_a_row_of_a_search_by_halving_is_computed_without_the_search(line, monkeypatch, tmp_path):
     """Which setting was chosen is read from the recorded rows."""
     line()
     made = []
-
-    def run(settings, context):
-        def work(rung):
-            def make():
-                made.append((rung.epochs, rung.values))
-                for seed, rate in itertools.product(rung.seeds, rung.values):
-                    metrics = {"slope": rate + seed / 10, "validation_accuracy": -abs(rate - 2)}
-                    setting = {"learning_rate": rate, **rung.setting}
-                    yield Record(
-                        method="fit", setting=setting, seed=seed, metrics=metrics, wall_time=0.0
-                    )
-
-            yield f"fit{rung.label}", make
-
-        yield from halved(
-            (1.0, 2.0, 3.0), context.seeds, 3, Halving(seeds=1), context.stages, work,
-            method="fit", setting={},
-        )  # fmt: skip
-
-    monkeypatch.setattr(registry.load("line"), "run", run)
+    monkeypatch.setattr(registry.load("line"), "run", searching(made, "fit"))
     assert main(["line", "--seeds", "2", "--out", str(tmp_path)]) == 0
-    assert made == [(1, (1.0, 2.0, 3.0)), (3, (2.0,))]
+    assert [stage[1:] for stage in made] == [
+        (1, (1.0, 2.0, 3.0), 0), (1, (1.0, 2.0, 3.0), 1), (3, (2.0,), 0), (3, (2.0,), 1),
+    ]  # fmt: skip
     made.clear()
-    assert main(["again", str(tmp_path), "--row", "5"]) == 0
-    assert made == [(3, (2.0,))]
+    assert main(["again", str(tmp_path), "--row", "7"]) == 0
+    assert made == [("fit", 3, (2.0,), 0)]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4, 5, 7])
+def test_rows_of_a_run_that_was_stopped_in_a_search_are_computed(
+    stages, line, monkeypatch, tmp_path
+):
+    line()
+    made = []
+    monkeypatch.setattr(registry.load("line"), "run", searching(made, "fit", "other"))
+    arguments = ["line", "--seeds", "2", "--out", str(tmp_path), "--time-budget", "1e-9"]
+    assert main(arguments) == 3
+    for _ in range(stages - 1):
+        assert main([*arguments, "--resume"]) == 3
+    rows = last_run(read_records(tmp_path / "records.jsonl"))
+    finished = made.copy()
+    assert len(finished) == stages
+    for row, stage in ((1, finished[0]), (len(rows), finished[-1])):
+        made.clear()
+        assert main(["again", str(tmp_path), "--row", str(row)]) == 0
+        assert made[-1] == stage  # others may have been guessed first
