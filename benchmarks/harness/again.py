@@ -27,7 +27,11 @@ SPREADS = 2.0
 RELATIVE, ROUNDING = 0.1, 1e-6
 """Where one seed is all there is, and no spread: within this share of it; and in any case."""
 
-_OF_THE_MACHINE = re.compile(r"(?<!simulated_)seconds|per_second|^time$|gflops")
+_OF_THE_MACHINE = re.compile(
+    r"(?<!simulated_)seconds(?!_to_target)|per_(cpu_)?second|gflops|^time$"
+    r"|^((compile|simulator)_)?ratio$|^first_quartile$"
+)
+"""Names of times, of speeds, and of ratios between them; a simulated clock is no machine's."""
 
 
 class RowError(ValueError):
@@ -41,8 +45,8 @@ class Figure(NamedTuple):
     recorded: float
     again: float
     allowed: float
-    """The largest difference at which the two agree; infinite for times, which are the machine's
-    own."""
+    """The largest difference at which the two agree; infinite for what is the machine's own: times,
+    speeds, and their ratios."""
 
     @property
     def agrees(self) -> bool:
@@ -74,11 +78,16 @@ def recorded(source: str, evidence: Path, preset: str | None = None) -> list[Rec
         preset: whose summary, where a folder has several; None for the largest.
 
     Raises:
-        RowError: if there are none.
+        RowError: if there are none, or a preset is named where there is no choice of them.
         ValueError: if a file does not hold records.
     """
     known = source in registry.NAMES
     path = inside(evidence, source) if known else Path(source)
+    if preset is not None and (path.is_file() or (path / "records.jsonl").is_file()):
+        raise RowError(
+            f"--preset says which summary of an experiment is meant, and {path} holds one run; "
+            "leave it out."
+        )
     if path.is_dir():
         presets = [preset] if preset else list(reversed(registry.PRESET_NAMES))
         tried = [path / "records.jsonl", *(path / f"{name}.jsonl" for name in presets)]

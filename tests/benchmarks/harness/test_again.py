@@ -12,7 +12,7 @@ from benchmarks.harness import again, registry
 from benchmarks.harness.halving import Halving, halved
 from benchmarks.judgement import evidence
 from common.results.records import Record, last_run, read_records
-from common.results.summaries import write_summary
+from common.results.summaries import read_summary, write_summary
 
 
 @pytest.fixture
@@ -95,6 +95,21 @@ def test_a_row_that_cannot_be_computed_is_one_line(run, changes, rule, capsys):
     assert rule in said
 
 
+def test_a_preset_is_refused_where_there_is_no_choice_of_them(run, tmp_path, monkeypatch, capsys):
+    out, made = run
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path / "evidence")
+    summary = tmp_path / "evidence/line/smoke.jsonl"
+    write_summary(read_records(out / "records.jsonl"), summary)
+    for source in (out, out / "records.jsonl", summary):
+        assert main(["again", str(source), "--preset", "smoke"]) == 2
+        assert f"and {source} holds one run; leave it out." in capsys.readouterr().err
+    assert main(["again", "line", "--preset", "smoke"]) == 0
+    assert main(["again", str(summary.parent), "--preset", "smoke"]) == 0
+    assert main(["again", "line", "--preset", "cpu"]) == 2
+    assert "there is none at" in capsys.readouterr().err
+    assert made == []
+
+
 @pytest.mark.parametrize("number", ["0", "4"])
 def test_a_row_that_is_not_there_is_refused(run, number, capsys):
     out, _ = run
@@ -142,6 +157,29 @@ def test_one_seed_allows_a_tenth_times_are_not_compared_and_diverged_runs_agree(
     found = {f.name: f.agrees for f in again.compared(old, new, [old])}
     assert found == {"x": True, "seconds": True, "lost": True, "simulated_seconds": False}
     assert not again.compared(old, dataclasses.replace(new, metrics={}), [old])[0].agrees
+
+
+OF_THE_MACHINE = {
+    "XLA_seconds", "compile_ratio", "compile_seconds", "driver_seconds", "first_call_seconds",
+    "first_cpu_seconds", "first_quartile", "gflops", "gflops_per_cpu_second",
+    "gradients_per_second", "images_per_cpu_second", "images_per_second", "lower_seconds", "ratio",
+    "second_cpu_seconds", "seconds", "seconds_to_rescale", "simulator_ratio", "step_seconds",
+    "time", "trace_seconds",
+}  # fmt: skip
+"""Of all figures in the evidence, those that another machine gives otherwise."""
+
+
+def test_what_belongs_to_the_machine_is_not_compared_and_all_else_is():
+    names = {
+        name
+        for path in evidence.FOLDER.glob("*/*.jsonl")
+        for record in read_summary(path)
+        for name in record.metrics
+    }
+    assert {"simulated_seconds", "seconds_to_target", "tokens_to_target", "test_accuracy"} <= names
+    old = row(**dict.fromkeys(names, 1.0))
+    figures = again.compared(old, row(**dict.fromkeys(names, 9.0)), [old])
+    assert {figure.name for figure in figures if figure.agrees} == OF_THE_MACHINE
 
 
 @pytest.mark.parametrize("recorded", [math.nan, math.inf])
