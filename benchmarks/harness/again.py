@@ -18,7 +18,7 @@ from benchmarks.harness.registry import Context
 from benchmarks.harness.stages import Stages
 from common.files import inside
 from common.progress import Progress
-from common.results.origin import provenance
+from common.results.origin import provenance, shortened
 from common.results.records import Record, json_ready, last_run, read_records
 from common.results.summaries import read_summary
 
@@ -227,7 +227,7 @@ def _settings(template: Any, configuration: Any, origin: Mapping[str, Any]) -> A
     today = json_ready(dataclasses.asdict(template))
     if today == configuration:
         return template
-    commit = str(origin.get("provenance", {}).get("git_commit"))[:12]
+    commit = shortened(str(origin.get("provenance", {}).get("git_commit")))
     differing = sorted(
         key for key in today.keys() | configuration.keys()
         if today.get(key) != configuration.get(key)

@@ -27,7 +27,7 @@ from common.files import (
     locked,
     write_whole,
 )
-from common.results.origin import now, provenance
+from common.results.origin import now, provenance, shortened
 from common.results.records import Record, RecordWriter, json_ready, last_run, read_records
 
 
@@ -275,16 +275,27 @@ def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
             f"--resume needs to know the last run, but {out / 'manifest.json'} is damaged "
             f"({error!r}); remove it to begin anew there (records are kept)."
         ) from error
-    differing = [key for key, value in identity.items() if value != _identity(origin)[key]]
+    ours = _identity(origin)
+    differing = [key for key, value in identity.items() if value != ours[key]]
     if differing:
+        ways = [
+            "leave it out to begin anew there (records are appended)",
+            "name another folder with --out",
+        ]
+        if _CODE in differing:
+            then, here = (shortened(str(either[_CODE])) for either in (identity, ours))
+            ways.insert(0, f"go back to the code of that run, {then} (here it is {here})")
         raise OtherRunError(
-            f"--resume needs a run of the same {', '.join(differing)} in {out}; leave it out to "
-            "begin anew there (records are appended), or name another folder with --out."
+            f"--resume needs a run of the same {', '.join(differing)} in {out}; "
+            f"{', '.join(ways[:-1])}, or {ways[-1]}."
         )
     records = [r for r in read_records(out / "records.jsonl") if r.origin.get("run") == run]
     parts = [(name, records[max(first, 0) :][:count], count) for name, first, count in stages]
     # A stage that has lost a record, with the end of the file say, is computed again.
     return {name: part for name, part, count in parts if len(part) == count}
+
+
+_CODE = "code (commit)"
 
 
 def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,7 +304,7 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("benchmark", "preset", "configuration", "seeds")
     return json_ready(
         {key: origin[key] for key in keys}
-        | {"code (commit)": source["git_commit"]}
+        | {_CODE: source["git_commit"]}
         | {key: source[key] for key in ("versions", "device", "dtype")}
     )
 
