@@ -144,7 +144,7 @@ def run_experiment(
         "command": command,
         "configuration": dataclasses.asdict(settings),
         "seeds": list(context.seeds),
-        "provenance": provenance(),
+        "provenance": provenance(dtype=dtype_of(settings)),
     }
     finished: dict[str, list[Record]] = {}
     with contextlib.ExitStack() as ours:
@@ -182,6 +182,16 @@ def run_experiment(
                     f"the disk of {out} is full ({error}): make room; {kept}"
                 ) from error
             raise
+
+
+def dtype_of(settings: Any) -> str:
+    """The dtype in which networks compute, as settings say, or those of the network among them.
+
+    Args:
+        settings: of an experiment.
+    """
+    groups = (settings, getattr(settings, "size", None))
+    return "bfloat16" if any(getattr(group, "bfloat16", False) for group in groups) else "float32"
 
 
 class _Run:
