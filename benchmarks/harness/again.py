@@ -27,6 +27,7 @@ SPREADS = 2.0
 RELATIVE, ROUNDING = 0.1, 1e-6
 """Where one seed is all there is, and no spread: within this share of it; and in any case."""
 
+_SHARED = list(reversed(registry.PRESET_NAMES))
 _OF_THE_MACHINE = re.compile(
     r"(?<!simulated_)seconds(?!_to_target)|per_(cpu_)?second|gflops|^time$"
     r"|^((compile|simulator)_)?ratio$|^first_quartile$"
@@ -89,7 +90,8 @@ def recorded(source: str, evidence: Path, preset: str | None = None) -> list[Rec
             "leave it out."
         )
     if path.is_dir():
-        presets = [preset] if preset else list(reversed(registry.PRESET_NAMES))
+        of = registry.presets_of(path.name) if path.name in registry.NAMES else _SHARED
+        presets = [preset] if preset else of
         tried = [path / "records.jsonl", *(path / f"{name}.jsonl" for name in presets)]
         path = next((file for file in tried if file.is_file()), path / tried[-1].name)
     if not path.is_file():

@@ -9,7 +9,7 @@ from matplotlib import figure
 from benchmarks.cli import main
 from benchmarks.harness import registry
 from benchmarks.judgement import evidence, page, published
-from benchmarks.judgement.claims import Claim
+from benchmarks.judgement.claims import NOT_MEASURED, Claim
 from benchmarks.judgement.finding import HOLDS, Finding
 from benchmarks.judgement.page import BEGIN, END
 from common.results.summaries import read_summary
@@ -101,6 +101,17 @@ def test_a_preset_that_was_renamed_is_known_by_its_settings(folder, tmp_path, mo
     assert evidence.take(tmp_path / "results") == folder / "line" / "day.jsonl"
 
 
+def one_claim(monkeypatch):
+    """Leaves one claim, on the little experiment; its headline says how many lines there are."""
+    claim = Claim(
+        "straight lines", "Lines are straight.", ("line",), "line",
+        lambda measured: Finding(HOLDS, f"{len(measured['line'])} lines", "All."),
+        "slope.png", "", "",
+    )  # fmt: skip
+    for module in (evidence, page, published):
+        monkeypatch.setattr(module, "CLAIMS", (claim,))
+
+
 @pytest.mark.parametrize(
     ("full", "day", "basis"),
     [(9, 2, "day"), (5, 2, "full"), (5, 3, "full"), (9, 3, "full")],
@@ -109,13 +120,7 @@ def test_a_claim_is_judged_on_the_largest_preset_recorded_as_it_is_today(
     full, day, basis, folder, tmp_path, monkeypatch
 ):
     """`full` was recorded with 5 steps, from 3 seeds, and `day` with 2, from 2."""
-    claim = Claim(
-        "straight lines", "Lines are straight.", ("line",), "line",
-        lambda measured: Finding(HOLDS, f"{len(measured['line'])} lines", "All."),
-        "slope.png", "", "",
-    )  # fmt: skip
-    for module in (evidence, page, published):
-        monkeypatch.setattr(module, "CLAIMS", (claim,))
+    one_claim(monkeypatch)
     experiment = registry.load("line")
     settings = experiment.PRESETS["smoke"]
 
@@ -135,6 +140,47 @@ def test_a_claim_is_judged_on_the_largest_preset_recorded_as_it_is_today(
     assert f"(line/{basis}_slope.png)" in (folder / "README.md").read_text()
     said = "*Claims are judged on preset `day`: what is larger was not recorded as it is now.*"
     assert (said in (folder / "line.md").read_text()) == (basis == "day")
+
+
+def test_a_result_at_a_preset_of_ones_own_is_handed_in_as_the_page_says(
+    folder, tmp_path, monkeypatch, capsys
+):
+    experiment = registry.load("line")
+    mine = dataclasses.replace(experiment.PRESETS["smoke"], steps=1)
+    monkeypatch.setitem(experiment.PRESETS, "mine", mine)
+    monkeypatch.setattr(evidence, "FOLDER", folder)
+    kept(tmp_path, preset="mine")
+    text = (folder / "line.md").read_text()
+    own = "*A preset of its own: claims are judged on smoke, cpu, day and full alone.*"
+    assert f"## Preset `mine`\n\n{own}\n\n| method" in text
+    assert "(line/mine_slope.png)" in text
+    assert (folder / "line" / "mine_slope.png").is_file()
+    assert "[line](line.md): A claim. Recorded: mine." in (folder / "README.md").read_text()
+    assert main(["report", "--check"]) == 0
+    assert main(["again", "line", "--row", "2"]) == 0
+    assert main(["again", str(folder / "line"), "--preset", "mine", "--row", "1"]) == 0
+    capsys.readouterr()
+    (folder / "line.md").write_text(text.replace("n = 2", "n = 200"))
+    assert main(["report", "--check"]) == 2
+    assert "not what the records say: line.md; run" in capsys.readouterr().err
+    (folder / "line.md").write_text(text)
+    (folder / "line" / "mine.jsonl").unlink()
+    assert main(["report", "--check"]) == 2
+
+
+def test_no_claim_is_judged_on_a_preset_of_ones_own(folder, tmp_path, monkeypatch):
+    one_claim(monkeypatch)
+    experiment = registry.load("line")
+    mine = dataclasses.replace(experiment.PRESETS["smoke"], steps=9)
+    monkeypatch.setitem(experiment.PRESETS, "mine", mine)
+    kept(tmp_path, preset="mine", seeds="3")
+    assert f"**{NOT_MEASURED}**" in (tmp_path / "README.md").read_text()
+    kept(tmp_path)
+    assert f"**{HOLDS}** | 2 lines |" in (tmp_path / "README.md").read_text()
+    text = (folder / "line.md").read_text()
+    assert text.index("## Preset `smoke`") < text.index("## Preset `mine`")
+    assert text.count("*A preset of its own:") == 1
+    assert "Claims are judged on preset" not in text
 
 
 def test_every_record_is_filed_under_the_name_that_its_preset_has_today():
