@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness import registry
 from benchmarks.judgement import published
@@ -46,28 +46,48 @@ class UnusableRunError(ValueError):
     """A run whose records no page can be made of."""
 
 
-def keep(
-    runs: Iterable[Path], folder: Path = FOLDER, readme: Path = README
-) -> tuple[list[tuple[Path, Path]], list[Path]]:
+class NothingFinishedError(ValueError):
+    """A folder of a run that has finished no record yet."""
+
+
+class Kept(NamedTuple):
+    """What came of keeping runs as evidence."""
+
+    taken: list[tuple[Path, Path]]
+    """Each run with its summary."""
+    left_out: list[Path]
+    """Runs that have finished no record yet."""
+    written: list[Path]
+    """What `render` wrote."""
+
+
+def keep(runs: Iterable[Path], folder: Path = FOLDER, readme: Path = README) -> Kept:
     """Takes runs as evidence and makes every page anew; where that fails, all is as it was.
 
-    Returns:
-        Each run with its summary, and the files that `render` wrote.
+    A run that was stopped before it had finished a record is left out.
 
     Raises:
         FileNotFoundError: as of `take`.
+        NothingFinishedError: if all runs are left out.
         ValueError: as of `take`.
         UnusableRunError: if the pages cannot be made with these runs.
     """
     before: dict[Path, bytes | None] = {}
     taken: list[tuple[Path, Path]] = []
+    left_out: dict[Path, NothingFinishedError] = {}
     try:
         for run in runs:
-            target, records = _latest(run, folder)
+            try:
+                target, records = _latest(run, folder)
+            except NothingFinishedError as error:
+                left_out[run] = error
+                continue
             before.setdefault(target, target.read_bytes() if target.exists() else None)
             write_summary(records, target)
             taken.append((run, target))
-        return taken, _rendered(taken, folder, readme)
+        if left_out and not taken:
+            raise NothingFinishedError(" ".join(map(str, left_out.values())))
+        return Kept(taken, list(left_out), _rendered(taken, folder, readme))
     except BaseException:
         for target, content in before.items():
             _put_back(target, content)
@@ -115,8 +135,9 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     The preset is the one that has the settings of the run, whatever it was called then.
 
     Raises:
-        FileNotFoundError: if there are no records.
-        ValueError: if they hold none, are of an experiment or preset that is not known, or are of
+        FileNotFoundError: if no run was begun there.
+        NothingFinishedError: if it has finished no record.
+        ValueError: if its records are of an experiment or preset that is not known, or are of
             other settings than the preset has, where a run with these is kept.
     """
     target, records = _latest(run, folder)
@@ -127,11 +148,12 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
 def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
     """Where the latest run of a results folder is kept, and its records."""
     path = run / "records.jsonl"
-    if not path.exists():
+    begun = path.exists() or (run / "log.txt").exists()  # which is there before any record
+    if not begun:
         raise FileNotFoundError(f"no records at {path}; name a folder that a run has filled.")
-    records = last_run(read_records(path))
+    records = last_run(read_records(path)) if path.exists() else []
     if not records:
-        raise ValueError(f"{path} holds no finished record; let the run finish one.")
+        raise NothingFinishedError(f"{path} holds no finished record; let the run finish one.")
     origin = records[0].origin
     name = str(origin.get("benchmark"))
     # Records may come from anywhere: only names that are known become names of files.

@@ -238,6 +238,32 @@ def test_a_folder_without_records_is_refused(folder, tmp_path, capsys):
     assert "no finished record" in capsys.readouterr().err
 
 
+def test_a_run_that_has_finished_nothing_is_left_out_and_the_others_are_kept(
+    folder, tmp_path, capsys
+):
+    """As `all` leaves them when it is stopped: in the first stage, or before any."""
+    assert main(["line", "--seeds", "2", "--out", str(tmp_path / "results")]) == 0
+    for name, file in (("first", "records.jsonl"), ("begun", "log.txt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("")
+    first, results, begun = (str(tmp_path / name) for name in ("first", "results", "begun"))
+    capsys.readouterr()
+    assert main(["report", "--take", first, results, begun]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"python -m benchmarks: {run} holds no finished record yet, and is left out."
+        for run in (first, begun)
+    ]
+    assert f"{results} -> {folder / 'line' / 'smoke.jsonl'}" in said.out
+    assert main(["report", "--check"]) == 0
+    was = contents(tmp_path)
+    assert main(["report", "--take", first, begun]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert first in line
+    assert begun in line
+    assert contents(tmp_path) == was
+
+
 def contents(tmp_path):
     found = [*(tmp_path / "evidence").rglob("*"), tmp_path / "README.md"]
     return {path: path.read_bytes() for path in found if path.is_file()}
