@@ -38,7 +38,7 @@ class Job(NamedTuple):
     arguments: tuple[str, ...]
     """Of the command line, behind the name."""
     out: Path
-    """Its folder, where its output goes as log.txt."""
+    """Its folder, where its output is appended to log.txt."""
     part: float = 1.0
     """Of the time that is left when it begins, how much it may take."""
 
@@ -151,7 +151,7 @@ class _Queue:
             return Outcome(job, STOPPED, 0.0)
         self._say(f"{job.name} begins")
         job.out.mkdir(parents=True, exist_ok=True)
-        with (job.out / "log.txt").open("wb") as log, self._lock:
+        with (job.out / "log.txt").open("ab") as log, self._lock:
             # Asked anew under the lock: who interrupts tells every process that runs by then.
             if self._stop.is_set():
                 return Outcome(job, STOPPED, 0.0)

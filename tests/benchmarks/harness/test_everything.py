@@ -116,6 +116,12 @@ def test_a_thread_that_dies_is_not_taken_for_one_that_is_done(tmp_path, monkeypa
         run_jobs(jobs(tmp_path, "a"), report=lambda line: None, program=PROGRAM)
 
 
+def test_a_log_is_appended_to_as_records_are(tmp_path):
+    for _ in range(2):
+        run_jobs(jobs(tmp_path, "a"), report=lambda line: None, program=PROGRAM)
+    assert (tmp_path / "a" / "log.txt").read_text() == "said a\n" * 2
+
+
 def test_out_of_time_nothing_more_is_begun_and_what_runs_is_told_what_is_left(
     tmp_path, monkeypatch
 ):
