@@ -108,10 +108,7 @@ def test_what_reporting_raises_reaches_the_caller_and_nothing_more_is_begun(erro
 
 
 def test_a_thread_that_dies_is_not_taken_for_one_that_is_done(tmp_path, monkeypatch):
-    def dies(queue, job, share):
-        raise SystemExit  # of which no thread says a word
-
-    monkeypatch.setattr(everything._Queue, "_run_one", dies)
+    monkeypatch.setattr(everything._Queue, "_work", lambda queue, waiting, share: None)
     with pytest.raises(RuntimeError, match="of 1 experiments 0 came to an end"):
         run_jobs(jobs(tmp_path, "a"), report=lambda line: None, program=PROGRAM)
 
