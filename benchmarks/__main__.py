@@ -10,6 +10,10 @@ import sys
 
 # What is about to take the machine away says so by SIGTERM, and means what Ctrl-C means.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# A shell starts what a script puts in the background with Ctrl-C ignored. By the same signal `all`
+# asks its experiments, and anyone a run, to end and to keep what is finished.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run() -> int | str | None:

@@ -21,7 +21,7 @@ class ReportArguments:
 
     take: tuple[Path, ...] = ()
     """Folders of finished runs; the latest run of each is kept, in summary form, as the evidence of
-    its experiment and preset."""
+    its experiment and preset. A run that has finished nothing yet is left out."""
     check: bool = False
     """Write nothing; fail when a page is not what its records say."""
 
@@ -63,12 +63,15 @@ def report(arguments: ReportArguments) -> int:
         if arguments.check:
             evidence.check()
             return 0
-        taken, written = (
-            evidence.keep(arguments.take) if arguments.take else ([], evidence.render())
-        )
-        for run, target in taken:
+        if arguments.take:
+            kept = evidence.keep(arguments.take)
+        else:
+            kept = evidence.Kept([], [], evidence.render())
+        for run in kept.left_out:
+            complain(f"{run} holds no finished record yet, and is left out.")
+        for run, target in kept.taken:
             show(console, f"{run} -> {target}")
-        for path in written:
+        for path in kept.written:
             show(console, str(path))
     except (evidence.StaleEvidenceError, FileNotFoundError, ValueError) as error:
         return refused(error)

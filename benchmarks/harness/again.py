@@ -18,7 +18,7 @@ from benchmarks.harness.registry import Context
 from benchmarks.harness.stages import Stages
 from common.files import inside
 from common.progress import Progress
-from common.results.origin import provenance
+from common.results.origin import provenance, shortened
 from common.results.records import Record, json_ready, last_run, read_records
 from common.results.summaries import read_summary
 
@@ -27,7 +27,12 @@ SPREADS = 2.0
 RELATIVE, ROUNDING = 0.1, 1e-6
 """Where one seed is all there is, and no spread: within this share of it; and in any case."""
 
-_OF_THE_MACHINE = re.compile(r"(?<!simulated_)seconds|per_second|^time$|gflops")
+_SHARED = list(reversed(registry.PRESET_NAMES))
+_OF_THE_MACHINE = re.compile(
+    r"(?<!simulated_)seconds(?!_to_target)|per_(cpu_)?second|gflops|^time$"
+    r"|^((compile|simulator)_)?ratio$|^first_quartile$"
+)
+"""Names of times, of speeds, and of ratios between them; a simulated clock is no machine's."""
 
 
 class RowError(ValueError):
@@ -41,13 +46,17 @@ class Figure(NamedTuple):
     recorded: float
     again: float
     allowed: float
-    """The largest difference at which the two agree; infinite for times, which are the machine's
-    own."""
+    """The largest difference at which the two agree; infinite for what is the machine's own: times,
+    speeds, and their ratios."""
 
     @property
     def agrees(self) -> bool:
-        """Whether they do; runs that diverged agree with each other."""
-        if math.isinf(self.allowed) or (math.isnan(self.recorded) and math.isnan(self.again)):
+        """Whether they do; figures that are not finite agree with each other.
+
+        Records have one word for infinity and for what is not a number, and both are read as NaN.
+        """
+        neither = not (math.isfinite(self.recorded) or math.isfinite(self.again))
+        if math.isinf(self.allowed) or neither:
             return True
         return abs(self.again - self.recorded) <= self.allowed
 
@@ -70,13 +79,19 @@ def recorded(source: str, evidence: Path, preset: str | None = None) -> list[Rec
         preset: whose summary, where a folder has several; None for the largest.
 
     Raises:
-        RowError: if there are none.
+        RowError: if there are none, or a preset is named where there is no choice of them.
         ValueError: if a file does not hold records.
     """
     known = source in registry.NAMES
     path = inside(evidence, source) if known else Path(source)
+    if preset is not None and (path.is_file() or (path / "records.jsonl").is_file()):
+        raise RowError(
+            f"--preset says which summary of an experiment is meant, and {path} holds one run; "
+            "leave it out."
+        )
     if path.is_dir():
-        presets = [preset] if preset else list(reversed(registry.PRESET_NAMES))
+        of = registry.presets_of(path.name) if path.name in registry.NAMES else _SHARED
+        presets = [preset] if preset else of
         tried = [path / "records.jsonl", *(path / f"{name}.jsonl" for name in presets)]
         path = next((file for file in tried if file.is_file()), path / tried[-1].name)
     if not path.is_file():
@@ -214,7 +229,7 @@ def _settings(template: Any, configuration: Any, origin: Mapping[str, Any]) -> A
     today = json_ready(dataclasses.asdict(template))
     if today == configuration:
         return template
-    commit = str(origin.get("provenance", {}).get("git_commit"))[:12]
+    commit = shortened(str(origin.get("provenance", {}).get("git_commit")))
     differing = sorted(
         key for key in today.keys() | configuration.keys()
         if today.get(key) != configuration.get(key)
@@ -242,6 +257,8 @@ def _tuples(value: Any) -> Any:
 class _Listed(Stages):
     """Runs no stage, and notes what each is called."""
 
+    computes_all = False
+
     def __init__(self, records: Sequence[Record]):
         super().__init__({"recorded": records})
         self.all: list[str] = []
@@ -254,6 +271,8 @@ class _Listed(Stages):
 
 class _Only(Stages):
     """Runs one stage."""
+
+    computes_all = False
 
     def __init__(self, records: Sequence[Record], name: str):
         super().__init__({"recorded": records})

@@ -5,6 +5,7 @@ statistics. The rest runs `jobs` at a time, each on its own share of the cores, 
 small as these leave a second core idle.
 """
 
+import contextlib
 import math
 import os
 import signal
@@ -16,8 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-FINISHED, STOPPED, INTERRUPTED = 0, 3, 130
-"""How an experiment's process ends: with its tables, out of time, or by Ctrl-C."""
+from benchmarks.harness.runner import DiskFullError
+from common.files import full_disk
+
+FINISHED, FAILED, STOPPED, INTERRUPTED = 0, 1, 3, 130
+"""How an experiment's process ends: with its tables, by an error, out of time, or by Ctrl-C."""
 
 _GRACE = 20.0
 """Seconds in which an interrupted process writes what it has finished."""
@@ -34,7 +38,7 @@ class Job(NamedTuple):
     arguments: tuple[str, ...]
     """Of the command line, behind the name."""
     out: Path
-    """Its folder, where its output goes as log.txt."""
+    """Its folder, where its output is appended to log.txt."""
     part: float = 1.0
     """Of the time that is left when it begins, how much it may take."""
 
@@ -59,15 +63,22 @@ def run_jobs(
     know how much is left; None for no limit. `report` gets a line for what begins and what ends,
     `program` is called with a job's name and arguments. A job that still runs after `patience`
     times the minutes it may take, or when none are left at all, is interrupted, and keeps what it
-    has finished; None for no such limit. Outcomes are in the order of their ends.
+    has finished; None for no such limit. A job that cannot be started has failed, and the others
+    run. Outcomes are in the order of their ends.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, when all processes have written what they have finished.
+        KeyboardInterrupt: on Ctrl-C, when all processes have written what they have finished, or,
+            deaf to it, were killed.
+        DiskFullError: if there is no room for a job's folder or log, when those that run have
+            ended; none is begun after it.
+        BaseException: what `report` raised, likewise.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     queue = _Queue(minutes, report, program, patience)
     queue.run([()], [job for job in jobs if job.alone])
     queue.run(_shares(cores, at_once), [job for job in jobs if not job.alone])
+    if len(queue.outcomes) != len(jobs):  # a thread has died, and nobody was told of it
+        raise RuntimeError(f"of {len(jobs)} experiments {len(queue.outcomes)} came to an end.")
     return queue.outcomes
 
 
@@ -82,6 +93,7 @@ class _Queue:
         self._patience = patience
         self._begun, self._stop, self._lock = time.monotonic(), threading.Event(), threading.Lock()
         self._running: list[subprocess.Popen] = []
+        self._error: BaseException | None = None
         self.outcomes: list[Outcome] = []
 
     def run(self, shares: Sequence[Sequence[int]], jobs: Sequence[Job]) -> None:
@@ -96,15 +108,24 @@ class _Queue:
                 while worker.is_alive():
                     worker.join(0.2)
         except KeyboardInterrupt:
-            with self._lock:
-                self._stop.set()
-                for process in self._running:
-                    if process.poll() is None:
-                        process.send_signal(signal.SIGINT)
+            self._interrupt()
             for worker in workers:
                 if worker.ident is not None:
                     worker.join()
             raise
+        if self._error is not None:
+            raise self._error
+
+    def _interrupt(self) -> None:
+        """Tells every process to end, and kills those that still run when their grace is over."""
+        with self._lock:
+            self._stop.set()
+            running = [process for process in self._running if process.poll() is None]
+            for process in running:
+                process.send_signal(signal.SIGINT)
+        until = time.monotonic() + _GRACE
+        for process in running:
+            _killed_after(process, max(0.0, until - time.monotonic()))
 
     def _work(self, waiting: Iterator[Job], share: Sequence[int]) -> None:
         while True:
@@ -112,9 +133,13 @@ class _Queue:
                 job = next(waiting, None)
             if job is None:
                 return
-            self._run_one(job, share)
+            try:
+                outcome = self._run_one(job, share)
+            except Exception as error:  # the thread would die of it, and run no other job
+                outcome = self._not_run(job, error)
+            self.outcomes.append(outcome)
 
-    def _run_one(self, job: Job, share: Sequence[int]) -> None:
+    def _run_one(self, job: Job, share: Sequence[int]) -> Outcome:
         started = time.monotonic()
         left = math.inf if self._minutes is None else (
             self._minutes - (started - self._begun) / 60
@@ -123,38 +148,71 @@ class _Queue:
         told = round(mine, 2)  # a remainder that rounds to 0 would be refused as a budget
         budget = [] if told == math.inf else ["--time-budget", f"{told:.2f}"]
         if self._stop.is_set() or told <= 0:
-            self.outcomes.append(Outcome(job, STOPPED, 0.0))
-            return
-        self._report(f"{job.name} begins")
+            return Outcome(job, STOPPED, 0.0)
+        self._say(f"{job.name} begins")
         job.out.mkdir(parents=True, exist_ok=True)
-        with (job.out / "log.txt").open("wb") as log, self._lock:
+        with (job.out / "log.txt").open("ab") as log, self._lock:
             # Asked anew under the lock: who interrupts tells every process that runs by then.
             if self._stop.is_set():
-                self.outcomes.append(Outcome(job, STOPPED, 0.0))
-                return
+                return Outcome(job, STOPPED, 0.0)
             process = subprocess.Popen(
                 [*self._program, job.name, *job.arguments, "--out", str(job.out), *budget],
                 cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT,
                 # A process group of its own: Ctrl-C reaches it once, from here.
                 start_new_session=True,
             )  # fmt: skip
-            if share:
-                os.sched_setaffinity(process.pid, share)
             self._running.append(process)
+            if share:
+                # A core may have been taken away; records say how many there were.
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(process.pid, share)
         patience = math.inf if self._patience is None else self._patience * mine
         status = _ended(process, 60 * min(left, patience) if self._patience else math.inf)
         spent = (time.monotonic() - started) / 60
-        self.outcomes.append(Outcome(job, status, spent))
-        self._report(f"{job.name} {_ending(status, job.out)}, {spent:.1f} minutes")
+        self._say(f"{job.name} {_ending(status, job.out)}, {spent:.1f} minutes")
+        return Outcome(job, status, spent)
+
+    def _not_run(self, job: Job, error: Exception) -> Outcome:
+        """A job that could not be started; on a full disk no other could."""
+        if full_disk(error):
+            full = DiskFullError(
+                f"the disk of {job.out} is full ({error}): make room; what is finished is kept, "
+                "and --resume goes on from there."
+            )
+            full.__cause__ = error
+            self._end_with(full)
+        else:
+            self._say(f"{job.name} FAILED, it could not be started ({error})")
+        return Outcome(job, FAILED, 0.0)
+
+    def _say(self, line: str) -> None:
+        """Reports; an error in that is the caller's, which is in another thread."""
+        try:
+            self._report(line)
+        except BaseException as error:
+            self._end_with(error)
+
+    def _end_with(self, error: BaseException) -> None:
+        """Begins nothing more; the first error is raised when all that runs has ended."""
+        self._error = self._error or error
+        self._stop.set()
 
 
 def _ended(process: subprocess.Popen, seconds: float) -> int:
     """The status of a process, interrupted after so many seconds, and killed if need be."""
-    for limit, tell in ((seconds, signal.SIGINT), (_GRACE, signal.SIGKILL)):
-        try:
-            return process.wait(None if limit == math.inf else limit)
-        except subprocess.TimeoutExpired:
-            process.send_signal(tell)
+    try:
+        return process.wait(None if seconds == math.inf else seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    return _killed_after(process, _GRACE)
+
+
+def _killed_after(process: subprocess.Popen, seconds: float) -> int:
+    """The status of a process that has so many seconds to end by itself."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
     return process.wait()
 
 

@@ -118,6 +118,8 @@ def halved(
 ) -> Iterator[Record]:  # fmt: skip
     """Yields the records of all rungs, those of an earlier run left out.
 
+    Where stages are left out that are not there, it ends with the first rung that lacks records.
+
     Args:
         values: the settings to try, at least one.
         seeds: of the chosen setting's runs; the first of them try the others.
@@ -141,9 +143,18 @@ def halved(
             yield from stages.of(stage, make)
         if not last:
             tried = where(stages.known, method, **{**setting, TUNING: budget})
+            if not stages.computes_all and not _complete(tried, name, chosen, some):
+                return  # of a run that was stopped here: nothing says which settings went on
             best = functools.partial(_best, tried, rungs[place + 1][1], name, criterion)
             # Only the process that reads the folder knows the records of an earlier run.
             chosen = tuple(hosts.from_first(best))
+
+
+def _complete(
+    tried: Sequence[Record], name: str, values: Sequence[float], seeds: Sequence[int]
+) -> bool:
+    """Whether a rung has a record of each setting from each seed."""
+    return len({(r.setting[name], r.seed) for r in tried}) >= len(values) * len(seeds)
 
 
 def _best(records: Sequence[Record], count: int, name: str, criterion: str) -> list[float]:

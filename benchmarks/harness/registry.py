@@ -147,7 +147,8 @@ DISTRIBUTED = ("gsgd_mlp", "gsgd_cifar10", "gsgd_sequence")
 
 PRESET_NAMES = ("smoke", "cpu", "day", "full")
 """From the smallest: `smoke` and `cpu` show that everything runs, `day` and `full` are to decide.
-Kills of `preemption` decide at any size: it has no `day`."""
+Kills of `preemption` decide at any size: it has no `day`. A module may have presets of its own
+beside these: what is run at them is shown on its page, and no claim is judged on it."""
 
 
 class Context(NamedTuple):
@@ -215,6 +216,19 @@ def preset(experiment: Experiment, name: str) -> Any:
 def names_with(preset: str) -> list[str]:
     """The experiments that have a preset."""
     return [name for name in NAMES if preset in load(name).PRESETS]
+
+
+def presets_of(name: str) -> list[str]:
+    """The presets that an experiment may have been recorded at.
+
+    Args:
+        name: of the experiment.
+
+    Returns:
+        Those of `PRESET_NAMES`, the largest first, then its module's own.
+    """
+    own = [preset for preset in load(name).PRESETS if preset not in PRESET_NAMES]
+    return [*reversed(PRESET_NAMES), *own]
 
 
 def preset_of(name: str, origin: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.results.comparison import Difference, interval
+from common.results.origin import shortened
 from common.results.power import told_apart
 from common.results.records import Record
 from common.results.selection import best_setting
@@ -142,7 +143,8 @@ def won_and_lost(differences: Sequence[Difference]) -> str:
 def source(origin: Mapping[str, Any]) -> str:
     """Command, commit and hardware that records came from, in one line."""
     made = origin["provenance"]
-    return f"`{origin['command']}`, commit {made['git_commit'][:12]}, {hardware(made['device'])}"
+    commit = shortened(made["git_commit"])
+    return f"`{origin['command']}`, commit {commit}, {hardware(made['device'])}"
 
 
 def hardware(device: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from common.files import (
     locked,
     write_whole,
 )
-from common.results.origin import now, provenance
+from common.results.origin import now, provenance, shortened
 from common.results.records import Record, RecordWriter, json_ready, last_run, read_records
 
 
@@ -144,7 +144,7 @@ def run_experiment(
         "command": command,
         "configuration": dataclasses.asdict(settings),
         "seeds": list(context.seeds),
-        "provenance": provenance(),
+        "provenance": provenance(dtype=dtype_of(settings)),
     }
     finished: dict[str, list[Record]] = {}
     with contextlib.ExitStack() as ours:
@@ -182,6 +182,16 @@ def run_experiment(
                     f"the disk of {out} is full ({error}): make room; {kept}"
                 ) from error
             raise
+
+
+def dtype_of(settings: Any) -> str:
+    """The dtype in which networks compute, as settings say, or those of the network among them.
+
+    Args:
+        settings: of an experiment.
+    """
+    groups = (settings, getattr(settings, "size", None))
+    return "bfloat16" if any(getattr(group, "bfloat16", False) for group in groups) else "float32"
 
 
 class _Run:
@@ -275,16 +285,27 @@ def _finished(out: Path, origin: Mapping[str, Any]) -> dict[str, list[Record]]:
             f"--resume needs to know the last run, but {out / 'manifest.json'} is damaged "
             f"({error!r}); remove it to begin anew there (records are kept)."
         ) from error
-    differing = [key for key, value in identity.items() if value != _identity(origin)[key]]
+    ours = _identity(origin)
+    differing = [key for key, value in identity.items() if value != ours[key]]
     if differing:
+        ways = [
+            "leave it out to begin anew there (records are appended)",
+            "name another folder with --out",
+        ]
+        if _CODE in differing:
+            then, here = (shortened(str(either[_CODE])) for either in (identity, ours))
+            ways.insert(0, f"go back to the code of that run, {then} (here it is {here})")
         raise OtherRunError(
-            f"--resume needs a run of the same {', '.join(differing)} in {out}; leave it out to "
-            "begin anew there (records are appended), or name another folder with --out."
+            f"--resume needs a run of the same {', '.join(differing)} in {out}; "
+            f"{', '.join(ways[:-1])}, or {ways[-1]}."
         )
     records = [r for r in read_records(out / "records.jsonl") if r.origin.get("run") == run]
     parts = [(name, records[max(first, 0) :][:count], count) for name, first, count in stages]
     # A stage that has lost a record, with the end of the file say, is computed again.
     return {name: part for name, part, count in parts if len(part) == count}
+
+
+_CODE = "code (commit)"
 
 
 def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,7 +314,7 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("benchmark", "preset", "configuration", "seeds")
     return json_ready(
         {key: origin[key] for key in keys}
-        | {"code (commit)": source["git_commit"]}
+        | {_CODE: source["git_commit"]}
         | {key: source[key] for key in ("versions", "device", "dtype")}
     )
 

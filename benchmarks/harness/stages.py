@@ -20,6 +20,9 @@ class TimeBudgetSpentError(RuntimeError):
 class Stages:
     """What an earlier run finished, and how long this one may take."""
 
+    computes_all = True
+    """Whether every stage is computed that is not there already; else records may be missing."""
+
     def __init__(
         self, finished: Mapping[str, Sequence[Record]] | None = None, *,
         seconds: float | None = None,

@@ -11,12 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness import registry
-from benchmarks.harness.runner import made_by
 from benchmarks.judgement import published
 from benchmarks.judgement.claims import CLAIMS
+from benchmarks.judgement.experiment_page import changed, page, section
 from benchmarks.judgement.finding import Measured
 from benchmarks.judgement.page import (
     HEAD,
@@ -46,28 +46,48 @@ class UnusableRunError(ValueError):
     """A run whose records no page can be made of."""
 
 
-def keep(
-    runs: Iterable[Path], folder: Path = FOLDER, readme: Path = README
-) -> tuple[list[tuple[Path, Path]], list[Path]]:
+class NothingFinishedError(ValueError):
+    """A folder of a run that has finished no record yet."""
+
+
+class Kept(NamedTuple):
+    """What came of keeping runs as evidence."""
+
+    taken: list[tuple[Path, Path]]
+    """Each run with its summary."""
+    left_out: list[Path]
+    """Runs that have finished no record yet."""
+    written: list[Path]
+    """What `render` wrote."""
+
+
+def keep(runs: Iterable[Path], folder: Path = FOLDER, readme: Path = README) -> Kept:
     """Takes runs as evidence and makes every page anew; where that fails, all is as it was.
 
-    Returns:
-        Each run with its summary, and the files that `render` wrote.
+    A run that was stopped before it had finished a record is left out.
 
     Raises:
         FileNotFoundError: as of `take`.
+        NothingFinishedError: if all runs are left out.
         ValueError: as of `take`.
         UnusableRunError: if the pages cannot be made with these runs.
     """
     before: dict[Path, bytes | None] = {}
     taken: list[tuple[Path, Path]] = []
+    left_out: dict[Path, NothingFinishedError] = {}
     try:
         for run in runs:
-            target, records = _latest(run, folder)
+            try:
+                target, records = _latest(run, folder)
+            except NothingFinishedError as error:
+                left_out[run] = error
+                continue
             before.setdefault(target, target.read_bytes() if target.exists() else None)
             write_summary(records, target)
             taken.append((run, target))
-        return taken, _rendered(taken, folder, readme)
+        if left_out and not taken:
+            raise NothingFinishedError(" ".join(map(str, left_out.values())))
+        return Kept(taken, list(left_out), _rendered(taken, folder, readme))
     except BaseException:
         for target, content in before.items():
             _put_back(target, content)
@@ -115,8 +135,9 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
     The preset is the one that has the settings of the run, whatever it was called then.
 
     Raises:
-        FileNotFoundError: if there are no records.
-        ValueError: if they hold none, are of an experiment or preset that is not known, or are of
+        FileNotFoundError: if no run was begun there.
+        NothingFinishedError: if it has finished no record.
+        ValueError: if its records are of an experiment or preset that is not known, or are of
             other settings than the preset has, where a run with these is kept.
     """
     target, records = _latest(run, folder)
@@ -127,17 +148,18 @@ def take(run: Path, folder: Path = FOLDER) -> Path:
 def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
     """Where the latest run of a results folder is kept, and its records."""
     path = run / "records.jsonl"
-    if not path.exists():
+    begun = path.exists() or (run / "log.txt").exists()  # which is there before any record
+    if not begun:
         raise FileNotFoundError(f"no records at {path}; name a folder that a run has filled.")
-    records = last_run(read_records(path))
+    records = last_run(read_records(path)) if path.exists() else []
     if not records:
-        raise ValueError(f"{path} holds no finished record; let the run finish one.")
+        raise NothingFinishedError(f"{path} holds no finished record; let the run finish one.")
     origin = records[0].origin
     name = str(origin.get("benchmark"))
     # Records may come from anywhere: only names that are known become names of files.
     target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
     settings = registry.preset(registry.load(name), target.stem)
-    if _is_whole(settings, target) and (cut := _changed(settings, origin)):
+    if _is_whole(settings, target) and (cut := changed(settings, origin)):
         raise ValueError(
             f"{path} is not the preset {target.stem} as it is now: {cut}. {target} is, and would "
             "be replaced; move it away first, if that is meant."
@@ -148,7 +170,7 @@ def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
 def _is_whole(settings: Any, summary: Path) -> bool:
     """Whether a run with all the settings of its preset is kept."""
     kept = read_summary(summary) if summary.exists() else []
-    return bool(kept) and not _changed(settings, kept[0].origin)
+    return bool(kept) and not changed(settings, kept[0].origin)
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
@@ -177,23 +199,26 @@ def _made(folder: Path, readme: Path, scratch: Path) -> tuple[dict[Path, str], d
     measured, basis, parts = {}, {}, {}
     for name, summaries in _measured(folder):
         read = {path: read_summary(path) for path in summaries}
-        basis[name] = _basis(name, read)
-        measured[name], parts[name] = read[basis[name]], []
+        shared = {path: of for path, of in read.items() if path.stem in registry.PRESET_NAMES}
+        if shared:
+            basis[name] = _basis(name, shared)
+            measured[name] = shared[basis[name]]
+        parts[name] = []
         for path, records in read.items():
             place = scratch / name / path.stem
             place.mkdir(parents=True)
             try:
-                section, drawn = _section(name, path, records, place)
+                text, drawn = section(name, path, records, place)
             except Exception as error:  # of a record that its report did not foresee
                 raise _UnshownError(f"{path} cannot be shown ({_described(error)})") from error
-            parts[name].append(section)
+            parts[name].append(text)
             figures |= drawn
-        if basis[name] != summaries[0]:
+        if shared and basis[name] != summaries[0]:
             said = f"Claims are judged on preset `{basis[name].stem}`"
             parts[name].insert(0, f"*{said}: what is larger was not recorded as it is now.*")
     for name, sections in parts.items():
         judged = verdicts_on(name, measured, "README.md")
-        pages[folder / f"{name}.md"] = _page(name, judged, sections)
+        pages[folder / f"{name}.md"] = page(name, judged, sections)
     pages[folder / f"{PUBLISHED}.md"] = published.page(measured)
     pages[folder / "README.md"] = _index(folder, measured, basis, figures)
     link = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
@@ -203,10 +228,11 @@ def _made(folder: Path, readme: Path, scratch: Path) -> tuple[dict[Path, str], d
 
 
 def _basis(name: str, read: Mapping[Path, Sequence[Record]]) -> Path:
-    """The summary that claims are judged on, of those of an experiment, the largest first.
+    """The summary that claims are judged on, of those at presets that all experiments share.
 
-    It is that of the largest preset recorded with the settings it has today: a run cut short by its
-    settings does not stand before a whole one. Where there is none, it is the largest.
+    They come largest first. It is that of the largest preset recorded with the settings it has
+    today: a run cut short by its settings does not stand before a whole one. Where there is none,
+    it is the largest.
     """
     presets = registry.load(name).PRESETS
     whole = (
@@ -266,53 +292,11 @@ def check(folder: Path = FOLDER, readme: Path = README) -> None:
 def _measured(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """Each experiment that has evidence, with its summaries, in the order of the registry."""
     for name in registry.NAMES:
-        paths = [folder / name / f"{preset}.jsonl" for preset in reversed(registry.PRESET_NAMES)]
+        if not (folder / name).is_dir():
+            continue
+        paths = [folder / name / f"{preset}.jsonl" for preset in registry.presets_of(name)]
         if summaries := [path for path in paths if path.exists()]:
             yield name, summaries
-
-
-def _section(
-    name: str, path: Path, records: Sequence[Record], scratch: Path
-) -> tuple[str, dict[Path, Path]]:
-    """One preset's tables and figures, drawn in `scratch`; a figure is named for the preset too."""
-    experiment = registry.load(name)
-    figures = {
-        path.with_name(f"{path.stem}_{drawn.name}"): drawn
-        for drawn in experiment.plots(records, scratch)
-    }
-    captions = getattr(experiment, "CAPTIONS", {})
-    shown = []
-    for figure in figures:
-        shown.append(f"![{figure.stem.replace('_', ' ')}]({figure.parent.name}/{figure.name})")
-        if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
-            shown.append(f"*{caption}*")
-    # A run that was stopped has not all the seeds that it was asked for.
-    origin = {**records[0].origin, "seeds": sorted({record.seed for record in records})}
-    parts = [f"## Preset `{path.stem}`", experiment.tables(records), made_by(origin)]
-    if changed := _changed(experiment.PRESETS.get(path.stem), origin):
-        parts.insert(1, f"*Not the preset as it is now: {changed}.*")
-    elif (recorded := origin.get("preset")) != path.stem:
-        parts.insert(1, f"*Recorded when this preset was called `{recorded}`.*")
-    return "\n\n".join([*parts, *shown]), figures
-
-
-def _changed(settings: Any, origin: Mapping[str, Any]) -> str:
-    """In what records were made otherwise than their preset says: fewer epochs, say."""
-    differing = {} if settings is None else registry.changed(settings, origin)
-    return "; ".join(
-        f"{name.replace('_', ' ')} {_short(then)} instead of {_short(today)}"
-        for name, (then, today) in differing.items()
-    )
-
-
-def _short(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _page(name: str, judged: str, sections: Sequence[str]) -> str:
-    claim, _, rest = registry.describe(name).partition("\n")
-    parts = [f"# {name}", f"**{claim}**", rest.strip(), judged, *sections]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _index(

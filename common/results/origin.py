@@ -1,9 +1,11 @@
 """The origin of a result: code, versions, device, time."""
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,19 +15,49 @@ import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _ROOT = Path(__file__).resolve().parents[2]
+_SOURCES = ("gsgd_jax", "dcasgd_jax", "lacim_jax", "common", "benchmarks")
+"""The packages that results are computed by. All that they are made of is Python."""
 
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of this checkout, with "+changes" where tracked files differ from it.
+    """The commit of this checkout; where its code differs from that, a digest of it too.
 
-    "unknown" outside a git checkout, or where git is missing.
+    It is "COMMIT+changes-DIGEST" then, whether files were changed, added or removed, and
+    "unknown-DIGEST" outside a git checkout, or where git is missing: of equal names the code is the
+    same. What is no code, evidence and documentation say, does not count.
     """
+    patterns = [f"{package}/*.py" for package in _SOURCES]
     try:
-        commit = _git("rev-parse", "HEAD")
-        return f"{commit}+changes" if _git("status", "--porcelain", "-uno") else commit
+        if _git("ls-files", "--", *patterns):  # else a copy in some other project's checkout
+            commit = _git("rev-parse", "HEAD")
+            changed = _git("status", "--porcelain", "--untracked-files=all", "--", *patterns)
+            return f"{commit}+changes-{_digest()}" if changed else commit
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        pass
+    return f"unknown-{_digest()}"
+
+
+def _digest() -> str:
+    """Eight digits that tell one state of the code from another."""
+    content = hashlib.sha256()
+    for path in sorted(path for name in _SOURCES for path in (_ROOT / name).rglob("*.py")):
+        text = path.read_bytes()
+        content.update(f"{path.relative_to(_ROOT).as_posix()} {len(text)}\n".encode() + text)
+    return content.hexdigest()[:8]
+
+
+def shortened(commit: str) -> str:
+    """What `git_commit` says, in as many digits as tell commits apart.
+
+    Args:
+        commit: of a record, whenever it was made.
+
+    Example:
+        >>> shortened("20771f59b7ecfb6dcebaaa3ce0c8cbc1bf8b3a59+changes-1a2b3c4d")
+        '20771f59b7ec+changes-1a2b3c4d'
+    """
+    return re.sub(r"^([0-9a-f]{12})[0-9a-f]{28}", r"\1", commit)
 
 
 def _git(*arguments: str) -> str:

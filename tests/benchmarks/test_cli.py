@@ -9,6 +9,7 @@ import pytest
 from benchmarks import cli
 from benchmarks.cli import main
 from benchmarks.harness import everything, registry
+from benchmarks.harness.runner import dtype_of
 from common.results.records import read_records
 
 
@@ -98,6 +99,43 @@ def test_a_run_leaves_records_manifest_tables_and_plots(line, tmp_path, capsys):
     assert "n = 2 seeds" in tables
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+    bfloat16: bool
+    steps: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class WithNetwork:
+    size: Network
+    steps: int = 2
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_records_say_in_which_dtype_networks_computed(
+    bfloat16, nested, line, tmp_path, monkeypatch
+):
+    line()
+    settings = WithNetwork(Network(bfloat16)) if nested else Network(bfloat16)
+    monkeypatch.setitem(registry.load("line").PRESETS, "smoke", settings)
+    assert main(["line", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    dtype = "bfloat16" if bfloat16 else "float32"
+    (found,) = read_records(tmp_path / "records.jsonl")
+    assert found.origin["provenance"]["dtype"] == dtype
+    assert f", {dtype}, n = 1 seed." in (tmp_path / "tables.md").read_text()
+
+
+def test_no_preset_says_it_elsewhere():
+    found = set()
+    for name in registry.NAMES:
+        for preset, settings in registry.load(name).PRESETS.items():
+            half = "'bfloat16': True" in str(dataclasses.asdict(settings))
+            assert (dtype_of(settings) == "bfloat16") == half, (name, preset)
+            found |= {(name, preset)} if half else set()
+    assert {("dcasgd_imagenet", "full"), ("delayed_language_model", "full")} <= found
+
+
 def test_a_second_run_appends_and_shows_itself(line, tmp_path):
     line()
     main(["line", "--seeds", "2", "--out", str(tmp_path)])
@@ -133,9 +171,10 @@ def test_the_demo_gives_every_experiment_a_folder(line, tmp_path):
 @pytest.mark.parametrize("name", registry.NAMES)
 def test_every_experiment_has_its_presets_and_a_docstring(name):
     module = registry.load(name)
-    # Only what needs real sizes has a preset between cpu and full.
-    assert set(module.PRESETS) | {"day"} == set(registry.PRESET_NAMES)
-    assert list(module.PRESETS) == [n for n in registry.PRESET_NAMES if n in module.PRESETS]
+    named = [preset for preset in module.PRESETS if preset in registry.PRESET_NAMES]
+    # Only what needs real sizes has a preset between cpu and full; others may stand beside these.
+    assert {*named, "day"} == set(registry.PRESET_NAMES)
+    assert named == [preset for preset in registry.PRESET_NAMES if preset in module.PRESETS]
     for settings in module.PRESETS.values():
         assert dataclasses.is_dataclass(settings)
     assert len(registry.describe(name).splitlines()) > 3

@@ -161,11 +161,20 @@ sys.meta_path.insert(0, Interrupts)
 """
 
 
+IN_THE_BACKGROUND = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""How a shell starts what a script puts there."""
+
+
 @pytest.mark.parametrize(
-    ("module", "name"), [("jax", "SIGINT"), ("benchmarks.harness.runner", "SIGTERM")]
+    ("module", "name", "first"),
+    [
+        ("jax", "SIGINT", ""),
+        ("benchmarks.harness.runner", "SIGTERM", ""),
+        ("jax", "SIGINT", IN_THE_BACKGROUND),
+    ],
 )
-def test_ctrl_c_before_anything_began_is_one_line(module, name):
-    before = INTERRUPTED_WHILE_IMPORTING.format(module=module, signal=name)
+def test_ctrl_c_before_anything_began_is_one_line(module, name, first):
+    before = first + INTERRUPTED_WHILE_IMPORTING.format(module=module, signal=name)
     process = program(["gsgd_mlp"], before=before)
     printed, complaints = process.communicate(timeout=60)
     assert (printed, complaints) == ("", "python -m benchmarks: interrupted\n")

@@ -1,7 +1,7 @@
 """One row anew: its stage alone is run; figures agree within the spread of seeds, or not."""
 
 import dataclasses
-import itertools
+import functools
 import json
 import math
 
@@ -11,8 +11,8 @@ from benchmarks.cli import main
 from benchmarks.harness import again, registry
 from benchmarks.harness.halving import Halving, halved
 from benchmarks.judgement import evidence
-from common.results.records import Record, read_records
-from common.results.summaries import write_summary
+from common.results.records import Record, last_run, read_records
+from common.results.summaries import read_summary, write_summary
 
 
 @pytest.fixture
@@ -95,6 +95,21 @@ def test_a_row_that_cannot_be_computed_is_one_line(run, changes, rule, capsys):
     assert rule in said
 
 
+def test_a_preset_is_refused_where_there_is_no_choice_of_them(run, tmp_path, monkeypatch, capsys):
+    out, made = run
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path / "evidence")
+    summary = tmp_path / "evidence/line/smoke.jsonl"
+    write_summary(read_records(out / "records.jsonl"), summary)
+    for source in (out, out / "records.jsonl", summary):
+        assert main(["again", str(source), "--preset", "smoke"]) == 2
+        assert f"and {source} holds one run; leave it out." in capsys.readouterr().err
+    assert main(["again", "line", "--preset", "smoke"]) == 0
+    assert main(["again", str(summary.parent), "--preset", "smoke"]) == 0
+    assert main(["again", "line", "--preset", "cpu"]) == 2
+    assert "there is none at" in capsys.readouterr().err
+    assert made == []
+
+
 @pytest.mark.parametrize("number", ["0", "4"])
 def test_a_row_that_is_not_there_is_refused(run, number, capsys):
     out, _ = run
@@ -144,6 +159,51 @@ def test_one_seed_allows_a_tenth_times_are_not_compared_and_diverged_runs_agree(
     assert not again.compared(old, dataclasses.replace(new, metrics={}), [old])[0].agrees
 
 
+OF_THE_MACHINE = {
+    "XLA_seconds", "compile_ratio", "compile_seconds", "driver_seconds", "first_call_seconds",
+    "first_cpu_seconds", "first_quartile", "gflops", "gflops_per_cpu_second",
+    "gradients_per_second", "images_per_cpu_second", "images_per_second", "lower_seconds", "ratio",
+    "second_cpu_seconds", "seconds", "seconds_to_rescale", "simulator_ratio", "step_seconds",
+    "time", "trace_seconds",
+}  # fmt: skip
+"""Of all figures in the evidence, those that another machine gives otherwise."""
+
+
+def test_what_belongs_to_the_machine_is_not_compared_and_all_else_is():
+    names = {
+        name
+        for path in evidence.FOLDER.glob("*/*.jsonl")
+        for record in read_summary(path)
+        for name in record.metrics
+    }
+    assert {"simulated_seconds", "seconds_to_target", "tokens_to_target", "test_accuracy"} <= names
+    old = row(**dict.fromkeys(names, 1.0))
+    figures = again.compared(old, row(**dict.fromkeys(names, 9.0)), [old])
+    assert {figure.name for figure in figures if figure.agrees} == OF_THE_MACHINE
+
+
+@pytest.mark.parametrize("recorded", [math.nan, math.inf])
+@pytest.mark.parametrize("new", [math.nan, math.inf, -math.inf])
+def test_figures_that_are_not_finite_agree_whichever_they_are(recorded, new):
+    """A target that is never reached is infinitely far, and null in the record."""
+    others = [row(seed=seed, x=2.0 + seed) for seed in (1, 2)]
+    (figure,) = again.compared(row(x=recorded), row(x=new), [row(x=recorded), *others])
+    assert figure.agrees
+    assert not again.compared(row(x=recorded), row(x=2.0), others)[0].agrees
+    assert not again.compared(others[0], row(x=new), others)[0].agrees
+
+
+def test_a_target_that_was_not_reached_is_not_reached_again(line, monkeypatch, tmp_path):
+    line()
+
+    def run(settings, context):
+        yield from context.stages.of("fit", lambda: [row("fit", slope=1.0, steps=math.inf)])
+
+    monkeypatch.setattr(registry.load("line"), "run", run)
+    assert main(["line", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert main(["again", str(tmp_path), "--row", "1"]) == 0
+
+
 def test_the_stage_that_says_what_the_record_is_comes_first():
     names = ["SGD, M = 4, seed 0", "DC-ASGD-a, M = 4, seed 0", "DC-ASGD-a, M = 8, seed 1"]
     wanted = row("DC-ASGD-a", 1, {"workers": 8})
@@ -151,32 +211,60 @@ def test_the_stage_that_says_what_the_record_is_comes_first():
     assert again.ranked(["x", "y", "z"], wanted, 0.5)[0] == "y"  # by place, if by nothing else
 
 
+def searching(made, *methods):
+    """An experiment that tunes methods by halving, from two seeds; a stage is a seed of a rung."""
+
+    def stage(method, rung, seed):
+        made.append((method, rung.epochs, rung.values, seed))
+        for rate in rung.values:
+            metrics = {"slope": rate + seed / 10, "validation_accuracy": -abs(rate - 2)}
+            setting = {"learning_rate": rate, **rung.setting}
+            yield Record(method=method, setting=setting, seed=seed, metrics=metrics, wall_time=0.0)
+
+    def work(method, rung):
+        for seed in rung.seeds:
+            name = f"{method}, seed {seed}{rung.label}"
+            yield name, functools.partial(stage, method, rung, seed)
+
+    def run(settings, context):
+        for method in methods:
+            yield from halved(
+                (1.0, 2.0, 3.0), context.seeds, 3, Halving(seeds=2), context.stages,
+                functools.partial(work, method), method=method, setting={},
+            )  # fmt: skip
+
+    return run
+
+
 def test_a_row_of_a_search_by_halving_is_computed_without_the_search(line, monkeypatch, tmp_path):
     """Which setting was chosen is read from the recorded rows."""
     line()
     made = []
-
-    def run(settings, context):
-        def work(rung):
-            def make():
-                made.append((rung.epochs, rung.values))
-                for seed, rate in itertools.product(rung.seeds, rung.values):
-                    metrics = {"slope": rate + seed / 10, "validation_accuracy": -abs(rate - 2)}
-                    setting = {"learning_rate": rate, **rung.setting}
-                    yield Record(
-                        method="fit", setting=setting, seed=seed, metrics=metrics, wall_time=0.0
-                    )
-
-            yield f"fit{rung.label}", make
-
-        yield from halved(
-            (1.0, 2.0, 3.0), context.seeds, 3, Halving(seeds=1), context.stages, work,
-            method="fit", setting={},
-        )  # fmt: skip
-
-    monkeypatch.setattr(registry.load("line"), "run", run)
+    monkeypatch.setattr(registry.load("line"), "run", searching(made, "fit"))
     assert main(["line", "--seeds", "2", "--out", str(tmp_path)]) == 0
-    assert made == [(1, (1.0, 2.0, 3.0)), (3, (2.0,))]
+    assert [stage[1:] for stage in made] == [
+        (1, (1.0, 2.0, 3.0), 0), (1, (1.0, 2.0, 3.0), 1), (3, (2.0,), 0), (3, (2.0,), 1),
+    ]  # fmt: skip
     made.clear()
-    assert main(["again", str(tmp_path), "--row", "5"]) == 0
-    assert made == [(3, (2.0,))]
+    assert main(["again", str(tmp_path), "--row", "7"]) == 0
+    assert made == [("fit", 3, (2.0,), 0)]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4, 5, 7])
+def test_rows_of_a_run_that_was_stopped_in_a_search_are_computed(
+    stages, line, monkeypatch, tmp_path
+):
+    line()
+    made = []
+    monkeypatch.setattr(registry.load("line"), "run", searching(made, "fit", "other"))
+    arguments = ["line", "--seeds", "2", "--out", str(tmp_path), "--time-budget", "1e-9"]
+    assert main(arguments) == 3
+    for _ in range(stages - 1):
+        assert main([*arguments, "--resume"]) == 3
+    rows = last_run(read_records(tmp_path / "records.jsonl"))
+    finished = made.copy()
+    assert len(finished) == stages
+    for row, stage in ((1, finished[0]), (len(rows), finished[-1])):
+        made.clear()
+        assert main(["again", str(tmp_path), "--row", str(row)]) == 0
+        assert made[-1] == stage  # others may have been guessed first

@@ -1,5 +1,6 @@
 """`all`: every experiment in a process of its own, the timed ones alone."""
 
+import errno
 import itertools
 import json
 import os
@@ -15,7 +16,8 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.harness import everything, registry
-from benchmarks.harness.everything import STOPPED, Job, Outcome, run_jobs
+from benchmarks.harness.everything import FAILED, STOPPED, Job, Outcome, run_jobs
+from benchmarks.harness.runner import DiskFullError
 
 CHILD = """
 import json, os, sys, time
@@ -61,6 +63,60 @@ def test_timed_jobs_run_alone_and_the_others_side_by_side_on_their_own_cores(tmp
     assert a["arguments"] == ["--seeds", "3", "--out", str(tmp_path / "left")]
     assert (tmp_path / "left" / "log.txt").read_text() == "said left\n"
     assert any(line.startswith("fails FAILED, see ") for line in lines)
+
+
+def test_a_job_that_cannot_be_started_has_failed_and_the_others_run(tmp_path):
+    (tmp_path / "a").write_text("")  # where its folder should be
+    (tmp_path / "b" / "log.txt").mkdir(parents=True)
+    lines, todo = [], jobs(tmp_path, "a", "b", "c")
+    outcomes = run_jobs(todo, report=lines.append, program=PROGRAM)
+    assert [(o.job.name, o.status) for o in outcomes] == [("a", FAILED), ("b", FAILED), ("c", 0)]
+    assert any(
+        line.startswith("a FAILED, it could not be started (") and str(tmp_path / "a") in line
+        for line in lines
+    )
+    missing = (str(tmp_path / "no_such_program"),)
+    (outcome,) = run_jobs(jobs(tmp_path, "c"), report=lines.append, program=missing)
+    assert outcome.status == FAILED
+
+
+def test_on_a_full_disk_nothing_more_is_begun_and_the_command_says_so(tmp_path, monkeypatch):
+    opened = Path.open
+
+    def full(path, *arguments, **options):
+        if path == tmp_path / "b" / "log.txt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    todo = jobs(tmp_path, "a", "b", "c")
+    with pytest.raises(DiskFullError, match=r"b is full .*make room; what is finished is kept"):
+        run_jobs(todo, report=lambda line: None, program=PROGRAM)
+    assert (tmp_path / "a" / "told.json").exists()
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, SystemExit])
+def test_what_reporting_raises_reaches_the_caller_and_nothing_more_is_begun(error, tmp_path):
+    def gone(line):
+        raise error
+
+    for todo in (jobs(tmp_path, "a"), jobs(tmp_path, "a", alone=("a",))):
+        with pytest.raises(error):
+            run_jobs(todo, report=gone, program=PROGRAM)
+    assert not (tmp_path / "a" / "told.json").exists()
+
+
+def test_a_thread_that_dies_is_not_taken_for_one_that_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(everything._Queue, "_work", lambda queue, waiting, share: None)
+    with pytest.raises(RuntimeError, match="of 1 experiments 0 came to an end"):
+        run_jobs(jobs(tmp_path, "a"), report=lambda line: None, program=PROGRAM)
+
+
+def test_a_log_is_appended_to_as_records_are(tmp_path):
+    for _ in range(2):
+        run_jobs(jobs(tmp_path, "a"), report=lambda line: None, program=PROGRAM)
+    assert (tmp_path / "a" / "log.txt").read_text() == "said a\n" * 2
 
 
 def test_out_of_time_nothing_more_is_begun_and_what_runs_is_told_what_is_left(
@@ -136,9 +192,16 @@ def test_its_status_tells_how_all_went(run_all):
     assert run_all("--preset", "smok")[0] == 2
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "all", "--out", str(tmp_path)]
+IN_THE_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Before a command: it inherits that Ctrl-C is ignored, as in a script that does not wait."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "before"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, IN_THE_BACKGROUND)],
+)
+def test_ctrl_c_and_a_machine_that_is_taken_away_end_all_experiments(asked, before, tmp_path):
+    command = [*before, sys.executable, "-m", "benchmarks", "all", "--out", str(tmp_path)]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
@@ -208,6 +271,28 @@ def test_what_outlasts_patience_is_interrupted_and_what_is_deaf_killed(name, sta
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         assert everything._ended(process, 0.01) == status
+
+
+def test_ctrl_c_kills_what_is_deaf_to_it_when_its_grace_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(everything, "_GRACE", 0.1)
+    log = tmp_path / "deaf" / "log.txt"
+
+    class Interrupted(threading.Thread):
+        """Raises where the main thread waits, when the process is deaf."""
+
+        def start(self):
+            super().start()
+            while not (log.exists() and log.read_text()):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(everything, "threading", types.SimpleNamespace(
+        Thread=Interrupted, Lock=threading.Lock, Event=threading.Event
+    ))  # fmt: skip
+    lines, todo = [], jobs(tmp_path, "deaf", alone=("deaf",))
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(todo, report=lines.append, program=(sys.executable, "-c", SLOW))
+    assert lines[-1].startswith("deaf FAILED")  # its thread has waited for its end
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,32 @@ def test_records_of_other_seeds_or_code_are_not_gone_on_with(line, tmp_path, cap
     assert (tmp_path / "records.jsonl").read_bytes() == before
 
 
+def test_a_run_is_not_gone_on_with_by_code_that_was_edited_since(
+    line, tmp_path, capsys, monkeypatch
+):
+    def edited(digest):
+        monkeypatch.setattr(origin, "git_commit", lambda: f"{'0' * 40}+changes{digest}")
+
+    arguments = ["line", "--seeds", "2", "--out", str(tmp_path)]
+    edited("-11111111")
+    line(fail_at=1)
+    main(arguments)
+    made = line()
+    for digest in ("-22222222", ""):  # older runs of changed code have none
+        edited(digest)
+        capsys.readouterr()
+        assert main([*arguments, "--resume"]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "--resume needs a run of the same code (commit) in" in said
+        then, here = f"{'0' * 12}+changes-11111111", f"{'0' * 12}+changes{digest}"
+        assert f"; go back to the code of that run, {then} (here it is {here}), leave it" in said
+        assert said.endswith(", or name another folder with --out.")
+    assert made == []
+    edited("-11111111")
+    assert main([*arguments, "--resume"]) == 0
+    assert made == [1]
+
+
 def test_two_stages_of_one_name_are_refused(line, tmp_path):
     line(stage="always the same")
     with pytest.raises(ValueError, match="'always the same' twice"):

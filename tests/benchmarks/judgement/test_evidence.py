@@ -9,7 +9,7 @@ from matplotlib import figure
 from benchmarks.cli import main
 from benchmarks.harness import registry
 from benchmarks.judgement import evidence, page, published
-from benchmarks.judgement.claims import Claim
+from benchmarks.judgement.claims import NOT_MEASURED, Claim
 from benchmarks.judgement.finding import HOLDS, Finding
 from benchmarks.judgement.page import BEGIN, END
 from common.results.summaries import read_summary
@@ -101,6 +101,17 @@ def test_a_preset_that_was_renamed_is_known_by_its_settings(folder, tmp_path, mo
     assert evidence.take(tmp_path / "results") == folder / "line" / "day.jsonl"
 
 
+def one_claim(monkeypatch):
+    """Leaves one claim, on the little experiment; its headline says how many lines there are."""
+    claim = Claim(
+        "straight lines", "Lines are straight.", ("line",), "line",
+        lambda measured: Finding(HOLDS, f"{len(measured['line'])} lines", "All."),
+        "slope.png", "", "",
+    )  # fmt: skip
+    for module in (evidence, page, published):
+        monkeypatch.setattr(module, "CLAIMS", (claim,))
+
+
 @pytest.mark.parametrize(
     ("full", "day", "basis"),
     [(9, 2, "day"), (5, 2, "full"), (5, 3, "full"), (9, 3, "full")],
@@ -109,13 +120,7 @@ def test_a_claim_is_judged_on_the_largest_preset_recorded_as_it_is_today(
     full, day, basis, folder, tmp_path, monkeypatch
 ):
     """`full` was recorded with 5 steps, from 3 seeds, and `day` with 2, from 2."""
-    claim = Claim(
-        "straight lines", "Lines are straight.", ("line",), "line",
-        lambda measured: Finding(HOLDS, f"{len(measured['line'])} lines", "All."),
-        "slope.png", "", "",
-    )  # fmt: skip
-    for module in (evidence, page, published):
-        monkeypatch.setattr(module, "CLAIMS", (claim,))
+    one_claim(monkeypatch)
     experiment = registry.load("line")
     settings = experiment.PRESETS["smoke"]
 
@@ -135,6 +140,47 @@ def test_a_claim_is_judged_on_the_largest_preset_recorded_as_it_is_today(
     assert f"(line/{basis}_slope.png)" in (folder / "README.md").read_text()
     said = "*Claims are judged on preset `day`: what is larger was not recorded as it is now.*"
     assert (said in (folder / "line.md").read_text()) == (basis == "day")
+
+
+def test_a_result_at_a_preset_of_ones_own_is_handed_in_as_the_page_says(
+    folder, tmp_path, monkeypatch, capsys
+):
+    experiment = registry.load("line")
+    mine = dataclasses.replace(experiment.PRESETS["smoke"], steps=1)
+    monkeypatch.setitem(experiment.PRESETS, "mine", mine)
+    monkeypatch.setattr(evidence, "FOLDER", folder)
+    kept(tmp_path, preset="mine")
+    text = (folder / "line.md").read_text()
+    own = "*A preset of its own: claims are judged on smoke, cpu, day and full alone.*"
+    assert f"## Preset `mine`\n\n{own}\n\n| method" in text
+    assert "(line/mine_slope.png)" in text
+    assert (folder / "line" / "mine_slope.png").is_file()
+    assert "[line](line.md): A claim. Recorded: mine." in (folder / "README.md").read_text()
+    assert main(["report", "--check"]) == 0
+    assert main(["again", "line", "--row", "2"]) == 0
+    assert main(["again", str(folder / "line"), "--preset", "mine", "--row", "1"]) == 0
+    capsys.readouterr()
+    (folder / "line.md").write_text(text.replace("n = 2", "n = 200"))
+    assert main(["report", "--check"]) == 2
+    assert "not what the records say: line.md; run" in capsys.readouterr().err
+    (folder / "line.md").write_text(text)
+    (folder / "line" / "mine.jsonl").unlink()
+    assert main(["report", "--check"]) == 2
+
+
+def test_no_claim_is_judged_on_a_preset_of_ones_own(folder, tmp_path, monkeypatch):
+    one_claim(monkeypatch)
+    experiment = registry.load("line")
+    mine = dataclasses.replace(experiment.PRESETS["smoke"], steps=9)
+    monkeypatch.setitem(experiment.PRESETS, "mine", mine)
+    kept(tmp_path, preset="mine", seeds="3")
+    assert f"**{NOT_MEASURED}**" in (tmp_path / "README.md").read_text()
+    kept(tmp_path)
+    assert f"**{HOLDS}** | 2 lines |" in (tmp_path / "README.md").read_text()
+    text = (folder / "line.md").read_text()
+    assert text.index("## Preset `smoke`") < text.index("## Preset `mine`")
+    assert text.count("*A preset of its own:") == 1
+    assert "Claims are judged on preset" not in text
 
 
 def test_every_record_is_filed_under_the_name_that_its_preset_has_today():
@@ -190,6 +236,32 @@ def test_a_folder_without_records_is_refused(folder, tmp_path, capsys):
     (tmp_path / "records.jsonl").write_text("")
     assert main(["report", "--take", str(tmp_path)]) == 2
     assert "no finished record" in capsys.readouterr().err
+
+
+def test_a_run_that_has_finished_nothing_is_left_out_and_the_others_are_kept(
+    folder, tmp_path, capsys
+):
+    """As `all` leaves them when it is stopped: in the first stage, or before any."""
+    assert main(["line", "--seeds", "2", "--out", str(tmp_path / "results")]) == 0
+    for name, file in (("first", "records.jsonl"), ("begun", "log.txt")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("")
+    first, results, begun = (str(tmp_path / name) for name in ("first", "results", "begun"))
+    capsys.readouterr()
+    assert main(["report", "--take", first, results, begun]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"python -m benchmarks: {run} holds no finished record yet, and is left out."
+        for run in (first, begun)
+    ]
+    assert f"{results} -> {folder / 'line' / 'smoke.jsonl'}" in said.out
+    assert main(["report", "--check"]) == 0
+    was = contents(tmp_path)
+    assert main(["report", "--take", first, begun]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert first in line
+    assert begun in line
+    assert contents(tmp_path) == was
 
 
 def contents(tmp_path):
