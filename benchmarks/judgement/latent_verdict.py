@@ -19,7 +19,6 @@ from benchmarks.judgement.finding import (
 )
 from benchmarks.judgement.weighing import (
     BETTER,
-    WORSE,
     Comparison,
     in_short,
     outcomes,
@@ -30,16 +29,23 @@ from benchmarks.judgement.weighing import (
 from benchmarks.latent.reports import colored_digits, styles
 from benchmarks.latent.reports import domains as domain_report
 from benchmarks.latent.reports.identifiability import (
+    FROM_MORE,
     LACIM,
     MARGIN,
+    OVER_BLIND,
+    OVER_OTHERS,
+    OVER_TARGET,
     POOLED,
     TARGET,
     TURNED,
+    Gain,
+    gains,
     least_sufficient,
+    said,
     structural,
 )
 from benchmarks.latent.reports.segments import segments
-from common.results.comparison import Difference, interval, paired_difference
+from common.results.comparison import Difference, interval
 from common.results.power import smallest_visible, told_apart
 from common.results.records import Record
 from common.results.tables import metric
@@ -196,40 +202,40 @@ def identifiability(measured: Measured) -> Finding:
     enough = least_sufficient(counts)
     if enough is None:
         return INCOMPLETE
-    ours = where(counts[enough], LACIM)
-    mcc = metric(ours, "s_within")
-    found = interval(r.metrics["s_within"] - TARGET for r in ours)
-    turned = where(counts[enough], TURNED)
-    blind = {block: paired_difference(ours, turned, f"{block}_within") for block in ("s", "v")}
-    beside = {POOLED: where(counts[enough], POOLED)}
-    if fewer := [m for m in counts if 1 < m < enough]:
-        beside[f"{fewer[-1]} domains"] = where(counts[fewer[-1]], LACIM)
-    gains = {name: paired_difference(ours, of, "s_within") for name, of in beside.items()}
-    if not all(gain.n for gain in (*blind.values(), *gains.values())):
+    found = list(gains(counts, enough))
+    if not all(gain.over_seeds.n for gain in found):
         return INCOMPLETE
-    larger = {m: of for m in counts if m > enough and (of := where(counts[m], LACIM))}
-    again = [interval(r.metrics["s_within"] - TARGET for r in of) for of in larger.values()]
-    signs = told_apart([found, *blind.values(), *gains.values(), *again])
-    shown, *beyond = (_side(sign) for sign in signs[:3])
+    signs = told_apart([gain.over_seeds for gain in found])
+    of: dict[str, list[tuple[Gain, int]]] = {}
+    for gain, sign in zip(found, signs, strict=True):
+        of.setdefault(gain.kind, []).append((gain, sign))
+    ((target, shown),) = of[OVER_TARGET]
+    s_blind, v_blind = (_side(sign) for _, sign in of[OVER_BLIND])
+    ours, turned = (where(counts[enough], name) for name in (LACIM, TURNED))
+    (s, v), chance = (
+        [metric(runs, f"{block}_within") for block in ("s", "v")] for runs in (ours, turned)
+    )
     listed = [
-        f"{gain.mean:+.2f} over {name} ({_said(gain, sign)})"
-        for (name, gain), sign in zip(gains.items(), signs[3 : 3 + len(gains)], strict=True)
+        f"{gain.over_seeds.mean:+.2f} over {gain.name} ({said(gain, sign)})"
+        for gain, sign in of[OVER_OTHERS]
     ]
-    chance = {block: metric(turned, f"{block}_within").mean for block in blind}
-    v = metric(ours, "v_within")
     headline = (
-        f"from {enough} domains s has an MCC of {mcc.mean:.2f} ± {mcc.sd:.2f}, {shown} the target "
-        f"{TARGET:g} (visible from {smallest_visible(found):.2f} on) and {beyond[0]} the "
-        f"{chance['s']:.2f} that separating s from v alone gives: {' and '.join(listed)}; v has "
-        f"{v.mean:.2f} ± {v.sd:.2f}, {beyond[1]} the {chance['v']:.2f} that it gives"
+        f"from {enough} domains s has an MCC of {s.mean:.2f} ± {s.sd:.2f}, {_side(shown)} the "
+        f"target {TARGET:g} (visible from {smallest_visible(target.over_seeds):.2f} on) and "
+        f"{s_blind} the {chance[0].mean:.2f} that separating s from v alone gives: "
+        f"{' and '.join(listed)}; v has {v.mean:.2f} ± {v.sd:.2f}, {v_blind} the "
+        f"{chance[1].mean:.2f} that it gives"
     )
-    for m, sign in zip(larger, signs[3 + len(gains) :], strict=True):
-        s = metric(larger[m], "s_within")
-        headline += f"; from {m} s has {s.mean:.2f} ± {s.sd:.2f}, {_side(sign)} the target"
+    for gain, sign in of.get(FROM_MORE, ()):
+        more = metric(where(counts[int(gain.name)], LACIM), "s_within")
+        headline += (
+            f"; from {gain.name} s has {more.mean:.2f} ± {more.sd:.2f}, {_side(sign)} the target"
+        )
     seen = ", ".join(
-        f"over {name} from {smallest_visible(gain):.2f} on" for name, gain in gains.items()
+        f"over {gain.name} from {smallest_visible(gain.over_seeds):.2f} on"
+        for gain, _ in of[OVER_OTHERS]
     )
-    power = f"By {mcc.n} seeds a difference is visible {seen}, and hoped for is {MARGIN:g}."
+    power = f"By {s.n} seeds a difference is visible {seen}, and hoped for is {MARGIN:g}."
     word = _found(signs)
     if sources := segments(measured["lacim_identifiability"]):
         headline += f"; {sources.text}"
@@ -240,13 +246,6 @@ def identifiability(measured: Measured) -> Finding:
 
 def _side(sign: int) -> str:
     return "shown to be above" if sign > 0 else "below" if sign < 0 else "not told from"
-
-
-def _said(gain: Difference, sign: int) -> str:
-    if sign:
-        return BETTER if sign > 0 else WORSE
-    excluded = smallest_visible(gain) <= MARGIN and gain.mean + gain.half_width < MARGIN
-    return "not as much as hoped" if excluded else "not told apart"
 
 
 def _found(signs: Sequence[int]) -> str:

@@ -106,32 +106,59 @@ def _details(counts: Counts) -> Iterator[list[str]]:
             yield [f"{title}, {method}", *(number(each, digits=digits) for each in summaries)]
 
 
-class _Gain(NamedTuple):
+OVER_TARGET, OVER_BLIND, OVER_OTHERS, FROM_MORE = "target", "blind", "others", "more domains"
+
+
+class Gain(NamedTuple):
     """One of the differences of MCC within domains that the verdict on the claim looks at."""
 
-    what: str
+    kind: str
+    """Of s over the target; of a block over what separates s from v and finds no dimension within
+    them; of s over pooled data, or fewer domains; of s from more domains over the target."""
+    name: str
+    """The block, what is compared with, or the number of domains."""
     over_seeds: Difference
     hoped: float | None = None
     """The least gain worth having, where that is asked."""
 
+    @property
+    def text(self) -> str:
+        """In words."""
+        return {
+            OVER_TARGET: f"s over the target {TARGET:g}",
+            OVER_BLIND: f"{self.name} over separating s from v alone ({TURNED})",
+            OVER_OTHERS: f"s over {self.name} (hoped for {MARGIN:g})",
+            FROM_MORE: f"s from {self.name} domains over the target",
+        }[self.kind]
 
-def _gains(counts: Counts, m: int) -> Iterator[_Gain]:
-    """Of LaCIM from m domains: over the target, blind separation, pooled data, fewer domains."""
+
+def gains(counts: Counts, m: int) -> Iterator[Gain]:
+    """Of LaCIM from m domains, and from more.
+
+    Args:
+        counts: records by number of domains.
+        m: the least number that suffices.
+    """
     ours = where(counts[m], LACIM)
-    found = interval(r.metrics["s_within"] - TARGET for r in ours)
-    yield _Gain(f"s over the target {TARGET:g}", found)
+    yield Gain(OVER_TARGET, "s", _over_target(ours))
     turned = where(counts[m], TURNED)
     for block in ("s", "v"):
-        over = paired_difference(ours, turned, f"{block}_within")
-        yield _Gain(f"{block} over separating s from v alone ({TURNED})", over)
-    pooled = paired_difference(ours, where(counts[m], POOLED), "s_within")
-    yield _Gain(f"s over {POOLED} (hoped for {MARGIN:g})", pooled, MARGIN)
+        yield Gain(OVER_BLIND, block, paired_difference(ours, turned, f"{block}_within"))
+    beside = {POOLED: where(counts[m], POOLED)}
     if fewer := [k for k in counts if 1 < k < m]:
-        over = paired_difference(ours, where(counts[fewer[-1]], LACIM), "s_within")
-        yield _Gain(f"s over {fewer[-1]} domains (hoped for {MARGIN:g})", over, MARGIN)
+        beside[f"{fewer[-1]} domains"] = where(counts[fewer[-1]], LACIM)
+    for name, runs in beside.items():
+        yield Gain(OVER_OTHERS, name, paired_difference(ours, runs, "s_within"), MARGIN)
+    for more, records in counts.items():
+        if more > m and (runs := where(records, LACIM)):
+            yield Gain(FROM_MORE, f"{more:g}", _over_target(runs))
 
 
-def _said(gain: _Gain, sign: int) -> str:
+def _over_target(runs: Sequence[Record]) -> Difference:
+    return interval(r.metrics["s_within"] - TARGET for r in runs)
+
+
+def said(gain: Gain, sign: int) -> str:
     """Whether a difference is shown or, where a gain was hoped for, that gain excluded."""
     if sign:
         return "shown to be above" if sign > 0 else "shown to be below"
@@ -160,11 +187,11 @@ def _verdicts(counts: Counts) -> Iterator[str]:
             f"{m} domains, s: LaCIM {mcc}; of the differences below, seed by seed, ± is half of a "
             "95% interval, and what is shown is corrected for their number"
         )
-        gains = [gain for gain in _gains(counts, m) if gain.over_seeds.n]
-        signs = told_apart([gain.over_seeds for gain in gains])
-        for gain, sign in zip(gains, signs, strict=True):
+        found = [gain for gain in gains(counts, m) if gain.over_seeds.n]
+        signs = told_apart([gain.over_seeds for gain in found])
+        for gain, sign in zip(found, signs, strict=True):
             over = gain.over_seeds
-            yield f"{gain.what}: {over.mean:+.3f} ± {over.half_width:.3f}, {_said(gain, sign)}"
+            yield f"{gain.text}: {over.mean:+.3f} ± {over.half_width:.3f}, {said(gain, sign)}"
     every = [record for records in counts.values() for record in records]
     diverged = [
         f"{method} {metric(runs, 's_within').failed}"
