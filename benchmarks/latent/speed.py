@@ -36,7 +36,7 @@ A whole evaluation is one set of compiled programs: how many more are compiled i
 another number of images and of steps, is counted. The memory of a chunk stands beside what 10,000
 images at once would take.
 
-Cost: smoke a minute, day 6 minutes on two cores; full was not run.
+Cost: smoke a minute, cpu 3 minutes and day 6 on two cores; full was not run.
 Command: python -m benchmarks lacim_speed --preset day
 """
 
@@ -65,7 +65,8 @@ PRESETS = {
         channels=(8, 16),
     ),
     "cpu": Settings(
-        train_images=2560, search_images=128, chunk_size=64, channels=(8, 16, 32, 64),
+        networks=(Network(4, (128, 128)), Network(2, (256, 128))), train_images=2560,
+        search_images=128, fitted_steps=100, search_steps=20, channels=(8, 16, 32, 64),
     ),
     "day": Settings(),
     "full": Settings(
