@@ -1,34 +1,23 @@
-"""What is worth an accelerator's minutes, in order, and what each piece costs."""
+"""What is worth an accelerator's minutes, in order, and how each piece is made to fit into them."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import optax
-
-from benchmarks.accelerator.costs import Program
-from benchmarks.delay.images import cases
-from benchmarks.latent.methods import METHODS
-from common.networks import plain, resnet
-from lacim_jax import Examples
-
-_EXAMPLES = {"cifar10": 50_000, "mnist": 60_000, "mnist5k": 5_000, "digits8x8": 1_797}
-_IMAGES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "mnist5k": (28, 28, 1),
-           "digits8x8": (8, 8, 1)}  # fmt: skip
+from benchmarks.accelerator import timed, work
+from benchmarks.accelerator.work import Work
+from benchmarks.delay.images import shortened
+from benchmarks.delay.language import rules
+from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, ASGD, CONSTANT, SGD, SYNCHRONOUS
+from benchmarks.harness.halving import Halving
+from benchmarks.latent.contests import Network
+from benchmarks.latent.reports.colored_digits import ERM_, LACIM
+from benchmarks.path_space.timed.networks import PERCEPTRON, PLAIN
 
 
-class Work(NamedTuple):
-    """The training that a piece consists of."""
-
-    program: Program
-    """A step of one run."""
-    runs: int
-    """Of all methods, settings and seeds."""
-    together: int
-    """Of them, trained side by side."""
-    steps: int
-    """Of a run, in an epoch."""
+def trained_for(settings: Any, epochs: int) -> Any:
+    """The same settings with other epochs."""
+    return dataclasses.replace(settings, epochs=epochs)
 
 
 class Piece(NamedTuple):
@@ -38,124 +27,91 @@ class Piece(NamedTuple):
     share: float
     """Of the minutes; what an earlier piece leaves over goes to those behind it."""
     reach: float
-    """Share of the card's peak that its training should reach; an estimate, see `why`."""
+    """Share of the card's peak that its programs should reach; an estimate, see `why`."""
     why: str
     changes: Mapping[str, Any]
     """To the full preset, whatever the minutes."""
     narrow: Mapping[str, Any]
     """Further ones, where half of the preset's epochs do not fit: the comparison asked for most."""
-    work: Callable[[Any, int], Work] | None
-    """From settings and number of seeds; None where time goes into programs of many shapes."""
-
-
-def _labels(batch_size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-
-
-def _classifier(network: Any, settings: Any) -> Program:
-    """The cross-entropy of a network with running averages."""
-    height, width, channels = _IMAGES[settings.data]
-    image = (height // settings.pool, width // settings.pool, channels)
-    inputs = jax.ShapeDtypeStruct((settings.batch_size, *image), jnp.float32)
-    variables = dict(jax.eval_shape(network.init, jax.random.key(0), inputs))
-    params = variables.pop("params")
-
-    def loss(params: Any, averages: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
-        logits, _ = network.apply(
-            {"params": params, **averages}, inputs, train=True, mutable=list(averages)
-        )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    return Program(loss, params, (variables, inputs, _labels(settings.batch_size)))
-
-
-def _dtype(settings: Any) -> Any:
-    return jnp.bfloat16 if settings.bfloat16 else jnp.float32
-
-
-def _steps(settings: Any) -> int:
-    whole = int(_EXAMPLES[settings.data] * (1 - settings.validation))
-    return min(settings.train_size or whole, whole) // settings.batch_size
-
-
-def _in_path_space(settings: Any, seeds: int) -> Work:
-    family, _, depth = settings.networks[0].partition("-")
-    make = {"plain": plain, "ResNet": resnet}[family]
-    network = make(int(depth), 10, width=settings.width, dtype=_dtype(settings))
-    runs = sum(
-        seeds * len(settings.adaptive_rates if ("Adam" in m or "RMS" in m)
-                    else settings.learning_rates)
-        for m in settings.methods
-    )  # fmt: skip
-    return Work(_classifier(network, settings), runs, settings.at_once, _steps(settings))
-
-
-def _under_delay(settings: Any, seeds: int) -> Work:
-    network = resnet(settings.depth, 10, width=settings.width, dtype=_dtype(settings))
-    runs = seeds * len(settings.learning_rates) * len(cases(settings))
-    return Work(_classifier(network, settings), runs, settings.at_once, _steps(settings))
-
-
-def _coloured(settings: Any, seeds: int) -> Work:
-    height, width, _ = _IMAGES[settings.data]
-    image = (height // settings.pool, width // settings.pool, 2)
-    sizes, method = settings.sizes(image, num_domains=2, num_classes=2), METHODS["LaCIM"]
-    model: Any = method.build(sizes)
-    labels = _labels(settings.batch_size)
-    images = jax.ShapeDtypeStruct((settings.batch_size, *image), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images, labels)["params"]
-    key = jax.eval_shape(lambda: jax.random.key(0))
-
-    def loss(params: Any, images: jax.Array, labels: jax.Array, key: jax.Array) -> jax.Array:
-        hyper: Any = {"beta": jnp.ones([]), "label_weight": jnp.ones([])}
-        objective = method.loss(model, hyper, lambda _: jnp.ones([]), sizes)
-        examples = Examples(images, labels, labels)
-        return objective(params, method.state(sizes), examples, key)[0]
-
-    columns = seeds * len(settings.label_noises)
-    runs = len(settings.methods) * settings.trials * columns
-    whole = int(_EXAMPLES[settings.data] * (1 - settings.validation))
-    steps = min(settings.size or whole, whole) // settings.batch_size
-    together = min(settings.at_once or settings.trials * columns, settings.trials * columns)
-    return Work(Program(loss, params, (images, labels, key)), runs, together, steps)
+    work: Callable[[Any, int], tuple[Work, ...]]
+    """From settings and number of seeds."""
+    cut: Callable[[Any, int], Any] | None = None
+    """From settings, and fewer epochs, to settings; None where there are no epochs."""
 
 
 PIECES: tuple[Piece, ...] = (
     Piece(
-        "dcasgd_cifar10", 0.30, 0.03,
+        "dcasgd_cifar10", 0.23, 0.03,
         "16 to 64 channels fill an eighth to a half of a matrix unit, and kernels of runs side by "
         "side are grouped",
-        {"bfloat16": True, "workers": (8, 4)},
-        {"workers": (8,), "learning_rates": (0.5, 0.25, 1.0)},
-        _under_delay,
+        {
+            "bfloat16": True, "workers": (8, 4), "halving": Halving(factor=5, seeds=2),
+            # What is asked for most comes first: a run may be stopped.
+            "methods": (SGD, ASGD, CONSTANT, ADAPTIVE, ALL_SYNCHRONOUS, SYNCHRONOUS),
+        },
+        {"workers": (8,), "learning_rates": (0.5, 0.25, 1.0), "halving": None},
+        work.under_delay, shortened,
     ),
     Piece(
-        "gsgd_cifar10", 0.30, 0.10,
+        "gsgd_cifar10", 0.23, 0.10,
         "64 to 512 channels at batches of 128 fill matrix units; norms and grouped kernels take as "
         "long again",
         {
-            "bfloat16": True, "networks": ("plain-34",),
+            "bfloat16": True, "networks": (PLAIN,), "halving": Halving(seeds=3),
             "methods": ("G-SGD, skeleton init", "SGD, skeleton init", "SGD", "G-SGD"),
         },
         {
             "methods": ("G-SGD, skeleton init", "SGD, skeleton init", "SGD"),
-            "learning_rates": (1.0, 0.3),
+            "learning_rates": (1.0, 0.3), "halving": None,
         },
-        _in_path_space,
-    ),
-    Piece("gsgd_speed", 0.08, 0.30, "one network at a time, ungrouped", {}, {}, None),
-    Piece("dcasgd_speed", 0.07, 0.03, "small networks, ungrouped", {}, {}, None),
-    Piece("lacim_speed", 0.05, 0.02, "small decoders, many starts", {}, {}, None),
-    Piece(
-        "delayed_language_model", 0.10, 0.20, "products of width 384 or more",
-        {"delays": (0, 8), "main_delays": (8,)}, {}, None,
+        work.in_path_space, trained_for,
     ),
     Piece(
-        "lacim_colored_digits", 0.10, 0.02,
+        "gsgd_speed", 0.12, 0.30, "one network at a time, ungrouped",
+        {
+            "networks": (PERCEPTRON, PLAIN), "batch_sizes": ((128,), (128,)), "steps": (1000, 20),
+            "compilations": 1, "traces": 1, "from_shapes": (),
+        },
+        {"repetitions": (7, 3), "networks": (PERCEPTRON,)},
+        timed.in_path_space,
+    ),
+    Piece(
+        "dcasgd_speed", 0.10, 0.03, "small networks, ungrouped",
+        # Event loops and real servers are the host's, and measured there.
+        {
+            "batch_sizes": (128,), "workers": (1, 16), "steps": (1024, 64), "repetitions": 5,
+            "push_sizes": (), "loops": None,
+        },
+        {"networks": ("MLP",)},
+        timed.under_delay,
+    ),
+    Piece(
+        "lacim_speed", 0.10, 0.02, "small decoders, many starts",
+        {
+            "networks": (Network(1, (512, 256)),), "train_images": 12_800, "search_images": 256,
+            "chunk_size": 128, "repetitions": 3,
+        },
+        {"search_images": 128, "repetitions": 2, "channels": (32, 64)},
+        timed.latent,
+    ),
+    Piece(
+        "delayed_language_model", 0.13, 0.20, "products of width 384 or more",
+        {"delays": (0, 8), "main_delays": (8,), "further": 1},
+        {
+            "optimisers": (rules.MUON,), "rows": (rules.NOTHING, rules.PREDICTION),
+            "extra_rules": (), "learning_rates": (0.001, 0.002, 0.004), "steps": 150, "points": 15,
+        },
+        work.language,
+    ),
+    Piece(
+        "lacim_colored_digits", 0.09, 0.02,
         "32 and 64 channels on 28x28 images: time goes into reading and writing activations",
         {"bfloat16": True},
-        {"label_noises": (0.25,), "trials": 4},
-        _coloured,
+        {
+            "methods": (ERM_, LACIM), "label_noises": (0.25,), "trials": 4,
+            "search_weights": (0.3,), "search_steps": (0, 10, 50), "search_draws": 1,
+        },
+        work.coloured, trained_for,
     ),
 )  # fmt: skip
 """By worth a minute: first what is asked for most, the published comparisons."""

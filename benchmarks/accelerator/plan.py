@@ -1,13 +1,24 @@
 """The plan: which pieces, how much of each fits into the minutes, and what it takes."""
 
+import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from benchmarks.accelerator.cards import Card
 from benchmarks.accelerator.costs import Cost, cost
-from benchmarks.accelerator.pieces import PIECES, Piece, Work
+from benchmarks.accelerator.pieces import Piece
+from benchmarks.accelerator.work import Work
 from benchmarks.harness import registry
+from benchmarks.harness.halving import budgets
+from benchmarks.harness.reports import joined
 from common.results.tables import markdown
+
+START = 0.25
+"""Minutes that a piece takes before its first program: imports, the device, the data. About."""
+
+BEGUN, DRIVEN = 1e-4, 2e-3
+"""Seconds that a step takes at least: in a compiled loop, and begun from Python. About."""
 
 
 class Fitted(NamedTuple):
@@ -26,13 +37,106 @@ class Planned(NamedTuple):
     settings: Any
     fitted: Fitted
     whole: int | None
-    """The preset's epochs."""
+    """The preset's epochs; None where there are none."""
+    seeds: int
     minutes: float | None
     """Its share, or its budget; None for no limit."""
-    work: Work | None
-    cost: Cost | None
-    expected: float | None
-    """Minutes that its training should take at the share of the peak it should reach."""
+    works: tuple[Work, ...]
+    costs: tuple[Cost, ...]
+    """Of a step of each."""
+    expected: float
+    """Minutes that it should take, at the share of the peak that it should reach."""
+
+    @property
+    def operations(self) -> float:
+        """Of all steps."""
+        return sum(w.steps * c.operations for w, c in zip(self.works, self.costs, strict=True))
+
+
+class Planner:
+    """Makes plans for one card; what is counted of a step is counted once."""
+
+    def __init__(self, card: Card, preset: str):
+        """Counts nothing yet."""
+        self._card, self._preset = card, preset
+        self._costs: dict[str, Cost] = {}
+
+    def all(self, pieces: Sequence[Piece], *, minutes: float, seeds: int) -> list[Planned]:
+        """Every piece in order, with as much of it as fits into its share.
+
+        Args:
+            pieces: what is planned.
+            minutes: in all.
+            seeds: of each; what times programs gets one.
+        """
+        whole = sum(piece.share for piece in pieces)
+        return [
+            self.fitting(piece, minutes * piece.share / whole, seeds_of(piece, seeds))
+            for piece in pieces
+        ]
+
+    def fitting(self, piece: Piece, minutes: float, seeds: int) -> Planned:
+        """As much of a piece as fits: all of it, fewer epochs of it, or what is asked for most.
+
+        The comparison asked for most is taken where not even half of the epochs fit. A piece has
+        the fewest epochs that it can have, and one without epochs what is asked for most, whether
+        or not that fits.
+        """
+        whole = fitted = Fitted()
+        for narrow in (False, True):
+            whole = Fitted(narrow)
+            if narrow and unfit(piece, self._preset, whole):
+                break
+            fitted = whole
+            if self._expected(piece, whole, seeds) <= minutes:
+                break
+            if piece.cut is None:
+                continue
+            settings = settings_of(piece, self._preset, narrow=narrow)
+            least = min(least_epochs(settings), settings.epochs)
+            fits = bisect.bisect_right(
+                range(least, settings.epochs), minutes,
+                key=lambda epochs: self._expected(piece, Fitted(narrow, epochs), seeds),
+            )  # fmt: skip
+            epochs = max(least, least + fits - 1)
+            fitted = Fitted(narrow, epochs if epochs < settings.epochs else None)
+            if fits and 2 * epochs >= settings.epochs:
+                break
+        return self.alone(piece, fitted, seeds=seeds, minutes=minutes)
+
+    def alone(self, piece: Piece, fitted: Fitted, *, seeds: int, minutes: float | None) -> Planned:
+        """One piece as it is asked for, whether or not that fits into its minutes.
+
+        Args:
+            piece: the experiment.
+            fitted: what is asked for; `unfit` has nothing against it.
+            seeds: how many.
+            minutes: that it has; None for no limit.
+        """
+        settings = self._settings(piece, fitted)
+        works = piece.work(settings, seeds)
+        whole = None if piece.cut is None else settings_of(piece, self._preset).epochs
+        costs = tuple(map(self._cost, works))
+        expected = self._expected(piece, fitted, seeds)
+        return Planned(piece, settings, fitted, whole, seeds, minutes, works, costs, expected)
+
+    def _settings(self, piece: Piece, fitted: Fitted) -> Any:
+        return settings_of(piece, self._preset, narrow=fitted.narrow, epochs=fitted.epochs)
+
+    def _expected(self, piece: Piece, fitted: Fitted, seeds: int) -> float:
+        """Minutes: operations / (peak * reach), but at least what a step takes, and compilation."""
+        seconds = 60 * START
+        for work in piece.work(self._settings(piece, fitted), seeds):
+            computing = work.steps * self._cost(work).operations
+            computing /= self._card.peak(work.half) * piece.reach
+            least = work.steps / work.together * (DRIVEN if work.driven else BEGUN)
+            seconds += work.compiled * work.each + max(computing, least)
+        return seconds / 60
+
+    def _cost(self, work: Work) -> Cost:
+        if work.name not in self._costs:
+            self._costs[work.name] = cost(work.program())
+        return self._costs[work.name]
 
 
 def settings_of(
@@ -53,110 +157,86 @@ def settings_of(
     if preset == "full":
         changes = {**piece.changes, **(piece.narrow if narrow else {})}
         settings = dataclasses.replace(settings, **changes)
-    return settings if epochs is None else dataclasses.replace(settings, epochs=epochs)
+    return settings if epochs is None or piece.cut is None else piece.cut(settings, epochs)
 
 
-def plan(preset: str, *, minutes: float, seeds: int, peak: float) -> list[Planned]:
-    """Every piece that this checkout has, in order, with as many epochs as fit into its share.
-
-    Args:
-        preset: of every experiment.
-        minutes: in all.
-        seeds: of each.
-        peak: of the card, in operations a second.
-    """
-    known = [piece for piece in PIECES if piece.name in registry.NAMES]
-    whole = sum(piece.share for piece in known)
-    return [
-        _planned(piece, preset, minutes * piece.share / whole, seeds=seeds, peak=peak)
-        for piece in known
-    ]
+def seeds_of(piece: Piece, asked: int) -> int:
+    """With how many seeds a piece is run: what times programs has one."""
+    return 1 if piece.name in registry.TIMED else asked
 
 
-def alone(
-    piece: Piece, preset: str, fitted: Fitted, *, seeds: int, peak: float, minutes: float | None
-) -> Planned:
-    """One piece as it is asked for, whether or not that fits into its minutes.
-
-    Args:
-        piece: the experiment.
-        preset: the name of a preset.
-        fitted: what is asked for; `unfit` has nothing against it.
-        seeds: how many.
-        peak: of the card, in operations a second.
-        minutes: that it has; None for no limit.
-    """
-    settings = settings_of(piece, preset, narrow=fitted.narrow, epochs=fitted.epochs)
-    if piece.work is None:
-        return Planned(piece, settings, fitted, None, minutes, None, None, None)
-    work, whole = piece.work(settings, seeds), settings_of(piece, preset).epochs
-    counted = cost(work.program)
-    expected = _epoch(piece, work, counted, peak) * settings.epochs
-    return Planned(piece, settings, fitted, whole, minutes, work, counted, expected)
+def least_epochs(settings: Any) -> int:
+    """The fewest epochs that settings can be cut to: with halving, one for the first rung."""
+    halving = getattr(settings, "halving", None)
+    if halving is None:
+        return 1
+    grids = (settings.learning_rates, getattr(settings, "adaptive_rates", ()))
+    rungs = (len(budgets(len(grid), settings.epochs, halving)) for grid in grids if grid)
+    return halving.factor ** (max(rungs) - 1)
 
 
 def unfit(piece: Piece, preset: str, fitted: Fitted) -> str | None:
     """Why a piece cannot be had as it is asked for; None where it can."""
-    names = {field.name for field in dataclasses.fields(settings_of(piece, preset))}
-    if fitted.epochs is not None and "epochs" not in names:
+    settings = settings_of(piece, preset)
+    if fitted.epochs is not None and piece.cut is None:
         return f"{piece.name} is not cut to epochs, it has none: leave --epochs out."
     if fitted.narrow and not (piece.narrow and preset == "full"):
         return f"{piece.name} has nothing narrower at preset {preset}: leave --narrow out."
+    if fitted.epochs is not None:
+        least = least_epochs(settings_of(piece, preset, narrow=fitted.narrow))
+        if fitted.epochs < least:
+            narrow = " or name --narrow" if piece.narrow and preset == "full" else ""
+            return (
+                f"{piece.name} tries its steps on parts of the epochs, and needs {least} or more, "
+                f"got {fitted.epochs}: give more of the {settings.epochs}{narrow}."
+            )
     return None
 
 
-def _planned(piece: Piece, preset: str, minutes: float, *, seeds: int, peak: float) -> Planned:
-    settings = settings_of(piece, preset)
-    if piece.work is None:
-        return Planned(piece, settings, Fitted(), None, minutes, None, None, None)
-    whole, narrow = settings.epochs, False
-    work = piece.work(settings, seeds)
-    counted = cost(work.program)
-    if preset == "full" and minutes < whole / 2 * _epoch(piece, work, counted, peak):
-        narrow, settings = True, settings_of(piece, preset, narrow=True)
-        work = piece.work(settings, seeds)
-    epoch = _epoch(piece, work, counted, peak)
-    epochs = min(whole, max(1, int(minutes / epoch)))
-    settings = dataclasses.replace(settings, epochs=epochs)
-    fitted = Fitted(narrow, epochs if epochs < whole else None)
-    return Planned(piece, settings, fitted, whole, minutes, work, counted, epoch * epochs)
-
-
-def _epoch(piece: Piece, work: Work, counted: Cost, peak: float) -> float:
-    """Minutes of an epoch of all runs: operations / (peak * reach) / 60."""
-    return counted.operations * work.runs * work.steps / (peak * piece.reach) / 60
-
-
-def table(planned: Sequence[Planned], card: str) -> str:
-    """The plan as Markdown: what each piece takes, and what it should reach."""
-    rows = []
-    for each in planned:
-        work, counted = each.work, each.cost
-        row = [each.piece.name, "" if each.minutes is None else f"{each.minutes:.1f}"]
-        if work is None or counted is None or each.expected is None:
-            row += ["", "", "", "", "", ""]
-        else:
-            together = min(work.together, work.runs)
-            epochs = each.settings.epochs
-            row += [
-                f"{each.expected:.1f}",
-                f"{work.runs} ({together})",
-                f"{epochs} of {each.whole}",
-                f"{counted.operations / 1e9:.3g}",
-                f"{counted.operations * work.runs * work.steps * epochs / 1e15:.3g}",
-                f"{counted.kept * together / 1e9:.2f}",
-            ]
-        rows.append([*row, f"{100 * each.piece.reach:.0f}"])
+def table(planned: Iterable[Planned], card: str, note: str = "") -> str:
+    """The plan as Markdown: what each piece takes, and what it should reach of which card."""
+    planned = list(planned)
+    rows = [_row(each) for each in planned]
     header = [
-        "piece, in order", "minutes", "expected", "runs (side by side)", "epochs",
-        "GFLOP a step", "PFLOP in all", "GB", "% of the peak",
+        "piece, in order", "minutes", "expected", "of it compiling", "runs (side by side)",
+        "epochs", "GFLOP a step", "PFLOP in all", "GB", "% of the peak",
     ]  # fmt: skip
     reasons = "\n".join(
-        f"- {each.piece.name}: {100 * each.piece.reach:.0f}%, as {each.piece.why}."
+        f"- {each.piece.name}: {100 * each.piece.reach:.0f}%{_numbers(each)}, as {each.piece.why}."
         for each in planned
     )
-    return (
-        f"{markdown(header, rows)}\n\nThe share of the peak of {card} that each should reach:\n\n"
-        f"{reasons}\n\nOperations are XLA's count of a gradient; memory is before fusion, a bound "
-        "from above. Where there is no count, programs of many shapes are timed or trained."
+    return joined(
+        markdown(header, rows),
+        note,
+        f"The share of the peak of {card} that each should reach:",
+        reasons,
+        "Operations are XLA's count of a gradient; memory is before fusion, a bound from above. "
+        "Minutes are estimates: of starting and compiling, and of operations at this share of the "
+        "peak.",
     )
+
+
+def _numbers(planned: Planned) -> str:
+    """In which numbers its products are."""
+    names = dict.fromkeys("bfloat16" if work.half else "float32" for work in planned.works)
+    return f" in {' and '.join(names)}" if names else ""
+
+
+def _row(each: Planned) -> list[str]:
+    kept = [c.kept * w.together for w, c in zip(each.works, each.costs, strict=True)]
+    runs = sum(work.runs for work in each.works)
+    together = max((work.together for work in each.works if work.runs), default=1)
+    names = {work.name: cost for work, cost in zip(each.works, each.costs, strict=True)}
+    compiling = sum(work.compiled * work.each for work in each.works) / 60
+    return [
+        each.piece.name,
+        "" if each.minutes is None else f"{each.minutes:.1f}",
+        f"{each.expected:.1f}",
+        f"{compiling:.1f}",
+        f"{runs} ({together})" if runs else "-",
+        "-" if each.whole is None else f"{each.settings.epochs} of {each.whole}",
+        ", ".join(f"{found.operations / 1e9:.3g}" for found in names.values()),
+        f"{each.operations / 1e15:.3g}",
+        f"{max(kept, default=0) / 1e9:.2f}",
+        f"{100 * each.piece.reach:.0f}",
+    ]

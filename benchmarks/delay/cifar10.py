@@ -47,7 +47,7 @@ from benchmarks.delay.report import (
     worker_counts,
 )
 from benchmarks.delay.training import run
-from benchmarks.harness.halving import Halving, reported
+from benchmarks.harness.halving import Halving, grid, reported
 from common.results.records import Record
 
 PUBLISHED = {
@@ -102,7 +102,7 @@ tables = functools.partial(
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy during training, against data and against time; and the steps each rule bears."""
-    # A run that was stopped in its search has nothing of the whole budget.
-    finished = worker_counts(reported(records))
+    # A run that was stopped may have nothing of the whole budget, or nothing of ASGD at all.
+    finished, tried = worker_counts(reported(records)), worker_counts(grid(records))
     curves = [plot_training(records, out / "curves.png")] if finished else []
-    return [*curves, plot_tolerance(records, out / "steps.png")]
+    return [*curves, *([plot_tolerance(records, out / "steps.png")] if tried else [])]

@@ -31,6 +31,7 @@ from benchmarks.delay.report import (
     TRAINING_CAPTION,
     plot_training,
     protocol_tables,
+    worker_counts,
 )
 from benchmarks.delay.training import run
 from common.results.records import Record
@@ -78,4 +79,5 @@ def tables(records: Sequence[Record]) -> str:
 
 def plots(records: Sequence[Record], out: Path) -> list[Path]:
     """Accuracy during training, against data and against time."""
-    return [plot_training(records, out / "curves.png")]
+    # A run that was stopped may have nothing of ASGD yet.
+    return [plot_training(records, out / "curves.png")] if worker_counts(records) else []

@@ -107,6 +107,19 @@ def cases(settings: Settings) -> list[Case]:
     return alone + [Case(method, m) for m in settings.workers for method in others]
 
 
+def shortened(settings: Settings, epochs: int) -> Settings:
+    """Trained for so many epochs, and looked at as often an epoch as before, or once.
+
+    Fewer looks leave fewer gradients over at the end: `whole_rounds` rounds down between two looks.
+
+    Args:
+        settings: of the whole training.
+        epochs: at least 1.
+    """
+    evaluations = max(1, settings.evaluations * epochs // settings.epochs)
+    return dataclasses.replace(settings, epochs=epochs, evaluations=evaluations)
+
+
 def load_data(settings: Settings, data_dir: Path | None) -> Data:
     """Images on the device, or training images on disk; alike for all methods and seeds."""
     if settings.image_size is not None:

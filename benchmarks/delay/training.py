@@ -26,6 +26,7 @@ from benchmarks.delay.images import (
     cases,
     load_data,
     server_rule,
+    shortened,
     waited_for,
     whole_rounds,
 )
@@ -63,7 +64,7 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     todo, rates, seeds = cases(settings), settings.learning_rates, context.seeds
     epochs, halving = settings.epochs, settings.halving
     counted = runs(len(rates), epochs, len(seeds), halving)
-    trainers = {budget: Trainer(_with_budget(settings, budget), data) for budget, _ in counted}
+    trainers = {budget: Trainer(shortened(settings, budget), data) for budget, _ in counted}
     total = len(todo) * sum(budget * count for budget, count in counted)
     with context.progress.task("asynchronous training", total=total) as bar:
         for case in todo:
@@ -72,12 +73,6 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
                 rates, seeds, epochs, halving, context.stages, of_rung, method=case.method,
                 setting={"workers": case.workers},
             )  # fmt: skip
-
-
-def _with_budget(settings: Settings, epochs: int) -> Settings:
-    """Trained for so many epochs, and looked at as often an epoch as before, or once."""
-    evaluations = max(1, settings.evaluations * epochs // settings.epochs)
-    return dataclasses.replace(settings, epochs=epochs, evaluations=evaluations)
 
 
 def _stages(

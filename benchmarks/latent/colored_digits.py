@@ -40,13 +40,12 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.harness.registry import Context
-from benchmarks.harness.reports import by_setting
 from benchmarks.latent.colored.columns import Column, load_columns
 from benchmarks.latent.colored.search import SearchBudget, Trained, diagnosed, pictured, searched
 from benchmarks.latent.methods import METHODS as METHODS_OF_DOMAINS
@@ -129,11 +128,16 @@ def run(settings: Settings, context: Context) -> Iterator[Record]:
     )  # fmt: skip
     searches = len(columns) * (len(settings.search_weights) + 1)
     for method in settings.methods:
-        total = settings.epochs + (searches if method in (POOLED, LACIM) else 0)
+        searched_too = method in (POOLED, LACIM)
+        total = settings.epochs + (searches if searched_too else 0)
         with context.progress.task(method, total=total) as bar:
-            yield from context.stages.of(
-                method, functools.partial(_run_method, method, data, columns, settings, bar)
-            )
+            runs = _Runs(method, data, columns, settings, bar)
+            yield from context.stages.of(method, lambda runs=runs: runs.trained.records)
+            for noise in settings.label_noises if searched_too else ():
+                yield from context.stages.of(
+                    f"{method}, search, label noise {noise:g}",
+                    functools.partial(runs.searches, noise),
+                )
 
 
 def _examples(colored: ColoredDigits, method: str) -> Examples:
@@ -144,53 +148,84 @@ def _examples(colored: ColoredDigits, method: str) -> Examples:
     return Examples(colored.images, colored.labels, domains)
 
 
-def _run_method(
-    name: str, data: ColoredDomains, columns: Sequence[Column], settings: Settings, bar: Bar
-) -> Iterator[Record]:
-    begun, method = time.perf_counter(), method_of(name)
-    train, validation, test = (_examples(part, name) for part in data)
-    image, num_domains = train.images.shape[2:], len(settings.correlations)
-    sizes = settings.sizes(image, num_domains=num_domains, num_classes=2)
-    model: Any = method.build(sizes)
-    cases = [(trial, c) for trial in trials(settings, method) for c in range(len(columns))]
-    seeds = [column.seed for column in columns]
-    trained = train_all(model, method, sizes, train, cases, seeds, settings, bar)
-    # LaCIM has no encoder for the test domain: it searches, below.
-    measured = {"validation_": validation} | ({"test_": test} if isinstance(model, ERM) else {})
-    measure: MetricsFn = functools.partial(_figures, model)
-    figures = {}
-    for prefix, part in measured.items():
-        score = evaluator(measure, part, prefix=prefix, many_runs=True, at_once=settings.at_once)
-        figures |= score(trained.state)
-    wall_time = time.perf_counter() - begun
-    records = [
-        Record(
-            method=name,
-            setting={"label_noise": columns[column].label_noise, **trial},
-            seed=columns[column].seed,
-            metrics={
-                metric: float(value[run]) if trained.diverged_at[run] < 0 else math.nan
-                for metric, value in figures.items()
-            },
-            wall_time=wall_time,
-        )
-        for run, (trial, column) in enumerate(cases)
-    ]
-    yield from records
-    if isinstance(model, ERM):
-        return
-    for noise, tried in by_setting(records, "label_noise").items():
+class _AllTrained(NamedTuple):
+    """What the training of a method leaves."""
+
+    model: Any
+    state: Any
+    """Of all runs, leaves [runs, ...]."""
+    records: list[Record]
+    """One a run."""
+    columns: list[int]
+    """Of each run."""
+
+
+class _Runs:
+    """All runs of a method, and the searches that follow them.
+
+    They are trained when they are first asked for: a search whose training is on record from an
+    earlier run trains them again, to the same weights.
+    """
+
+    def __init__(
+        self, name: str, data: ColoredDomains, columns: Sequence[Column], settings: Settings,
+        bar: Bar,
+    ):  # fmt: skip
+        self._name, self._data, self._columns = name, data, columns
+        self._settings, self._bar = settings, bar
+        self._parts = [_examples(part, name) for part in data]
+
+    @functools.cached_property
+    def trained(self) -> _AllTrained:
+        """The runs, side by side."""
+        begun, method, settings = time.perf_counter(), method_of(self._name), self._settings
+        train, validation, test = self._parts
+        image, num_domains = train.images.shape[2:], len(settings.correlations)
+        sizes = settings.sizes(image, num_domains=num_domains, num_classes=2)
+        model: Any = method.build(sizes)
+        columns = range(len(self._columns))
+        cases = [(trial, c) for trial in trials(settings, method) for c in columns]
+        seeds = [column.seed for column in self._columns]
+        found = train_all(model, method, sizes, train, cases, seeds, settings, self._bar)
+        # LaCIM has no encoder for the test domain: it searches, below.
+        tested = {"test_": test} if isinstance(model, ERM) else {}
+        measure: MetricsFn = functools.partial(_figures, model)
+        figures = {}
+        for prefix, part in {"validation_": validation, **tested}.items():
+            score = evaluator(
+                measure, part, prefix=prefix, many_runs=True, at_once=settings.at_once
+            )
+            figures |= score(found.state)
+        wall_time = time.perf_counter() - begun
+        records = [
+            Record(
+                method=self._name,
+                setting={"label_noise": self._columns[column].label_noise, **trial},
+                seed=self._columns[column].seed,
+                metrics={
+                    metric: float(value[run]) if found.diverged_at[run] < 0 else math.nan
+                    for metric, value in figures.items()
+                },
+                wall_time=wall_time,
+            )
+            for run, (trial, column) in enumerate(cases)
+        ]
+        return _AllTrained(model, found.state, records, [column for _, column in cases])
+
+    def searches(self, noise: float) -> Iterator[Record]:
+        """What the best models of one version of the labels hold, and their searches."""
+        model, state, records, columns = self.trained
+        _, validation, test = self._parts
         models = []
-        for record in best_setting(tried):
+        for record in best_setting([r for r in records if r.setting["label_noise"] == noise]):
             run = records.index(record)
-            column = cases[run][1]
-            parts = [of_column(part, column) for part in (validation, test)]
-            variables = variables_of(trained.state, run)
+            parts = [of_column(part, columns[run]) for part in (validation, test)]
+            variables = variables_of(state, run)
             models.append(Trained(model, variables, parts[0], parts[1], record))
-            yield diagnosed(models[-1], data.validation, column)
-        yield from searched(models, settings, bar)
-        if name == LACIM and noise == settings.label_noises[-1]:
-            yield pictured(models[0], settings)
+            yield diagnosed(models[-1], self._data.validation, columns[run])
+        yield from searched(models, self._settings, self._bar)
+        if self._name == LACIM and noise == self._settings.label_noises[-1]:
+            yield pictured(models[0], self._settings)
 
 
 def _figures(model: ERM | LaCIM, state: Any, batch: Any) -> dict[str, jax.Array]:

@@ -1,6 +1,7 @@
 """Ways to train LaCIM and to search its latents that do the same: compiled, and loops in Python."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -90,8 +91,27 @@ class Contest(NamedTuple):
     """Further figures of the compiled way, once it has been timed."""
 
 
-def _operations(compiled: Any, *inputs: Any) -> float:
-    return float(compiled.lower(*inputs).cost_analysis()["flops"])
+def operations(jitted: Any, *inputs: Any) -> float:
+    """Floating-point operations of a call, as XLA counts them; NaN where it does not.
+
+    They are counted before compilation where the backend can. The plugins of GPUs and TPUs cannot,
+    and count what they have compiled.
+
+    Args:
+        jitted: a jitted function.
+        *inputs: what it is called with.
+    """
+    lowered = jitted.lower(*inputs)
+    counted = _analysis(lowered) or _analysis(lowered.compile())
+    return float(counted.get("flops", math.nan))
+
+
+def _analysis(stage: Any) -> dict[str, float]:
+    """What is counted of a program at a stage of compilation; empty where nothing is."""
+    try:
+        return stage.cost_analysis() or {}
+    except NotImplementedError:
+        return {}
 
 
 def _model(network: Network, settings: Settings) -> LaCIM:
@@ -153,7 +173,7 @@ def training(network: Network, settings: Settings, seed: int, context: Context) 
         return weights
 
     first = jax.tree.map(lambda leaf: leaf[:size], data)
-    one = _operations(gradient, params, jnp.zeros([], jnp.int32), first, keys.noise) / size
+    one = operations(gradient, params, jnp.zeros([], jnp.int32), first, keys.noise) / size
     return Contest(TRAINING, steps * size, {OURS: one, LOOP: one}, {OURS: ours, LOOP: loop}, dict)
 
 
@@ -197,7 +217,7 @@ def searching(network: Network, settings: Settings, seed: int, context: Context)
         }
 
     loops = Loops(model, variables, images, settings, keys.noise)
-    one = _operations(loops.gradient, jnp.zeros((1, loops.dim)), data.images[:1])
+    one = operations(loops.gradient, jnp.zeros((1, loops.dim)), data.images[:1])
     starts = 2 * (1 + settings.draws)
     screened, kept = min(search.screening, count), min(search.keep or starts, starts)
     full = float(starts * (count + 1))

@@ -81,13 +81,15 @@ class Runner:
         key = case.optimiser, case.rule, static
         if key not in self._programs:
             self._programs[key] = self._compiled(case, delays if static else None)
+        shared = self.shared(case, seed)
+        return jax.device_get(self._programs[key](np.asarray(tried, np.float32), *shared))
+
+    def shared(self, case: Case, seed: int) -> tuple[Any, ...]:
+        """What all runs of a case and seed are given: weights, order, delays, and the text."""
+        keys, delays = streams(seed), self.delays(case.delay)
         schedules = {part: self._schedule(d) for part, d in delays.items()}
-        keys, numbers = streams(seed), np.asarray(tried, np.float32)
-        measured = self._programs[key](
-            numbers, self._init(keys.init), keys.order, schedules,
-            {part: jnp.float32(d) for part, d in delays.items()}, self._data,
-        )  # fmt: skip
-        return jax.device_get(measured)
+        horizons = {part: jnp.float32(d) for part, d in delays.items()}
+        return self._init(keys.init), keys.order, schedules, horizons, self._data
 
     def _schedule(self, delay: int) -> Schedule:
         """As many equal workers as make the delay, with slots for the most of them."""
@@ -97,18 +99,40 @@ class Runner:
 
     def _compiled(self, case: Case, fixed: Any) -> Callable[..., list[Measured]]:
         """A function of (step, lambda) [runs, 2]: the runs side by side on an accelerator."""
-        one = functools.partial(self._train, case, fixed)
         if jax.default_backend() == "cpu":
             # One after another is as fast there, and one program serves any number of runs.
-            single = jax.jit(one)
+            single = jax.jit(functools.partial(self._train, case, fixed))
             return lambda tried, *given: [single(pair, *given) for pair in tried]
-        many = jax.jit(jax.vmap(one, in_axes=(0, *[None] * 5)))
+        many, width = self.many(case, fixed), self.width
 
         def together(tried: np.ndarray, *given: Any) -> list[Measured]:
-            found = jax.device_get(many(tried, *given))
-            return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(tried))]
+            measured = []
+            for first in range(0, len(tried), width):
+                some = tried[first : first + width]
+                # Filled up by the last of them, so that one program serves any number there too.
+                filled = some[np.minimum(np.arange(width), len(some) - 1)]
+                found = jax.device_get(many(filled, *given))
+                measured += [
+                    jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(some))
+                ]
+            return measured
 
         return together
+
+    @property
+    def width(self) -> int:
+        """Runs that are trained side by side on an accelerator: as many as the grid has steps."""
+        return len(self._settings.learning_rates)
+
+    def many(self, case: Case, fixed: Any) -> Any:
+        """The program of runs side by side: (step, lambda) [width, 2], and what they share.
+
+        Args:
+            case: what is trained.
+            fixed: the staleness of each part where it is part of the program, or None.
+        """
+        one = functools.partial(self._train, case, fixed)
+        return jax.jit(jax.vmap(one, in_axes=(0, *[None] * 5)))
 
     def _train(
         self, case: Case, fixed: Any, tried: jax.Array, params: Any, order: jax.Array,

@@ -11,7 +11,7 @@ from benchmarks.harness.libraries import installed
 from benchmarks.harness.registry import Context
 from benchmarks.latent.colored import torch_search
 from benchmarks.latent.colored.reference import shaded
-from benchmarks.latent.contests import Contest, Settings
+from benchmarks.latent.contests import Contest, Settings, operations
 from benchmarks.latent.reports.authors_search import AUTHORS, BESIDE_AUTHORS, ENOUGH
 from benchmarks.latent.reports.speed import OURS
 from common.data import load
@@ -97,7 +97,7 @@ def searching(network: Convolutions, settings: Settings, seed: int, context: Con
         ways |= {ENOUGH: functools.partial(ours, enough, steps[first]), AUTHORS: run}
         # What is decoded without a gradient is half of it.
         gradients |= {ENOUGH: float(starts + steps[first]), AUTHORS: starts / 2 + count}
-    one = _operations(model, variables, data)
+    one = _of_gradient(model, variables, data)
     arithmetic = {way: each * one for way, each in gradients.items()}
     return Contest(BESIDE_AUTHORS, len(images), arithmetic, ways, lambda: reached)
 
@@ -132,7 +132,7 @@ def _objective(model: LaCIM, variables: Any, images: np.ndarray, latents: np.nda
     return float(mean(jnp.asarray(latents), jnp.asarray(images)))
 
 
-def _operations(model: LaCIM, variables: Any, data: Examples) -> float:
+def _of_gradient(model: LaCIM, variables: Any, data: Examples) -> float:
     """Floating-point operations of one image's gradient for its latents."""
 
     def total(latents: jax.Array) -> jax.Array:
@@ -140,5 +140,4 @@ def _operations(model: LaCIM, variables: Any, data: Examples) -> float:
         return jax.vmap(model.likelihood.log_prob)(pixels, data.images[:1]).sum()
 
     latents = jnp.zeros((1, model.s_dim + model.v_dim))
-    cost: Any = jax.jit(jax.grad(total)).lower(latents).cost_analysis()
-    return float(cost["flops"])
+    return operations(jax.jit(jax.grad(total)), latents)

@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
-from benchmarks.accelerator.costs import PEAKS, Program, cost, peak
+from benchmarks.accelerator.costs import Program, cost
 
 
 def test_a_products_gradient_is_counted():
@@ -17,13 +16,3 @@ def test_a_products_gradient_is_counted():
     assert product <= found.operations <= 1.1 * product
     # What is kept is x, or w and x; four copies of w beside it.
     assert 4 * (128 * 64 + 4 * 64 * 32) <= found.kept <= 4 * (128 * 64 + 5 * 64 * 32 + 128 * 32)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [("NVIDIA H200", "H200"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"),
-     ("TPU v5p", "TPU v5p"), ("TPU v5 lite", "TPU v5")],
-)  # fmt: skip
-def test_a_card_is_known_by_its_name(kind, name):
-    assert peak(kind) == PEAKS[name]
-    assert peak("cpu") is None

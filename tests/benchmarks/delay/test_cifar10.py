@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.delay import cifar10 as dcasgd_cifar10
+from benchmarks.delay import imagenet as dcasgd_imagenet
 from benchmarks.delay import images as asynchronous_images
 from benchmarks.delay.images import Case, cases, waited_for
 from benchmarks.delay.report import ALL_SYNCHRONOUS, ASGD, METHODS, SGD, SYNCHRONOUS
@@ -127,3 +128,10 @@ def test_tables_and_plots_are_made_of_records_read_back(records, tmp_path):
     assert ASGD in dcasgd_cifar10.tables(found)
     for path in dcasgd_cifar10.plots(found, tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_was_stopped_before_asgd_has_no_figure_and_says_so(records, tmp_path):
+    synchronous = [record for record in records if record.method == SYNCHRONOUS]
+    assert dcasgd_cifar10.plots(synchronous, tmp_path) == []
+    assert dcasgd_imagenet.plots(synchronous, tmp_path) == []
+    assert dcasgd_cifar10.tables(synchronous) == UNFINISHED

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.registry import Context
+from benchmarks.harness.stages import Stages
 from benchmarks.latent import colored_digits as lacim_colored_digits
 from benchmarks.latent.colored import diagnosis
 from benchmarks.latent.trials import trials
@@ -171,3 +172,25 @@ def test_diverged_runs_are_named():
     )  # fmt: skip
     table = lacim_colored_digits.tables([planted("LaCIM", 0.1, nan, nan), searched])
     assert table.split("\n\n")[1].count("diverged (1 of 1)") == 4
+
+
+def test_training_that_is_on_record_is_not_lost_with_its_search(records, standard_promotion):
+    """Gone on with after its training, a method searches the weights that it had."""
+    names, found = [], []
+
+    class Listed(Stages):
+        def of(self, name, make):
+            names.append(name)
+            if name.startswith("LaCIM, search, label noise 0.25"):
+                found.extend(make())
+            return iter(())
+
+    context = Context(seeds=(0, 3), data_dir=None, progress=Silent(), stages=Listed())
+    assert list(lacim_colored_digits.run(SETTINGS, context)) == []
+    searches = [f"LaCIM, search, label noise {noise}" for noise in ("0.25", "0")]
+    assert names == ["ERM", "LaCIM", *searches]
+    before = [r for r in records if r.setting["label_noise"] == 0.25 and is_search(r)]
+    again = [r for r in found if is_search(r)]
+    assert [(r.setting, r.seed, r.metrics) for r in again] == [
+        (r.setting, r.seed, r.metrics) for r in before
+    ]

@@ -90,3 +90,37 @@ def test_what_is_left_to_gain_is_stated(ours, share, verdict):
         record(report.PRODUCT, gflops_per_cpu_second=100.0, **rest),
     ]
     assert verdict in speed.tables(records)
+
+
+class Program:
+    """A program whose stages count this, the first before it is compiled."""
+
+    def __init__(self, *counted):
+        self.counted = counted
+
+    def lower(self, *inputs):
+        del inputs
+        return self
+
+    def compile(self):
+        return Program(*self.counted[1:])
+
+    def cost_analysis(self):
+        if self.counted[0] is NotImplementedError:
+            raise NotImplementedError
+        return self.counted[0]
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [
+        (({"flops": 3.0},), 3.0),
+        ((None, {"flops": 2.0}), 2.0),
+        ((NotImplementedError, {"flops": 2.0}), 2.0),
+        ((None, {"bytes accessed": 2.0}), np.nan),
+        ((None, NotImplementedError), np.nan),
+    ],
+)
+def test_operations_are_counted_where_the_backend_counts_them(counted, expected):
+    """The plugins of GPUs and TPUs count nothing before a program is compiled."""
+    np.testing.assert_equal(contests.operations(Program(*counted), 1.0), expected)
