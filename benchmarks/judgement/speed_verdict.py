@@ -30,7 +30,6 @@ from benchmarks.judgement.finding import (
 from benchmarks.latent.reports import authors_search
 from benchmarks.latent.reports import speed as latent
 from benchmarks.path_space import speed as path_space
-from common.results.tables import group
 
 STEP, CLUSTER, SEARCH = "step in path space", "simulated cluster", "latent search"
 """The clauses of the claim."""
@@ -63,7 +62,8 @@ def speed(measured: Measured) -> Finding:
         else UNDECIDED
     )  # fmt: skip
     worst = max(targets, key=lambda target: target.miss)
-    clauses = [_counted(name, of) for name, of in group(targets, lambda t: t.clause).items()]
+    names = dict.fromkeys(target.clause for target in targets)
+    clauses = [_counted(name, [t for t in targets if t.clause == name]) for name in names]
     headline = f"targets met: {', '.join(clauses)}"
     headline += f"; {'worst' if worst.miss > 1 else 'nearest'}: {worst.text}"
     listed = "\n".join(f"- {target.text}: {target.outcome}" for target in targets)
