@@ -176,7 +176,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
         dots_figure(out / GAPS, panels["gap"], label=gap, reference=0),
         _plot_delays(records, out / DELAYS),
         dots_figure(
-            out / TEXT, panels["text"], label=text, reference=1, log=True,
+            out / TEXT, panels["text"], label=text, reference=1,
             absent=f"over {len(records[0].curve['tokens'])}",
         ),
     ]  # fmt: skip
