@@ -68,9 +68,9 @@ def in_path_space(
     nodes, which is not given here.
 
     Bounds. No step takes a weight of the balanced copy beyond `max_growth` times the largest one
-    of the start (or 1, if that is more). Training that works never comes near it; a step size that
-    is far too large ends there instead of in an overflow. Weights further out already, loaded or
-    rescaled in mid-run, are never forced back.
+    of the start (or 1, if that is more). Training that works never comes near it; at a step size
+    that is far too large some runs end there instead of in an overflow, not all. Weights further
+    out already, loaded or rescaled in mid-run, are never forced back.
 
     The papers' directed paths are singular: as the value v_s of a free skeleton path nears zero,
     the weights into its node grow without bound, and through zero they all change sign and the

@@ -12,9 +12,9 @@ Each is run again from a copy in which every hidden unit is rescaled at random, 
 In exact arithmetic that makes no difference in path space. Whether it makes one to the accuracy, on
 weights and in path space, is what the paired differences ask.
 
-Cost: cpu 1 minute on one core. Estimated, not run: day 18, ten seeds (4, three seeds and steps up
-to 0.8). Full is sized for one accelerator and was not run.
-Command: python -m benchmarks gsgd_delay --preset day --seeds 10
+Cost: cpu 1 minute on one core, day 9, five seeds. Full is sized for one accelerator and was not
+run.
+Command: python -m benchmarks gsgd_delay --preset day --seeds 5
 """
 
 import dataclasses
