@@ -36,8 +36,6 @@ def git(folder, *arguments):
 @pytest.fixture
 def checkout(sources):
     """The same folder, committed, with a page beside it."""
-    if shutil.which("git") is None:
-        pytest.skip("needs git")
     (sources.parent / "README.md").write_text("A page.\n")
     git(sources.parent, "init", "--quiet")
     git(sources.parent, "add", "--all")
