@@ -130,7 +130,7 @@ class Planner:
             computing = work.steps * self._cost(work).operations
             computing /= self._card.peak(work.half) * piece.reach
             least = work.steps / work.together * (DRIVEN if work.driven else BEGUN)
-            seconds += work.compiled * work.each + max(computing, least)
+            seconds += work.compiled * work.compile_seconds + max(computing, least)
         return seconds / 60
 
     def _cost(self, work: Work) -> Cost:
@@ -227,7 +227,7 @@ def _row(each: Planned) -> list[str]:
     runs = sum(work.runs for work in each.works)
     together = max((work.together for work in each.works if work.runs), default=1)
     names = {work.name: cost for work, cost in zip(each.works, each.costs, strict=True)}
-    compiling = sum(work.compiled * work.each for work in each.works) / 60
+    compiling = sum(work.compiled * work.compile_seconds for work in each.works) / 60
     return [
         each.piece.name,
         "" if each.minutes is None else f"{each.minutes:.1f}",

@@ -44,7 +44,7 @@ def in_path_space(settings: Any, seeds: int) -> tuple[Work, ...]:
                 Work(
                     f"{network}, width {settings.width:g}, batch {batch_size}", program,
                     float(seeds * 2 * turns * steps), compiled=seeds * 2 * settings.compilations,
-                    each=COMPILING.get(network, DEEP),
+                    compile_seconds=COMPILING.get(network, DEEP),
                 )
             )  # fmt: skip
     return tuple(found)
@@ -68,9 +68,9 @@ def under_delay(settings: Any, seeds: int) -> tuple[Work, ...]:
             name, each = f"{network}, {batch_size} a gradient", COMPILING.get(network, DEEP)
             found += [
                 Work(name, program, float(seeds * others * steps),
-                     compiled=seeds * (others + copying + 11), each=each),
-                Work(name, program, float(seeds * waves * steps), compiled=seeds * waves, each=each,
-                     together=max(workers)),
+                     compiled=seeds * (others + copying + 11), compile_seconds=each),
+                Work(name, program, float(seeds * waves * steps), compiled=seeds * waves,
+                     compile_seconds=each, together=max(workers)),
             ]  # fmt: skip
     return tuple(found)
 
@@ -97,10 +97,10 @@ def latent(settings: Settings, seeds: int) -> tuple[Work, ...]:
     fitted = functools.partial(_trained, model, (side, side, 3), settings.batch_size)
     works += [
         Work("a step of LaCIM with convolutions", fitted, float(settings.fitted_steps),
-             compiled=1, each=5.0),
+             compiled=1, compile_seconds=5.0),
         Work(
             "a search by convolutions", functools.partial(_searched, model, (side, side, 3)),
-            float(times * settings.search_images * gradients), compiled=4, each=5.0,
+            float(times * settings.search_images * gradients), compiled=4, compile_seconds=5.0,
             together=settings.chunk_size * 2,
         ),
     ]  # fmt: skip

@@ -32,8 +32,8 @@ class Work(NamedTuple):
     """Of all runs together."""
     compiled: int
     """Programs that are compiled for it, about."""
-    each: float
-    """Seconds that one of them takes to compile on an accelerator's host, about."""
+    compile_seconds: float
+    """That one of them takes on an accelerator's host, about."""
     runs: int = 0
     """Runs that are trained; 0 where ways are timed, or latents searched."""
     together: int = 1
@@ -113,7 +113,8 @@ def in_path_space(settings: Any, seeds: int) -> tuple[Work, ...]:
         return Work(
             _named(name, settings), program, _steps(settings) * _epochs(budgets),
             # A program a rung of each method, and those that evaluate.
-            compiled=len(budgets) + 1, each=20.0, runs=sum(count for _, count in budgets),
+            compiled=len(budgets) + 1, compile_seconds=20.0,
+            runs=sum(count for _, count in budgets),
             together=min(settings.at_once, max(count for _, count in budgets)),
             half=settings.bfloat16,
         )  # fmt: skip
@@ -138,7 +139,7 @@ def under_delay(settings: Any, seeds: int) -> tuple[Work, ...]:
     work = Work(
         _named(f"ResNet-{settings.depth}", settings), program,
         _steps(settings) * len(todo) * _epochs(rungs),
-        compiled=len(rules_compiled) * len(rungs) + 1, each=12.0,
+        compiled=len(rules_compiled) * len(rungs) + 1, compile_seconds=12.0,
         runs=len(todo) * sum(count for _, count in rungs),
         together=min(settings.at_once, max(count for _, count in rungs)), half=settings.bfloat16,
     )  # fmt: skip
@@ -171,8 +172,8 @@ def language(settings: Any, seeds: int) -> tuple[Work, ...]:
     trained = width * sum(calls()) * len(settings.optimisers)
     compiled = len({rules.NOTHING, *settings.rows}) * len(settings.optimisers)
     work = Work(
-        of, program, float(trained * settings.steps), compiled=compiled, each=20.0, runs=trained,
-        together=width, half=size.bfloat16,
+        of, program, float(trained * settings.steps), compiled=compiled, compile_seconds=20.0,
+        runs=trained, together=width, half=size.bfloat16,
     )  # fmt: skip
     return (work,)
 
@@ -224,12 +225,12 @@ def coloured(settings: Any, seeds: int) -> tuple[Work, ...]:
         Work(
             f"LaCIM, {name}, batch {settings.batch_size}", training,
             float(tried * settings.epochs * _steps(settings)),
-            compiled=2 * len(settings.methods), each=5.0, runs=tried,
+            compiled=2 * len(settings.methods), compile_seconds=5.0, runs=tried,
             together=min(settings.at_once or at_once, at_once), half=settings.bfloat16,
         ),
         Work(
             f"search, {name}", searching, float(images * gradients), compiled=3 * len(found),
-            each=3.0, together=400, half=settings.bfloat16,
+            compile_seconds=3.0, together=400, half=settings.bfloat16,
         ),
     )  # fmt: skip
 

@@ -31,14 +31,14 @@ def program():
 
 def work(settings, seeds):
     runs = seeds * len(settings.learning_rates)
-    made = Work("a product", program, 10.0 * runs * settings.epochs, compiled=0, each=0.0,
-                runs=runs, together=2, half=settings.bfloat16)  # fmt: skip
+    made = Work("a product", program, 10.0 * runs * settings.epochs, compiled=0,
+                compile_seconds=0.0, runs=runs, together=2, half=settings.bfloat16)  # fmt: skip
     return (made,)
 
 
 def two_numbers(settings, seeds):
     (made,) = work(settings, seeds)
-    other = made._replace(name="other", half=False, compiled=3, each=20.0, driven=True)
+    other = made._replace(name="other", half=False, compiled=3, compile_seconds=20.0, driven=True)
     return made, other
 
 
