@@ -12,7 +12,7 @@ Each is run again from a copy in which every hidden unit is rescaled at random, 
 In exact arithmetic that makes no difference in path space. Whether it makes one to the accuracy, on
 weights and in path space, is what the paired differences ask.
 
-Cost: cpu 1 minute on one core, day 9, five seeds. Full is sized for one accelerator and was not
+Cost: cpu 1 minute on one core, day 12, five seeds. Full is sized for one accelerator and was not
 run.
 Command: python -m benchmarks gsgd_delay --preset day --seeds 5
 """
@@ -211,6 +211,7 @@ def plots(records: Sequence[Record], out: Path) -> list[Path]:
     methods = list(dict.fromkeys(method for _, method, _ in tuned))
     with small_multiples(
         path, rows, methods, labels=("step size", "test accuracy, %"), share="all",
+        panel=(4.2, 2.7),
         title=lambda row, method: f"{method}, M = {row[0]}" + ", rescaled" * (row[1] != STARTS[0]),
     ) as panels:  # fmt: skip
         for (workers, method, space), best in tuned.items():

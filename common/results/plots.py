@@ -144,7 +144,10 @@ def plot_dots(
     for i, seeds in enumerate(rows.values()):
         finite = scale * np.asarray([v for v in seeds if np.isfinite(v)], dtype=float)
         if not finite.size:
-            axes.annotate(absent, (0.02, i), xycoords=("axes fraction", "data"), va="center")
+            axes.annotate(
+                absent, (0.02, i), xycoords=("axes fraction", "data"), va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # over a reference line
+            )  # fmt: skip
             continue
         axes.plot(finite, np.full(finite.size, i), ".", color="#999999", markersize=6, zorder=1)
         sd = finite.std(ddof=1) if finite.size > 1 else 0.0

@@ -104,9 +104,9 @@ def _times(runs: Sequence[Record], base: Sequence[Record]) -> str:
     if list(runs) == list(base):
         return ""
     ratios = _finite(runs, base)
-    found = interval(ratios)
     if not ratios:
         return f"over {len(base[0].curve['tokens'])}"
+    found = interval(ratios)
     return f"{found.mean:.2f}" + (f" ± {found.half_width:.2f}" if found.n > 1 else "")
 
 
