@@ -36,7 +36,7 @@ A whole evaluation is one set of compiled programs: how many more are compiled i
 another number of images and of steps, is counted. The memory of a chunk stands beside what 10,000
 images at once would take.
 
-Cost: smoke a minute, cpu 3 minutes and day 6 on two cores; full was not run.
+Cost: smoke a minute, cpu 5 minutes on one busy core, day 6 on two; full was not run.
 Command: python -m benchmarks lacim_speed --preset day
 """
 
