@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,9 @@ class Arguments:
     (the published setting, one accelerator)."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many seeds: 0, 1, ..."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = ()
+    """Only these of the experiment's methods, by their names in its tables; by default all. Kept as
+    evidence, their rows go in the place of those of a run that is equal in all else."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -93,7 +97,8 @@ class Arguments:
         """The command line again, without the machine's own paths."""
         shared = " --distributed" if self.distributed else ""
         chosen = f"--preset {self.preset} --seeds {self.seeds}{shared}"
-        return f"python -m benchmarks {self.name} {chosen}"
+        some = f" --methods {shlex.join(self.methods)}" if self.methods else ""
+        return f"python -m benchmarks {self.name} {chosen}{some}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,6 +160,7 @@ def _parsed(
 
 _REFUSED = (
     registry.UnknownNameError,
+    registry.NoMethodsError,
     UsageError,
     OtherRunError,
     OutputError,
@@ -200,6 +206,8 @@ def _checked(arguments: Arguments) -> None:
             raise UsageError(f"--{option} must be at least 1, got {value}.")
     if arguments.jobs > 1 and arguments.name != "all":
         raise UsageError('--jobs is of "all"; one experiment is one process.')
+    if arguments.methods and arguments.name in ("all", "demo"):
+        raise UsageError("--methods are those of one experiment: name it.")
     named = (arguments.coordinator, arguments.num_processes, arguments.process_id)
     if any(option is not None for option in named) and (None in named or not arguments.distributed):
         raise UsageError(
@@ -282,7 +290,10 @@ def _run(arguments: Arguments, console: Console) -> None:
     names = registry.DEMO if demo else (arguments.name,)
     # All names are looked up before the first runs, so that a wrong one costs nothing.
     experiments = [(name, registry.load(name)) for name in names]
-    settings = [registry.preset(experiment, arguments.preset) for _, experiment in experiments]
+    settings = [
+        registry.with_methods(registry.preset(experiment, arguments.preset), arguments.methods)
+        for _, experiment in experiments
+    ]
     if not set(names) & set(registry.TIMED):
         keep_compiled_programs(_COMPILED)
     base = arguments.out or Path("results")

@@ -45,22 +45,24 @@ _FULL = Settings(
     evaluations=30, learning_rates=(0.0125, 0.025, 0.05), validation=0.01, test_size=10_000,
     bfloat16=True, image_size=224, test_split="validation", longest=4,
 )  # fmt: skip
+_FEWER = (SYNCHRONOUS, ASGD, ADAPTIVE)
 _THIN = dataclasses.replace(
-    _FULL, validation=0.1, bfloat16=False, test_split="test", evaluations=2, learning_rates=(0.1,)
+    _FULL, validation=0.1, bfloat16=False, test_split="test", evaluations=2, learning_rates=(0.1,),
+    methods=_FEWER, rounds=_FEWER,
 )  # fmt: skip
 
 PRESETS = {
     "smoke": dataclasses.replace(
-        _THIN, data="mnist5k", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE),
-        train_size=768, test_size=300, batch_size=8, epochs=1, image_size=14,
+        _THIN, data="mnist5k", width=0.0625, train_size=768, test_size=300, batch_size=8, epochs=1,
+        image_size=14,
     ),
     "cpu": dataclasses.replace(
-        _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE), train_size=1024,
-        test_size=500, batch_size=16, epochs=1, image_size=14, learning_rates=(0.04,),
+        _THIN, data="mnist", width=0.0625, train_size=1024, test_size=500, batch_size=16, epochs=1,
+        image_size=14, learning_rates=(0.04,),
     ),
     "day": dataclasses.replace(
-        _THIN, data="mnist", width=0.0625, methods=(SYNCHRONOUS, ASGD, ADAPTIVE), train_size=3072,
-        test_size=1000, batch_size=16, epochs=2, image_size=14, learning_rates=(0.04,),
+        _THIN, data="mnist", width=0.0625, train_size=3072, test_size=1000, batch_size=16, epochs=2,
+        image_size=14, learning_rates=(0.04,),
     ),
     "full": _FULL,
 }  # fmt: skip

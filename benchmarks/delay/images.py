@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, SGD, SYNCHRONOUS
+from benchmarks.delay.report import ADAPTIVE, ALL_SYNCHRONOUS, CONSTANT, METHODS, SGD, SYNCHRONOUS
 from benchmarks.harness.courses import RateCourse, rates_of
 from benchmarks.harness.halving import Halving
 from benchmarks.harness.images import ImageSettings, Part
@@ -34,6 +34,9 @@ class Settings(ImageSettings):
     depth: int
     workers: tuple[int, ...]
     methods: tuple[str, ...]
+    rounds: tuple[str, ...] = METHODS
+    """Training is whole rounds of these methods, whichever of them are trained: runs of some see as
+    many gradients as runs of all."""
     batch_size: int
     """Of one gradient."""
     epochs: int
@@ -194,7 +197,8 @@ def server_rule(
 
 def whole_rounds(gradients: int, settings: Settings) -> int:
     """As many as make whole rounds of every method, in each stretch between two evaluations."""
-    rounds = [waited_for(case) or 1 for case in cases(settings)]
+    every = [Case(method, m) for m in settings.workers for method in settings.rounds]
+    rounds = [waited_for(case) or 1 for case in every]
     unit = math.lcm(*rounds) * settings.evaluations
     if gradients < unit:
         raise ValueError(

@@ -197,6 +197,10 @@ class UnknownNameError(ValueError):
         super().__init__(f"no {kind} is called {name!r}: did you mean {near[0]!r}? {remedy}")
 
 
+class NoMethodsError(ValueError):
+    """Methods asked for of an experiment that has none to choose from."""
+
+
 def load(name: str) -> Experiment:
     """Imports the experiment called `name`; an `UnknownNameError` names the nearest."""
     if name not in NAMES:
@@ -211,6 +215,28 @@ def preset(experiment: Experiment, name: str) -> Any:
     settings = experiment.PRESETS[name]
     assert dataclasses.is_dataclass(settings)
     return settings
+
+
+def with_methods(settings: Any, methods: Sequence[str]) -> Any:
+    """Settings with some of their methods, in the order in which they have them.
+
+    Args:
+        settings: of a preset.
+        methods: by name; none for all.
+
+    Raises:
+        UnknownNameError: if one is not among them.
+        NoMethodsError: if the experiment has no choice of methods.
+    """
+    known = getattr(settings, "methods", ())
+    for method in methods:
+        if not known:
+            raise NoMethodsError("this experiment has no choice of methods; leave --methods out.")
+        if method not in known:
+            raise UnknownNameError("method of this preset", method, known)
+    if not methods:
+        return settings
+    return dataclasses.replace(settings, methods=tuple(m for m in known if m in methods))
 
 
 def names_with(preset: str) -> list[str]:
