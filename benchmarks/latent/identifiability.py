@@ -73,6 +73,7 @@ from common.results.records import Record
 from common.seeds import streams
 from lacim_jax import (
     MLP,
+    DomainHeads,
     Examples,
     LaCIM,
     MLPDecoder,
@@ -152,6 +153,7 @@ def build(settings: Settings, method: str, causal: StructuralModel) -> LaCIM:
         MLPDecoder((causal.rotations[-1].shape[-1],), widths=settings.widths, dtype=dtype),
         MLP((classes,)), num_domains=causal.num_domains if method == LACIM else 1, s_dim=s_dim,
         v_dim=causal.v_dim, likelihood=gaussian_likelihood(settings.noise),
+        posterior=DomainHeads(),  # the divergence begins at 30 times its weight
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from lacim_jax import (
     MLP,
     ConvDecoder,
     ConvEncoder,
+    DomainHeads,
     LaCIM,
     Likelihood,
     MLPDecoder,
@@ -104,11 +105,14 @@ def modules(sizes: Sizes) -> tuple[nn.Module, nn.Module, nn.Module]:
     return MLPEncoder(sizes.widths, dtype=dtype), decoder, classifier
 
 
-def _lacim(sizes: Sizes, **fields: Any) -> LaCIM:
-    fields = {
-        "num_domains": 1, "s_dim": sizes.s_dim, "v_dim": sizes.v_dim, "likelihood": sizes.likelihood
-    } | fields  # fmt: skip
-    return LaCIM(*modules(sizes), **fields)
+def _of_every_domain(sizes: Sizes, **fields: Any) -> LaCIM:
+    fields = {"num_domains": sizes.num_domains, "likelihood": sizes.likelihood} | fields
+    return LaCIM(*modules(sizes), s_dim=sizes.s_dim, v_dim=sizes.v_dim, **fields)
+
+
+def _of_one_domain(sizes: Sizes, **fields: Any) -> LaCIM:
+    """All domains as one: q(s,v|x) is read off the features alone, as published of CSG."""
+    return _of_every_domain(sizes, num_domains=1, posterior=DomainHeads(), **fields)
 
 
 def _softmax(model: Any, variables: Any, images: jax.Array) -> jax.Array:
@@ -182,6 +186,18 @@ _BOUND = {"beta": (0.03, 1.0), "label_weight": (3.0, 100.0)}
 _DOMAINBED = (0.1, 1e5)
 """The range of a late penalty's weight in DomainBed."""
 
+
+def _bound(build: Callable[[Sizes], LaCIM]) -> Method:
+    """A model whose domains have priors of their own, trained by the bound."""
+    return Method(
+        build, lambda model, hyper, ramp, _: lacim_loss(model, **_generative(hyper, ramp)), _BOUND,
+        _best_start, takes_domains=True, searches=True,
+    )  # fmt: skip
+
+
+HEADS = "LaCIM, a head a domain"
+"""The encoder of the authors' code, beside the one that is LaCIM's by default."""
+
 METHODS: dict[str, Method] = {
     "ERM": Method(
         _network, lambda model, *_: erm_loss(model), {"weight_decay": (1e-3, 1.0)}, _softmax
@@ -222,7 +238,7 @@ METHODS: dict[str, Method] = {
         _softmax,
     ),
     "CSG": Method(
-        lambda sizes: _lacim(sizes, correlated_prior=True),
+        lambda sizes: _of_one_domain(sizes, correlated_prior=True),
         lambda model, hyper, ramp, _: _pooled(csg_loss(model, **_generative(hyper, ramp))),
         _BOUND,
         lambda model, variables, images: csg_probabilities(
@@ -230,21 +246,16 @@ METHODS: dict[str, Method] = {
         ),
         takes_domains=True,
     ),
-    "iVAE": Method(
+    "iVAE": _bound(
         lambda sizes: ivae(
             *modules(sizes),
             num_domains=sizes.num_domains,
             dim=sizes.s_dim + sizes.v_dim,
             likelihood=sizes.likelihood,
-        ),
-        lambda model, hyper, ramp, _: lacim_loss(model, **_generative(hyper, ramp)),
-        _BOUND,
-        _best_start,
-        takes_domains=True,
-        searches=True,
+        )
     ),
     "Pool-LaCIM": Method(
-        _lacim,
+        _of_one_domain,
         lambda model, hyper, ramp, _: _pooled(lacim_loss(model, **_generative(hyper, ramp))),
         _BOUND,
         _best_start,
@@ -252,19 +263,13 @@ METHODS: dict[str, Method] = {
         searches=True,
     ),
     "Invariant LaCIM": Method(
-        _lacim,
+        _of_one_domain,
         _invariant_lacim,
         {"weight": _DOMAINBED},
         _best_start,
         takes_domains=True,
     ),
-    "LaCIM": Method(
-        lambda sizes: _lacim(sizes, num_domains=sizes.num_domains),
-        lambda model, hyper, ramp, _: lacim_loss(model, **_generative(hyper, ramp)),
-        _BOUND,
-        _best_start,
-        takes_domains=True,
-        searches=True,
-    ),
+    "LaCIM": _bound(_of_every_domain),
+    HEADS: _bound(lambda sizes: _of_every_domain(sizes, posterior=DomainHeads())),
 }
 """Every method, in the order of tables."""

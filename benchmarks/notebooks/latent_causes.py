@@ -47,6 +47,7 @@ import optax
 from lacim_jax import (
     ERM,
     MLP,
+    DomainHeads,
     Examples,
     LaCIM,
     LatentPairs,
@@ -418,6 +419,7 @@ def learnt(num_domains):
     model = LaCIM(
         MLPEncoder((64, 64)), MLPDecoder((10,), widths=(64, 64)), MLP((4,)),
         num_domains=num_domains, s_dim=2, v_dim=2, likelihood=gaussian_likelihood(NOISE),
+        posterior=DomainHeads(),
     )  # fmt: skip
     own = examples._replace(domains=examples.domains % num_domains)
     loss = lacim_loss(model, beta=beta, label_weight=100.0)

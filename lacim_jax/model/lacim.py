@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
-from lacim_jax.model.posteriors import DomainHeads
+from lacim_jax.model.posteriors import SharedEvidence
 
 Variables = Mapping[str, Any]
 """What `model.init` returns: {"params": ...}."""
@@ -60,8 +60,8 @@ class LaCIM(nn.Module):
     - The prior $p(s,v|d)$ is a Gaussian with a mean and a covariance for each domain: diagonal, or
       full, in which s and v may be correlated. `num_domains=1` with every d equal to 0 is
       Pool-LaCIM, one prior for all.
-    - The encoder $q(s,v|x,d)$ is a Gaussian too: one trunk, and one linear head a domain
-      (`DomainHeads`), or evidence that is multiplied with the domain's prior (`SharedEvidence`).
+    - The encoder $q(s,v|x,d)$ is a Gaussian too: one trunk, and evidence that is multiplied with
+      the domain's prior (`SharedEvidence`), or one linear head a domain (`DomainHeads`).
       It never sees y: the posterior given y follows from it as
       $q(s,v|x,y,d) = q(s,v|x,d) \, p(y|s) / q(y|x,d)$, which is what `elbo` is built on.
 
@@ -107,8 +107,8 @@ class LaCIM(nn.Module):
     correlated_posterior: bool = False
     """Whether the encoder's latents may be correlated given the image. Where they are, a diagonal
     encoder biases what is learnt: it turns s and v until they are independent given x."""
-    posterior: nn.Module = DomainHeads()
-    """How features become q(s,v|x,d): `DomainHeads`, or, for many domains, a `SharedEvidence`."""
+    posterior: nn.Module = SharedEvidence()
+    """How features become q(s,v|x,d): `SharedEvidence`, or one head a domain, `DomainHeads`."""
     log_var_bound: float = 8.0
     """Log-variances of prior and encoder stay between minus this and this."""
 

@@ -75,8 +75,9 @@ class SharedEvidence(_Posterior):
     `correlated_posterior`). All domains train one head, however few examples each has, and a new
     domain asks for a prior alone. As in the M step of EM the prior is held constant inside q: it is
     learnt by the divergence, and not by way of the reconstruction, whose gradients are far larger
-    while the decoder is poor. It suits many domains; where they are few and beta is far
-    above 1 at first, it was seen to end in worse optima than `DomainHeads`.
+    while the decoder is poor. Of features of real images, in three domains, it made a
+    better classifier than `DomainHeads`; where domains are few and beta is far above 1 at first, it
+    was seen to end in worse optima.
 
     - Evidence and prior of full covariance multiply likewise: precisions add. Where only the prior
       is correlated, q is the Gaussian of independent dimensions that is nearest to the product in
@@ -125,8 +126,9 @@ class SharedEvidence(_Posterior):
 class DomainHeads(_Posterior):
     """A linear head for each domain on the same features, which learns from that domain alone.
 
-    It asks for no form of posterior, but starves where domains are many, and lets a penalty on how
-    domains differ be dodged by heads that do. Of the priors it asks for their number alone.
+    It asks for no form of posterior, but starves where a domain has few examples for the features
+    there are, and lets a penalty on how domains differ be dodged by heads that do. Of the priors it
+    asks for their number alone.
     """
 
     def _raw(

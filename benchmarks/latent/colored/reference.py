@@ -58,7 +58,17 @@ from common.results.tables import markdown, metric, percent, summarise
 from common.seeds import streams
 from common.training import Keys, LossFn, fit, init_state, train_step
 from common.training.classification import evaluator
-from lacim_jax import ERM, MLP, ConvDecoder, ConvEncoder, Examples, LaCIM, erm_loss, lacim_loss
+from lacim_jax import (
+    ERM,
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    DomainHeads,
+    Examples,
+    LaCIM,
+    erm_loss,
+    lacim_loss,
+)
 
 LACIM = "LaCIM"
 AUTHORS = {
@@ -187,7 +197,8 @@ def _model(name: str, settings: Settings, image: tuple[int, ...], steps: int) ->
     decoder = ConvDecoder(image, tuple(reversed(settings.channels)))
     num_domains = len(settings.correlations) if name == LACIM else 1
     model = LaCIM(
-        encoder, decoder, classifier, num_domains=num_domains, s_dim=dim, v_dim=dim
+        encoder, decoder, classifier, num_domains=num_domains, s_dim=dim, v_dim=dim,
+        posterior=DomainHeads(),  # as the authors have
     )  # fmt: skip
     warm_up = optax.linear_schedule(0.0, 1.0, max(steps // 4, 1))
     return model, lacim_loss(model, beta=warm_up)

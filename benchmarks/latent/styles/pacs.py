@@ -9,7 +9,8 @@ costs where its assumption buys nothing.
 What methods see of an image are the features that EfficientNet-Lite0, trained on ImageNet, gives
 it: the stored 64x64 pixels scaled up to 224x224, 1,280 numbers, turned into the first principal
 components of the training images, each of variance 1. The network is not trained further. LaCIM's
-decoder explains the components, by a Gaussian of fixed width.
+decoder explains the components, by a Gaussian of fixed width. LaCIM has one encoder for all
+domains, times their priors (`lacim_jax.SharedEvidence`); beside it stands one with a head for each.
 
 Every method has the same encoder trunk and classifier, data, order and number of steps, and as many
 trials of its settings, which are those of `lacim_baselines`. Settings are chosen for each test
@@ -49,6 +50,7 @@ import scipy.linalg
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent import runs
+from benchmarks.latent.methods import HEADS
 from benchmarks.latent.reports import styles as report
 from benchmarks.latent.training import side_by_side
 from common.data import (
@@ -120,7 +122,8 @@ PRESETS = {
     ),
     "cpu": _CPU,
     "day": dataclasses.replace(
-        _CPU, components=256, test_size=1600, widths=(128,), epochs=16, trials=3
+        _CPU, methods=(*_CPU.methods, HEADS), components=256, test_size=1600, widths=(128,),
+        epochs=16, trials=3,
     ),
     "full": Settings(
         components=512, widths=(512,), epochs=60, trials=16, search_steps=(10, 100),

@@ -43,7 +43,7 @@ class Settings(pacs.StyleSettings):
     """Share of the images whose label goes with the style in training."""
 
 
-_CPU, _FULL = pacs.PRESETS["cpu"], pacs.PRESETS["full"]
+_CPU, _DAY, _FULL = (pacs.PRESETS[name] for name in ("cpu", "day", "full"))
 
 PRESETS = {
     "smoke": Settings(
@@ -56,7 +56,7 @@ PRESETS = {
         batch_size=128, epochs=8, trials=1, test_size=500, search_steps=(10,), noise_scale=1.0,
     ),
     "day": Settings(
-        methods=_CPU.methods, components=_CPU.components, widths=_CPU.widths,
+        methods=_DAY.methods, components=_CPU.components, widths=_CPU.widths,
         batch_size=_CPU.batch_size, epochs=16, trials=_CPU.trials,
         learning_rates=_CPU.learning_rates, test_size=_CPU.test_size,
         search_steps=_CPU.search_steps, noise_scale=_CPU.noise_scale,
