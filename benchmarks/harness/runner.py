@@ -319,11 +319,11 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def made_by(origin: Mapping[str, Any]) -> str:
-    """Where a table's figures came from, in one line."""
+def made_by(origin: Mapping[str, Any], sources: str | None = None) -> str:
+    """Where a table's figures came from, in one line; by default all from one run, the origin's."""
     made, seeds = origin["provenance"], len(origin["seeds"])
     spread = ", mean ± sample standard deviation where nothing else is said" * (seeds != 1)
     return (
-        f"{source(origin)}, jax {made['versions']['jax']}, {made['dtype']}, n = "
+        f"{sources or source(origin)}, jax {made['versions']['jax']}, {made['dtype']}, n = "
         f"{seeds} seed{'s' * (seeds != 1)}{spread}."
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.harness import registry
-from benchmarks.judgement import published
+from benchmarks.judgement import published, some_methods
 from benchmarks.judgement.claims import CLAIMS
 from benchmarks.judgement.experiment_page import changed, page, section
 from benchmarks.judgement.finding import Measured
@@ -25,6 +25,7 @@ from benchmarks.judgement.page import (
     verdicts_on,
     with_claims,
 )
+from benchmarks.judgement.some_methods import origin_of
 from common.files import inside, write_whole
 from common.results.records import Record, last_run, read_records
 from common.results.summaries import read_summary, write_summary
@@ -132,13 +133,15 @@ class _UnshownError(ValueError):
 def take(run: Path, folder: Path = FOLDER) -> Path:
     """Keeps the latest run of a results folder as the evidence of its experiment and preset.
 
-    The preset is the one that has the settings of the run, whatever it was called then.
+    The preset is the one that has the settings of the run, whatever it was called then. A run of
+    some of its methods takes the place of what is kept of these.
 
     Raises:
         FileNotFoundError: if no run was begun there.
         NothingFinishedError: if it has finished no record.
         ValueError: if its records are of an experiment or preset that is not known, or are of
-            other settings than the preset has, where a run with these is kept.
+            other settings than the preset has, where a run with these is kept; or of some methods,
+            where what is kept of the others differs in more.
     """
     target, records = _latest(run, folder)
     write_summary(records, target)
@@ -159,6 +162,9 @@ def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
     # Records may come from anywhere: only names that are known become names of files.
     target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
     settings = registry.preset(registry.load(name), target.stem)
+    if some_methods.is_part(records, settings) and target.exists():
+        kept = read_summary(target)
+        return target, some_methods.put_into(kept, records, settings.methods)
     if _is_whole(settings, target) and (cut := changed(settings, origin)):
         raise ValueError(
             f"{path} is not the preset {target.stem} as it is now: {cut}. {target} is, and would "
@@ -170,7 +176,7 @@ def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
 def _is_whole(settings: Any, summary: Path) -> bool:
     """Whether a run with all the settings of its preset is kept."""
     kept = read_summary(summary) if summary.exists() else []
-    return bool(kept) and not changed(settings, kept[0].origin)
+    return bool(kept) and not changed(settings, origin_of(kept))
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:
@@ -241,7 +247,7 @@ def _basis(name: str, read: Mapping[Path, Sequence[Record]]) -> Path:
         if path.stem in presets
         and records
         and "configuration" in records[0].origin
-        and not registry.changed(presets[path.stem], records[0].origin)
+        and not registry.changed(presets[path.stem], origin_of(records))
     )
     return next(whole, next(iter(read)))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.harness import registry
 from benchmarks.harness.runner import made_by
+from benchmarks.judgement.some_methods import origin_of, sources
 from common.results.records import Record
 
 _OWN = (
@@ -53,14 +54,14 @@ def section(
         if caption := captions.get(figure.name.removeprefix(f"{path.stem}_")):
             shown.append(f"*{caption}*")
     # A run that was stopped has not all the seeds that it was asked for.
-    origin = {**records[0].origin, "seeds": sorted({record.seed for record in records})}
+    origin = {**origin_of(records), "seeds": sorted({record.seed for record in records})}
     notes = [] if path.stem in registry.PRESET_NAMES else [_OWN]
     if differing := changed(experiment.PRESETS.get(path.stem), origin):
         notes.append(f"*Not the preset as it is now: {differing}.*")
     elif (recorded := origin.get("preset")) != path.stem:
         notes.append(f"*Recorded when this preset was called `{recorded}`.*")
     tables = experiment.tables(records)
-    parts = [f"## Preset `{path.stem}`", *notes, tables, made_by(origin), *shown]
+    parts = [f"## Preset `{path.stem}`", *notes, tables, made_by(origin, sources(records)), *shown]
     return "\n\n".join(parts), figures
 
 

@@ -1,13 +1,13 @@
 """The claims with their verdicts, as Markdown: for the index of the evidence and the README."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness import registry
-from benchmarks.harness.reports import source
 from benchmarks.judgement.claims import CLAIMS, Claim, judged
 from benchmarks.judgement.finding import Finding, Measured
+from benchmarks.judgement.some_methods import origin_of, sources
+from common.results.records import Record
 
 BEGIN = "<!-- made from the records by `python -m benchmarks report`: begin -->"
 END = "<!-- made from the records by `python -m benchmarks report`: end -->"
@@ -67,7 +67,7 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
         pages = ", ".join(f"[{n}]({n}.md)" for n in used)
         # Of the record that the claim cannot do without.
         needed = measured.get(claim.needed, ())
-        made = f"{came_from(claim.needed, needed[0].origin)}." if needed else ""
+        made = f"{came_from(claim.needed, needed)}." if needed else ""
         lines = [
             f"### {heading}",
             f"*{claim.text}*",
@@ -82,9 +82,10 @@ def claim_sections(measured: Measured, figures: Mapping[str, Path | None]) -> st
     return "\n\n".join(sections)
 
 
-def came_from(name: str, origin: Mapping[str, Any]) -> str:
+def came_from(name: str, records: Sequence[Record]) -> str:
     """Command, commit and hardware of an experiment's records, and what that command does today."""
-    made, recorded = source(origin), origin["preset"]
+    origin = origin_of(records)
+    made, recorded = sources(records), origin["preset"]
     today = registry.preset_of(name, origin)
     if today != recorded:
         return f"{made}; that preset is called `{today}` today"

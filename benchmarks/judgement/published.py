@@ -17,6 +17,7 @@ from benchmarks.harness.reports import best_by_method, by_method, by_setting, nu
 from benchmarks.judgement.claims import CLAIMS, judged
 from benchmarks.judgement.finding import Measured
 from benchmarks.judgement.page import came_from
+from benchmarks.judgement.some_methods import origin_of
 from benchmarks.latent.colored.reference import AUTHORS
 from benchmarks.latent.reports.identifiability import LACIM, POOLED, least_sufficient
 from common.results.records import Record
@@ -293,7 +294,7 @@ def _ours(row: Row, measured: Measured) -> str:
 
 def _protocol(row: Row, records: Sequence[Record]) -> str:
     """What our records say of how they were made."""
-    origin = records[0].origin
+    origin = origin_of(records)
     configuration: Any = origin["configuration"]
     tried = [
         len(group(runs, lambda r: json.dumps(dict(r.setting), sort_keys=True)))
@@ -307,6 +308,6 @@ def _protocol(row: Row, records: Sequence[Record]) -> str:
     parts = [
         f"[{row.experiment}]({row.experiment}.md), preset {preset}", *said,
         *([counted] if tuned else []), row.chosen,
-        f"{seeds} seed{'s' * (seeds > 1)}", came_from(row.experiment, origin),
+        f"{seeds} seed{'s' * (seeds > 1)}", came_from(row.experiment, records),
     ]  # fmt: skip
     return "; ".join(parts)

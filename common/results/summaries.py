@@ -1,7 +1,8 @@
 """Records in a form short enough to be committed: all final figures, thinned curves.
 
 A summary is a file of JSON lines too. Its first line is what all records of a run share (benchmark,
-preset, command, configuration, provenance); each further line is one record without that. Final
+preset, command, configuration, provenance); each further line is one record without that. Where
+methods were run at different times, there is such a line before the records of each run. Final
 figures are kept to the last bit, so tables made from a summary are those made from the records;
 curves are thinned and rounded to what a figure can show. Of pictures, records whose setting has the
 key "picture", every pixel is kept: bytes, compressed (zlib, base64), {"zlib": "..."}. A column that
@@ -42,23 +43,29 @@ _MOST = 2**28
 
 
 def write_summary(records: Sequence[Record], path: Path) -> None:
-    """Writes the summary of one run, replacing the file in one go.
+    """Writes the summary of an experiment, replacing the file in one go.
 
     Args:
-        records: of one run, in the order in which they were written.
+        records: of one experiment and preset, in the order in which they are to be read; most often
+            of one run, in the order in which it wrote them.
         path: the file; its folder is made where it is missing.
 
     Raises:
-        ValueError: if there are no records, or they are of several runs.
+        ValueError: if there are no records, or they are of several experiments or presets.
     """
-    origins = {json.dumps(json_ready(r.origin), sort_keys=True) for r in records}
-    if len(origins) != 1:
+    whose = {(r.origin.get("benchmark"), r.origin.get("preset")) for r in records}
+    if len(whose) != 1:
         raise ValueError(
-            f"a summary is of one run, got records of {len(origins)}; pass those of `last_run`."
+            f"a summary is of one experiment at one preset, got records of {len(whose)}; pass "
+            "those of `last_run`."
         )
     lines = []
+    origin = records[0].origin
     first: dict[tuple[str, str], int] = {}  # (name, content) of a column: the record it is first in
     for i, record in enumerate(records):
+        if record.origin != origin:
+            origin = record.origin
+            lines.append({"origin": json_ready(origin)})
         # The columns of a picture are its pixels, which must not be thinned.
         curve = record.curve if "picture" in record.setting else _thinned(record.curve)
         fields = dataclasses.asdict(dataclasses.replace(record, curve=curve))
@@ -92,17 +99,29 @@ def read_summary(path: Path) -> list[Record]:
         ValueError: if a line is not a record, or they are damaged; the message names the line.
     """
     first, *lines = path.read_bytes().splitlines() or [b""]
-    try:
-        origin = plain(json.loads(first)["origin"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}:1 does not say where its records come from; write it with write_summary."
-        ) from error
+    origin = _origin_of(first, f"{path}:1")
     records: list[Record] = []
     for i, line in enumerate(_unpacked_lines(lines, path), start=2):
         where = f"{path}:{i}"
-        records.append(parse_record(_written_out(line, records, where), where))
-    return [dataclasses.replace(record, origin=origin) for record in records]
+        if line.startswith(_ORIGIN):
+            origin = _origin_of(line, where)
+            continue
+        record = parse_record(_written_out(line, records, where), where)
+        records.append(dataclasses.replace(record, origin=origin))
+    return records
+
+
+_ORIGIN = b'{"origin":'
+
+
+def _origin_of(line: bytes, where: str) -> Any:
+    """What a line says of where the records after it come from."""
+    try:
+        return plain(json.loads(line)["origin"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{where} does not say where its records come from; write it with write_summary."
+        ) from error
 
 
 def _unpacked_lines(lines: list[bytes], path: Path) -> list[bytes]:

@@ -72,7 +72,10 @@ def test_where_records_came_from_says_what_their_command_does_today(recorded, se
         configuration["epochs"] = 1234
     origin = {**ORIGIN, "preset": recorded, "configuration": configuration}
     made = "`python -m benchmarks line`, commit 000000000000, 2 CPU cores"
-    assert came_from("gsgd_mlp", origin) == made + said
+    record = Record(
+        method="SGD", setting={}, seed=0, metrics={}, wall_time=0.0, origin={**origin, "run": "1"}
+    )
+    assert came_from("gsgd_mlp", [record]) == made + said
 
 
 def test_a_table_replaces_what_stood_between_the_markers():

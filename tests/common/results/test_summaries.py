@@ -106,14 +106,39 @@ def test_short_curves_are_whole(length, tmp_path):
         assert list(record.curve["step"]) == list(range(length))
 
 
-def test_records_of_two_runs_are_refused(tmp_path):
+@pytest.mark.parametrize("large", [False, True])
+def test_records_of_several_runs_keep_their_origins(large, tmp_path, monkeypatch):
     path = tmp_path / "records.jsonl"
     written(path)
-    records = written(path, origin={**ORIGIN, "run": "2"})
-    with pytest.raises(ValueError, match="of one run, got records of 2"):
+    written(path, origin={**ORIGIN, "run": "2", "seeds": [0]})
+    records = written(path)  # of the first run again
+    if large:
+        monkeypatch.setattr("common.results.summaries.LARGE", 100)
+    write_summary(records, tmp_path / "cpu.jsonl")
+    lines = (tmp_path / "cpu.jsonl").read_bytes().splitlines()
+    assert len(lines) == (2 if large else 1 + 9 + 2)
+    found = read_summary(tmp_path / "cpu.jsonl")
+    assert [r.origin for r in found] == [r.origin for r in records]
+    assert [r.seed for r in found] == [r.seed for r in records]
+    assert found[7].curve == found[0].curve  # a column is found by the number of its record
+
+
+def test_records_of_two_experiments_are_refused(tmp_path):
+    path = tmp_path / "records.jsonl"
+    written(path)
+    records = written(path, origin={**ORIGIN, "preset": "day"})
+    with pytest.raises(ValueError, match="of one experiment at one preset, got records of 2"):
         write_summary(records, tmp_path / "cpu.jsonl")
-    with pytest.raises(ValueError, match="of one run, got records of 0"):
+    with pytest.raises(ValueError, match="of one experiment at one preset, got records of 0"):
         write_summary([], tmp_path / "cpu.jsonl")
+
+
+def test_a_damaged_origin_is_named_with_its_line(tmp_path):
+    write_summary(written(tmp_path / "records.jsonl"), tmp_path / "cpu.jsonl")
+    with (tmp_path / "cpu.jsonl").open("a") as file:
+        file.write('{"origin":\n')
+    with pytest.raises(ValueError, match=r"cpu\.jsonl:5 does not say where"):
+        read_summary(tmp_path / "cpu.jsonl")
 
 
 def test_a_file_that_is_no_summary_is_named_with_its_line(tmp_path):
