@@ -104,6 +104,31 @@ def test_each_domain_has_a_head_and_a_prior_of_its_own():
         np.testing.assert_array_equal(moved, [False, True, False])
 
 
+def test_by_default_what_one_domain_teaches_holds_in_all():
+    model, heads = small(), small(posterior=DomainHeads())
+
+    def moved(model):
+        images, domains, variables = trained_like(model)
+
+        def posterior(variables, d):
+            return model.apply(variables, images, jnp.full_like(domains, d), method="encode")
+
+        @compiled_quickly
+        def differences(variables):
+            gradient = jax.grad(lambda v: posterior(v, 1).mean.sum())(variables)["params"]
+            # The trunk is one in any case: only what is behind it takes the step.
+            step = jax.tree.map(lambda g: 0.1 * g, gradient["posterior"])
+            params = {**variables["params"]}
+            params["posterior"] = jax.tree.map(jnp.add, params["posterior"], step)
+            after, before = posterior({"params": params}, 0), posterior(variables, 0)
+            return jnp.abs(after.mean - before.mean).max()
+
+        return float(differences(variables))
+
+    assert moved(model) > 0.01
+    assert moved(heads) == 0.0
+
+
 def test_the_label_depends_on_s_alone():
     model = small()
     images, domains, variables = trained_like(model)
