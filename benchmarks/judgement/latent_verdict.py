@@ -123,6 +123,10 @@ def domains(measured: Measured) -> Finding:
         won = outcomes(over_best).count(BETTER) or "none"
         headline += f"; better than the best that sees several domains in {won} of {len(over_best)}"
         figures += f" Against the best other method that sees several domains {words(over_best)}."
+        figures = (
+            f"Better than ERM: {word}. Better than the best other method that sees several "
+            f"domains: {verdict(over_best)}. {figures}"
+        )
         word = joint(word, verdict(over_best))
     return Finding(word, headline, f"{figures} Test accuracies, %: {'; '.join(parts)}.")
 

@@ -256,9 +256,9 @@ ROWS: Sequence[Row] = (
     ),
     Row(
         "rules for delayed gradients on a language model",
-        "loss without delay 3.634; lost at staleness 2, 4, 8: Muon 0.14, 0.35, 0.85, and Adam at 2 "
-        "and 8: 0.74, 2.21. DC-ASGD recovers at most 3%; prediction along Muon's step 53, 45 and "
-        "19% at 2, 8 and 16",
+        "loss without delay 3.634; lost at staleness 2, 4, 8: Muon 0.14, 0.35, 0.85, and AdamH at 2 "
+        "and 8: 0.74, 2.21. DC-ASGD recovers at most 3%; prediction along Muon's step 53, 45 (in "
+        "their summary 46) and 19% at 2, 8 and 16",
         "mixture of experts with 290M parameters, one step for all arms as far as read, two seeds",
         "Marin, June 2026, github.com/marin-community/marin, issue 6431",
         "delayed_language_model", None,

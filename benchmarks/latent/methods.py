@@ -111,7 +111,11 @@ def _of_every_domain(sizes: Sizes, **fields: Any) -> LaCIM:
 
 
 def _of_one_domain(sizes: Sizes, **fields: Any) -> LaCIM:
-    """All domains as one: q(s,v|x) is read off the features alone, as published of CSG."""
+    """All domains as one, and q(s,v|x) read off the features alone, without the prior.
+
+    CSG is made so: in a new domain its prior is another. To Invariant LaCIM it makes no difference:
+    evidence times the one prior that there is is one Gaussian too.
+    """
     return _of_every_domain(sizes, num_domains=1, posterior=DomainHeads(), **fields)
 
 
@@ -255,7 +259,7 @@ METHODS: dict[str, Method] = {
         )
     ),
     "Pool-LaCIM": Method(
-        _of_one_domain,
+        lambda sizes: _of_every_domain(sizes, num_domains=1),
         lambda model, hyper, ramp, _: _pooled(lacim_loss(model, **_generative(hyper, ramp))),
         _BOUND,
         _best_start,
