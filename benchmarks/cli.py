@@ -66,8 +66,9 @@ class Arguments:
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many seeds: 0, 1, ..."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = ()
-    """Only these of the experiment's methods, by their names in its tables; by default all. Kept as
-    evidence, their rows go in the place of those of a run that is equal in all else."""
+    """Only these of the experiment's methods, by their names in its tables; by default all. When
+    the folder's latest run is taken as evidence, their rows replace those of runs that are equal in
+    all else."""
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of prepared tensorflow-datasets data sets; by default that package's own."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None

@@ -55,8 +55,9 @@ TRAINING_CAPTION = (
     "Waiting costs time, staleness costs accuracy; compare where each curve ends."
 )
 STEPS_CAPTION = (
-    "Final test accuracy against the step size, lambda chosen anew at each step; mean and one "
-    "standard deviation over seeds. Look for the step at which each rule falls."
+    "Test accuracy against the step size, lambda chosen anew at each step; mean and one standard "
+    "deviation over seeds. Look for the step at which each rule falls. Where steps were halved, it "
+    "is that after the smallest budget, with which all were tried."
 )
 
 
@@ -81,7 +82,7 @@ def protocol_tables(
     finished, tried = reported(records), grid(records)
     tuned = {m: best_by_method(_beside(finished, m)) for m in worker_counts(finished)}
     if not tuned:
-        return UNFINISHED
+        return "ASGD was not run yet." if finished else UNFINISHED
     sections = [
         "**Each rule at its own tuned step** (and lambda), chosen on validation data.",
         _table(tried, tuned),
@@ -216,7 +217,7 @@ def _at_mean_times(runs: Sequence[Record]) -> list[Record]:
 
 
 def plot_tolerance(records: Sequence[Record], path: Path) -> Path:
-    """Final accuracy of each rule against the step size, lambda chosen anew at each step.
+    """Accuracy of each rule against the step size, lambda chosen anew at each step.
 
     Where steps were halved, it is that after the smallest budget, with which all were tried.
     """
@@ -224,7 +225,7 @@ def plot_tolerance(records: Sequence[Record], path: Path) -> Path:
     workers = worker_counts(records)
     steps = sorted({numeric(r, "learning_rate") for r in records})
     with small_multiples(
-        path, workers, list(GROUPS), labels=("step size", "final test accuracy, %"),
+        path, workers, list(GROUPS), labels=("step size", "test accuracy, %"),
         title=lambda m, group: f"{m} workers, {group}", panel=(4.6, 2.7),
     ) as panels:  # fmt: skip
         for (m, name), axes in panels.items():

@@ -124,7 +124,7 @@ def again(
     """Runs the stage of one row anew, at its recorded settings.
 
     Args:
-        records: of one run, in the order written.
+        records: of one run, or of several with methods of their own, in the order written.
         number: of the row, counted from 1.
         data_dir: where prepared data sets are.
         progress: where bars are drawn.
@@ -155,7 +155,10 @@ def again(
     names = _Listed(records)
     for _ in run(names):
         pass
-    for stage in ranked(names.all, wanted, (number - 1) / len(records)):
+    # Of the run that it came from: a summary may be of several.
+    own = [r for r in records if r.origin.get("run") == origin.get("run")]
+    before = sum(r.origin.get("run") == origin.get("run") for r in records[: number - 1])
+    for stage in ranked(names.all, wanted, before / len(own)):
         begin(stage)
         for found in run(_Only(records, stage)):
             if _same(found, wanted):

@@ -261,7 +261,8 @@ def preset_of(name: str, origin: Mapping[str, Any]) -> str:
     """What the preset of a record is called today.
 
     Presets are renamed, and records are not rewritten: it is the preset that has the record's
-    settings, and where none has them the one of the recorded name.
+    settings, or all of them but for methods that were not run; the one of the recorded name comes
+    first, and is taken where none has them.
 
     Args:
         name: of the experiment.
@@ -274,9 +275,19 @@ def preset_of(name: str, origin: Mapping[str, Any]) -> str:
     preset(experiment, recorded)
     presets = experiment.PRESETS
     names = sorted(presets, key=lambda preset: preset != recorded)
-    known = "configuration" in origin
-    same = (preset for preset in names if known and not changed(presets[preset], origin))
-    return next(same, recorded)
+    if "configuration" not in origin:
+        return recorded
+    exact = (preset for preset in names if not changed(presets[preset], origin))
+    part = (preset for preset in names if _has_all_but_methods(presets[preset], origin))
+    own = recorded if _has_all_but_methods(presets[recorded], origin) else None
+    return own or next(exact, None) or next(part, recorded)
+
+
+def _has_all_but_methods(settings: Any, origin: Mapping[str, Any]) -> bool:
+    """Whether a record was made with settings, or with some of their methods."""
+    differing = changed(settings, origin)
+    then, today = differing.pop("methods", ((), ()))
+    return not differing and set(then) <= set(today)
 
 
 def changed(settings: Any, origin: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -320,10 +320,11 @@ def _identity(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made_by(origin: Mapping[str, Any], sources: str | None = None) -> str:
-    """Where a table's figures came from, in one line; by default all from one run, the origin's."""
+    """Where a table's figures came from, in one line; by default all from one run, the origin's.
+
+    The sources are commands with their commits, hardware, versions and dtypes.
+    """
     made, seeds = origin["provenance"], len(origin["seeds"])
+    one = f"{source(origin)}, jax {made['versions']['jax']}, {made['dtype']}"
     spread = ", mean ± sample standard deviation where nothing else is said" * (seeds != 1)
-    return (
-        f"{sources or source(origin)}, jax {made['versions']['jax']}, {made['dtype']}, n = "
-        f"{seeds} seed{'s' * (seeds != 1)}{spread}."
-    )
+    return f"{sources or one}, n = {seeds} seed{'s' * (seeds != 1)}{spread}."

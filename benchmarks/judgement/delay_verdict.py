@@ -22,7 +22,7 @@ from benchmarks.delay.report import (
     intolerable_step,
     worker_counts,
 )
-from benchmarks.harness.halving import grid, reported
+from benchmarks.harness.halving import TUNING, grid, reported
 from benchmarks.harness.reports import (
     at_edge,
     best_by_method,
@@ -134,7 +134,7 @@ def delay(measured: Measured) -> Finding:
             ]
             step = intolerable_step(records, m)
             if step is not None and rules:
-                beyond[f"{task.name}, {m}, {step:g}"] = _at_step(records, m, step)
+                beyond[f"{task.name}, {m}, {step:g}{_budget(records)}"] = _at_step(records, m, step)
         growing += [_growth(task, rule, sides) for rule in RULES if _spans(sides, rule)]
     if not ahead:
         return INCOMPLETE
@@ -242,6 +242,12 @@ def _published_gain(task: _Task, rule: str, workers: int) -> float:
 
 def _reached(*sides: _Side) -> float:
     return max(100 * metric(side.runs, "test_accuracy").mean for side in sides)
+
+
+def _budget(records: Sequence[Record]) -> str:
+    """How long all steps were tried, where it was not for the whole budget."""
+    epochs = numeric(grid(records)[0], TUNING)
+    return f" (after {epochs:g} epoch{'s' * (epochs != 1)})" if epochs else ""
 
 
 def _at_step(records: Sequence[Record], workers: int, step: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.harness import registry
 from benchmarks.judgement import published, some_methods
@@ -162,21 +162,16 @@ def _latest(run: Path, folder: Path) -> tuple[Path, list[Record]]:
     # Records may come from anywhere: only names that are known become names of files.
     target = inside(folder, f"{name}/{registry.preset_of(name, origin)}.jsonl")
     settings = registry.preset(registry.load(name), target.stem)
-    if some_methods.is_part(records, settings) and target.exists():
-        kept = read_summary(target)
+    kept = read_summary(target) if target.exists() else []
+    if some_methods.has_place(records, kept, settings):
         return target, some_methods.put_into(kept, records, settings.methods)
-    if _is_whole(settings, target) and (cut := changed(settings, origin)):
+    whole = kept and not changed(settings, origin_of(kept))
+    if whole and (cut := changed(settings, origin)):
         raise ValueError(
             f"{path} is not the preset {target.stem} as it is now: {cut}. {target} is, and would "
             "be replaced; move it away first, if that is meant."
         )
     return target, records
-
-
-def _is_whole(settings: Any, summary: Path) -> bool:
-    """Whether a run with all the settings of its preset is kept."""
-    kept = read_summary(summary) if summary.exists() else []
-    return bool(kept) and not changed(settings, origin_of(kept))
 
 
 def render(folder: Path = FOLDER, readme: Path = README) -> list[Path]:

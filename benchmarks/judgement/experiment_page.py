@@ -61,7 +61,13 @@ def section(
     elif (recorded := origin.get("preset")) != path.stem:
         notes.append(f"*Recorded when this preset was called `{recorded}`.*")
     tables = experiment.tables(records)
-    parts = [f"## Preset `{path.stem}`", *notes, tables, made_by(origin, sources(records)), *shown]
+    parts = [
+        f"## Preset `{path.stem}`",
+        *notes,
+        tables,
+        made_by(origin, sources(records, versions=True)),
+        *shown,
+    ]
     return "\n\n".join(parts), figures
 
 

@@ -23,17 +23,18 @@ programs, are typed, with what they were measured on.
 seed, is significant at 5%, with Holm's correction for all comparisons of its table. Where neither
 side wins, we say "no gain as large as hoped" (published, or the least that one would change the
 method for) only if the seeds could have seen such a gain, with a power of 80%, and their 95%
-interval excludes it. "Visible" is the smallest difference that they would have shown, with that power, in one
-comparison by itself; corrected for many it takes more. What is said to be absent is not corrected:
-of twenty gains that are excluded, one may be there. Where less than 80% of the accuracy that a task
-allows is reached, too little is learnt to conclude from; nor is anything concluded against a
-baseline whose step is marked "(edge)", the least or the largest of its grid.
+interval excludes it. "Visible" is the smallest difference that they would have shown, with that
+power, in one comparison by itself; corrected for many it takes more. What is said to be absent is
+not corrected: of twenty gains that are excluded, one may be there. Where less than 80% of the
+accuracy that a task allows is reached, too little is learnt to conclude from; nor is anything
+concluded against a baseline whose step is marked "(edge)", the least or the largest of its grid.
 
 **Words.** *ERM* (empirical risk minimisation) is an ordinary classifier, trained on all domains as
-one; *Pool-LaCIM* is LaCIM with one prior for all of them. The *oracle* chooses settings by images of
-the test domain, as no user can. *MCC* is the mean correlation coefficient of latents found and true
-ones. *DC-ASGD-c* and *-a* have a constant and an adaptive strength λ; *diag(λG)* is the diagonal by
-which they stand in for the Hessian. *m-synchronous* SGD waits for the first m workers of a round.
+one; *Pool-LaCIM* is LaCIM with one prior for all of them. The *oracle* chooses settings by images
+of the test domain, as no user can. *MCC* is the mean correlation coefficient of latents found and
+true ones. *DC-ASGD-c* and *-a* have a constant and an adaptive strength λ; *diag(λG)* is the
+diagonal by which they stand in for the Hessian. *m-synchronous* SGD waits for the first m workers
+of a round.
 
 **What the verdicts mean**, of a claim that one method is better:
 

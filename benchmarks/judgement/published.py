@@ -162,10 +162,9 @@ def _conditioned(records: Sequence[Record]) -> str:
 
 _VALIDATION = "each method at its best setting of one grid, by mean validation accuracy over seeds"
 _SMALL = (
-    "Below the full preset networks are thin, images small, and training takes minutes: neither "
-    "level nor order are to be compared. At the full preset what differs is that each rule is "
-    "tuned on its own; where all take one step, a rule that bears longer ones looks better than "
-    "it is."
+    "Below the full preset networks are small and training is short: neither level nor order are "
+    "to be compared. At the full preset what differs is that each rule is tuned on its own; where "
+    "all take one step, a rule that bears longer ones looks better than it is."
 )
 _DOMAINBED = "DomainBed results.tex, arxiv.org/abs/2007.01434"
 
@@ -256,8 +255,8 @@ ROWS: Sequence[Row] = (
     ),
     Row(
         "rules for delayed gradients on a language model",
-        "loss without delay 3.634; lost at staleness 2, 4, 8: Muon 0.14, 0.35, 0.85, and AdamH at 2 "
-        "and 8: 0.74, 2.21. DC-ASGD recovers at most 3%; prediction along Muon's step 53, 45 (in "
+        "loss without delay 3.634; lost at staleness 2, 4, 8: Muon 0.14, 0.35, 0.85, and AdamH at "
+        "2 and 8: 0.74, 2.21. DC-ASGD recovers at most 3%; prediction along Muon's step 53, 45 (in "
         "their summary 46) and 19% at 2, 8 and 16",
         "mixture of experts with 290M parameters, one step for all arms as far as read, two seeds",
         "Marin, June 2026, github.com/marin-community/marin, issue 6431",
@@ -279,7 +278,8 @@ def page(measured: Measured) -> str:
         records = measured.get(row.experiment, ())
         ours, protocol = NO_RECORD, f"`{row.experiment}`: {row.chosen}"
         if records:
-            ours, protocol = _ours(row, measured), _protocol(row, records)
+            ours = _ours(row, measured)
+            protocol = protocol if ours == NO_RECORD else _protocol(row, records)
         theirs = f"{row.protocol} ({row.source})"
         lines.append(f"| {row.title} | {row.theirs} | {theirs} | {ours} | {protocol} | {row.why} |")
     return _HEAD + "\n".join(lines) + "\n"
@@ -297,13 +297,15 @@ def _protocol(row: Row, records: Sequence[Record]) -> str:
     origin = origin_of(records)
     configuration: Any = origin["configuration"]
     tried = [
-        len(group(runs, lambda r: json.dumps(dict(r.setting), sort_keys=True)))
+        len(group(runs, lambda r: json.dumps({**r.setting, TUNING: None}, sort_keys=True)))
         for runs in by_method(records).values()
     ]
     sizes = {"epochs": "epochs", "train_size": "images", "width": "times the full width"}
     said = [f"{configuration[k]:g} {word}" for k, word in sizes.items() if configuration.get(k)]
     seeds, preset = len(origin["seeds"]), registry.preset_of(row.experiment, origin)
     counted = f"up to {max(tried)} settings a method, all networks and numbers of workers counted"
+    if configuration.get("halving"):
+        counted += ", tried for part of the epochs, the best for all"
     tuned = not row.chosen.startswith(("no choice: one setting", "nothing is tuned"))
     parts = [
         f"[{row.experiment}]({row.experiment}.md), preset {preset}", *said,

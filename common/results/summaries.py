@@ -46,18 +46,18 @@ def write_summary(records: Sequence[Record], path: Path) -> None:
     """Writes the summary of an experiment, replacing the file in one go.
 
     Args:
-        records: of one experiment and preset, in the order in which they are to be read; most often
-            of one run, in the order in which it wrote them.
+        records: of one experiment, in the order in which they are to be read; most often of one
+            run, in the order in which it wrote them.
         path: the file; its folder is made where it is missing.
 
     Raises:
-        ValueError: if there are no records, or they are of several experiments or presets.
+        ValueError: if there are no records, or they are of several experiments.
     """
-    whose = {(r.origin.get("benchmark"), r.origin.get("preset")) for r in records}
-    if len(whose) != 1:
+    experiments = {r.origin.get("benchmark") for r in records}
+    if len(experiments) != 1:
         raise ValueError(
-            f"a summary is of one experiment at one preset, got records of {len(whose)}; pass "
-            "those of `last_run`."
+            f"a summary is of one experiment, got records of {len(experiments)}; pass those of "
+            "`last_run`."
         )
     lines = []
     origin = records[0].origin

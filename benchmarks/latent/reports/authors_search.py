@@ -51,7 +51,8 @@ def _verdict(name: str, runs: Sequence[Record]) -> str:
     return (
         f"- {name}: their objective takes {steps:.0f} steps from the best start, at {ratio:.1f} "
         f"times the images a second of their loop (target {TARGET:g}: {met(ratio, TARGET)}); the "
-        f"search by default, which goes on to a higher one, has {of_default(runs):.1f} times as many."
+        f"search by default, which goes on to a higher one, has {of_default(runs):.1f} times as "
+        "many."
     )
 
 

@@ -12,6 +12,7 @@ from benchmarks.judgement import evidence, page, published
 from benchmarks.judgement.claims import NOT_MEASURED, Claim
 from benchmarks.judgement.finding import HOLDS, Finding
 from benchmarks.judgement.page import BEGIN, END
+from benchmarks.judgement.some_methods import origin_of
 from common.results.summaries import read_summary
 
 
@@ -185,7 +186,7 @@ def test_no_claim_is_judged_on_a_preset_of_ones_own(folder, tmp_path, monkeypatc
 
 def test_every_record_is_filed_under_the_name_that_its_preset_has_today():
     for path in evidence.FOLDER.glob("*/*.jsonl"):
-        origin = read_summary(path)[0].origin
+        origin = origin_of(read_summary(path))
         assert registry.preset_of(path.parent.name, origin) == path.stem, path
 
 

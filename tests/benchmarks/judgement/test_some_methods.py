@@ -1,11 +1,13 @@
 """Some methods of an experiment run by themselves, and kept beside what there is of the others."""
 
 import dataclasses
+import functools
 
 import pytest
 
 from benchmarks.cli import main
 from benchmarks.harness import registry
+from benchmarks.harness.halving import TUNING
 from benchmarks.judgement import evidence
 from benchmarks.judgement.page import BEGIN, END
 from benchmarks.judgement.some_methods import origin_of, sources
@@ -31,11 +33,15 @@ def scores(tmp_path, monkeypatch, line):
         places = (tmp_path / "evidence", tmp_path / "README.md")[:count]
         monkeypatch.setattr(getattr(evidence, name), "__defaults__", places)
 
+    def one(method, seed):
+        figures = {"score": found[method] + seed}
+        yield Record(method=method, setting={}, seed=seed, metrics=figures, wall_time=0.0)
+
     def run(settings, context):
         for method in settings.methods:
             for seed in context.seeds:
-                figures = {"score": found[method] + seed}
-                yield Record(method=method, setting={}, seed=seed, metrics=figures, wall_time=0.0)
+                make = functools.partial(one, method, seed)
+                yield from context.stages.of(f"{method}, seed {seed}", make)
 
     def tables(records):
         return markdown(["method", "score"], [[r.method, f"{r.metrics['score']}"] for r in records])
@@ -99,9 +105,90 @@ def test_a_method_that_the_preset_has_no_more_goes(scores, tmp_path, monkeypatch
     assert taken(tmp_path) == 0
     fewer = Settings(methods=("ERM", "LaCIM"))
     monkeypatch.setattr(registry.load("line"), "PRESETS", {"smoke": fewer})
+    for method in ("LaCIM", "ERM", "LaCIM"):
+        assert taken(tmp_path, method) == 0
+        _, rows = kept(tmp_path)
+        assert [method for method, _, _ in rows] == ["ERM", "ERM", "LaCIM", "LaCIM"]
+        assert "Not the preset" not in (tmp_path / "evidence" / "line.md").read_text()
+
+
+def test_a_later_setting_counts_from_when_it_was_there(scores, tmp_path, monkeypatch, capsys):
+    """Rows from before it are as its default makes them; those after it must agree."""
+    experiment = registry.load("line")
+
+    @dataclasses.dataclass(frozen=True)
+    class Later(Settings):
+        noise: float = 0.0
+
+    assert taken(tmp_path) == 0
+    monkeypatch.setattr(experiment, "PRESETS", {"smoke": Later(noise=1.0)})
+    assert taken(tmp_path, "V-REx") == 0
+    monkeypatch.setattr(experiment, "PRESETS", {"smoke": Later(noise=2.0)})
+    capsys.readouterr()
+    assert taken(tmp_path, "LaCIM") == 2
+    assert "noise differ" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(experiment, "PRESETS", {"smoke": Settings()})  # it is gone
+    assert taken(tmp_path, "LaCIM") == 2
+    assert "noise differ" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_preset_that_was_renamed_is_filled_under_its_name_of_today(scores, tmp_path, monkeypatch):
+    assert taken(tmp_path) == 0
+    folder = tmp_path / "evidence" / "line"
+    (folder / "smoke.jsonl").rename(folder / "day.jsonl")
+    presets = {"smoke": Settings(steps=1), "day": Settings()}
+    monkeypatch.setattr(registry.load("line"), "PRESETS", presets)
+    scores["LaCIM"] = 30.0
+    options = ["--preset", "day", "--seeds", "2", "--methods", "LaCIM"]
+    assert main(["line", *options, "--out", str(tmp_path / "results")]) == 0
+    assert main(["report", "--take", str(tmp_path / "results")]) == 0
+    records = read_summary(folder / "day.jsonl")
+    assert [r.metrics["score"] for r in records] == [1.0, 2.0, 2.0, 3.0, 30.0, 31.0]
+    assert {r.origin["preset"] for r in records} == {"smoke", "day"}
+
+
+def test_the_only_method_kept_may_be_taken_anew_at_other_settings(scores, tmp_path, monkeypatch):
     assert taken(tmp_path, "LaCIM") == 0
-    _, rows = kept(tmp_path)
-    assert [method for method, _, _ in rows] == ["ERM", "ERM", "LaCIM", "LaCIM"]
+    monkeypatch.setattr(registry.load("line"), "PRESETS", {"smoke": Settings(steps=9)})
+    assert taken(tmp_path, "LaCIM") == 0
+    records, _ = kept(tmp_path)
+    assert {r.origin["configuration"]["steps"] for r in records} == {9}
+
+
+@pytest.mark.parametrize("stopped", ["a method", "a seed", "the search"])
+def test_a_run_that_is_not_finished_replaces_nothing(
+    stopped, scores, tmp_path, monkeypatch, capsys
+):
+    assert taken(tmp_path) == 0
+    before = (tmp_path / "evidence" / "line" / "smoke.jsonl").read_bytes()
+    whole = registry.load("line").run
+
+    def cut(settings, context):
+        for record in whole(settings, context):
+            if stopped == "the search":
+                yield dataclasses.replace(record, setting={TUNING: 1})
+            elif record.method == "ERM" or (stopped == "a seed" and record.seed == 0):
+                yield record
+
+    monkeypatch.setattr(registry.load("line"), "run", cut)
+    capsys.readouterr()
+    assert taken(tmp_path, "ERM", "V-REx") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the run has no whole training of" in said
+    assert said.endswith("let it finish, --resume goes on.")
+    assert (tmp_path / "evidence" / "line" / "smoke.jsonl").read_bytes() == before
+
+
+def test_a_row_of_either_run_can_be_computed_again(scores, tmp_path, capsys):
+    assert taken(tmp_path, "ERM", "LaCIM") == 0
+    assert taken(tmp_path, "V-REx") == 0
+    file = str(tmp_path / "evidence" / "line" / "smoke.jsonl")
+    for number, method in ((2, "ERM"), (3, "V-REx"), (6, "LaCIM")):
+        capsys.readouterr()
+        assert main(["again", file, "--row", str(number)]) == 0
+        assert method in capsys.readouterr().out
+    scores["V-REx"] = 9.0
+    assert main(["again", file, "--row", "3"]) == 1
 
 
 @pytest.mark.parametrize("differs", ["seeds", "steps", "names"])
@@ -125,10 +212,12 @@ def test_runs_that_differ_in_more_are_not_mixed(differs, scores, tmp_path, monke
 
 def test_one_run_is_told_of_as_before():
     device = {"kind": "cpu", "count": 1, "cores": 2}
-    origin = {"run": "1", "command": "c", "provenance": {"git_commit": "0" * 40, "device": device}}
+    made = {"git_commit": "0" * 40, "device": device, "versions": {"jax": "1"}, "dtype": "float32"}
+    origin = {"run": "1", "command": "c", "provenance": made}
     record = Record(method="a", setting={}, seed=0, metrics={}, wall_time=0.0, origin=origin)
     assert origin_of([record, dataclasses.replace(record, method="b")]) is origin
     assert sources([record]) == "`c`, commit 000000000000, 2 CPU cores"
+    assert sources([record], versions=True) == sources([record]) + ", jax 1, float32"
 
 
 @pytest.mark.parametrize(

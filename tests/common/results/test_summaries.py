@@ -126,10 +126,10 @@ def test_records_of_several_runs_keep_their_origins(large, tmp_path, monkeypatch
 def test_records_of_two_experiments_are_refused(tmp_path):
     path = tmp_path / "records.jsonl"
     written(path)
-    records = written(path, origin={**ORIGIN, "preset": "day"})
-    with pytest.raises(ValueError, match="of one experiment at one preset, got records of 2"):
+    records = written(path, origin={**ORIGIN, "benchmark": "c"})
+    with pytest.raises(ValueError, match="of one experiment, got records of 2"):
         write_summary(records, tmp_path / "cpu.jsonl")
-    with pytest.raises(ValueError, match="of one experiment at one preset, got records of 0"):
+    with pytest.raises(ValueError, match="of one experiment, got records of 0"):
         write_summary([], tmp_path / "cpu.jsonl")
 
 
