@@ -177,6 +177,7 @@ models = {
     "LaCIM": LaCIM(
         Scaled(), MLPDecoder((2,), widths=()), MLP((2,)), num_domains=2, s_dim=1, v_dim=1,
         likelihood=gaussian_likelihood(1.0), correlated_prior=True, correlated_posterior=True,
+        posterior=DomainHeads(),  # two features and a thousand examples a domain: none starves
     ),
 }  # fmt: skip
 
@@ -207,8 +208,8 @@ for name, model in models.items():
 r"""
 ## Prediction in a domain never seen
 
-A new domain has no prior and no encoder of its own, so latents that explain the image are searched,
-from the encoders of all training domains:
+A new domain has no prior and no head of its own, so latents that explain the image are searched, from
+what the encoder says of it in each of the training domains:
 
 $$(s^*, v^*) = \arg\max_{s, v} \; \log p(x \mid s, v) + \lambda \log p(s, v), \qquad
 \hat y = \arg\max_y \, p(y \mid s^*),$$
@@ -225,7 +226,7 @@ model, adam = models["LaCIM"], optax.adam(0.1)
 
 
 def search_of(weight):
-    """From the mean of every training domain's encoder."""
+    """From the posterior's mean in every training domain."""
     return Search(optimiser=adam, weight=weight, draws=0, chunk_size=4000)
 
 
@@ -316,7 +317,7 @@ measured: [lacim_baselines](../evidence/lacim_baselines.md),
 
 ## Disagreement
 
-The search starts from every training domain's encoder. Where these end in different answers, the
+The search starts from the posterior in every training domain. Where these end in different answers, the
 image is uncertain in a way that one network's probability does not show. Here the likelihood has
 one maximum, so long searches agree; before the search the starts are what two domains would say.
 """
@@ -341,7 +342,7 @@ for name, parts in (("before the search", found[::2]), ("after 200 steps", found
 
 # %% [markdown]
 r"""
-Before the search the two encoders all but agree, and where they agree least they are wrong most
+Before the search the two posteriors all but agree, and where they agree least they are wrong most
 often: as a ranking disagreement is of use, as a probability it is not. After it there is none, and
 nothing to learn from it; with a decoder that is not linear there would be.
 
