@@ -14,6 +14,7 @@ from lacim_jax.model.checks import check_weight
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
 from lacim_jax.model.lacim import Examples
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
+from lacim_jax.model.rows import rows
 
 
 class Parts(NamedTuple):
@@ -137,12 +138,7 @@ class DIVA(nn.Module):
     def _learnt(self, means: jax.Array, raw: jax.Array, index: Int[Array, " batch"]) -> Gaussian:
         """The learnt prior of each example's class or domain; NaN for an unknown one."""
         log_vars = bounded_log_var(raw, bound=self.log_var_bound)
-        return Gaussian(
-            *(
-                p.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-                for p in (means, log_vars)
-            )
-        )
+        return Gaussian(rows(means, index), rows(log_vars, index))
 
 
 def diva_loss(

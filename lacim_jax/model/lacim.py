@@ -12,6 +12,7 @@ from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
 from lacim_jax.model.posteriors import SharedEvidence
+from lacim_jax.model.rows import rows
 
 Variables = Mapping[str, Any]
 """What `model.init` returns: {"params": ...}."""
@@ -179,7 +180,7 @@ class LaCIM(nn.Module):
         Args:
             domains: d, from 0 to num_domains - 1; any other gives NaN.
         """
-        return jax.tree.map(lambda every: _rows(every, domains), self.priors())
+        return jax.tree.map(lambda every: rows(every, domains), self.priors())
 
     def priors(self) -> Prior:
         """The priors of all training domains, [num_domains, s_dim + v_dim]."""
@@ -227,12 +228,6 @@ class LaCIM(nn.Module):
     def split(self, latents: Any) -> Latents:
         """Parts z into s, its first `s_dim` numbers, and v."""
         return Latents(s=latents[..., : self.s_dim], v=latents[..., self.s_dim :])
-
-
-def _rows(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
-    """The row of each domain given, [batch, ...]; NaN for a domain that was not trained."""
-    rows = every.at[domains]
-    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def apply(model: LaCIM, variables: Variables, method: str, *args: Any, **options: Any) -> Any:

@@ -3,8 +3,6 @@
 LaCIM's `posterior` is one of these modules, or any other that is called likewise.
 """
 
-from typing import cast
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.rows import rows
 
 AnyGaussian = Gaussian | CorrelatedGaussian
 
@@ -137,8 +136,8 @@ class DomainHeads(_Posterior):
         every = nn.DenseGeneral((num_domains, width), name="heads")(features)
         if domains is None:
             return every
-        rows = every.at[jnp.arange(domains.size), domains]
-        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        own = every.at[jnp.arange(domains.size), domains]
+        return own.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def product(evidence: AnyGaussian, prior: AnyGaussian) -> AnyGaussian:
@@ -198,7 +197,4 @@ def _gaussian(raw: jax.Array, dim: int, bound: float) -> AnyGaussian:
 
 def _of(every: jax.Array, domains: Int[Array, " batch"] | None) -> jax.Array:
     """Each example's row, NaN for a domain that was not trained; or all rows, for all examples."""
-    if domains is None:
-        return every[None]
-    rows = jnp.asarray(every).at[domains]  # variables may be NumPy's, as read from a file
-    return cast("jax.Array", rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
+    return every[None] if domains is None else rows(every, domains)

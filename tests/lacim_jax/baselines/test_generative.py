@@ -135,6 +135,13 @@ def test_diva_shows_a_domain_that_was_not_trained(diva):
     assert np.isnan(value)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_diva_takes_parameters_of_numpy(diva):
+    loss, data = diva_loss(DIVA_MODEL), examples()
+    found, _ = loss(jax.tree.map(np.asarray, diva), STEP, data, KEY)
+    np.testing.assert_allclose(found, loss(diva, STEP, data, KEY)[0], rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def csg():
     data = examples()

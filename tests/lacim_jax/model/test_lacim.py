@@ -15,6 +15,7 @@ from lacim_jax import (
     LaCIM,
     MLPDecoder,
     MLPEncoder,
+    elbo,
     gaussian_likelihood,
     lacim_loss,
     predict,
@@ -236,6 +237,18 @@ def test_a_full_covariance_starts_diagonal_and_learns_to_correlate():
     assert np.mean(bounds[-20:]) > np.mean(bounds[:20]) + 1
     covariance = np.asarray(model.apply({"params": params}, method="priors").covariance()[0])
     assert abs(covariance[0, 1]) / np.sqrt(covariance[0, 0] * covariance[1, 1]) > 0.2
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("correlated", [False, True])
+def test_variables_may_be_arrays_of_numpy(correlated):
+    """As those read from a file are."""
+    model = small(correlated_prior=correlated)
+    images, domains, variables = trained_like(model)
+    read = jax.tree.map(np.asarray, variables)
+    data = Examples(images, domains % 2, domains)
+    found, due = (elbo(model, either, data, KEY).bound for either in (read, variables))
+    np.testing.assert_allclose(found, due, rtol=1e-5)
 
 
 def test_variables_without_parameters_are_refused():
