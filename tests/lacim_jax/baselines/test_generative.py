@@ -10,16 +10,19 @@ import scipy.stats
 from lacim_jax import (
     MLP,
     CorrelatedGaussian,
+    DomainHeads,
     Examples,
     LaCIM,
     MLPDecoder,
     MLPEncoder,
+    SharedEvidence,
     gaussian_likelihood,
     lacim_loss,
 )
 from lacim_jax.baselines import DIVA, csg_loss, csg_probabilities, diva_loss, ivae
 from lacim_jax.baselines.csg import independent_version
 from tests.compiled import compiled_quickly
+from tests.lacim_jax.exact import Identity
 
 KEY = jax.random.key(0)
 UNIT = gaussian_likelihood(1.0)
@@ -51,6 +54,7 @@ CSG_MODEL = LaCIM(
     v_dim=2,
     likelihood=UNIT,
     correlated_prior=True,
+    posterior=DomainHeads(),
 )
 
 
@@ -224,12 +228,53 @@ def test_csg_predicts_by_the_mean_over_its_draws(csg):
     assert np.ptp(found[:, 0]) > 0.2  # images differ by more than the draws do
 
 
-@pytest.mark.parametrize("fault", [{"num_domains": 2}, {"correlated_prior": False}])
-def test_csg_needs_one_correlated_prior(fault):
-    fields = {"num_domains": 1, "correlated_prior": True} | fault
+def test_in_a_new_domain_v_says_nothing_of_s():
+    """Images of no sign of s, and of much of v, which went with s in training."""
+    model = LaCIM(
+        Identity(), MLPDecoder((2,), ()), MLP((2,)), num_domains=1, s_dim=1, v_dim=1,
+        likelihood=UNIT, correlated_prior=True, posterior=DomainHeads(),
+    )  # fmt: skip
+    images = jnp.asarray([[0.0, 3.0], [0.0, -3.0]])
+    params = jax.jit(model.init)(KEY, images, jnp.zeros(2, jnp.int32))["params"]
+    # A correlation of 0.9 between s and v, each of variance 1 by itself.
+    params["prior_mixing"] = jnp.asarray([[[0.0, 0.0], [0.9, 0.0]]])
+    rest = 8 * np.arctanh(np.log(1 - 0.9**2) / 8)
+    params["prior_raw_log_var"] = jnp.asarray([[0.0, rest]], jnp.float32)
+    # The posterior under p(s) p(v): evidence N(s; x1, 1) and N(v; x2, 0.01) times N(0, 1) each.
+    variance = np.array([1 / (1 + 1), 1 / (1 + 100)])
+    weight = variance * [1, 100]
+    raw = np.concatenate([np.zeros(2), 8 * np.arctanh(np.log(variance) / 8)])
+    params["posterior"]["heads"] = {
+        "kernel": jnp.asarray(np.hstack([np.diag(weight), np.zeros((2, 2))])[:, None], jnp.float32),
+        "bias": jnp.asarray(raw[None], jnp.float32),
+    }
+    params["classifier"]["Dense_0"]["kernel"] = jnp.asarray([[0.0, 3.0]])
+    covariance = model.apply({"params": params}, method="priors").covariance()[0]
+    np.testing.assert_allclose(covariance, [[1.0, 0.9], [0.9, 1.0]], rtol=1e-5)
+    found = csg_probabilities(model, {"params": params}, images, KEY, num_samples=4000)
+    np.testing.assert_allclose(found[:, 1], 0.5, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"num_domains": 2}, "make the model with num_domains=1"),
+        ({"correlated_prior": False}, "make the model with num_domains=1"),
+        ({"posterior": SharedEvidence()}, r"with posterior=DomainHeads\(\)"),
+    ],
+)
+def test_csg_needs_one_correlated_prior_that_is_not_in_its_encoder(fault, message):
+    fields = {"num_domains": 1, "correlated_prior": True, "posterior": DomainHeads()} | fault
     model = LaCIM(MLPEncoder(), MLPDecoder((5,)), MLP((2,)), **fields)
-    with pytest.raises(ValueError, match="make the model with num_domains=1"):
+    with pytest.raises(ValueError, match=message):
         csg_loss(model)
+    with pytest.raises(ValueError, match=message):
+        csg_probabilities(model, {"params": {}}, examples().images, KEY)
+
+
+def test_csg_needs_draws_and_factors_in_their_range():
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        csg_probabilities(CSG_MODEL, {"params": {}}, examples().images, KEY, num_samples=0)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         csg_loss(CSG_MODEL, num_samples=0)
     with pytest.raises(ValueError, match="beta must be at least 0"):
