@@ -227,6 +227,20 @@ def test_group_dro_follows_the_exponentiated_gradient():
         np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-6)
 
 
+def test_group_dro_takes_an_absent_domain_for_one_of_risk_zero():
+    """Its weight falls as others rise, and has no part in the loss."""
+    data, state, q = examples((0, 0, 0, 0)), jnp.log(jnp.asarray([0.2, 0.5, 0.3])), [0.2, 0.5, 0.3]
+    risk = seen(data)[2].mean()
+    loss = compiled_quickly(group_dro_loss(MODEL, num_domains=3, rate=1.0))
+    for _ in range(3):
+        value, (state, _) = loss(PARAMS, state, data, KEY)
+        q = np.asarray(q) * [np.exp(risk), 1, 1]
+        q /= q.sum()
+        np.testing.assert_allclose(jnp.exp(state), q, rtol=1e-5)
+        np.testing.assert_allclose(value, q[0] * risk, rtol=1e-5)
+    np.testing.assert_allclose(q[1] / q[2], 0.5 / 0.3)
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_arguments_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match="num_domains must be at least 1, got 0"):
