@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lacim_jax.baselines.domain_risks import at_step
 from lacim_jax.erm import LossFn
 from lacim_jax.model.checks import check_weight
-from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.distributions import Gaussian, bounded_log_var, check_log_var_bound
 from lacim_jax.model.lacim import Examples
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
 from lacim_jax.model.rows import rows
@@ -74,7 +74,12 @@ class DIVA(nn.Module):
     """Log-variances stay between minus this and this."""
 
     def setup(self):
-        """Declares the heads and the learnt priors."""
+        """Declares the heads and the learnt priors.
+
+        Raises:
+            ValueError: if the bound on log-variances is not positive.
+        """
+        check_log_var_bound(self.log_var_bound)
         self.head = nn.Dense(6 * self.dim)
         self.domain_classifier = nn.Dense(self.num_domains)
         # Means that start equal would get equal gradients, and stay equal.
@@ -110,6 +115,9 @@ class DIVA(nn.Module):
         Args:
             examples: a batch.
             noise: standard normal, [batch, 3 dim].
+
+        Raises:
+            ValueError: if the classifier has not one logit for each of `num_classes`.
         """
         posterior = self.encode(examples.images)
         noises = jnp.split(noise, 3, axis=-1)

@@ -301,3 +301,8 @@ def test_diva_has_a_prior_for_every_class_of_its_classifier():
         three.init(KEY, examples().images)
     variables = three.clone(num_classes=3).init(KEY, examples().images)
     assert variables["params"]["label_mean"].shape == (3, 2)
+
+
+def test_diva_bounds_its_log_variances():
+    with pytest.raises(ValueError, match=r"log_var_bound must be positive and finite, got 0\.0"):
+        DIVA_MODEL.clone(log_var_bound=0.0).init(KEY, examples().images)
