@@ -47,7 +47,8 @@ def predict(
         images: x, floating-point, [n, ...]; they may stay on the host.
         key: for the starts; a typed PRNG key, scalar.
         steps: of the optimiser; at least 0.
-        search: objective, optimiser, starts and chunks.
+        search: objective, optimiser, starts and chunks. Its weight λ is 1 by default, for a domain
+            like those trained; where s and v go together otherwise, `Search(weight=0.0)` is right.
         held_out: labelled examples of the training domains that the model was not trained on; their
             domains are not used. If the search does not make their labels better, none is made,
             and `steps` of the result is 0. Give them wherever you have them: a search can do harm.

@@ -25,12 +25,21 @@ def mixture_prior(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, 
 
     With weight 1 the search maximises the posterior density of a domain that is any one of those
     trained.
+
+    Args:
+        latents: z = (s, v).
+        priors: of all training domains, [num_domains, dim].
     """
     return log_mixture(priors, latents)
 
 
 def squared_norm(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, ""]:
-    r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$, whatever the priors."""
+    r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$, whatever the priors.
+
+    Args:
+        latents: z = (s, v).
+        priors: of all training domains; not used.
+    """
     del priors
     return -(latents**2).sum()
 
@@ -52,7 +61,10 @@ class Search:
     regulariser: Regulariser = mixture_prior
     """J."""
     weight: float = 1.0
-    """λ, at least 0 and finite."""
+    """λ, at least 0 and finite: how much the training domains' p(s,v|d) says of an image. 1 is
+    right where its domain is like one of them. 0 is right where s and v go together in another way
+    than in any of them, as where what was spurious turns round: by the graph p(x|s,v) and p(y|s)
+    carry over to a new domain, and p(s,v|d) does not."""
     draws: int = 4
     """How many starts are drawn from each training domain's posterior, beside its mean."""
     keep: int | None = 2
