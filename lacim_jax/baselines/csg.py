@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
 from lacim_jax.erm import LossFn
+from lacim_jax.label_weight import LabelWeight, check_label_weight, weight_of_batch
 from lacim_jax.model.checks import check_weight
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian
@@ -30,7 +31,7 @@ def csg_loss(
     *,
     num_samples: int = 8,
     beta: optax.ScalarOrSchedule = 1.0,
-    label_weight: optax.ScalarOrSchedule = 1.0,
+    label_weight: LabelWeight = "balanced",
 ) -> LossFn:
     r"""Minus the bound of CSG-ind, whose encoder is the one that a new domain asks for.
 
@@ -50,7 +51,8 @@ def csg_loss(
         num_samples: draws for each example, at least 1; the ratio needs several.
         beta: factor on $\log q^\perp - \log p^\perp$, or a schedule of it by step.
         label_weight: factor on the label's part of $\log \pi(y|x)$, which is
-            $\log (E_{q^\perp} [r \, p(y|s)] / E_{q^\perp} r)$, or a schedule of it by step.
+            $\log (E_{q^\perp} [r \, p(y|s)] / E_{q^\perp} r)$, a schedule of it by step, or
+            "balanced", by what there is to be explained, as in `lacim_loss`.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
@@ -58,7 +60,8 @@ def csg_loss(
 
     Raises:
         ValueError: if the model has several domains, an uncorrelated prior or a posterior that has
-            the prior in it, there is no draw, or a factor is negative.
+            the prior in it, there is no draw, a factor is negative, or the label's is to be
+            balanced and a likelihood does not say how.
 
     References:
         Liu et al., *Learning causal semantic representation for out-of-distribution prediction*,
@@ -66,7 +69,7 @@ def csg_loss(
     """
     _check(model, num_samples)
     check_weight("beta", beta)
-    check_weight("label_weight", label_weight)
+    check_label_weight(label_weight, model.likelihood, model.label_likelihood)
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
@@ -96,8 +99,14 @@ def csg_loss(
             "reconstruction": (weights * log_x).sum(0).mean(),
             "divergence": (weights * divergence).sum(0).mean(),
         }
-        factors = (jnp.asarray(at_step(f, step), label.dtype) for f in (label_weight, beta))
-        on_label, on_divergence = factors
+        own = (
+            weight_of_batch(model, variables, examples)
+            if isinstance(label_weight, str)
+            else label_weight
+        )
+        on_label, on_divergence = (
+            jnp.asarray(at_step(factor, step), label.dtype) for factor in (own, beta)
+        )
         bound = on_label * terms["label"] + terms["ratio"] + terms["reconstruction"]
         return on_divergence * terms["divergence"] - bound, (step + 1, terms)
 

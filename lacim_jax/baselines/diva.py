@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
 from lacim_jax.erm import LossFn
+from lacim_jax.label_weight import LabelWeight, check_label_weight, weight_of_classes
 from lacim_jax.model.checks import check_weight
 from lacim_jax.model.distributions import Gaussian, bounded_log_var, check_log_var_bound
 from lacim_jax.model.lacim import Examples
@@ -153,8 +155,8 @@ def diva_loss(
     model: DIVA,
     *,
     beta: optax.ScalarOrSchedule = 1.0,
-    label_weight: optax.ScalarOrSchedule = 1.0,
-    domain_weight: optax.ScalarOrSchedule = 1.0,
+    label_weight: LabelWeight = "balanced",
+    domain_weight: LabelWeight = "balanced",
 ) -> LossFn:
     r"""Minus the bound, less the two classifiers' log-likelihoods, averaged over the batch.
 
@@ -164,19 +166,27 @@ def diva_loss(
     Args:
         model: the densities.
         beta: β, or a schedule of it by step; warmed up from 0 as a rule.
-        label_weight: $\alpha_y$, or a schedule of it by step.
-        domain_weight: $\alpha_d$, or a schedule of it by step.
+        label_weight: $\alpha_y$, a schedule of it by step, or "balanced": by what there is to be
+            explained, as in `lacim_loss`, with the logarithm of the number of classes as the
+            labels' nats. At 1 a classifier learns next to nothing beside pixels.
+        domain_weight: $\alpha_d$, likewise, with the number of domains.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
         counted from 0, and `terms` the batch means of the four terms, without their weights.
 
+    Raises:
+        ValueError: if a weight is negative, or is to be balanced and the likelihood does not say
+            what there is to be explained; by the loss, if the classifier has not one logit for each
+            of the model's classes.
+
     References:
         Ilse et al., 2020 (https://arxiv.org/abs/1905.10427), equations 2 and 3.
     """
     check_weight("beta", beta)
-    check_weight("label_weight", label_weight)
-    check_weight("domain_weight", domain_weight)
+    named = {"label_weight": label_weight, "domain_weight": domain_weight}
+    for name, weight in named.items():
+        check_label_weight(weight, model.likelihood, CATEGORICAL, name=name)
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
@@ -201,12 +211,18 @@ def diva_loss(
             "domain": log_d.mean(),
         }
         loss = -terms["reconstruction"]
+
+        def own(weight: LabelWeight, classes: int) -> ArrayLike:
+            if isinstance(weight, str):
+                return weight_of_classes(model.likelihood, examples.images, classes)
+            return at_step(weight, step)
+
         for weight, signed in (
-            (beta, terms["divergence"]),
-            (label_weight, -terms["label"]),
-            (domain_weight, -terms["domain"]),
+            (at_step(beta, step), terms["divergence"]),
+            (own(label_weight, model.num_classes), -terms["label"]),
+            (own(domain_weight, model.num_domains), -terms["domain"]),
         ):
-            loss += jnp.asarray(at_step(weight, step), loss.dtype) * signed
+            loss += jnp.asarray(weight, loss.dtype) * signed
         return loss, (step + 1, terms)
 
     return loss_fn

@@ -13,6 +13,7 @@ from lacim_jax import (
     DomainHeads,
     Examples,
     LaCIM,
+    Likelihood,
     MLPDecoder,
     MLPEncoder,
     SharedEvidence,
@@ -187,7 +188,8 @@ def test_without_correlation_csg_is_the_bound_of_pooled_lacim(csg):
 def test_correlation_weights_the_draws_by_the_ratio_of_the_priors(csg):
     """The formula, term by term, from the model's own densities at the same draws."""
     data = examples()
-    found, (_, terms) = compiled_quickly(csg_loss(CSG_MODEL, num_samples=6))(csg, STEP, data, KEY)
+    loss = csg_loss(CSG_MODEL, num_samples=6, label_weight=1.0)
+    found, (_, terms) = compiled_quickly(loss)(csg, STEP, data, KEY)
 
     @compiled_quickly
     def densities(params):
@@ -279,6 +281,32 @@ def test_csg_needs_draws_and_factors_in_their_range():
         csg_loss(CSG_MODEL, num_samples=0)
     with pytest.raises(ValueError, match="beta must be at least 0"):
         csg_loss(CSG_MODEL, beta=-1.0)
+
+
+def test_by_default_labels_are_weighed_by_what_there_is_to_be_explained(diva, csg):
+    """As in LaCIM's loss: eight times the images' nats to the labels', of so many classes."""
+    data = examples()
+    data = data._replace(images=20 * data.images)
+    nats = np.asarray(data.images).var(0).sum() / 2  # under a Gaussian of scale 1
+    of_labels, of_domains = 8 * nats / np.log([2, 3])
+    assert of_domains > 50
+    for loss, own, params, weights in (
+        (csg_loss, CSG_MODEL, csg, {"label_weight": of_labels}),
+        (diva_loss, DIVA_MODEL, diva, {"label_weight": of_labels, "domain_weight": of_domains}),
+    ):
+        weights = {name: float(weight) for name, weight in weights.items()}
+        for named in ({}, dict.fromkeys(weights, "balanced")):
+            found, _ = compiled_quickly(loss(own, **named))(params, STEP, data, KEY)
+            due, _ = compiled_quickly(loss(own, **weights))(params, STEP, data, KEY)
+            np.testing.assert_allclose(found, due, rtol=1e-4)
+        silent = own.clone(likelihood=Likelihood(*UNIT[:3]))
+        with pytest.raises(ValueError, match="one has no `unexplained`"):
+            loss(silent)
+        loss(silent, **weights)
+        with pytest.raises(ValueError, match="label_weight must be at least 0"):
+            loss(own, label_weight=-1.0)
+    with pytest.raises(ValueError, match="domain_weight must be at least 0"):
+        diva_loss(DIVA_MODEL, domain_weight=-1.0)
 
 
 def test_all_latents_of_ivae_may_cause_the_label():
