@@ -54,8 +54,7 @@ def group_dro_loss(
         (https://arxiv.org/abs/1911.08731), algorithm 1.
     """
     check_num_domains(num_domains)
-    if isinstance(rate, int | float):
-        check_weight("rate", rate)
+    check_weight("rate", rate)
 
     def loss_fn(
         params: Any, log_weights: jax.Array, examples: Examples, key: Any

@@ -128,13 +128,16 @@ def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
 
     Args:
         name: of the argument, for the message.
-        value: the weight; schedules and arrays, traced or not, pass unchecked.
+        value: the weight, Python's, NumPy's or jax's; schedules, traced numbers and arrays of
+            several pass unchecked.
 
     Raises:
         ValueError: if it is a number below 0, infinite or NaN, or no number.
     """
-    known = callable(value) or isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
-    if not known or (isinstance(value, int | float) and not 0 <= value < math.inf):
+    if callable(value) or isinstance(value, Tracer):
+        return
+    known = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if not known or (np.ndim(value) == 0 and not 0 <= float(value) < math.inf):
         raise ValueError(
             f"{name} must be at least 0, a finite number or a schedule, got {value!r}."
         )

@@ -264,5 +264,6 @@ def test_arguments_out_of_range_are_refused(name):
         PENALTIES[name](MODEL, num_domains=0, weight=1.0)
     with pytest.raises(ValueError, match=r"weight must be at least 0, .* got -1"):
         PENALTIES[name](MODEL, num_domains=2, weight=-1.0)
-    with pytest.raises(ValueError, match="rate must be at least 0"):
-        group_dro_loss(MODEL, num_domains=2, rate=-0.1)
+    for rate in (-0.1, np.float32(-0.1), jnp.float32(-0.1)):
+        with pytest.raises(ValueError, match="rate must be at least 0"):
+            group_dro_loss(MODEL, num_domains=2, rate=rate)
