@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from lacim_jax._keywords import names_keywords
+from lacim_jax.model.checks import check_chunk_size
 from lacim_jax.model.distributions import log_mixture
 from lacim_jax.model.lacim import LaCIM, Prior, Variables, apply
 
@@ -85,10 +87,7 @@ class Search:
 
     def __post_init__(self):
         """Refuses a search that cannot be made."""
-        if not isinstance(self.chunk_size, int) or self.chunk_size < 1:
-            raise ValueError(
-                f"chunk_size must be a whole number of images, at least 1, got {self.chunk_size!r}."
-            )
+        check_chunk_size(self.chunk_size)
         if self.loop not in ("auto", "scan", "driven"):
             loops = ("auto", "scan", "driven")
             (near,) = difflib.get_close_matches(str(self.loop), loops, n=1, cutoff=0.0)
@@ -98,7 +97,8 @@ class Search:
             )
         if not isinstance(self.draws, int) or self.draws < 0:
             raise ValueError(f"draws must be a whole number, at least 0, got {self.draws!r}.")
-        if isinstance(self.weight, str) or not 0 <= self.weight < math.inf:
+        number = isinstance(self.weight, int | float | np.number | np.ndarray | jax.Array)
+        if not number or np.ndim(self.weight) or not 0 <= self.weight < math.inf:
             raise ValueError(
                 f"weight must be a number of at least 0, and finite, got {self.weight!r}."
             )

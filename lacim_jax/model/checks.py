@@ -143,6 +143,19 @@ def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
         )
 
 
+def check_chunk_size(size: int) -> None:
+    """Refuses a number of images at once that is none.
+
+    Args:
+        size: how many.
+
+    Raises:
+        ValueError: if it is no whole number, or below 1.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"chunk_size must be a whole number of images, at least 1, got {size!r}.")
+
+
 def check_domains(model: LaCIM, domains: np.ndarray) -> None:
     """Refuses domains that the model has no prior for.
 
