@@ -184,9 +184,8 @@ def diva_loss(
         Ilse et al., 2020 (https://arxiv.org/abs/1905.10427), equations 2 and 3.
     """
     check_weight("beta", beta)
-    named = {"label_weight": label_weight, "domain_weight": domain_weight}
-    for name, weight in named.items():
-        check_label_weight(weight, model.likelihood, CATEGORICAL, name=name)
+    check_label_weight(label_weight, model.likelihood, CATEGORICAL)
+    check_label_weight(domain_weight, model.likelihood, CATEGORICAL, name="domain_weight")
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
