@@ -88,8 +88,8 @@ def collapse(
         ...               s_dim=1, v_dim=1)
         >>> x, d = jax.random.uniform(jax.random.key(1), (20, 3)), jax.numpy.arange(20) % 2
         >>> report = collapse(model, jax.jit(model.init)(jax.random.key(0), x, d), x, d)
-        >>> report.kl.shape, report.active_s + report.active_v
-        ((2,), 2)
+        >>> report.kl.shape, report.active.shape
+        ((2,), (2,))
 
     References:
         Burda et al., *Importance weighted autoencoders*, 2016, section 5.2, for the threshold.
