@@ -59,7 +59,7 @@ def invariance_test(
         labels: y, integers, [n].
         domains: d, integers, [n]: any codes.
         method: where the distribution under H₀ comes from.
-        num_permutations: of labels; the least p-value is 1 / (num_permutations + 1).
+        num_permutations: of labels, at least 1; the least p-value is 1 / (num_permutations + 1).
         seed: of the permutations.
 
     Returns:
@@ -69,8 +69,8 @@ def invariance_test(
 
     Raises:
         ValueError: if the arrays have not the same length, there is no example, features are not
-            finite, there are not more examples than (1 + features) * domains, or the method is
-            unknown.
+            finite, there are not more examples than (1 + features) * domains, the method is
+            unknown, or it is "permutation" and there is none.
 
     Example:
         >>> rng = np.random.default_rng(1)
@@ -92,6 +92,11 @@ def invariance_test(
     f, y, d = _checked(features, labels, domains)
     if method not in ("likelihood_ratio", "permutation"):
         raise ValueError(f'method must be "likelihood_ratio" or "permutation", got {method!r}.')
+    if method == "permutation" and (not isinstance(num_permutations, int) or num_permutations < 1):
+        raise ValueError(
+            "num_permutations must be a whole number, at least 1, got "
+            f'{num_permutations!r}; for a p-value without any, method="likelihood_ratio".'
+        )
     classes, regions = int(y.max()) + 1, int(d.max()) + 1
     alone = np.column_stack([np.ones(len(f)), f])
     within = np.concatenate([alone * (d == j)[:, None] for j in range(regions)], axis=1)

@@ -22,7 +22,7 @@ def invariant_lacim_loss(
     num_samples: int = 1,
     beta: optax.ScalarOrSchedule = 1.0,
     label_weight: optax.ScalarOrSchedule | Literal["balanced"] = "balanced",
-    unbiased: bool = False,
+    unbiased: bool = True,
 ) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
     r"""Invariant LaCIM: the bound, less the variance of the label's risk between domains.
 
@@ -35,16 +35,19 @@ def invariant_lacim_loss(
         $-L + \lambda \, w \, \tfrac{1}{m} \sum_d (R_d - \bar R)^2$,      divided by max(1, w),
 
     the penalty of V-REx on LaCIM's label term; the division, as in IRM's code, keeps steps of one
-    size while w grows. The encoder is shared by all domains (Pool-LaCIM): heads of their own would
-    let each domain reach the same risk in a way of its own, and dodge the penalty.
+    size while w grows. All domains have one prior and so one q(s,v|x) (Pool-LaCIM): a prior or a
+    head of its own would let each domain reach the same risk in a way of its own, and dodge the
+    penalty.
 
     A batch's risks vary by chance too. With $s_d^2$ the variance of a domain's $n_d$ losses, this
     adds $\tfrac{m-1}{m^2} \sum_d s_d^2 / n_d$ to the penalty on average, so that small batches and
-    large weights punish every spread of the losses, and answers shrink towards none. `unbiased`
-    subtracts it, and the penalty of batches is on average that of all data.
+    large weights punish every spread of the losses, and answers shrink towards none. By default it
+    is subtracted, and the penalty of batches is on average that of all data. Where each batch is
+    all data, nothing is left to chance, and the spread that is subtracted would be rewarded: set
+    `unbiased=False` there.
 
     Args:
-        model: with `num_domains=1`: one encoder, one prior.
+        model: with `num_domains=1`: one prior, whatever the domain.
         num_domains: m, training domains in the data, at least 2.
         weight: w, at least 0, or a schedule of it by step: small until the label is learnt, as by
             `optax.piecewise_constant_schedule(1.0, {200: 1e2})`.
@@ -52,7 +55,7 @@ def invariant_lacim_loss(
         beta: factor on the divergence, or a schedule of it by step.
         label_weight: factor on the label's term, as in `lacim_loss`.
         unbiased: whether the share of chance is subtracted from the variance, which may then be
-            negative; V-REx's code does not.
+            negative. V-REx's code does not, nor does `vrex_loss` by default.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, like `lacim_loss`, the domains
@@ -69,7 +72,7 @@ def invariant_lacim_loss(
     """
     if model.num_domains != 1 or num_domains < 2:
         raise ValueError(
-            "Invariant LaCIM has one encoder for all of several domains, LaCIM(num_domains=1), and "
+            "Invariant LaCIM has one prior for all of several domains, LaCIM(num_domains=1), and "
             f"num_domains of at least 2 here, got {model.num_domains} and {num_domains}."
         )
     check_weight("weight", weight)

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from lacim_jax.model.checks import logits_shape
+from lacim_jax.model.checks import check_weight, logits_shape
 from lacim_jax.model.lacim import Examples, LaCIM, Variables
-from lacim_jax.model.likelihoods import CATEGORICAL
+from lacim_jax.model.likelihoods import CATEGORICAL, Likelihood
 
+LabelWeight = optax.ScalarOrSchedule | Literal["balanced"]
+"""What a loss takes as the weight of its label's term."""
 LABEL_SHARE = 8.0
 """How much more a share of the label's nats counts than the same share of the image's."""
 LEAST_LABEL_WEIGHT = 50.0
@@ -50,7 +54,7 @@ def balanced_weight(model: LaCIM, examples: Examples) -> Float[Array, ""]:
         >>> round(float(balanced_weight(model, Examples(images, labels, labels))))  # 8 * 64 pixels
         512
     """
-    pixels, labels = _unexplained(model)
+    pixels, labels = _unexplained(model.likelihood, model.label_likelihood)
     return _weight(pixels(examples.images), labels(examples.labels))
 
 
@@ -62,23 +66,51 @@ def weight_of_batch(model: LaCIM, variables: Variables, examples: Examples) -> F
         variables: its variables, which say how many classes there are.
         examples: a batch; its labels are not looked at.
     """
-    pixels, _ = _unexplained(model)
     (classes,) = logits_shape(model, variables)
-    return _weight(pixels(examples.images), math.log(classes))
+    return weight_of_classes(model.likelihood, examples.images, classes)
 
 
-def check_balanced(model: LaCIM) -> None:
-    """Refuses a model for which the weight cannot be worked out from batches.
+def weight_of_classes(
+    likelihood: Likelihood, images: Float[Array, " batch *image"], classes: int
+) -> Float[Array, ""]:
+    """The weight of a term that tells apart classes, taken to be equally frequent.
 
     Args:
-        model: the model.
+        likelihood: of the images; it says what there is to be explained.
+        images: of a batch.
+        classes: how many there are.
+    """
+    pixels, _ = _unexplained(likelihood, CATEGORICAL)
+    return _weight(pixels(images), math.log(classes))
+
+
+def check_label_weight(
+    weight: LabelWeight,
+    likelihood: Likelihood,
+    label_likelihood: Likelihood,
+    *,
+    name: str = "label_weight",
+) -> None:
+    """Refuses a weight that is none, or one to be balanced where batches do not say how.
+
+    Args:
+        weight: a number, a schedule, or "balanced".
+        likelihood: of the images.
+        label_likelihood: of the labels.
+        name: of the argument, for the message.
 
     Raises:
-        ValueError: if a likelihood does not say what there is to be explained, or labels are real
-            numbers, of whose spread a batch tells too little.
+        ValueError: if the weight is negative, not finite or another word, or is to be balanced and
+            a likelihood does not say what there is to be explained, or labels are real numbers, of
+            whose spread a batch tells too little.
     """
-    _unexplained(model)
-    if model.label_likelihood is not CATEGORICAL:
+    if not isinstance(weight, str):
+        check_weight(name, weight)
+        return
+    if weight != "balanced":
+        raise ValueError(f'{name} is a number, a schedule or "balanced", got "{weight}".')
+    _unexplained(likelihood, label_likelihood)
+    if label_likelihood is not CATEGORICAL:
         raise ValueError(
             "a balanced label_weight needs categorical labels, whose number of classes is known, "
             "but got another label likelihood; for real-valued labels give "
@@ -86,9 +118,9 @@ def check_balanced(model: LaCIM) -> None:
         )
 
 
-def _unexplained(model: LaCIM) -> list[Callable[[jax.Array], jax.Array]]:
+def _unexplained(*likelihoods: Likelihood) -> list[Callable[[jax.Array], jax.Array]]:
     """Of images and of labels, the nats that there are to be explained."""
-    families = (model.likelihood.unexplained, model.label_likelihood.unexplained)
+    families = [likelihood.unexplained for likelihood in likelihoods]
     known = [family for family in families if family is not None]
     if len(known) < len(families):
         raise ValueError(

@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lacim_jax.label_weight import check_balanced, weight_of_batch
+from lacim_jax.label_weight import check_label_weight, weight_of_batch
 from lacim_jax.model.checks import check_batch, check_weight
 from lacim_jax.model.lacim import Examples, LaCIM, Variables
 
@@ -275,14 +275,7 @@ def weighted_bound(
         ValueError: as `lacim_loss`.
     """
     check_weight("beta", beta)
-    if not isinstance(label_weight, str):
-        check_weight("label_weight", label_weight)
-    elif label_weight != "balanced":
-        raise ValueError(
-            f'label_weight is a number, a schedule or "balanced", got "{label_weight}".'
-        )
-    else:
-        check_balanced(model)
+    check_label_weight(label_weight, model.likelihood, model.label_likelihood)
 
     def bound(
         params: optax.Params, state: Any, examples: Examples, key: PRNGKeyArray

@@ -23,7 +23,8 @@ def coral_loss(
 
         $\frac{1}{k} \|\mu_d - \mu_e\|^2 + \frac{1}{k^2} \|C_d - C_e\|_F^2$,
 
-    averaged over pairs of domains.
+    each averaged over pairs of domains. In a batch, of a domain with a single example nothing is
+    known of its covariance: its pairs are left out of the second term.
 
     Args:
         model: the network; what is aligned is what its classifier sees.
@@ -51,9 +52,11 @@ def coral_loss(
         counts = (weights > 0).sum(0).astype(values.dtype)
         unbiased = counts / jnp.maximum(counts - 1, 1.0)
         covariances = unbiased[:, None, None] * (second - means[:, :, None] * means[:, None])
-        distances = ((means[:, None] - means[None]) ** 2).mean(-1)
-        distances += ((covariances[:, None] - covariances[None]) ** 2).mean((-2, -1))
-        return mean_over_pairs(distances, batch)
+        of_means = ((means[:, None] - means[None]) ** 2).mean(-1)
+        of_covariances = ((covariances[:, None] - covariances[None]) ** 2).mean((-2, -1))
+        # One example would pass for a covariance of 0, and draw the others' towards it.
+        several = batch._replace(present=counts > 1)
+        return mean_over_pairs(of_means, batch) + mean_over_pairs(of_covariances, several)
 
     return penalised_loss(
         model, penalty, num_domains=num_domains, weight=weight, label_likelihood=label_likelihood

@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
 from lacim_jax.erm import LossFn
+from lacim_jax.label_weight import LabelWeight, check_label_weight, weight_of_batch
 from lacim_jax.model.checks import check_weight
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian
 from lacim_jax.model.lacim import Examples, LaCIM, Variables, apply
+from lacim_jax.model.posteriors import SharedEvidence
 
 
 class Priors(NamedTuple):
@@ -29,7 +31,7 @@ def csg_loss(
     *,
     num_samples: int = 8,
     beta: optax.ScalarOrSchedule = 1.0,
-    label_weight: optax.ScalarOrSchedule = 1.0,
+    label_weight: LabelWeight = "balanced",
 ) -> LossFn:
     r"""Minus the bound of CSG-ind, whose encoder is the one that a new domain asks for.
 
@@ -44,34 +46,30 @@ def csg_loss(
     estimated from the same draws in both terms, as `elbo` is; with independent s and v, it is that.
 
     Args:
-        model: LaCIM of one domain with a correlated prior: `num_domains=1, correlated_prior=True`.
+        model: LaCIM of one domain with a correlated prior and an encoder that is read off the image
+            alone: `num_domains=1, correlated_prior=True, posterior=DomainHeads()`.
         num_samples: draws for each example, at least 1; the ratio needs several.
         beta: factor on $\log q^\perp - \log p^\perp$, or a schedule of it by step.
         label_weight: factor on the label's part of $\log \pi(y|x)$, which is
-            $\log (E_{q^\perp} [r \, p(y|s)] / E_{q^\perp} r)$, or a schedule of it by step.
+            $\log (E_{q^\perp} [r \, p(y|s)] / E_{q^\perp} r)$, a schedule of it by step, or
+            "balanced", by what there is to be explained, as in `lacim_loss`.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
         counted from 0; the domains are not used.
 
     Raises:
-        ValueError: if the model has several domains or an uncorrelated prior, there is no draw, or
-            a factor is negative.
+        ValueError: if the model has several domains, an uncorrelated prior or a posterior that has
+            the prior in it, there is no draw, a factor is negative, or the label's is to be
+            balanced and a likelihood does not say how.
 
     References:
         Liu et al., *Learning causal semantic representation for out-of-distribution prediction*,
         NeurIPS 2021 (https://arxiv.org/abs/2011.01681), section 4.1, the objective of CSG-ind.
     """
-    if model.num_domains != 1 or not model.correlated_prior:
-        raise ValueError(
-            "CSG has one prior for all domains, in which s and v are correlated; make the model "
-            f"with num_domains=1 and correlated_prior=True, got {model.num_domains} and "
-            f"{model.correlated_prior}."
-        )
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+    _check(model, num_samples)
     check_weight("beta", beta)
-    check_weight("label_weight", label_weight)
+    check_label_weight(label_weight, model.likelihood, model.label_likelihood)
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
@@ -101,8 +99,14 @@ def csg_loss(
             "reconstruction": (weights * log_x).sum(0).mean(),
             "divergence": (weights * divergence).sum(0).mean(),
         }
-        factors = (jnp.asarray(at_step(f, step), label.dtype) for f in (label_weight, beta))
-        on_label, on_divergence = factors
+        own = (
+            weight_of_batch(model, variables, examples)
+            if isinstance(label_weight, str)
+            else label_weight
+        )
+        on_label, on_divergence = (
+            jnp.asarray(at_step(factor, step), label.dtype) for factor in (own, beta)
+        )
         bound = on_label * terms["label"] + terms["ratio"] + terms["reconstruction"]
         return on_divergence * terms["divergence"] - bound, (step + 1, terms)
 
@@ -120,15 +124,20 @@ def csg_probabilities(
     r"""The expected label probabilities of images from a new domain, $E_{q^\perp(s|x)} \, p(y|s)$.
 
     Args:
-        model: LaCIM of one domain with a correlated prior, trained by `csg_loss`.
+        model: LaCIM as `csg_loss` takes it, trained by that.
         variables: its variables.
         images: x.
         key: for the draws.
-        num_samples: draws for each image.
+        num_samples: draws for each image, at least 1.
 
     Returns:
         Probabilities of the classes.
+
+    Raises:
+        ValueError: if the model has several domains, an uncorrelated prior or a posterior that has
+            the prior in it, or there is no draw.
     """
+    _check(model, num_samples)
     posterior = _encode(model, variables, images)
     noise = jax.random.normal(key, (num_samples, *posterior.mean.shape), posterior.mean.dtype)
     draws = jax.vmap(posterior.sample)(noise)
@@ -164,6 +173,26 @@ def independent_version(
         independent += jax.vmap(lambda v: log_v(v, mean, covariance))(flat[:, s_dim:])
     shape = latents.shape[:-1]
     return Priors(trained.reshape(shape), independent.reshape(shape))
+
+
+def _check(model: LaCIM, num_samples: int) -> None:
+    """Refuses a model that is not CSG-ind's, or no draws."""
+    if model.num_domains != 1 or not model.correlated_prior:
+        raise ValueError(
+            "CSG has one prior for all domains, in which s and v are correlated; make the model "
+            f"with num_domains=1 and correlated_prior=True, got {model.num_domains} and "
+            f"{model.correlated_prior}."
+        )
+    # A product with p(s,v) has its correlation: what v says of s in training would count in a new
+    # domain, where they are independent.
+    if isinstance(model.posterior, SharedEvidence):
+        raise ValueError(
+            "CSG's encoder is that of a new domain, where s and v are independent, but "
+            "SharedEvidence multiplies the training prior into it; make the model with "
+            "posterior=DomainHeads()."
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
 
 
 def _over_draws(

@@ -6,14 +6,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lacim_jax.baselines.domain_risks import at_step
 from lacim_jax.erm import LossFn
+from lacim_jax.label_weight import LabelWeight, check_label_weight, weight_of_classes
 from lacim_jax.model.checks import check_weight
-from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.distributions import Gaussian, bounded_log_var, check_log_var_bound
 from lacim_jax.model.lacim import Examples
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
+from lacim_jax.model.rows import rows
 
 
 class Parts(NamedTuple):
@@ -73,7 +76,12 @@ class DIVA(nn.Module):
     """Log-variances stay between minus this and this."""
 
     def setup(self):
-        """Declares the heads and the learnt priors."""
+        """Declares the heads and the learnt priors.
+
+        Raises:
+            ValueError: if the bound on log-variances is not positive.
+        """
+        check_log_var_bound(self.log_var_bound)
         self.head = nn.Dense(6 * self.dim)
         self.domain_classifier = nn.Dense(self.num_domains)
         # Means that start equal would get equal gradients, and stay equal.
@@ -109,6 +117,9 @@ class DIVA(nn.Module):
         Args:
             examples: a batch.
             noise: standard normal, [batch, 3 dim].
+
+        Raises:
+            ValueError: if the classifier has not one logit for each of `num_classes`.
         """
         posterior = self.encode(examples.images)
         noises = jnp.split(noise, 3, axis=-1)
@@ -137,20 +148,15 @@ class DIVA(nn.Module):
     def _learnt(self, means: jax.Array, raw: jax.Array, index: Int[Array, " batch"]) -> Gaussian:
         """The learnt prior of each example's class or domain; NaN for an unknown one."""
         log_vars = bounded_log_var(raw, bound=self.log_var_bound)
-        return Gaussian(
-            *(
-                p.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-                for p in (means, log_vars)
-            )
-        )
+        return Gaussian(rows(means, index), rows(log_vars, index))
 
 
 def diva_loss(
     model: DIVA,
     *,
     beta: optax.ScalarOrSchedule = 1.0,
-    label_weight: optax.ScalarOrSchedule = 1.0,
-    domain_weight: optax.ScalarOrSchedule = 1.0,
+    label_weight: LabelWeight = "balanced",
+    domain_weight: LabelWeight = "balanced",
 ) -> LossFn:
     r"""Minus the bound, less the two classifiers' log-likelihoods, averaged over the batch.
 
@@ -160,19 +166,26 @@ def diva_loss(
     Args:
         model: the densities.
         beta: β, or a schedule of it by step; warmed up from 0 as a rule.
-        label_weight: $\alpha_y$, or a schedule of it by step.
-        domain_weight: $\alpha_d$, or a schedule of it by step.
+        label_weight: $\alpha_y$, a schedule of it by step, or "balanced": by what there is to be
+            explained, as in `lacim_loss`, with the logarithm of the number of classes as the
+            labels' nats. At 1 a classifier learns next to nothing beside pixels.
+        domain_weight: $\alpha_d$, likewise, with the number of domains.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, terms))`, with `step` an int32 scalar
         counted from 0, and `terms` the batch means of the four terms, without their weights.
 
+    Raises:
+        ValueError: if a weight is negative, or is to be balanced and the likelihood does not say
+            what there is to be explained; by the loss, if the classifier has not one logit for each
+            of the model's classes.
+
     References:
         Ilse et al., 2020 (https://arxiv.org/abs/1905.10427), equations 2 and 3.
     """
     check_weight("beta", beta)
-    check_weight("label_weight", label_weight)
-    check_weight("domain_weight", domain_weight)
+    check_label_weight(label_weight, model.likelihood, CATEGORICAL)
+    check_label_weight(domain_weight, model.likelihood, CATEGORICAL, name="domain_weight")
 
     def loss_fn(
         params: Any, step: jax.Array, examples: Examples, key: PRNGKeyArray
@@ -197,12 +210,18 @@ def diva_loss(
             "domain": log_d.mean(),
         }
         loss = -terms["reconstruction"]
+
+        def own(weight: LabelWeight, classes: int) -> ArrayLike:
+            if isinstance(weight, str):
+                return weight_of_classes(model.likelihood, examples.images, classes)
+            return at_step(weight, step)
+
         for weight, signed in (
-            (beta, terms["divergence"]),
-            (label_weight, -terms["label"]),
-            (domain_weight, -terms["domain"]),
+            (at_step(beta, step), terms["divergence"]),
+            (own(label_weight, model.num_classes), -terms["label"]),
+            (own(domain_weight, model.num_domains), -terms["domain"]),
         ):
-            loss += jnp.asarray(at_step(weight, step), loss.dtype) * signed
+            loss += jnp.asarray(weight, loss.dtype) * signed
         return loss, (step + 1, terms)
 
     return loss_fn

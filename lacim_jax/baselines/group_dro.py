@@ -28,8 +28,13 @@ def group_dro_loss(
     r"""The risks weighted towards the domain where they are highest, $\sum_d q_d R_d$.
 
     The weights follow exponentiated gradient ascent, $q_d \propto q_d e^{\eta R_d}$, begin equal,
-    and are the loss's state: their logarithms, [num_domains], zeros at first. A domain without an
-    example in the batch keeps its weight.
+    and are the loss's state: their logarithms, [num_domains], zeros at first.
+
+    A domain without an example in the batch counts as one of risk 0, as in the authors' code. It is
+    not raised, but all weights are normalised together: what the others gain it loses, and between
+    two absent domains the ratio stays. Its term in the loss is 0, and so the loss, and its
+    gradient, are smaller by the weight that the absent domains have. Batches with examples of every
+    domain avoid both.
 
     Args:
         model: the network.
@@ -49,8 +54,7 @@ def group_dro_loss(
         (https://arxiv.org/abs/1911.08731), algorithm 1.
     """
     check_num_domains(num_domains)
-    if isinstance(rate, int | float):
-        check_weight("rate", rate)
+    check_weight("rate", rate)
 
     def loss_fn(
         params: Any, log_weights: jax.Array, examples: Examples, key: Any

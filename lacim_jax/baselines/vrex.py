@@ -33,8 +33,8 @@ def vrex_loss(
         weight: β, at least 0, or a schedule of it by step.
         label_likelihood: the family of p(y|x).
         unbiased: whether what batches add to the variance by chance is subtracted, so that their
-            penalty is on average that of all data, and may be negative; the published code does
-            not. See `invariant_lacim_loss`, which has the same option.
+            penalty is on average that of all data, and may be negative. Off by default, as in the
+            published code; see `invariant_lacim_loss`, where it is on.
 
     Returns:
         `(params, step, examples, key) -> (loss, (step + 1, {"risk", "penalty"}))`.

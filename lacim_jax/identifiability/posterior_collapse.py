@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from lacim_jax.model.checks import check_domains, check_images
+from lacim_jax.model.checks import check_chunk_size, check_domains, check_images
 from lacim_jax.model.lacim import LaCIM, Variables, apply
 
 
@@ -53,8 +54,8 @@ class Collapse(NamedTuple):
 def collapse(
     model: LaCIM,
     variables: Variables,
-    images: jax.Array,
-    domains: jax.Array,
+    images: ArrayLike,
+    domains: ArrayLike,
     *,
     threshold: float = 0.01,
     chunk_size: int = 4096,
@@ -68,18 +69,18 @@ def collapse(
     Args:
         model: the trained model.
         variables: its variables.
-        images: x, [n, ...].
-        domains: d, [n], from 0 to num_domains - 1; with one prior for all (Pool-LaCIM) they are
-            not looked at.
+        images: x, floating-point, [n, ...]; they may stay on the host.
+        domains: d, integers, [n], from 0 to num_domains - 1; with one prior for all (Pool-LaCIM)
+            they are not looked at.
         threshold: of the activity; latents are of the order of 1.
-        chunk_size: examples encoded at once.
+        chunk_size: examples encoded at once, at least 1.
 
     Returns:
         The report; print it.
 
     Raises:
         ValueError: if there is no example, there are not as many domains as examples, a domain has
-            no prior, or the images' shape or a pixel does not suit the model.
+            no prior, the images' shape or a pixel does not suit the model, or chunks are of none.
 
     Example:
         >>> from lacim_jax import MLP, MLPDecoder, MLPEncoder
@@ -87,29 +88,31 @@ def collapse(
         ...               s_dim=1, v_dim=1)
         >>> x, d = jax.random.uniform(jax.random.key(1), (20, 3)), jax.numpy.arange(20) % 2
         >>> report = collapse(model, jax.jit(model.init)(jax.random.key(0), x, d), x, d)
-        >>> report.kl.shape, report.active_s + report.active_v
-        ((2,), 2)
+        >>> report.kl.shape, report.active.shape
+        ((2,), (2,))
 
     References:
         Burda et al., *Importance weighted autoencoders*, 2016, section 5.2, for the threshold.
     """
-    n = len(images)
-    if n == 0 or domains.shape != (n,):
+    check_chunk_size(chunk_size)
+    pixels, domain_of = np.asarray(images), np.asarray(domains)
+    n = len(pixels) if pixels.ndim else 0
+    if n == 0 or domain_of.shape != (n,):
         raise ValueError(
             "there must be at least one example and one domain for each, got "
-            f"{n} examples and domains of shape {list(domains.shape)}."
+            f"{n} examples and domains of shape {list(domain_of.shape)}."
         )
     if model.num_domains == 1:
-        domains = jnp.zeros_like(domains)
-    check_images(model, variables, np.asarray(images))
-    check_domains(model, np.asarray(domains))
+        domain_of = np.zeros(n, np.int32)
+    check_images(model, variables, pixels)
+    check_domains(model, domain_of)
     kls, means = [], []
     for begin in range(0, n, chunk_size):
         part = slice(begin, begin + chunk_size)
-        kl, mean = _chunk(model, variables, images[part], domains[part])
+        kl, mean = _chunk(model, variables, jnp.asarray(pixels[part]), jnp.asarray(domain_of[part]))
         kls.append(np.asarray(kl, np.float64))
         means.append(np.asarray(mean, np.float64))
-    mean, domain_of = np.concatenate(means), np.asarray(domains)
+    mean = np.concatenate(means)
     # E_d Var_{x|d}: each domain's variance by its share of the examples.
     variances = [
         mean[domain_of == d].var(0) * (domain_of == d).mean() for d in np.unique(domain_of)
@@ -127,7 +130,7 @@ def collapse(
 def _chunk(
     model: LaCIM, variables: Variables, images: jax.Array, domains: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Divergences and means of the posterior, [n, dim] each; compiled once for a whole data set."""
+    """Divergences and means of the posterior, [n, dim] each; compiled for each size of chunk."""
     posterior = apply(model, variables, "encode", images, domains)
     prior = apply(model, variables, "prior", domains)
     return prior.kl_from(posterior), posterior.mean

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ def search_memory(
 
 
 def search_within(
-    memory: int,
+    memory: int | float,
     model: LaCIM,
     variables: Variables,
     images: ArrayLike,
@@ -59,7 +60,7 @@ def search_within(
     images do not fit the cache: there a chunk of tens of images is as fast as any.
 
     Args:
-        memory: bytes, on the device.
+        memory: bytes, on the device; of a fraction of a byte no use is made.
         model: the trained model.
         variables: its variables.
         images: x, floating-point, [n, ...]; a chunk is not made larger than their number.
@@ -69,8 +70,8 @@ def search_within(
         The search, to be handed to `infer` or `predict`.
 
     Raises:
-        ValueError: if the memory does not hold the search of one image, there is no image, or their
-            shape or a pixel does not suit the model.
+        ValueError: if the memory is no finite number or does not hold the search of one image,
+            there is no image, or their shape or a pixel does not suit the model.
 
     Example:
         >>> import optax
@@ -83,6 +84,11 @@ def search_within(
         >>> search.chunk_size  # all of them; predict(..., search=search)
         1000
     """
+    if not isinstance(memory, int | float | np.number) or not math.isfinite(memory):
+        raise ValueError(
+            f"memory must be a finite number of bytes, got {memory!r}; 16e9 for 16 GB."
+        )
+    whole = int(memory)
 
     def needed(size: int) -> int:
         resized = dataclasses.replace(search, chunk_size=size)
@@ -90,17 +96,17 @@ def search_within(
 
     size = most = len(np.asarray(images))
     all_at_once = needed(most)
-    if all_at_once > memory:
+    if all_at_once > whole:
         least = needed(1)
-        if least > memory:
+        if least > whole:
             raise ValueError(
-                f"a memory of {memory:,} bytes does not hold one image's search, which takes "
+                f"a memory of {whole:,} bytes does not hold one image's search, which takes "
                 f"{least:,}; give more, or take fewer draws than {search.draws}."
             )
         # Memory is nearly a line through (1, least) and (most, all_at_once). Compilers pad and
         # fuse differently at each size, so what the line gives is shrunk until it really fits.
-        size = 1 + (memory - least) * (most - 1) // (all_at_once - least)
-        while needed(size) > memory:
+        size = 1 + (whole - least) * (most - 1) // (all_at_once - least)
+        while needed(size) > whole:
             size = max(int(0.9 * size), 1)
     return dataclasses.replace(search, chunk_size=size)
 

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 
 from lacim_jax.inference.latent_inference import Inference, chunks, infer, infer_along
 from lacim_jax.inference.search import Search
-from lacim_jax.model.checks import check_categorical, check_held_out
+from lacim_jax.model.checks import check_categorical, check_chunk_size, check_held_out
 from lacim_jax.model.lacim import Examples, LaCIM, Latents, Variables, apply
 
 
@@ -47,7 +47,8 @@ def predict(
         images: x, floating-point, [n, ...]; they may stay on the host.
         key: for the starts; a typed PRNG key, scalar.
         steps: of the optimiser; at least 0.
-        search: objective, optimiser, starts and chunks.
+        search: objective, optimiser, starts and chunks. Its weight λ is 1 by default, for a domain
+            like those trained; where s and v go together otherwise, `Search(weight=0.0)` is right.
         held_out: labelled examples of the training domains that the model was not trained on; their
             domains are not used. If the search does not make their labels better, none is made,
             and `steps` of the result is 0. Give them wherever you have them: a search can do harm.
@@ -114,15 +115,18 @@ def predict_from(
         model: the trained model, its label likelihood categorical.
         variables: its variables.
         inference: the latents that `infer` returned.
-        chunk_size: images classified at once; a data set of any size is one compilation.
+        chunk_size: images classified at once, at least 1; a data set of any size is one
+            compilation.
 
     Returns:
         The predictions.
 
     Raises:
-        ValueError: if labels are not categorical: they then have no probabilities.
+        ValueError: if labels are not categorical: they then have no probabilities; or if the chunks
+            are of no image.
     """
     check_categorical(model)
+    check_chunk_size(chunk_size)
     best, candidates = np.asarray(inference.latents.s), np.asarray(inference.candidates.s)
     both = zip(chunks(best, chunk_size), chunks(candidates, chunk_size), strict=True)
     parts = [jax.device_get(_probabilities(model, variables, *chunk)) for chunk in both]

@@ -8,11 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from lacim_jax._keywords import names_keywords
+from lacim_jax.model.checks import check_chunk_size
 from lacim_jax.model.distributions import log_mixture
 from lacim_jax.model.lacim import LaCIM, Prior, Variables, apply
 
@@ -25,12 +27,21 @@ def mixture_prior(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, 
 
     With weight 1 the search maximises the posterior density of a domain that is any one of those
     trained.
+
+    Args:
+        latents: z = (s, v).
+        priors: of all training domains, [num_domains, dim].
     """
     return log_mixture(priors, latents)
 
 
 def squared_norm(latents: Float[Array, " dim"], priors: Prior) -> Float[Array, ""]:
-    r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$, whatever the priors."""
+    r"""Minus the squared length, $-\|s\|^2 - \|v\|^2$, whatever the priors.
+
+    Args:
+        latents: z = (s, v).
+        priors: of all training domains; not used.
+    """
     del priors
     return -(latents**2).sum()
 
@@ -52,7 +63,10 @@ class Search:
     regulariser: Regulariser = mixture_prior
     """J."""
     weight: float = 1.0
-    """λ, at least 0 and finite."""
+    """λ, at least 0 and finite: how much the training domains' p(s,v|d) says of an image. 1 is
+    right where its domain is like one of them. 0 is right where s and v go together in another way
+    than in any of them, as where what was spurious turns round: by the graph p(x|s,v) and p(y|s)
+    carry over to a new domain, and p(s,v|d) does not."""
     draws: int = 4
     """How many starts are drawn from each training domain's posterior, beside its mean."""
     keep: int | None = 2
@@ -73,10 +87,7 @@ class Search:
 
     def __post_init__(self):
         """Refuses a search that cannot be made."""
-        if not isinstance(self.chunk_size, int) or self.chunk_size < 1:
-            raise ValueError(
-                f"chunk_size must be a whole number of images, at least 1, got {self.chunk_size!r}."
-            )
+        check_chunk_size(self.chunk_size)
         if self.loop not in ("auto", "scan", "driven"):
             loops = ("auto", "scan", "driven")
             (near,) = difflib.get_close_matches(str(self.loop), loops, n=1, cutoff=0.0)
@@ -86,7 +97,8 @@ class Search:
             )
         if not isinstance(self.draws, int) or self.draws < 0:
             raise ValueError(f"draws must be a whole number, at least 0, got {self.draws!r}.")
-        if isinstance(self.weight, str) or not 0 <= self.weight < math.inf:
+        number = isinstance(self.weight, int | float | np.number | np.ndarray | jax.Array)
+        if not number or np.ndim(self.weight) or not 0 <= self.weight < math.inf:
             raise ValueError(
                 f"weight must be a number of at least 0, and finite, got {self.weight!r}."
             )

@@ -29,7 +29,7 @@ def choose_search(
     key: PRNGKeyArray,
     *,
     steps: Sequence[int] = (0, 10, 50, 100),
-    weights: Sequence[float] = (0.1, 1.0),
+    weights: Sequence[float] = (0.0, 0.1, 1.0),
     regularisers: Sequence[Regulariser] = (mixture_prior,),
     search: Search = Search(),  # noqa: B008 (immutable)
 ) -> ChosenSearch:
@@ -46,7 +46,9 @@ def choose_search(
         held_out: examples that it was not trained on, of the training domains.
         key: for the starts.
         steps: numbers of steps, ascending; 0 is the encoder's best start.
-        weights: λ, one at least; a further one costs no compilation.
+        weights: λ, one at least; a further one costs a search, and no compilation. 0 is what a
+            domain of another p(s,v) asks for, see `Search.weight`. On training domains the priors
+            hold, and it seldom wins: where you know that p(s,v) changes, set it, and do not choose.
         regularisers: J, one at least.
         search: starts, chunks and optimiser of every trial.
 
@@ -68,7 +70,7 @@ def choose_search(
         ...     steps=(0, 3), search=Search(optimiser=optax.sgd(0.01), chunk_size=3),
         ... )
         >>> chosen.accuracy.shape
-        (1, 2, 2)
+        (1, 3, 2)
     """
     if not weights or not regularisers:
         raise ValueError("weights and regularisers must each have an entry, got none.")

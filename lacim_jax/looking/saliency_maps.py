@@ -23,9 +23,10 @@ class Saliency(NamedTuple):
 def saliency(model: LaCIM, variables: Variables, images: Float[Array, " batch *image"]) -> Saliency:
     """How much the encoder's s and v change with each pixel, whatever the domain.
 
-    The maps of `saliency_of` for the posterior's means, averaged over the training domains'
-    encoders, each latent in units of its spread over the batch, so that latents of different
-    scale count alike; below a spread of 1e-3, as of a collapsed latent, the unit is 1e-3.
+    The maps of `saliency_of` for the posterior's means, averaged over the posteriors that the image
+    has in each training domain, each latent in units of its spread over the batch, so that latents
+    of different scale count alike; below a spread of 1e-3, as of a collapsed latent, the unit is
+    1e-3.
 
     Args:
         model: the trained model.

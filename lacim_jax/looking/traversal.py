@@ -1,7 +1,5 @@
 """What the latents mean to the decoder: move one of them, or exchange s and v."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -77,7 +75,9 @@ def exchange(
     return _decoded(model, variables, mixed)
 
 
-def active_dims(kl_per_dim: Float[Array, "batch dim"], *, s_dim: int, count: int) -> Any:
+def active_dims(
+    kl_per_dim: Float[Array, "batch dim"], *, s_dim: int, count: int
+) -> tuple[Int[Array, " s"], Int[Array, " v"]]:
     """The latents that carry most information about an image, by divergence from the prior.
 
     Args:

@@ -128,16 +128,32 @@ def check_weight(name: str, value: optax.ScalarOrSchedule | ArrayLike) -> None:
 
     Args:
         name: of the argument, for the message.
-        value: the weight; schedules and arrays, traced or not, pass unchecked.
+        value: the weight, Python's, NumPy's or jax's; schedules, traced numbers and arrays of
+            several pass unchecked.
 
     Raises:
         ValueError: if it is a number below 0, infinite or NaN, or no number.
     """
-    known = callable(value) or isinstance(value, int | float | np.generic | np.ndarray | jax.Array)
-    if not known or (isinstance(value, int | float) and not 0 <= value < math.inf):
+    if callable(value) or isinstance(value, Tracer):
+        return
+    known = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    if not known or (np.ndim(value) == 0 and not 0 <= float(value) < math.inf):
         raise ValueError(
             f"{name} must be at least 0, a finite number or a schedule, got {value!r}."
         )
+
+
+def check_chunk_size(size: int) -> None:
+    """Refuses a number of images at once that is none.
+
+    Args:
+        size: how many.
+
+    Raises:
+        ValueError: if it is no whole number, or below 1.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"chunk_size must be a whole number of images, at least 1, got {size!r}.")
 
 
 def check_domains(model: LaCIM, domains: np.ndarray) -> None:

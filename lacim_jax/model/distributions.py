@@ -89,6 +89,21 @@ def bounded_log_var(raw: Float[Array, "*shape"], *, bound: float = 8.0) -> Float
     return bound * jnp.tanh(raw / bound)
 
 
+def check_log_var_bound(bound: float) -> None:
+    """Refuses a bound on log-variances that leaves them no range.
+
+    Args:
+        bound: b.
+
+    Raises:
+        ValueError: if it is not positive and finite: within 0 there is no number, tanh(r / 0).
+    """
+    if not 0 < bound < math.inf:
+        raise ValueError(
+            f"log_var_bound must be positive and finite, got {bound}; leave it out for 8."
+        )
+
+
 @runtime_checkable
 class Density(Protocol):
     """What `log_mixture` needs of its components: a NamedTuple of arrays with a log-density."""

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lacim_jax.model.correlated import CorrelatedGaussian
-from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.distributions import Gaussian, bounded_log_var, check_log_var_bound
 from lacim_jax.model.likelihoods import BERNOULLI, CATEGORICAL, Likelihood
 from lacim_jax.model.posteriors import SharedEvidence
+from lacim_jax.model.rows import rows
 
 Variables = Mapping[str, Any]
 """What `model.init` returns: {"params": ...}."""
@@ -110,7 +111,10 @@ class LaCIM(nn.Module):
     posterior: nn.Module = SharedEvidence()
     """How features become q(s,v|x,d): `SharedEvidence`, or one head a domain, `DomainHeads`."""
     log_var_bound: float = 8.0
-    """Log-variances of prior and encoder stay between minus this and this."""
+    """b > 0: log-variances of the prior, and those that are read off features, stay between -b and
+    b. With `DomainHeads` those are the posterior's own. With `SharedEvidence` the precisions of two
+    such Gaussians add, and the posterior's lie between -b - log 2 and b - log 2; with correlations
+    lower still."""
 
     def setup(self):
         """Declares the parameters that are not in the three modules passed in."""
@@ -126,13 +130,22 @@ class LaCIM(nn.Module):
         """Refuses fields out of their range.
 
         Raises:
-            ValueError: if there is no domain, s has no dimension, or v has fewer than none.
+            ValueError: if there is no domain, s has no dimension, v has fewer than none, the bound
+                on log-variances is not positive, or a module is given as its class.
         """
         if self.num_domains < 1 or self.s_dim < 1 or self.v_dim < 0:
             raise ValueError(
                 "num_domains and s_dim must be at least 1 and v_dim at least 0, got "
                 f"{self.num_domains}, {self.s_dim} and {self.v_dim}."
             )
+        check_log_var_bound(self.log_var_bound)
+        for name in ("encoder", "decoder", "classifier", "posterior"):
+            module = getattr(self, name)
+            if isinstance(module, type):
+                raise ValueError(
+                    f"{name} must be a module, got the class {module.__name__}; make one of it: "
+                    f"{module.__name__}(...)."
+                )
 
     def __call__(
         self, images: Float[Array, " batch *image"], domains: Int[Array, " batch"]
@@ -179,7 +192,7 @@ class LaCIM(nn.Module):
         Args:
             domains: d, from 0 to num_domains - 1; any other gives NaN.
         """
-        return jax.tree.map(lambda every: _rows(every, domains), self.priors())
+        return jax.tree.map(lambda every: rows(every, domains), self.priors())
 
     def priors(self) -> Prior:
         """The priors of all training domains, [num_domains, s_dim + v_dim]."""
@@ -227,12 +240,6 @@ class LaCIM(nn.Module):
     def split(self, latents: Any) -> Latents:
         """Parts z into s, its first `s_dim` numbers, and v."""
         return Latents(s=latents[..., : self.s_dim], v=latents[..., self.s_dim :])
-
-
-def _rows(every: jax.Array, domains: Int[Array, " batch"]) -> jax.Array:
-    """The row of each domain given, [batch, ...]; NaN for a domain that was not trained."""
-    rows = every.at[domains]
-    return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def apply(model: LaCIM, variables: Variables, method: str, *args: Any, **options: Any) -> Any:

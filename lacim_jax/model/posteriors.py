@@ -3,8 +3,6 @@
 LaCIM's `posterior` is one of these modules, or any other that is called likewise.
 """
 
-from typing import cast
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lacim_jax.model.correlated import CorrelatedGaussian
 from lacim_jax.model.distributions import Gaussian, bounded_log_var
+from lacim_jax.model.rows import rows
 
 AnyGaussian = Gaussian | CorrelatedGaussian
 
@@ -37,7 +36,7 @@ class _Posterior(nn.Module):
             domains: d, from 0 to num_domains - 1, any other giving NaN; None for every domain.
             correlated: whether the posterior has a full covariance.
             log_var_bound: log-variances that are read off features stay between minus this and
-                this.
+                this; of what the prior makes of them see `LaCIM.log_var_bound`.
 
         Returns:
             [batch, dim], or [batch, num_domains, dim].
@@ -72,12 +71,12 @@ class SharedEvidence(_Posterior):
         (e^{-\rho(x)} + e^{-\rho_d})^{-1})$, $w = \sigma(\rho_d - \rho(x))$.
 
     It is exact for linear decoders with Gaussian noise whose columns are orthogonal (for any, with
-    `correlated_posterior`). All domains train one head, however few examples each has, and a new
-    domain asks for a prior alone. As in the M step of EM the prior is held constant inside q: it is
-    learnt by the divergence, and not by way of the reconstruction, whose gradients are far larger
-    while the decoder is poor. Of features of real images, in three domains, it made a
-    better classifier than `DomainHeads`; where domains are few and beta is far above 1 at first, it
-    was seen to end in worse optima.
+    `correlated_posterior`). All domains train one head, however few examples each has, and without
+    `rank` a new domain asks for a prior alone. As in the M step of EM the prior is held constant
+    inside q: it is learnt by the divergence, and not by way of the reconstruction, whose gradients
+    are far larger while the decoder is poor. Of features of real images, in three domains, it made
+    a better classifier than `DomainHeads`; where domains are few and beta is far above 1 at first,
+    it was seen to end in worse optima.
 
     - Evidence and prior of full covariance multiply likewise: precisions add. Where only the prior
       is correlated, q is the Gaussian of independent dimensions that is nearest to the product in
@@ -105,6 +104,15 @@ class SharedEvidence(_Posterior):
 
     rank: int = 0
     """Numbers in a domain's embedding; 0 for evidence that does not depend on the domain."""
+
+    def __post_init__(self):
+        """Refuses an embedding of fewer numbers than none."""
+        if not isinstance(self.rank, int) or self.rank < 0:
+            raise ValueError(
+                f"rank must be a whole number, at least 0, got {self.rank!r}; 0 for evidence that "
+                "does not depend on the domain."
+            )
+        super().__post_init__()
 
     def _raw(
         self, features: jax.Array, domains: jax.Array | None, *, num_domains: int, width: int
@@ -137,8 +145,8 @@ class DomainHeads(_Posterior):
         every = nn.DenseGeneral((num_domains, width), name="heads")(features)
         if domains is None:
             return every
-        rows = every.at[jnp.arange(domains.size), domains]
-        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        own = every.at[jnp.arange(domains.size), domains]
+        return own.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def product(evidence: AnyGaussian, prior: AnyGaussian) -> AnyGaussian:
@@ -198,7 +206,4 @@ def _gaussian(raw: jax.Array, dim: int, bound: float) -> AnyGaussian:
 
 def _of(every: jax.Array, domains: Int[Array, " batch"] | None) -> jax.Array:
     """Each example's row, NaN for a domain that was not trained; or all rows, for all examples."""
-    if domains is None:
-        return every[None]
-    rows = jnp.asarray(every).at[domains]  # variables may be NumPy's, as read from a file
-    return cast("jax.Array", rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
+    return every[None] if domains is None else rows(every, domains)

@@ -47,6 +47,8 @@ class ReparameterisedLaCIM(LaCIM):
         NeurIPS 2021, whose code learns a map of the noise for each domain.
     """
 
+    posterior: nn.Module | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """None: the encoder's features become the posterior of the noise by a head of its own."""
     map_widths: Sequence[int] = (64,)
     """Of the hidden layers of the network in each domain's map; () for an affine map."""
 
@@ -56,8 +58,17 @@ class ReparameterisedLaCIM(LaCIM):
         super().__post_init__()
 
     def setup(self):
-        """Declares the encoder's head and the maps; there is no learnt prior."""
+        """Declares the encoder's head and the maps; there is no learnt prior.
+
+        Raises:
+            ValueError: as `check_sizes`, or if a field is given that the maps stand for.
+        """
         self.check_sizes()
+        if self.posterior is not None:
+            raise ValueError(
+                "ReparameterisedLaCIM encodes the noise by one head of its own, got posterior="
+                f"{type(self.posterior).__name__}(...); leave it out, or use LaCIM, which takes it."
+            )
         if self.correlated_prior or self.correlated_posterior:
             raise ValueError(
                 "the maps make the latents correlated, from independent noise: leave "

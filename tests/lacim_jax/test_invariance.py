@@ -164,6 +164,11 @@ def test_bad_input():
     # A TypeError where annotations are checked, as here: they refuse an unknown method first.
     with pytest.raises((ValueError, TypeError), match=r"(?s)method.*kernel"):
         invariance_test(f, y, d, method="kernel")
+    for count in (0, -1):
+        with pytest.raises(
+            ValueError, match=f"num_permutations must be .* at least 1, got {count}"
+        ):
+            invariance_test(f, y, d, method="permutation", num_permutations=count)
     with pytest.raises(ValueError, match="there must be a trial, and a level"):
         select_invariant([])
     with pytest.raises(ValueError, match="at least one trial must have a score"):

@@ -13,6 +13,7 @@ import optax
 import dcasgd_jax
 import gsgd_jax
 import lacim_jax
+import lacim_jax.baselines
 from benchmarks.docs.bad_cases.case import LAST, Case
 from common import training
 from common.data import batches, from_arrays, from_domains, leave_one_out, read_npz
@@ -39,12 +40,16 @@ def _fit(data: Any, **options: Any) -> Any:
     return training.fit(step, state, data, keys=keys, **settings)
 
 
+def _model(**fields: Any) -> lacim_jax.LaCIM:
+    """For two domains, but for what is changed."""
+    settings: dict[str, Any] = {"num_domains": 2, "s_dim": 1, "v_dim": 1} | fields
+    modules = lacim_jax.MLPEncoder((2,)), lacim_jax.MLPDecoder((2, 2), (2,)), lacim_jax.MLP((2,))
+    return lacim_jax.LaCIM(*modules, **settings)
+
+
 def _examples(**changes: Any) -> Any:
     """Checks examples of two domains, changed, against a model for two."""
-    model = lacim_jax.LaCIM(
-        lacim_jax.MLPEncoder((2,)), lacim_jax.MLPDecoder((2, 2), (2,)), lacim_jax.MLP((2,)),
-        num_domains=2, s_dim=1, v_dim=1,
-    )  # fmt: skip
+    model = _model()
     columns = {"images": _IMAGES, "labels": np.arange(4) % 2, "domains": np.arange(4) // 2}
     shapes = jax.eval_shape(model.init, jax.random.key(0), _IMAGES, columns["domains"])
     # The check looks at their shapes only, and these are not compiled.
@@ -221,6 +226,17 @@ CASES = (
     Case(
         _NUMBERS, "a negative weight of LaCIM's search", "lacim_jax.Search", ValueError,
         lambda _: lacim_jax.Search(weight=-1.0),
+    ),
+    Case(
+        _NUMBERS, "a bound of 0 on LaCIM's log-variances", "lacim_jax.LaCIM", ValueError,
+        lambda _: jax.eval_shape(
+            _model(log_var_bound=0.0).init, jax.random.key(0), _IMAGES, np.arange(4) // 2
+        ),
+    ),
+    Case(
+        _NUMBERS, "an encoder with the training prior in it, CSG",
+        "lacim_jax.baselines.csg_loss", ValueError,
+        lambda _: lacim_jax.baselines.csg_loss(_model(num_domains=1, correlated_prior=True)),
     ),
     Case(
         _NUMBERS, "a bound on steps that allows none", "gsgd_jax.in_path_space", ValueError,

@@ -10,16 +10,20 @@ import scipy.stats
 from lacim_jax import (
     MLP,
     CorrelatedGaussian,
+    DomainHeads,
     Examples,
     LaCIM,
+    Likelihood,
     MLPDecoder,
     MLPEncoder,
+    SharedEvidence,
     gaussian_likelihood,
     lacim_loss,
 )
 from lacim_jax.baselines import DIVA, csg_loss, csg_probabilities, diva_loss, ivae
 from lacim_jax.baselines.csg import independent_version
 from tests.compiled import compiled_quickly
+from tests.lacim_jax.exact import Identity
 
 KEY = jax.random.key(0)
 UNIT = gaussian_likelihood(1.0)
@@ -51,6 +55,7 @@ CSG_MODEL = LaCIM(
     v_dim=2,
     likelihood=UNIT,
     correlated_prior=True,
+    posterior=DomainHeads(),
 )
 
 
@@ -135,6 +140,13 @@ def test_diva_shows_a_domain_that_was_not_trained(diva):
     assert np.isnan(value)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_diva_takes_parameters_of_numpy(diva):
+    loss, data = diva_loss(DIVA_MODEL), examples()
+    found, _ = loss(jax.tree.map(np.asarray, diva), STEP, data, KEY)
+    np.testing.assert_allclose(found, loss(diva, STEP, data, KEY)[0], rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def csg():
     data = examples()
@@ -176,7 +188,8 @@ def test_without_correlation_csg_is_the_bound_of_pooled_lacim(csg):
 def test_correlation_weights_the_draws_by_the_ratio_of_the_priors(csg):
     """The formula, term by term, from the model's own densities at the same draws."""
     data = examples()
-    found, (_, terms) = compiled_quickly(csg_loss(CSG_MODEL, num_samples=6))(csg, STEP, data, KEY)
+    loss = csg_loss(CSG_MODEL, num_samples=6, label_weight=1.0)
+    found, (_, terms) = compiled_quickly(loss)(csg, STEP, data, KEY)
 
     @compiled_quickly
     def densities(params):
@@ -217,16 +230,83 @@ def test_csg_predicts_by_the_mean_over_its_draws(csg):
     assert np.ptp(found[:, 0]) > 0.2  # images differ by more than the draws do
 
 
-@pytest.mark.parametrize("fault", [{"num_domains": 2}, {"correlated_prior": False}])
-def test_csg_needs_one_correlated_prior(fault):
-    fields = {"num_domains": 1, "correlated_prior": True} | fault
+def test_in_a_new_domain_v_says_nothing_of_s():
+    """Images of no sign of s, and of much of v, which went with s in training."""
+    model = LaCIM(
+        Identity(), MLPDecoder((2,), ()), MLP((2,)), num_domains=1, s_dim=1, v_dim=1,
+        likelihood=UNIT, correlated_prior=True, posterior=DomainHeads(),
+    )  # fmt: skip
+    images = jnp.asarray([[0.0, 3.0], [0.0, -3.0]])
+    params = jax.jit(model.init)(KEY, images, jnp.zeros(2, jnp.int32))["params"]
+    # A correlation of 0.9 between s and v, each of variance 1 by itself.
+    params["prior_mixing"] = jnp.asarray([[[0.0, 0.0], [0.9, 0.0]]])
+    rest = 8 * np.arctanh(np.log(1 - 0.9**2) / 8)
+    params["prior_raw_log_var"] = jnp.asarray([[0.0, rest]], jnp.float32)
+    # The posterior under p(s) p(v): evidence N(s; x1, 1) and N(v; x2, 0.01) times N(0, 1) each.
+    variance = np.array([1 / (1 + 1), 1 / (1 + 100)])
+    weight = variance * [1, 100]
+    raw = np.concatenate([np.zeros(2), 8 * np.arctanh(np.log(variance) / 8)])
+    params["posterior"]["heads"] = {
+        "kernel": jnp.asarray(np.hstack([np.diag(weight), np.zeros((2, 2))])[:, None], jnp.float32),
+        "bias": jnp.asarray(raw[None], jnp.float32),
+    }
+    params["classifier"]["Dense_0"]["kernel"] = jnp.asarray([[0.0, 3.0]])
+    covariance = model.apply({"params": params}, method="priors").covariance()[0]
+    np.testing.assert_allclose(covariance, [[1.0, 0.9], [0.9, 1.0]], rtol=1e-5)
+    found = csg_probabilities(model, {"params": params}, images, KEY, num_samples=4000)
+    np.testing.assert_allclose(found[:, 1], 0.5, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"num_domains": 2}, "make the model with num_domains=1"),
+        ({"correlated_prior": False}, "make the model with num_domains=1"),
+        ({"posterior": SharedEvidence()}, r"with posterior=DomainHeads\(\)"),
+    ],
+)
+def test_csg_needs_one_correlated_prior_that_is_not_in_its_encoder(fault, message):
+    fields = {"num_domains": 1, "correlated_prior": True, "posterior": DomainHeads()} | fault
     model = LaCIM(MLPEncoder(), MLPDecoder((5,)), MLP((2,)), **fields)
-    with pytest.raises(ValueError, match="make the model with num_domains=1"):
+    with pytest.raises(ValueError, match=message):
         csg_loss(model)
+    with pytest.raises(ValueError, match=message):
+        csg_probabilities(model, {"params": {}}, examples().images, KEY)
+
+
+def test_csg_needs_draws_and_factors_in_their_range():
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        csg_probabilities(CSG_MODEL, {"params": {}}, examples().images, KEY, num_samples=0)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         csg_loss(CSG_MODEL, num_samples=0)
     with pytest.raises(ValueError, match="beta must be at least 0"):
         csg_loss(CSG_MODEL, beta=-1.0)
+
+
+def test_by_default_labels_are_weighed_by_what_there_is_to_be_explained(diva, csg):
+    """As in LaCIM's loss: eight times the images' nats to the labels', of so many classes."""
+    data = examples()
+    data = data._replace(images=20 * data.images)
+    nats = np.asarray(data.images).var(0).sum() / 2  # under a Gaussian of scale 1
+    of_labels, of_domains = 8 * nats / np.log([2, 3])
+    assert of_domains > 50
+    for loss, own, params, weights in (
+        (csg_loss, CSG_MODEL, csg, {"label_weight": of_labels}),
+        (diva_loss, DIVA_MODEL, diva, {"label_weight": of_labels, "domain_weight": of_domains}),
+    ):
+        weights = {name: float(weight) for name, weight in weights.items()}
+        for named in ({}, dict.fromkeys(weights, "balanced")):
+            found, _ = compiled_quickly(loss(own, **named))(params, STEP, data, KEY)
+            due, _ = compiled_quickly(loss(own, **weights))(params, STEP, data, KEY)
+            np.testing.assert_allclose(found, due, rtol=1e-4)
+        silent = own.clone(likelihood=Likelihood(*UNIT[:3]))
+        with pytest.raises(ValueError, match="one has no `unexplained`"):
+            loss(silent)
+        loss(silent, **weights)
+        with pytest.raises(ValueError, match="label_weight must be at least 0"):
+            loss(own, label_weight=-1.0)
+    with pytest.raises(ValueError, match="domain_weight must be at least 0"):
+        diva_loss(DIVA_MODEL, domain_weight=-1.0)
 
 
 def test_all_latents_of_ivae_may_cause_the_label():
@@ -249,3 +329,8 @@ def test_diva_has_a_prior_for_every_class_of_its_classifier():
         three.init(KEY, examples().images)
     variables = three.clone(num_classes=3).init(KEY, examples().images)
     assert variables["params"]["label_mean"].shape == (3, 2)
+
+
+def test_diva_bounds_its_log_variances():
+    with pytest.raises(ValueError, match=r"log_var_bound must be positive and finite, got 0\.0"):
+        DIVA_MODEL.clone(log_var_bound=0.0).init(KEY, examples().images)

@@ -51,11 +51,14 @@ def by_domain(values, data, num_domains=3):
 
 def coral(values):
     """Of two domains at a time, by NumPy's own covariance."""
-    distances = []
-    for x, y in itertools.combinations(values, 2):
-        covariances = np.cov(x, rowvar=False) - np.cov(y, rowvar=False)
-        distances.append(((x.mean(0) - y.mean(0)) ** 2).mean() + (covariances**2).mean())
-    return np.mean(distances)
+    pairs = list(itertools.combinations(values, 2))
+    means = [((x.mean(0) - y.mean(0)) ** 2).mean() for x, y in pairs]
+    covariances = [
+        ((np.cov(x, rowvar=False) - np.cov(y, rowvar=False)) ** 2).mean()
+        for x, y in pairs
+        if min(len(x), len(y)) > 1
+    ]
+    return np.mean(means) + np.mean(covariances)
 
 
 def mmd(values, gammas=(1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)):
@@ -94,6 +97,20 @@ def test_the_penalty_is_numpys(name):
     np.testing.assert_allclose(terms["penalty"], penalty, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(value, risk + 0.7 * penalty, rtol=1e-5)
     assert step == 1
+
+
+def test_coral_compares_no_covariance_of_a_single_example():
+    data = examples((0, 1, 2, 0, 2, 2, 0, 2))
+    loss = compiled_quickly(coral_loss(MODEL, num_domains=3, weight=1.0))
+    _, (_, terms) = loss(PARAMS, START, data, KEY)
+    np.testing.assert_allclose(terms["penalty"], wanted("coral", data)[1], rtol=1e-4)
+    # Without any pair of covariances, what is left are the means.
+    data = examples((0, 0, 1, 2))
+    values = by_domain(seen(data)[0], data)
+    pairs = itertools.combinations([own.mean(0) for own in values], 2)
+    due = np.mean([((x - y) ** 2).mean() for x, y in pairs])
+    _, (_, terms) = loss(PARAMS, START, data, KEY)
+    np.testing.assert_allclose(terms["penalty"], due, rtol=1e-4)
 
 
 def test_vrex_may_leave_out_what_is_chance():
@@ -227,11 +244,26 @@ def test_group_dro_follows_the_exponentiated_gradient():
         np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-6)
 
 
+def test_group_dro_takes_an_absent_domain_for_one_of_risk_zero():
+    """Its weight falls as others rise, and has no part in the loss."""
+    data, state, q = examples((0, 0, 0, 0)), jnp.log(jnp.asarray([0.2, 0.5, 0.3])), [0.2, 0.5, 0.3]
+    risk = seen(data)[2].mean()
+    loss = compiled_quickly(group_dro_loss(MODEL, num_domains=3, rate=1.0))
+    for _ in range(3):
+        value, (state, _) = loss(PARAMS, state, data, KEY)
+        q = np.asarray(q) * [np.exp(risk), 1, 1]
+        q /= q.sum()
+        np.testing.assert_allclose(jnp.exp(state), q, rtol=1e-5)
+        np.testing.assert_allclose(value, q[0] * risk, rtol=1e-5)
+    np.testing.assert_allclose(q[1] / q[2], 0.5 / 0.3)
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_arguments_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match="num_domains must be at least 1, got 0"):
         PENALTIES[name](MODEL, num_domains=0, weight=1.0)
     with pytest.raises(ValueError, match=r"weight must be at least 0, .* got -1"):
         PENALTIES[name](MODEL, num_domains=2, weight=-1.0)
-    with pytest.raises(ValueError, match="rate must be at least 0"):
-        group_dro_loss(MODEL, num_domains=2, rate=-0.1)
+    for rate in (-0.1, np.float32(-0.1), jnp.float32(-0.1)):
+        with pytest.raises(ValueError, match="rate must be at least 0"):
+            group_dro_loss(MODEL, num_domains=2, rate=rate)

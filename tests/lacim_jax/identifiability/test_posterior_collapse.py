@@ -80,3 +80,20 @@ def test_one_prior_for_all_looks_at_no_domain():
     assert np.isfinite(found.kl).all()
     np.testing.assert_array_equal(found.kl, due.kl)
     np.testing.assert_array_equal(found.activity, due.activity)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_data_may_be_lists(model):
+    found, due = (collapse(*model, x, d) for x, d in ((X.tolist(), D.tolist()), (X, D)))
+    np.testing.assert_allclose(found.kl, due.kl, rtol=1e-6)
+    np.testing.assert_array_equal(found.active, due.active)
+    with pytest.raises(ValueError, match="at least one example"):
+        collapse(*model, [], [])
+    with pytest.raises(ValueError, match="0 examples and domains of shape"):
+        collapse(*model, 0.5, D)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_chunks_of_no_example_are_refused(model, size):
+    with pytest.raises(ValueError, match="chunk_size must be a whole number of images, at least 1"):
+        collapse(*model, X, D, chunk_size=size)

@@ -324,3 +324,10 @@ def test_impossible_searches_are_refused(options, message):
     # A TypeError where annotations are checked, as here: they refuse an unknown loop first.
     with pytest.raises((ValueError, TypeError), match=message):
         Search(**options)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("weight", [None, "1", (0.0, 1.0), np.zeros(2)])
+def test_a_weight_that_is_no_number_is_refused(weight):
+    with pytest.raises(ValueError, match="weight must be a number of at least 0, and finite, got"):
+        Search(weight=weight)

@@ -44,3 +44,16 @@ def test_a_stated_memory_is_used_and_kept_to(variables, memory):
 def test_too_little_memory_is_refused(variables):
     with pytest.raises(ValueError, match=r"a memory of 100 bytes does not hold one .* takes [0-9]"):
         search_within(100, MODEL, variables, IMAGES[:3], search=SEARCH)
+
+
+def test_memory_may_be_written_as_a_float(variables, memory):
+    """16e9 is how one writes it."""
+    found = search_within(memory + 0.5, MODEL, variables, IMAGES, search=SEARCH)
+    assert found == search_within(memory, MODEL, variables, IMAGES, search=SEARCH)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("memory", [np.nan, np.inf, "16 GB", None])
+def test_memory_that_is_no_number_of_bytes_is_refused(variables, memory):
+    with pytest.raises(ValueError, match="memory must be a finite number of bytes, got"):
+        search_within(memory, MODEL, variables, IMAGES, search=SEARCH)

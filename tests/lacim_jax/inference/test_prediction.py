@@ -83,3 +83,11 @@ def test_the_search_is_left_out_where_held_out_examples_speak_against_it(helps):
     found = predict(MODEL, VARIABLES, images, KEY, steps=20, held_out=held_out)
     assert found.steps == (20 if helps else 0)
     np.testing.assert_array_equal(found.probabilities, (without, searched)[helps].probabilities)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("size", [0, -1, 2.5, None])
+def test_chunks_of_no_image_are_refused(size):
+    found = infer(MODEL, VARIABLES, IMAGES[:2], KEY, steps=0)
+    with pytest.raises(ValueError, match="chunk_size must be a whole number of images, at least 1"):
+        predict_from(MODEL, VARIABLES, found, chunk_size=size)

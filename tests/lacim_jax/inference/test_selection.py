@@ -62,6 +62,17 @@ def test_without_an_effect_the_search_is_left_out(blind):
     still = Search(optimiser=optax.sgd(0.0), draws=0, chunk_size=8)
     chosen = choose_search(model, variables, constant, KEY, steps=(0, 3), search=still)
     assert chosen.steps == 0
+    assert chosen.search.weight == 0
+
+
+def test_the_graphs_own_weight_is_tried_by_default(blind):
+    """A prior so far from the images that any weight on it leads astray."""
+    model, variables, held_out = blind
+    far = {**variables["params"], "prior_mean": jnp.full((1, 2), 100.0)}
+    chosen = choose_search(model, {"params": far}, held_out, KEY, steps=(0, 80), search=SEARCH)
+    assert (chosen.steps, chosen.search.weight) == (80, 0.0)
+    assert chosen.accuracy.shape == (1, 3, 2)
+    assert chosen.accuracy[0, 0, 1] == 1 > chosen.accuracy[0, 1:].max()
 
 
 def test_each_entry_is_the_accuracy_of_that_search(blind):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lacim_jax import MLP, Examples, LaCIM, MLPDecoder, MLPEncoder, check_examples
+from lacim_jax.model.checks import check_weight
 
 IMAGES = np.linspace(0, 1, 6 * 4, dtype=np.float32).reshape(6, 2, 2)
 GOOD = Examples(IMAGES, np.asarray([0, 1, 2, 0, 1, 2]), np.asarray([0, 0, 0, 1, 1, 1]))
@@ -44,6 +45,28 @@ def test_a_good_training_set_passes():
 def test_a_bad_training_set_is_one_clear_error(changes, message):
     with pytest.raises(ValueError, match=message):
         check_examples(model(), VARIABLES, GOOD._replace(**changes))
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.asarray, jnp.float32])
+def test_a_negative_weight_is_refused_whatever_its_kind(kind):
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="beta must be at least 0, a finite number"):
+            check_weight("beta", kind(bad))
+    for good in (0.0, 2.0):
+        check_weight("beta", kind(good))
+
+
+def test_a_weight_whose_value_is_unknown_passes():
+    check_weight("beta", lambda step: -step)
+    jax.jit(lambda weight: check_weight("beta", weight))(-1.0)
+    check_weight("beta", np.asarray([0.5, 2.0]))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("value", [None, "1", np.str_("1")])
+def test_what_is_no_number_is_no_weight(value):
+    with pytest.raises(ValueError, match="beta must be at least 0, a finite number"):
+        check_weight("beta", value)
 
 
 def test_no_example_is_refused():

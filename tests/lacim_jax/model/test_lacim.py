@@ -15,6 +15,8 @@ from lacim_jax import (
     LaCIM,
     MLPDecoder,
     MLPEncoder,
+    SharedEvidence,
+    elbo,
     gaussian_likelihood,
     lacim_loss,
     predict,
@@ -187,6 +189,19 @@ def test_log_variances_are_bounded():
         assert np.abs(gaussian.log_var).max() > 1.9
 
 
+def test_the_log_variances_of_a_product_are_lower_by_log_2():
+    """Of the default posterior, in both directions; the bounds are reached."""
+    model = small(log_var_bound=2.0)
+    images, domains, variables = trained_like(model)
+    params = dict(variables["params"])
+    for sign, bound in ((-1.0, -2.0 - np.log(2)), (1.0, 2.0 - np.log(2))):
+        params["prior_raw_log_var"] = jnp.full((3, 5), sign * 1e3)
+        bias = jnp.full(10, sign * 1e6)
+        params["posterior"] = {"evidence": {**params["posterior"]["evidence"], "bias": bias}}
+        found = model.apply({"params": params}, images, domains, method="encode")
+        np.testing.assert_allclose(found.log_var, np.full((6, 5), bound), rtol=1e-6)
+
+
 def test_models_of_equal_parts_are_equal():
     assert small() == small()
     assert hash(small()) == hash(small())
@@ -198,6 +213,22 @@ def test_impossible_sizes_are_refused(options):
     model = small(**options)
     with pytest.raises(ValueError, match="num_domains and s_dim must be at least 1"):
         model.init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"log_var_bound": 0.0}, "log_var_bound must be positive and finite, got 0.0"),
+        ({"log_var_bound": -8.0}, "log_var_bound must be positive and finite, got -8.0"),
+        ({"log_var_bound": np.inf}, "log_var_bound must be positive and finite, got inf"),
+        ({"posterior": SharedEvidence}, r"a module, got the class SharedEvidence; .*Evidence\("),
+        ({"posterior": DomainHeads}, "posterior must be a module, got the class DomainHeads"),
+    ],
+)
+def test_fields_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options).init(KEY, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -236,6 +267,18 @@ def test_a_full_covariance_starts_diagonal_and_learns_to_correlate():
     assert np.mean(bounds[-20:]) > np.mean(bounds[:20]) + 1
     covariance = np.asarray(model.apply({"params": params}, method="priors").covariance()[0])
     assert abs(covariance[0, 1]) / np.sqrt(covariance[0, 0] * covariance[1, 1]) > 0.2
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("correlated", [False, True])
+def test_variables_may_be_arrays_of_numpy(correlated):
+    """As those read from a file are."""
+    model = small(correlated_prior=correlated)
+    images, domains, variables = trained_like(model)
+    read = jax.tree.map(np.asarray, variables)
+    data = Examples(images, domains % 2, domains)
+    found, due = (elbo(model, either, data, KEY).bound for either in (read, variables))
+    np.testing.assert_allclose(found, due, rtol=1e-5)
 
 
 def test_variables_without_parameters_are_refused():

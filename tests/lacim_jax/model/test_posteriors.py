@@ -156,6 +156,13 @@ def test_the_numbers_of_domains_mean_nothing_else(posterior):
         np.testing.assert_allclose(found, due, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("rank", [-1, 0.5, None])
+def test_a_rank_that_is_no_number_of_dimensions_is_refused(rank):
+    with pytest.raises(ValueError, match=rf"rank must be a whole number, at least 0, got {rank};"):
+        SharedEvidence(rank)
+
+
 def test_the_prior_is_learnt_by_the_divergence_alone():
     data, model = examples(3), small(3, SharedEvidence())
     params = noisy(compiled_quickly(model.init)(KEY, data.images, data.domains)["params"])

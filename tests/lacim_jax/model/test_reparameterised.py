@@ -14,6 +14,7 @@ from lacim_jax import (
     MLPEncoder,
     ReparameterisedLaCIM,
     Search,
+    SharedEvidence,
     compiled_elbo,
     gaussian_likelihood,
     infer,
@@ -50,6 +51,13 @@ def affine():
     maps["matrix"] += 0.3 * jax.random.normal(keys[0], maps["matrix"].shape)
     maps["shift"] += jax.random.normal(keys[1], maps["shift"].shape)
     return model, variables
+
+
+@pytest.mark.parametrize("posterior", [SharedEvidence(2), DomainHeads(), SharedEvidence()])
+def test_a_posterior_that_would_not_be_used_is_refused(posterior):
+    model, data = ReparameterisedLaCIM(*modules(), **SIZES, posterior=posterior), examples()
+    with pytest.raises(ValueError, match=r"one head of its own, got posterior=.*; leave it out"):
+        model.init(KEY, data.images, data.domains)
 
 
 def test_domains_start_alike_and_as_the_identity():
