@@ -83,7 +83,7 @@ FLOORS = {
     "lacim_jax/looking": {"model"},
     "lacim_jax/identifiability": {"model"},
     "lacim_jax/chance": set(),
-    "lacim_jax/baselines": {"model", "erm", "chance"},
+    "lacim_jax/baselines": {"model", "erm", "chance", "label_weight"},
     "common/files": set(),
     "common/seeds": set(),
     "common/progress": set(),

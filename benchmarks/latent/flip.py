@@ -10,11 +10,12 @@ and loses in test, by leaning on x2.
   domain. LaCIM is meant to come to the same rule without being told.
 - lacim: prior and posterior of full covariance for each domain, a linear decoder; the noise of the
   two numbers is known, as that of instruments is, and nothing else: which latent is s, and how it
-  shows in x1 and x2, is learnt. The encoder has a head for each domain, which do not starve here:
-  there are two features. (Of 12 single starts, 600 steps, not among the kept records, 11 came to the
-  cause with heads, and 10 with one encoder for both domains.) Of several starts the one with the
-  best bound on held-out data of the training domains is kept. The test domain is predicted from the most likely latents, weight 0
-  on the training domains' priors: the graph says that p(x|s,v) carries over and p(s,v|d) does not.
+  shows in x1 and x2, is learnt. The encoder has a head for each domain; with two features none
+  starves. (Of 12 single starts of 600 steps, not among the kept records, 11 came to the cause with
+  heads, and 10 with one encoder for both domains.) Of several starts the one with the best bound on
+  held-out data of the training domains is kept. The test domain is predicted from the most likely
+  latents, weight 0 on the training domains' priors: the graph says that p(x|s,v) carries over and
+  p(s,v|d) does not.
 - pool-lacim: the same with one prior for both domains.
 - lacim, chosen on validation: steps and weight of the search chosen by accuracy on held-out data of
   the training domains, where the priors hold and keeping them pays. What that choice costs is the

@@ -182,7 +182,7 @@ def _invariant_lacim(model: LaCIM, hyper: Hyper, ramp: Ramp, sizes: Sizes) -> Lo
     """Only its penalty is tuned: the label is weighed by default, the divergence warmed up to 1."""
     return invariant_lacim_loss(
         model, num_domains=sizes.num_domains, beta=lambda step: ramp(jnp.asarray(step)),
-        weight=lambda step: _late(hyper, ramp, jnp.asarray(step)),
+        weight=lambda step: _late(hyper, ramp, jnp.asarray(step)), unbiased=False,
     )  # fmt: skip
 
 

@@ -208,8 +208,8 @@ for name, model in models.items():
 r"""
 ## Prediction in a domain never seen
 
-A new domain has no prior and no head of its own, so latents that explain the image are searched, from
-what the encoder says of it in each of the training domains:
+A new domain has no prior and no head of its own, so latents that explain the image are searched,
+from what the encoder says of it in each of the training domains:
 
 $$(s^*, v^*) = \arg\max_{s, v} \; \log p(x \mid s, v) + \lambda \log p(s, v), \qquad
 \hat y = \arg\max_y \, p(y \mid s^*),$$
@@ -317,9 +317,9 @@ measured: [lacim_baselines](../evidence/lacim_baselines.md),
 
 ## Disagreement
 
-The search starts from the posterior in every training domain. Where these end in different answers, the
-image is uncertain in a way that one network's probability does not show. Here the likelihood has
-one maximum, so long searches agree; before the search the starts are what two domains would say.
+The search starts from the posterior in every training domain. Where these end in different answers,
+the image is uncertain in a way that one network's probability does not show. Here the likelihood
+has one maximum, so long searches agree; before it the starts are what two domains would say.
 """
 
 # %%
