@@ -51,11 +51,14 @@ def in_path_space(
     `choose_section` pivots of one's own.
 
     It takes the step itself, so the learning rate belongs inside, and `in_path_space` last in a
-    chain. What is inside acts on path values: weight decay decays them, `optax.masked` freezes
-    them. What comes before it acts on weight gradients and may break the invariance (clipping by
-    norm does). What comes behind it is given a finished change of weights, and nothing can see that
-    it does. Balanced weights are a fixed multiple of the weights, so a link behind that treats
-    every entry by a number of its own (`optax.scale`, a schedule, `optax.ema`, weight decay) does
+    chain. What is inside acts on path values: weight decay decays them, and
+    `optax.chain(inner, optax.masked(optax.set_to_zero(), frozen))` freezes those marked in
+    `frozen`. (`optax.masked(inner, trained)` does not: it hands on the others' gradients as steps,
+    uphill.) In balanced coordinates, cycles and sections their weights stand still too; of directed
+    paths only the values do, and weights on them move with others. What comes before it acts on
+    weight gradients and may break the invariance (clipping by norm does). What comes behind it is
+    given a finished change of weights, and nothing can see that it does. Balanced weights are a
+    fixed multiple of the weights, so a link behind that treats every entry by a number of its own (`optax.scale`, a schedule, `optax.ema`, weight decay) does
     what it does inside, but for the bounds below, which it may lift; others (clipping by norm,
     Adam) break the invariance, and with directed paths half a step is not the step of half the
     learning rate. The next step starts from the weights that come, whoever has changed them.
