@@ -58,11 +58,12 @@ def in_path_space(
     paths only the values do, and weights on them move with others. What comes before it acts on
     weight gradients and may break the invariance (clipping by norm does). What comes behind it is
     given a finished change of weights, and nothing can see that it does. Balanced weights are a
-    fixed multiple of the weights, so a link behind that treats every entry by a number of its own (`optax.scale`, a schedule, `optax.ema`, weight decay) does
-    what it does inside, but for the bounds below, which it may lift; others (clipping by norm,
-    Adam) break the invariance, and with directed paths half a step is not the step of half the
-    learning rate. The next step starts from the weights that come, whoever has changed them.
-    Entries outside the group are stepped by the inner transformation like any other parameter.
+    fixed multiple of the weights, so a link behind that treats every entry by a number of its own
+    (`optax.scale`, a schedule, `optax.ema`, weight decay) does what it does inside, but for the
+    bounds below, which it may lift; others (clipping by norm, Adam) break the invariance, and with
+    directed paths half a step is not the step of half the learning rate. The next step starts from
+    the weights that come, whoever has changed them. Entries outside the group are stepped by the
+    inner transformation like any other parameter.
 
     Sharded parameters keep their shardings, and so do updates and state, on meshes of automatic
     axes; no parameter is gathered, only vectors over nodes travel. (Under jit the zeros of a first

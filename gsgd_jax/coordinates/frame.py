@@ -75,9 +75,11 @@ def within(
     """The step of some balanced weights that takes none beyond `max_growth` times `largest`.
 
     Or beyond where it is, if that is further out already, as it may be where weights were loaded or
-    rescaled in mid-run: a step may bring such a weight back, but nothing forces it to.
+    rescaled in mid-run: a step may bring such a weight back, but nothing forces it to. A step that
+    is not finite is none to be cut: it is let through, for a divergence to be seen.
     """
     if max_growth is None:
         return step
     limit = frame.largest * jnp.asarray(max_growth, frame.largest.dtype)
-    return jnp.clip(step, jnp.minimum(-limit - value, 0), jnp.maximum(limit - value, 0))
+    kept = jnp.clip(step, jnp.minimum(-limit - value, 0), jnp.maximum(limit - value, 0))
+    return jnp.where(jnp.isfinite(step), kept, step)

@@ -15,6 +15,7 @@ from gsgd_jax import (
     mlp_gauge,
     weight_updates,
 )
+from gsgd_jax.coordinates.paths import coordinates_of
 from tests.gsgd_jax.networks import (
     apply,
     batch,
@@ -142,27 +143,56 @@ def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
     assert largest[None] > 1e19  # the control
 
 
-@pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
-def test_weights_beyond_the_bound_are_not_thrown_back(kind, unchecked):
-    """Weights loaded or rescaled in mid-run may lie beyond it: nothing forces them to move."""
+KINDS = pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
+
+
+def of_kind(kind):
+    """Parameters, their group and coordinates for it."""
     model = MODELS["gated" if kind == "section" else "mlp"]
     params, x = model.draw(0)
     coordinates = group = find_gauge(model.apply, params, x)
     if kind == "section":
         coordinates = choose_section(group, params)
     elif kind != "balanced":
-        coordinates = choose_skeleton(group, params, basis=kind)
+        coordinates = choose_skeleton(group, params, basis=kind, rule="largest")
+    return params, group, coordinates
+
+
+def fixed(coordinates):
+    """The numbers of the entries that have no coordinate of their own."""
+    none = np.zeros(0, int)
+    return getattr(coordinates, "entries", getattr(coordinates, "in_edges", none))
+
+
+@KINDS
+def test_weights_beyond_the_bound_are_not_thrown_back(kind, unchecked):
+    """Weights loaded or rescaled in mid-run may lie beyond it: nothing forces them to move."""
+    params, group, coordinates = of_kind(kind)
     far = group.act(params, jnp.full(group.num_nodes, 1e6))
     nothing = jax.tree.map(jnp.zeros_like, far)
     tx = in_path_space(optax.sgd(1.0), coordinates)
-    updates, _ = tx.update(nothing, tx.init(params), far)
+    state = tx.init(params)
+    updates, _ = tx.update(nothing, state, far)
     assert not ravel(updates).any()
     # A step further out is cut to none, one back is taken.
+    scaled = ravel(group.act(far, state.frame.scales))
+    growth = coordinates_of(coordinates).advised_growth
+    beyond = np.abs(scaled) > growth * float(state.frame.largest)
+    beyond[fixed(coordinates)] = False
+    assert beyond.sum() > 3
     for factor, moved in ((1.0, 0.0), (-0.5, 0.5)):
-        inner = optax.stateless(lambda _, v, by=factor: optax.tree.scale(by, v))
-        tx = in_path_space(inner, group)
-        end = optax.apply_updates(far, tx.update(nothing, tx.init(params), far)[0])
-        out = np.abs(ravel(far)) == np.abs(ravel(far)).max()
+        # Of directed paths, those that leave the skeleton's values, and so other weights, alone.
+        mask = np.ones(scaled.size)
+        mask[coordinates.out_edges if kind == "paths" else fixed(coordinates)] = 0
+        mask = jax.flatten_util.ravel_pytree(params)[1](jnp.asarray(mask))
+        inner = optax.stateless(
+            lambda _, v, by=factor, mask=mask: jax.tree.map(lambda a, m: by * a * m, v, mask)
+        )
+        end = optax.apply_updates(
+            far, in_path_space(inner, coordinates).update(nothing, state, far)[0]
+        )
+        out = beyond & (ravel(mask) > 0)
+        assert out.sum() > 3
         np.testing.assert_allclose(ravel(end)[out], ravel(far)[out] * (1 - moved), rtol=1e-12)
 
 
@@ -217,3 +247,20 @@ def test_each_kind_of_coordinates_advises_its_own_bound_on_weights(unchecked):
                 np.testing.assert_allclose(largest, reached, rtol=1e-6)
     with pytest.raises(ValueError, match='a number, "advised" or None, got "none"'):
         in_path_space(far, gauge, max_growth="none")
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@KINDS
+def test_a_gradient_that_is_not_finite_gives_a_step_that_is_not(kind, bad, unchecked):
+    """A bound that cuts infinity would make a finite jump of it, and hide a divergence."""
+    params, _, coordinates = of_kind(kind)
+    tx = in_path_space(optax.sgd(0.1), coordinates)
+    state = tx.init(params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    unravel = jax.flatten_util.ravel_pytree(params)[1]
+    update = jax.jit(tx.update)
+    for entry in np.setdiff1d(np.arange(sum(sizes)), fixed(coordinates)):
+        grads = np.ones(sum(sizes))
+        grads[entry] = bad
+        updates = ravel(update(unravel(jnp.asarray(grads)), state, params)[0])
+        assert not np.isfinite(updates[entry]), entry
