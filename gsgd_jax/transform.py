@@ -25,7 +25,7 @@ class PathSpaceState(NamedTuple):
     inner_state: optax.OptState  # of the inner transformation, whose parameters are path values
     frame: Any  # what the coordinates keep fixed along a run: the balanced frame of its start
     least_ratio: jax.Array  # shape=(), dtype=float32: smallest v'/v last asked for on the skeleton
-    bounded: jax.Array  # shape=(), dtype=int32: how many skeleton steps were shortened so far
+    bounded: jax.Array  # shape=(), dtype=int32: how many entries' steps bounds have shortened
 
 
 def in_path_space(
@@ -72,9 +72,11 @@ def in_path_space(
     nodes, which is not given here.
 
     Bounds. No step takes a weight of the balanced copy beyond `max_growth` times the largest one
-    of the start (or 1, if that is more). Training that works never comes near it; at a step size
-    that is far too large some runs end there instead of in an overflow, not all. Weights further
-    out already, loaded or rescaled in mid-run, are never forced back.
+    of the start (or 1, if that is more). At a step size that is far too large some runs end there
+    instead of in an overflow, not all. Where targets are of the size of the start's outputs,
+    training that works does not come near it; targets ten thousand times as large need weights
+    beyond it, and `max_growth=None`, or targets that are divided by their size. Weights further out
+    already, loaded or rescaled in mid-run, are never forced back.
 
     The papers' directed paths are singular: as the value v_s of a free skeleton path nears zero,
     the weights into its node grow without bound, and through zero they all change sign and the
@@ -82,10 +84,13 @@ def in_path_space(
     that one step multiplies no weight into the node by more than r (besides its own path value's
     step), and `max_growth` bounds what many such steps make of it. All other path values arrive
     where the inner transformation sends them, and where the bound acts, the next gradient is taken
-    at the point really reached and asks for what is still missing. The state counts how often it
-    acted. A value that presses against zero for long is badly chosen as a coordinate: where
-    `skeleton_margin` is small, choose the skeleton anew from the present weights, which does not
-    change the function, and go on with `change_skeleton`.
+    at the point really reached and asks for what is still missing. A value that presses against
+    zero for long is badly chosen as a coordinate: where `skeleton_margin` is small, choose the
+    skeleton anew from the present weights, which does not change the function, and go on with
+    `change_skeleton`.
+
+    The state counts in `bounded` on how many entries either bound has acted, over all steps: 0
+    says that a run is as it would be without.
 
     A gradient with NaN or infinity in it is let through, since nothing can be raised from a
     compiled step; `optax.apply_if_finite` around the whole transformation leaves such steps out.

@@ -103,7 +103,8 @@ class SkeletonChart(NamedTuple):
             if tree is not None:
                 update = jnp.where(tree, 0, update)
             if self.frame is not None and max_growth is not None:
-                update = held_within(update, weight, i, self.frame, max_growth)
+                update, cut = held_within(update, weight, i, self.frame, max_growth)
+                info = info._replace(bounded=info.bounded + cut)
             leaves[i] = cast_like(update, leaves[i])
         return jax.tree.unflatten(jax.tree.structure(steps), leaves), info
 

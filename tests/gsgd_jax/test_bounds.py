@@ -264,3 +264,47 @@ def test_a_gradient_that_is_not_finite_gives_a_step_that_is_not(kind, bad, unche
         grads[entry] = bad
         updates = ravel(update(unravel(jnp.asarray(grads)), state, params)[0])
         assert not np.isfinite(updates[entry]), entry
+
+
+@KINDS
+def test_every_entry_that_a_bound_cuts_is_counted(kind, unchecked):
+    params, _, coordinates = of_kind(kind)
+    out = optax.stateless(lambda _, v: jax.tree.map(lambda w: 1e9 * jnp.sign(w), v))
+    moving = sum(w.size for w in jax.tree.leaves(params)) - len(fixed(coordinates))
+    counts = []
+    for growth in ("advised", 2.0, None):
+        tx = in_path_space(out, coordinates, max_growth=growth, max_ratio=None)
+        update, state = jax.jit(tx.update), tx.init(params)
+        for _ in range(2):  # again at the bound, where nothing is left of a step
+            _, state = update(params, state, params)
+        counts.append(int(state.bounded))
+    outside = params["b3"].size if "b3" in params else 0  # which no bound speaks of
+    if kind != "paths":  # where growing values of the skeleton make other weights small
+        assert counts == [2 * (moving - outside)] * 2 + [0]
+    assert counts[1] >= counts[0] > 0 == counts[2]
+
+
+@pytest.mark.parametrize(("size", "count"), [(1e9, 1), (1e-3, 0)])
+def test_of_one_entry_one_is_counted(size, count, unchecked):
+    params, _, group = of_kind("balanced")
+    steps = jax.tree.map(jnp.zeros_like, params)
+    steps["w3"] = steps["w3"].at[1, 0].set(size)
+    tx = in_path_space(optax.stateless(lambda *_: steps), group)
+    assert int(tx.update(params, tx.init(params), params)[1].bounded) == count
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_targets_far_beyond_the_start_are_seen_to_press_against_the_bound(unchecked):
+    """As in a network whose outputs should be a hundred thousand times as large."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [jax.random.normal(keys[0], (2, 8)), 0.3 * jax.random.normal(keys[1], (8, 1))]
+    x = jax.random.normal(keys[2], (64, 2))
+
+    def squared(params, x):
+        return jnp.mean((jax.nn.relu(x @ params[0]) @ params[1] / 1e5 - x[:, :1]) ** 2)
+
+    for growth, cut in (("advised", True), (None, False)):
+        tx = in_path_space(optax.adam(3.0), mlp_gauge(params), max_growth=growth)
+        end, state = train(tx, params, x, 1000, loss=squared)
+        assert (int(state.bounded) > 0) == cut
+        assert (squared(end, x) > 0.1) == cut
