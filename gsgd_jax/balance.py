@@ -17,7 +17,7 @@ from gsgd_jax._factors import (
     leaf_tables,
     power_part,
 )
-from gsgd_jax._precision import cast_like, working_dtype
+from gsgd_jax._precision import cast_like, check_count, check_number, working_dtype
 from gsgd_jax.solver.incidence import ON_DEVICE, ON_HOST, Arrays, Incidence, reduced
 from gsgd_jax.solver.knots import knots_of
 from gsgd_jax.solver.least_squares import Due, least_squares
@@ -56,8 +56,10 @@ def balance(
         but zeros enters or leaves them all: so copies of a pruned network may differ there.
 
     Raises:
-        TypeError: if a leaf in the group is not of real floating-point numbers.
-        ValueError: if concrete parameters are not finite, or do not fit the gauge.
+        TypeError: if the gauge is none, or a leaf in the group is not of real floating-point
+            numbers.
+        ValueError: if concrete parameters are not finite, or do not fit the gauge; or if a number
+            is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,6 +72,8 @@ def balance(
         Stock et al., *Equi-normalization of neural networks*, ICLR 2019, who visit one node after
         another.
     """
+    check_number("tolerance", tolerance)
+    check_count("max_steps", max_steps)
     scales = balancing_scales(
         params, gauge, one_sided=False, tolerance=tolerance, max_steps=max_steps
     )

@@ -6,14 +6,13 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
 from gsgd_jax._extra_arguments import in_path_values, shown
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
+from gsgd_jax._update_checks import check_bound, check_gradients, check_state
 from gsgd_jax.coordinates.frame import ARRAYS
 from gsgd_jax.coordinates.paths import coordinates_of
 from gsgd_jax.coordinates.protocol import Coordinates, StepInfo
@@ -165,11 +164,7 @@ def in_path_space(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PathSpaceState]:
-        if not hasattr(state, "frame"):
-            raise TypeError(
-                "in_path_space needs a state that its own init has made, got "
-                f"{type(state).__name__}; call tx.init(params) anew when the optimiser is another."
-            )
+        check_state(state)
         if chosen is None:
             updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
             return updates, state._replace(inner_state=inner_state)
@@ -257,28 +252,6 @@ def next_state(
     )
 
 
-def check_bound(name: str, bound: chex.Numeric | None) -> None:
-    """Refuses a bound that would allow no step.
-
-    Args:
-        name: "max_ratio" or "max_growth".
-        bound: None, or above 1; a traced one is let through.
-
-    Raises:
-        ValueError: naming what came.
-    """
-    concrete = bound is not None and not isinstance(bound, Tracer)
-    if concrete and (isinstance(bound, str) or not np.all(np.asarray(bound) > 1)):
-        what = {
-            "max_ratio": "by which a step may change a skeleton path value",
-            "max_growth": "by which weights may outgrow the largest one of the balanced start",
-        }
-        raise ValueError(
-            f"{name} must be above 1, got {bound!r}: it is the factor {what[name]}; give None for "
-            "no bound."
-        )
-
-
 def gsgd(
     learning_rate: optax.ScalarOrSchedule,
     coordinates: Coordinates | Group | None,
@@ -329,22 +302,3 @@ def gsgd(
         check_number("momentum", momentum, bound=1.0)
     inner = optax.sgd(learning_rate, momentum, nesterov)
     return in_path_space(inner, coordinates, max_ratio=max_ratio, max_growth=max_growth)
-
-
-def check_gradients(
-    gradients: optax.Updates, params: optax.Params, coordinates: Coordinates
-) -> None:
-    """Refuses gradients that are not of these parameters."""
-    leaves = coordinates.leaves(gradients)  # which speaks of masks and shapes
-    got, due = jax.tree.structure(gradients), jax.tree.structure(params)
-    if got != due:
-        raise ValueError(
-            f"gradients must have the structure of the parameters, {due}, got {got}; take them "
-            "with respect to the parameters that are passed."
-        )
-    for g, w in zip(leaves, jax.tree.leaves(params), strict=True):
-        if jnp.issubdtype(w.dtype, jnp.inexact) and not jnp.issubdtype(g.dtype, jnp.inexact):
-            raise TypeError(
-                f"gradients of floating-point parameters are floating-point, got {g.dtype} for "
-                f"{w.dtype}{list(w.shape)}; cast them."
-            )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax._factors import Group, group_leaves, leaf_tables
+from gsgd_jax._factors import Group, check_group, group_leaves, leaf_tables
 from gsgd_jax._precision import cast_like, working_dtype
 from gsgd_jax.coordinates.frame import Frame, balanced_frame, multiplied, within
 from gsgd_jax.coordinates.protocol import StepInfo
@@ -47,10 +47,17 @@ class Balanced:
 
     Args:
         group: the rescaling group, a `Gauge` or a `RescalingGroup`.
+
+    Raises:
+        TypeError: if it is neither.
     """
 
     group: Group
     advised_growth: ClassVar[float] = 100.0
+
+    def __post_init__(self):
+        """Refuses what is no group."""
+        check_group(self.group)
 
     def frame(self, params: optax.Params) -> Frame:
         """The balanced frame of a start; works under jit."""
