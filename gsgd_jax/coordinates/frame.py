@@ -89,4 +89,7 @@ def within(
     limit = frame.largest * jnp.asarray(max_growth, frame.largest.dtype)
     kept = jnp.clip(step, jnp.minimum(-limit - value, 0), jnp.maximum(limit - value, 0))
     cut = (kept != step) & jnp.isfinite(step)
-    return jnp.where(cut, kept, step), jnp.sum(cut, dtype=jnp.int32)
+    # By columns first, which CPUs sum several at a time: one sum of whole numbers takes three times
+    # as long as the step.
+    columns = jnp.sum(cut.astype(jnp.float32), axis=tuple(range(cut.ndim - 1)))
+    return jnp.where(cut, kept, step), jnp.sum(columns.astype(jnp.int32), dtype=jnp.int32)
