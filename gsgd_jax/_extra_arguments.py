@@ -9,6 +9,9 @@ import optax
 
 from gsgd_jax.coordinates.protocol import Chart
 
+OF_WEIGHTS = ("grad", "value_fn", "obj_fn", "grad_fn")
+"""Extra arguments of optax's transformations that are of weights, or functions of them."""
+
 
 def shown(chart: Chart) -> optax.Params:
     """Path values as the inner transformation sees them: zero where an entry has none of its own.

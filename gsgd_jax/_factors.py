@@ -65,12 +65,28 @@ def _table(forms: Sequence[Form], shape: Sequence[int], ground: int) -> Table:
     return Table(nodes.reshape(*shape, width), powers.reshape(*shape, width))
 
 
+def check_group(group: Any) -> None:
+    """Refuses what is no rescaling group.
+
+    Raises:
+        TypeError: naming what came.
+    """
+    if not isinstance(group, Gauge | RescalingGroup):
+        chosen = "; a skeleton has the one that it was chosen for as `whole`, a section as `group`"
+        raise TypeError(
+            "this needs a rescaling group, as find_gauge or mlp_gauge gives it, got "
+            f"{type(group).__name__}{chosen if hasattr(group, 'advised_growth') else ''}."
+        )
+
+
 def group_leaves(group: Group, tree: Any) -> list[Any]:
     """The leaves of a tree that must be the group's.
 
     Raises:
-        ValueError: if it is not, or is masked.
+        TypeError: if the group is none.
+        ValueError: if the tree is not the group's, or is masked.
     """
+    check_group(group)
     return group.leaves(tree) if isinstance(group, Gauge) else group.checked_leaves(tree)
 
 

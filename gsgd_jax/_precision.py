@@ -61,6 +61,23 @@ def check_number(name: str, value: Any, *, bound: float = math.inf, schedule: bo
         raise ValueError(f"{name} must be {allowed} >= 0{upper}, got {shown}.")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Refuses a number of steps or samples that is not whole, or not above 0.
+
+    Args:
+        name: of the argument.
+        value: a traced scalar is let through.
+
+    Raises:
+        ValueError: naming the argument and what came.
+    """
+    if isinstance(value, Tracer):
+        return
+    array = np.asarray(value)
+    if array.ndim or not jnp.issubdtype(array.dtype, jnp.integer) or not array > 0:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}.")
+
+
 def check_scales(scales: Any, count: int) -> None:
     """Refuses what is no element of a rescaling group.
 

@@ -17,8 +17,15 @@ from gsgd_jax._factors import (
     leaf_tables,
     power_part,
 )
-from gsgd_jax._precision import cast_like, working_dtype
-from gsgd_jax.solver.incidence import ON_DEVICE, ON_HOST, Arrays, Incidence, reduced
+from gsgd_jax._precision import cast_like, check_count, check_number, working_dtype
+from gsgd_jax.solver.incidence import (
+    ON_DEVICE,
+    ON_HOST,
+    Arrays,
+    Incidence,
+    reduced,
+    varying_like,
+)
 from gsgd_jax.solver.knots import knots_of
 from gsgd_jax.solver.least_squares import Due, least_squares
 
@@ -36,14 +43,17 @@ def balance(
     In x = log c the sum is convex, strictly so where every node hangs together with ground, so the
     result is the same for all weights that the group connects, up to rounding: a canonical
     representative. It is found by Newton's method, damped so that it converges from anywhere.
-    Concrete parameters are balanced in float64; traced ones in float32 or wider.
+    Concrete parameters are balanced in float64; traced ones in float32 or wider. Their squares may
+    leave its range: where weights are very large or small, both are brought near to one another by
+    powers of two first.
 
     In a group that is no graph, entry e moves by Π_h c_h^k_eh, and the condition becomes
     Σ_e k_eh w_e² = 0. A node that normalisation absorbs has no outgoing weights, and keeps its
     scale.
 
     Args:
-        params: parameters, concrete or traced.
+        params: parameters, concrete or traced; where traced ones are not finite, NaN comes back,
+            since nothing can be raised.
         gauge: their rescaling group.
         tolerance: stop when no node's two squared norms differ by more than this, relatively;
             never less than 64 units in the last place.
@@ -56,8 +66,10 @@ def balance(
         but zeros enters or leaves them all: so copies of a pruned network may differ there.
 
     Raises:
-        TypeError: if a leaf in the group is not of real floating-point numbers.
-        ValueError: if concrete parameters are not finite, or do not fit the gauge.
+        TypeError: if the gauge is none, or a leaf in the group is not of real floating-point
+            numbers.
+        ValueError: if concrete parameters are not finite, or do not fit the gauge; or if a number
+            is out of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,6 +82,8 @@ def balance(
         Stock et al., *Equi-normalization of neural networks*, ICLR 2019, who visit one node after
         another.
     """
+    check_number("tolerance", tolerance)
+    check_count("max_steps", max_steps)
     scales = balancing_scales(
         params, gauge, one_sided=False, tolerance=tolerance, max_steps=max_steps
     )
@@ -99,7 +113,9 @@ def balancing_scales(
     Where one start is another rescaled by powers of two, its c is the other's divided by these, to
     the bit (for concrete parameters; under a trace two starts may round a tie apart). For that the
     network is balanced twice: once to find the powers of two nearest to c, with which both starts
-    become the same numbers, and once from there, where all that is computed is the same.
+    become the same numbers, and once from there, where all that is computed is the same. Where a
+    square would overflow or vanish, it is balanced once before, by the roots of its weights, from
+    which squares do not: their c, to the fourth, is near enough to begin at.
 
     Args:
         params: parameters, concrete or traced.
@@ -176,7 +192,8 @@ def _scales(
 ) -> Any:
     """`balancing_scales` of the leaves in the group, in their dtype."""
     xp, tables = arrays.xp, [parts for parts in leaf_tables(group) if parts]
-    squares = [reduced(xp.square(w), parts, xp) for w, parts in zip(weights, tables, strict=True)]
+    arrays = varying_like(weights, arrays)
+    roots, extreme = _roots(weights, tables, xp)
     may_move = ~np.isin(np.arange(group.num_nodes), still)
     knots = _knots(group)
     alone = usual_squares(group)
@@ -195,20 +212,40 @@ def _scales(
         """Log c from the copy that powers of two lead to; and the powers nearest to the first c."""
         turn, powers, _ = state
         padded = xp.append(powers, xp.ones_like(powers[:1]))
-        moved = list(squares)
-        for i, parts in enumerate(tables):
-            for table in parts:
-                moved[i] = moved[i] * xp.square(power_part(table, padded, xp))
+        moved = []
+        for weight, root, parts in zip(weights, roots, tables, strict=True):
+            there = functools.reduce(
+                lambda w, table: w * power_part(table, padded, xp), parts, weight
+            )
+            square = reduced(xp.square(there), parts, xp)
+            moved.append(square if root is None else xp.where(turn < 0, root, square))
         logs = least(moved, arrays=arrays)
         # Moved off the middle between two powers, where symmetric networks often lie.
-        nearest = xp.round(logs / np.asarray(np.log(2), logs.dtype) + 0.1234).astype(np.int32)
-        powers = xp.where(turn == 0, xp.ldexp(xp.ones_like(logs), nearest), powers)
+        exponents = xp.where(turn < 0, 4 * logs, logs) / np.asarray(np.log(2), logs.dtype)
+        nearest = xp.nan_to_num(xp.round(exponents + 0.1234)).astype(np.int32)
+        powers = xp.where(turn < 1, powers * xp.ldexp(xp.ones_like(logs), nearest), powers)
         return turn + 1, powers, logs
 
     ones = xp.ones(group.num_nodes, weights[0].dtype)
-    turns = (0, ones, xp.zeros_like(ones))
+    turns = (xp.where(extreme, -1, 0), ones, xp.zeros_like(ones))
     _, powers, logs = arrays.loop(lambda state: state[0] < 2, balanced_from, turns)
     return xp.exp(logs) * powers
+
+
+def _roots(weights: Sequence[Any], tables: Sequence[Any], xp: Any) -> tuple[list[Any], Any]:
+    """Sums of the roots |w|^(1/2) of every leaf; whether some squares may leave their range.
+
+    None for roots on the host, where none may.
+    """
+    limits = jnp.finfo(weights[0].dtype)
+    low, high = float(limits.tiny) ** 0.4, float(limits.max) ** 0.4
+    sizes = [xp.abs(w) for w in weights]
+    extreme = functools.reduce(
+        xp.logical_or, (xp.any((s > high) | ((s < low) & (s > 0))) for s in sizes)
+    )
+    if xp is np and not extreme:
+        return [None] * len(sizes), extreme
+    return [reduced(xp.sqrt(s), p, xp) for s, p in zip(sizes, tables, strict=True)], extreme
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from gsgd_jax.coordinates.node_vectors import spread
 from gsgd_jax.coordinates.paths import coordinates_of
 from gsgd_jax.coordinates.protocol import Coordinates
 from gsgd_jax.coordinates.section import Section
-from gsgd_jax.coordinates.skeleton import Skeleton, edge_ends
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton, edge_ends
 from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
 from gsgd_jax.gauge import GROUND, Gauge
 from gsgd_jax.tracing.rows import exponent_rows
@@ -48,6 +48,7 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         Shape [], in the working dtype; 1 where there is no node. Works under jit.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if the tree is not the gauge's.
 
     Example:
@@ -61,6 +62,7 @@ def skeleton_margin(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         >>> skeleton_margin(params, largest)
         Array(1., dtype=float32)
     """
+    check_skeleton(skeleton, "skeleton_margin")
     gauge = skeleton.gauge
     at = skeleton_chart(params, Skeleton(gauge, skeleton.in_edges, skeleton.out_edges))
     tail, head, weights = at.tail, at.head, gauge.leaves(params)

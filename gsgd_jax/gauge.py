@@ -324,8 +324,9 @@ def unmasked_leaves(tree: Any) -> list[Any]:
     if any(_is_masked(leaf) for leaf in leaves):
         raise ValueError(
             "a path runs through all layers, so path space cannot be masked leaf by leaf, but "
-            "optax.masked or optax.partition hid some leaves; put the mask inside, "
-            "in_path_space(optax.masked(inner, mask), skeleton)."
+            "optax.masked or optax.partition hid some leaves; put the mask inside, and to freeze "
+            "leaves set their steps to zero there: in_path_space(optax.chain(inner, "
+            "optax.masked(optax.set_to_zero(), frozen)), gauge)."
         )
     return leaves
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 
-from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton
 
 
 def skeleton_init(params: optax.Params, skeleton: Skeleton) -> optax.Params:
@@ -22,6 +22,7 @@ def skeleton_init(params: optax.Params, skeleton: Skeleton) -> optax.Params:
         A tree like `params`, dtypes kept.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if the tree is not the gauge's.
 
     Example:
@@ -36,6 +37,7 @@ def skeleton_init(params: optax.Params, skeleton: Skeleton) -> optax.Params:
         Meng et al., *G-SGD: optimizing ReLU neural networks in its positively scale-invariant
         space*, ICLR 2019.
     """
+    check_skeleton(skeleton, "skeleton_init")
     gauge, leaves = skeleton.gauge, skeleton.gauge.leaves(params)
     edges = np.union1d(skeleton.in_edges, skeleton.out_edges)
     for i, (low, high) in enumerate(zip(gauge.offsets[:-1], gauge.offsets[1:], strict=True)):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gsgd_jax.coordinates.skeleton import Skeleton, edge_ends
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton, edge_ends
 from gsgd_jax.gauge import GROUND, Gauge
 
 Path = tuple[int, ...]
@@ -70,6 +70,9 @@ def basis_paths(skeleton: Skeleton) -> list[Path]:
     Args:
         skeleton: of either basis; the paths are the papers'.
 
+    Raises:
+        TypeError: if the skeleton is none.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -81,6 +84,7 @@ def basis_paths(skeleton: Skeleton) -> list[Path]:
         input -> 0[0, 0] -> node 0 -> 1[0, 0] -> output
         input -> 0[0, 0] -> node 0 -> 1[0, 1] -> output
     """
+    check_skeleton(skeleton, "basis_paths")
     gauge = skeleton.gauge
     tails, heads = edge_ends(gauge, np.arange(gauge.num_entries))
     paths = []

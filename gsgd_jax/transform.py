@@ -6,14 +6,13 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
 from gsgd_jax._extra_arguments import in_path_values, shown
 from gsgd_jax._factors import Group
 from gsgd_jax._precision import check_number
+from gsgd_jax._update_checks import check_bound, check_gradients, check_state
 from gsgd_jax.coordinates.frame import ARRAYS
 from gsgd_jax.coordinates.paths import coordinates_of
 from gsgd_jax.coordinates.protocol import Coordinates, StepInfo
@@ -25,7 +24,7 @@ class PathSpaceState(NamedTuple):
     inner_state: optax.OptState  # of the inner transformation, whose parameters are path values
     frame: Any  # what the coordinates keep fixed along a run: the balanced frame of its start
     least_ratio: jax.Array  # shape=(), dtype=float32: smallest v'/v last asked for on the skeleton
-    bounded: jax.Array  # shape=(), dtype=int32: how many skeleton steps were shortened so far
+    bounded: jax.Array  # shape=(), dtype=int32: how many entries' steps bounds have shortened
 
 
 def in_path_space(
@@ -51,15 +50,19 @@ def in_path_space(
     `choose_section` pivots of one's own.
 
     It takes the step itself, so the learning rate belongs inside, and `in_path_space` last in a
-    chain. What is inside acts on path values: weight decay decays them, `optax.masked` freezes
-    them. What comes before it acts on weight gradients and may break the invariance (clipping by
-    norm does). What comes behind it is given a finished change of weights, and nothing can see that
-    it does. Balanced weights are a fixed multiple of the weights, so a link behind that treats
-    every entry by a number of its own (`optax.scale`, a schedule, `optax.ema`, weight decay) does
-    what it does inside, but for the bounds below, which it may lift; others (clipping by norm,
-    Adam) break the invariance, and with directed paths half a step is not the step of half the
-    learning rate. The next step starts from the weights that come, whoever has changed them.
-    Entries outside the group are stepped by the inner transformation like any other parameter.
+    chain. What is inside acts on path values: weight decay decays them, and
+    `optax.chain(inner, optax.masked(optax.set_to_zero(), frozen))` freezes those marked in
+    `frozen`. (`optax.masked(inner, trained)` does not: it hands on the others' gradients as steps,
+    uphill.) In balanced coordinates, cycles and sections their weights stand still too; of directed
+    paths only the values do, and weights on them move with others. What comes before it acts on
+    weight gradients and may break the invariance (clipping by norm does). What comes behind it is
+    given a finished change of weights, and nothing can see that it does. Balanced weights are a
+    fixed multiple of the weights, so a link behind that treats every entry by a number of its own
+    (`optax.scale`, a schedule, `optax.ema`, weight decay) does what it does inside, but for the
+    bounds below, which it may lift; others (clipping by norm, Adam) break the invariance, and with
+    directed paths half a step is not the step of half the learning rate. The next step starts from
+    the weights that come, whoever has changed them. Entries outside the group are stepped by the
+    inner transformation like any other parameter.
 
     Sharded parameters keep their shardings, and so do updates and state, on meshes of automatic
     axes; no parameter is gathered, only vectors over nodes travel. (Under jit the zeros of a first
@@ -68,9 +71,11 @@ def in_path_space(
     nodes, which is not given here.
 
     Bounds. No step takes a weight of the balanced copy beyond `max_growth` times the largest one
-    of the start (or 1, if that is more). Training that works never comes near it; at a step size
-    that is far too large some runs end there instead of in an overflow, not all. Weights further
-    out already, loaded or rescaled in mid-run, are never forced back.
+    of the start (or 1, if that is more). At a step size that is far too large some runs end there
+    instead of in an overflow, not all. Where targets are of the size of the start's outputs,
+    training that works does not come near it; targets ten thousand times as large need weights
+    beyond it, and `max_growth=None`, or targets that are divided by their size. Weights further out
+    already, loaded or rescaled in mid-run, are never forced back.
 
     The papers' directed paths are singular: as the value v_s of a free skeleton path nears zero,
     the weights into its node grow without bound, and through zero they all change sign and the
@@ -78,10 +83,13 @@ def in_path_space(
     that one step multiplies no weight into the node by more than r (besides its own path value's
     step), and `max_growth` bounds what many such steps make of it. All other path values arrive
     where the inner transformation sends them, and where the bound acts, the next gradient is taken
-    at the point really reached and asks for what is still missing. The state counts how often it
-    acted. A value that presses against zero for long is badly chosen as a coordinate: where
-    `skeleton_margin` is small, choose the skeleton anew from the present weights, which does not
-    change the function, and go on with `change_skeleton`.
+    at the point really reached and asks for what is still missing. A value that presses against
+    zero for long is badly chosen as a coordinate: where `skeleton_margin` is small, choose the
+    skeleton anew from the present weights, which does not change the function, and go on with
+    `change_skeleton`.
+
+    The state counts in `bounded` on how many entries either bound has acted, over all steps: 0
+    says that a run is as it would be without.
 
     A gradient with NaN or infinity in it is let through, since nothing can be raised from a
     compiled step; `optax.apply_if_finite` around the whole transformation leaves such steps out.
@@ -156,11 +164,7 @@ def in_path_space(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PathSpaceState]:
-        if not hasattr(state, "frame"):
-            raise TypeError(
-                "in_path_space needs a state that its own init has made, got "
-                f"{type(state).__name__}; call tx.init(params) anew when the optimiser is another."
-            )
+        check_state(state)
         if chosen is None:
             updates, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
             return updates, state._replace(inner_state=inner_state)
@@ -248,28 +252,6 @@ def next_state(
     )
 
 
-def check_bound(name: str, bound: chex.Numeric | None) -> None:
-    """Refuses a bound that would allow no step.
-
-    Args:
-        name: "max_ratio" or "max_growth".
-        bound: None, or above 1; a traced one is let through.
-
-    Raises:
-        ValueError: naming what came.
-    """
-    concrete = bound is not None and not isinstance(bound, Tracer)
-    if concrete and (isinstance(bound, str) or not np.all(np.asarray(bound) > 1)):
-        what = {
-            "max_ratio": "by which a step may change a skeleton path value",
-            "max_growth": "by which weights may outgrow the largest one of the balanced start",
-        }
-        raise ValueError(
-            f"{name} must be above 1, got {bound!r}: it is the factor {what[name]}; give None for "
-            "no bound."
-        )
-
-
 def gsgd(
     learning_rate: optax.ScalarOrSchedule,
     coordinates: Coordinates | Group | None,
@@ -320,22 +302,3 @@ def gsgd(
         check_number("momentum", momentum, bound=1.0)
     inner = optax.sgd(learning_rate, momentum, nesterov)
     return in_path_space(inner, coordinates, max_ratio=max_ratio, max_growth=max_growth)
-
-
-def check_gradients(
-    gradients: optax.Updates, params: optax.Params, coordinates: Coordinates
-) -> None:
-    """Refuses gradients that are not of these parameters."""
-    leaves = coordinates.leaves(gradients)  # which speaks of masks and shapes
-    got, due = jax.tree.structure(gradients), jax.tree.structure(params)
-    if got != due:
-        raise ValueError(
-            f"gradients must have the structure of the parameters, {due}, got {got}; take them "
-            "with respect to the parameters that are passed."
-        )
-    for g, w in zip(leaves, jax.tree.leaves(params), strict=True):
-        if jnp.issubdtype(w.dtype, jnp.inexact) and not jnp.issubdtype(g.dtype, jnp.inexact):
-            raise TypeError(
-                f"gradients of floating-point parameters are floating-point, got {g.dtype} for "
-                f"{w.dtype}{list(w.shape)}; cast them."
-            )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax._factors import Group, group_leaves, leaf_tables
+from gsgd_jax._factors import Group, check_group, group_leaves, leaf_tables
 from gsgd_jax._precision import cast_like, working_dtype
 from gsgd_jax.coordinates.frame import Frame, balanced_frame, multiplied, within
 from gsgd_jax.coordinates.protocol import StepInfo
@@ -41,16 +41,29 @@ class Balanced:
     an epsilon inside a norm makes approximate is exact here, since nothing is ever rescaled: f only
     says in which units steps are taken.
 
+    Weights on one side that are very small, but not zero, are weights: balance shares their
+    smallness among all layers. With a last layer 1e-4 times the usual size, a network of three
+    layers trains slowly, and with 1e-8 not at all, where plain SGD trains it from large first
+    layers. No rule tells such a start from a rescaled copy of one whose layers are all small.
+    Begin with a last layer of exact zeros, or of the usual size.
+
     Two starts that differ by powers of two follow the same trajectory to the bit, in float32 and
     bfloat16 too (away from overflow and underflow): c is computed by operations that commute with
     such factors.
 
     Args:
         group: the rescaling group, a `Gauge` or a `RescalingGroup`.
+
+    Raises:
+        TypeError: if it is neither.
     """
 
     group: Group
     advised_growth: ClassVar[float] = 100.0
+
+    def __post_init__(self):
+        """Refuses what is no group."""
+        check_group(self.group)
 
     def frame(self, params: optax.Params) -> Frame:
         """The balanced frame of a start; works under jit."""
@@ -109,13 +122,15 @@ class BalancedChart(NamedTuple):
     ) -> tuple[optax.Updates, StepInfo]:
         """Δw = u / f, where u takes no balanced weight beyond `max_growth`."""
         leaves, weights = (self.coordinates.leaves(tree) for tree in (steps, self.params))
+        bounded = jnp.zeros([], jnp.int32)
         for i, parts in enumerate(self.frame.parts):
             if parts:
                 value = multiplied(weights[i].astype(self.dtype), parts)
-                step = within(leaves[i].astype(self.dtype), value, self.frame, max_growth)
+                step, cut = within(leaves[i].astype(self.dtype), value, self.frame, max_growth)
+                bounded = bounded + cut
                 leaves[i] = cast_like(multiplied(step, self.frame.inverses[i]), leaves[i])
-        nothing = StepInfo(jnp.ones([], self.dtype), jnp.zeros([], jnp.int32))
-        return jax.tree.unflatten(jax.tree.structure(steps), leaves), nothing
+        info = StepInfo(jnp.ones([], self.dtype), bounded)
+        return jax.tree.unflatten(jax.tree.structure(steps), leaves), info
 
     def _scaled(self, tree: optax.Params, parts: list[tuple[jax.Array, ...]]) -> optax.Params:
         """Every leaf times its factor."""

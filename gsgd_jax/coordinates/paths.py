@@ -18,11 +18,12 @@ def coordinates_of(coordinates: Coordinates | Group) -> Coordinates:
     """
     if isinstance(coordinates, Gauge | RescalingGroup):
         return Balanced(coordinates)
-    if not isinstance(coordinates, Coordinates):
+    if isinstance(coordinates, type) or not isinstance(coordinates, Coordinates):
+        name = "the class " + coordinates.__name__ if isinstance(coordinates, type) else None
         raise TypeError(
             "coordinates must be a rescaling group (`find_gauge`, `mlp_gauge`) or be chosen for "
             "one (`choose_skeleton`, `choose_section`), got "
-            f"{type(coordinates).__name__}; the inner transformation comes before them."
+            f"{name or type(coordinates).__name__}; the inner transformation comes before them."
         )
     return coordinates
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -298,3 +298,20 @@ def _local(edges: np.ndarray, ids: np.ndarray, bounds: np.ndarray) -> np.ndarray
     here = (edges >= bounds[0]) & (edges < bounds[1])
     local = np.append(np.where(here, edges - bounds[0], -1), -1)[ids]
     return local.astype(np.int32) if (local >= 0).any() else None
+
+
+def check_skeleton(skeleton: Any, what: str) -> None:
+    """Refuses what is no skeleton, such as the gauge that one is chosen for.
+
+    Args:
+        skeleton: what came.
+        what: asks for it, "skeleton_margin".
+
+    Raises:
+        TypeError: naming what came.
+    """
+    if not isinstance(skeleton, Skeleton):
+        raise TypeError(
+            f"{what} needs a skeleton, got {type(skeleton).__name__}; "
+            "choose_skeleton(gauge, params, basis='paths')."
+        )

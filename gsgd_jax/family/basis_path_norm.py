@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton
 from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
 
 
@@ -27,6 +27,7 @@ def basis_path_norm(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         Shape [], in the working dtype; differentiable where the largest is one.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if the tree is not the gauge's or the basis is not "paths".
 
     Example:
@@ -67,6 +68,7 @@ def basis_path_penalty(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         Shape [], in the working dtype.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if the tree is not the gauge's or the basis is not "paths".
 
     Example:
@@ -87,6 +89,7 @@ def basis_path_penalty(params: optax.Params, skeleton: Skeleton) -> jax.Array:
 
 def _both_kinds(params: optax.Params, skeleton: Skeleton, of_rest, of_free):
     """Of every leaf one function of |v| at S and another at N, and where it is a path."""
+    check_skeleton(skeleton, "the basis-path norm")
     if skeleton.basis != "paths":
         raise ValueError(
             "the basis-path norm is one of directed paths; choose the skeleton with basis='paths'."

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._precision import cast_like, working_dtype
-from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton
 
 
 class BatchStatistics(NamedTuple):
@@ -103,6 +103,7 @@ def skeleton_masks(params: optax.Params, skeleton: Skeleton) -> optax.Params:
         A tree like `params` of NumPy arrays, bool.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if the tree is not the gauge's.
 
     Example:
@@ -112,6 +113,7 @@ def skeleton_masks(params: optax.Params, skeleton: Skeleton) -> optax.Params:
         [array([[ True,  True]]), array([[ True, False],
                [False,  True]])]
     """
+    check_skeleton(skeleton, "skeleton_masks")
     gauge = skeleton.gauge
     gauge.leaves(params)
     flat = np.zeros(gauge.num_entries, bool)

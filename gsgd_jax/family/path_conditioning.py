@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from gsgd_jax._factors import Group, Table, group_leaves, leaf_tables
-from gsgd_jax._precision import working_dtype
+from gsgd_jax._precision import check_count, check_number, working_dtype
 from gsgd_jax.balance import concrete_leaves
 from gsgd_jax.family.path_norm import path_sum
 from gsgd_jax.gauge import GROUND, Gauge
@@ -60,7 +60,7 @@ def condition(
         TypeError: if a leaf in the group is not of real floating-point numbers.
         ValueError: if parameters are traced, not finite or not the gauge's, if the kernel is
             negative, not finite or zero throughout, or if it is None and the group is no graph, or
-            one with cycles.
+            one with cycles; or if a number is out of its range.
 
     Example:
         >>> from gsgd_jax import mlp_gauge
@@ -73,6 +73,8 @@ def condition(
         Lebeurrier, Vayer and Gribonval, *Path-conditioned training: a principled way to rescale
         ReLU neural networks*, ICML 2026, arXiv 2602.19799; there one node after another.
     """
+    check_number("tolerance", tolerance)
+    check_count("max_steps", max_steps)
     weights = concrete_leaves(params, gauge)
     diagonal = _graph_kernel(weights, gauge) if kernel is None else _checked(kernel, gauge)
     incidence, tables = _with_overall_scale(gauge)

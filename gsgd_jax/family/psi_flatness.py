@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gsgd_jax._precision import cast_like
+from gsgd_jax._precision import cast_like, check_count
 from gsgd_jax.coordinates.paths import allocate, path_values
-from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton
 
 LossFn = Callable[[optax.Params], jax.Array]
 
@@ -33,6 +33,7 @@ def psi_hessian_product(
         floating-point numbers.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if a tree is not the gauge's.
 
     Example:
@@ -47,6 +48,7 @@ def psi_hessian_product(
     References:
         Yi et al., *Positively scale-invariant flatness of ReLU neural networks*, 2019.
     """
+    check_skeleton(skeleton, "psi_hessian_product")
     leaves, structure = jax.tree.flatten(path_values(params, skeleton))
     moved = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
@@ -90,7 +92,8 @@ def psi_trace(
         Shape [].
 
     Raises:
-        ValueError: if the tree is not the gauge's.
+        TypeError: if the skeleton is none.
+        ValueError: if the tree is not the gauge's, or the number is not above 0.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -105,6 +108,8 @@ def psi_trace(
         Yi et al., *Positively scale-invariant flatness of ReLU neural networks*, 2019. Hutchinson,
         *A stochastic estimator of the trace of the influence matrix*, 1990.
     """
+    check_skeleton(skeleton, "psi_trace")
+    check_count("num_samples", num_samples)
 
     def sample(key: jax.Array) -> jax.Array:
         signs = _drawn(key, params, skeleton, jax.random.rademacher)
@@ -135,7 +140,8 @@ def psi_sharpness(
         Shape []: a Rayleigh quotient, so never above the true magnitude.
 
     Raises:
-        ValueError: if the tree is not the gauge's.
+        TypeError: if the skeleton is none.
+        ValueError: if the tree is not the gauge's, or the number is not above 0.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -149,6 +155,8 @@ def psi_sharpness(
     References:
         Yi et al., *Positively scale-invariant flatness of ReLU neural networks*, 2019.
     """
+    check_skeleton(skeleton, "psi_sharpness")
+    check_count("num_steps", num_steps)
 
     def unit(vector: optax.Params) -> optax.Params:
         norm = jnp.sqrt(_inner(vector, vector))
@@ -177,6 +185,7 @@ def basis_path_spread(params: optax.Params, skeleton: Skeleton) -> jax.Array:
         Shape []; infinite if a value is zero.
 
     Raises:
+        TypeError: if the skeleton is none.
         ValueError: if the tree is not the gauge's.
 
     Example:
@@ -189,6 +198,7 @@ def basis_path_spread(params: optax.Params, skeleton: Skeleton) -> jax.Array:
     References:
         Yi et al., *Positively scale-invariant flatness of ReLU neural networks*, 2019.
     """
+    check_skeleton(skeleton, "basis_path_spread")
     masks = _tree_masks(skeleton)
     leaves = jax.tree.leaves(path_values(params, skeleton))
     sizes = [

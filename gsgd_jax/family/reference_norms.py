@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # optax's own wording, which it does not re-export
 
-from gsgd_jax._extra_arguments import shown
+from gsgd_jax._extra_arguments import OF_WEIGHTS, shown
 from gsgd_jax._precision import cast_like, check_choice
-from gsgd_jax.coordinates.skeleton import Skeleton
+from gsgd_jax._update_checks import check_bound, check_gradients, check_state
+from gsgd_jax.coordinates.skeleton import Skeleton, check_skeleton
 from gsgd_jax.coordinates.skeleton_chart import skeleton_chart
-from gsgd_jax.transform import PathSpaceState, check_bound, first_state, next_state
+from gsgd_jax.transform import PathSpaceState, first_state, next_state
 
 
 def in_path_space_with_reference_norms(
@@ -53,11 +54,16 @@ def in_path_space_with_reference_norms(
         max_ratio: as in `in_path_space`.
 
     Returns:
-        A transformation whose `update` needs `params`.
+        A transformation whose `update` needs `params`. It takes no line search and no other
+        transformation that asks for the loss or a gradient at other points: what it scales is not
+        the step that these would look along.
 
     Raises:
+        TypeError: here, if the skeleton is none; from `update`, if gradients are no floating-point
+            numbers, or the state is another transformation's.
         ValueError: here, if an option is unknown or the basis is not "paths"; from `update`, if
-            `params` is missing or the tree is not the gauge's.
+            `params` is missing, the gradients are not of these parameters, the tree is not the
+            gauge's, or `grad`, `value_fn`, `obj_fn` or `grad_fn` is given.
 
     Example:
         >>> from gsgd_jax import choose_skeleton, mlp_gauge
@@ -75,6 +81,7 @@ def in_path_space_with_reference_norms(
     """
     check_choice("scale", scale, ("steps", "gradients"))
     check_bound("max_ratio", max_ratio)
+    check_skeleton(skeleton, "in_path_space_with_reference_norms")
     if skeleton.basis != "paths":
         raise ValueError("the reference works with the basis 'paths', got a skeleton of 'cycles'.")
     inner = optax.with_extra_args_support(inner)
@@ -88,8 +95,17 @@ def in_path_space_with_reference_norms(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PathSpaceState]:
+        check_state(state)
         if params is None:
             raise ValueError(NO_PARAMS_MSG)
+        given = [name for name in OF_WEIGHTS if extra_args.get(name) is not None]
+        if given:
+            raise ValueError(
+                "in_path_space_with_reference_norms takes no argument that speaks of the loss at "
+                f"other weights, since it scales the steps, got {', '.join(given)}; take "
+                "in_path_space, which translates them."
+            )
+        check_gradients(updates, params, skeleton)
         here = skeleton_chart(params, skeleton)
         slopes = here.slopes(updates)
         norms = [_input_norm(weight) for weight in skeleton.gauge.leaves(params)]

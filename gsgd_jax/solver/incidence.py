@@ -55,6 +55,31 @@ ON_DEVICE = Arrays(
 )
 
 
+def varying_like(leaves: Sequence[Any], arrays: Arrays) -> Arrays:
+    """The same arithmetic under a trace, with loops whose first states depend on the leaves.
+
+    Inside of `jax.shard_map` a loop's state must vary over the axes of the mesh from the start as
+    it does later on. What is added is 0, whatever the leaves hold, and compiles to nothing.
+    """
+    if arrays.xp is np:
+        return arrays
+    zero = sum(
+        (0 * (leaf[(0,) * leaf.ndim] != 0).astype(np.int32) for leaf in leaves if leaf.size),
+        start=jnp.zeros([], np.int32),
+    )
+
+    def loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], state: Any) -> Any:
+        def begun(leaf: Any) -> jax.Array:
+            array = jnp.asarray(leaf)
+            if array.dtype == bool:
+                return array | (zero != 0)
+            return array + zero.astype(array.dtype)
+
+        return arrays.loop(condition, body, jax.tree.map(begun, state))
+
+    return arrays._replace(loop=loop)
+
+
 def reduced(array: Any, tables: Sequence[Table], xp: Any) -> Any:
     """A leaf summed over axes along which no factor varies, such as a convolution's taps."""
     varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in tables))

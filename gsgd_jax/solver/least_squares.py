@@ -65,7 +65,7 @@ def least_squares(
         max_steps: after how many steps of either kind to stop in any case.
 
     Returns:
-        X, in the dtype of the squares, [num_nodes].
+        X, in the dtype of the squares, [num_nodes]; NaN where the squares are not finite.
 
     References:
         Sun and Tran-Dinh, *Generalized self-concordant functions: a recipe for Newton-type
@@ -73,7 +73,7 @@ def least_squares(
     """
     xp, dtype = arrays.xp, squares[0].dtype
     start = xp.zeros(len(may_move), dtype)
-    live = [(s > 0).astype(dtype) for s in squares]
+    live = [(s != 0).astype(dtype) for s in squares]  # NaN too, for it to be met below
     present = incidence.totals(live, incidence.logs(start, xp), arrays)
     sides = incidence.sums(present, (lambda k: k > 0, lambda k: k < 0), arrays)
     entered, left = (side > 0.5 for side in sides)
@@ -124,7 +124,10 @@ def least_squares(
     # Relative differences of a node's two sums of squares.
     enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
     first = (start, 0, xp.full([], np.inf, dtype))
-    return arrays.loop(lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first)[0]
+    x, _, error = arrays.loop(
+        lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first
+    )
+    return xp.where(xp.isnan(error), error, x)  # a trace cannot raise, and x would be the start
 
 
 def _pulls(

@@ -74,7 +74,8 @@ def find_gauge(
 
     Args:
         apply_fn: a function of the parameters and inputs that JAX can trace; close over anything
-            that is no array, such as `train=False`.
+            that is no array, such as `train=False`. Of a model in `jax.shard_map`, the function
+            inside: the map itself pins all that it is given.
         params: the parameters, or anything with their tree, shapes and dtypes (`jax.eval_shape`).
         *example_inputs: inputs, likewise; a small batch is as good as a large one.
         absorbing: whether to look for absorbing and approximate nodes; if not, the exact part is

@@ -53,7 +53,8 @@ class FoundGauge(Gauge):
             The largest deviation, relative to the largest output.
 
         Raises:
-            ValueError: if it is above the tolerance; it says by how much.
+            ValueError: if it is above the tolerance, it says by how much; or if all outputs are
+                zero, where nothing can be seen.
         """
         key = jax.random.key(0) if key is None else key
         moved = self.rescale(params, key, spread=0.5)
@@ -203,7 +204,8 @@ class RescalingGroup:
             The largest deviation, relative to the largest output.
 
         Raises:
-            ValueError: if it is above the tolerance; it says by how much.
+            ValueError: if it is above the tolerance, it says by how much; or if all outputs are
+                zero, where nothing can be seen.
         """
         logs = self._logs(params, jax.random.key(0) if key is None else key, 0.5)
         if self.approximate:
@@ -297,7 +299,7 @@ def _compare(
 ) -> float:
     before = jax.tree.leaves(apply_fn(params, *inputs))
     after = jax.tree.leaves(apply_fn(moved, *inputs))
-    worst = 0.0
+    worst, seen = 0.0, False
     for one, other in zip(map(jnp.asarray, before), map(jnp.asarray, after), strict=True):
         inexact = jnp.issubdtype(one.dtype, jnp.inexact)
         old, new = (np.asarray(x, np.result_type(np.asarray(x), np.float64)) for x in (one, other))
@@ -311,5 +313,11 @@ def _compare(
                 f"largest (tolerance {bound:.2g}); either the model is not the one traced, with "
                 "other inputs, branches or options, or its precision is low: verify in float64."
             )
-        worst = max(worst, float(gap))
+        worst, seen = max(worst, float(gap)), seen or size > 0
+    if not seen:
+        raise ValueError(
+            "verify compares outputs that are not zero, but at these parameters and inputs all are "
+            "(a last layer of zeros?), whatever the model; give parameters without such zeros, "
+            "jax.tree.map(lambda w: w + 0.1, params)."
+        )
     return worst

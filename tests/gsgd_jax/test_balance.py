@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize
 
 from gsgd_jax import balance, find_gauge, in_path_space, mlp_gauge, trivial_gauge
-from gsgd_jax.balance import usual_squares
+from gsgd_jax.balance import balancing_scales, usual_squares
 from gsgd_jax.coordinates.balanced import Balanced
 from tests.gsgd_jax.networks import apply, batch, furthest, perceptron, ravel
 from tests.gsgd_jax.tracing.models import MODELS
@@ -102,10 +102,9 @@ def test_dtypes_are_kept(dtype):
 def test_tolerance_and_max_steps_are_the_effort():
     params = perceptron(WIDTHS, False)
     gauge = mlp_gauge(params)
-    assert furthest(balance(params, gauge, max_steps=0), params) == 0
-    coming, going = norms(balance(params, gauge, tolerance=1e-2))
-    worst = np.abs(coming / going - 1).max()
-    assert 1e-12 < worst < 2e-2
+    for effort, least, most in (({"max_steps": 1}, 1e-2, 10), ({"tolerance": 1e-2}, 1e-12, 2e-2)):
+        coming, going = norms(balance(params, gauge, **effort))
+        assert least < np.abs(coming / going - 1).max() < most
 
 
 def test_traced_parameters_are_balanced_too():
@@ -182,3 +181,33 @@ def test_usual_squares_count_the_outputs_that_a_node_scales():
     stream = np.argmax(usual_squares(group)[0])
     assert usual_squares(group)[0][stream] == 3 * 16
     np.testing.assert_array_equal(np.delete(usual_squares(group)[0], stream), 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ([[1e20, 2.0]], [[1e-20], [-1.0]]),
+        ([[1e-24, 2.0]], [[1.0], [-1.0]]),
+        ([[1e30, 2.0]], [[1e-30], [-1e20]]),
+        ([[1e-30, 2.0]], [[0.0], [-1.0]]),
+    ],
+)
+def test_under_jit_squares_may_leave_the_range_of_the_weights(first, last):
+    """Float32 holds 1e20, but not its square: it once gave scales of 1, and no word."""
+    params = [jnp.asarray(first, jnp.float32), jnp.asarray(last, jnp.float32)]
+    gauge = mlp_gauge(params)
+    concrete = balancing_scales(params, gauge)
+    assert np.abs(np.log(concrete)).max() > 20
+    traced = jax.jit(lambda params: balancing_scales(params, gauge))(params)
+    np.testing.assert_allclose(traced, concrete, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("one_sided", [True, False])
+def test_under_jit_weights_that_are_not_finite_give_scales_that_are_none(bad, one_sided):
+    params = [jnp.array([[bad, 2.0]], jnp.float32), jnp.array([[1.0], [-1.0]], jnp.float32)]
+    gauge = mlp_gauge(params)
+    scales = jax.jit(lambda params: balancing_scales(params, gauge, one_sided=one_sided))(params)
+    assert np.isnan(scales).all()
+    with pytest.raises(ValueError, match="found from finite parameters, but 0 is not finite"):
+        balancing_scales(params, gauge)

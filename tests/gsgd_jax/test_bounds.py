@@ -15,6 +15,7 @@ from gsgd_jax import (
     mlp_gauge,
     weight_updates,
 )
+from gsgd_jax.coordinates.paths import coordinates_of
 from tests.gsgd_jax.networks import (
     apply,
     batch,
@@ -142,27 +143,56 @@ def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
     assert largest[None] > 1e19  # the control
 
 
-@pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
-def test_weights_beyond_the_bound_are_not_thrown_back(kind, unchecked):
-    """Weights loaded or rescaled in mid-run may lie beyond it: nothing forces them to move."""
+KINDS = pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
+
+
+def of_kind(kind):
+    """Parameters, their group and coordinates for it."""
     model = MODELS["gated" if kind == "section" else "mlp"]
     params, x = model.draw(0)
     coordinates = group = find_gauge(model.apply, params, x)
     if kind == "section":
         coordinates = choose_section(group, params)
     elif kind != "balanced":
-        coordinates = choose_skeleton(group, params, basis=kind)
+        coordinates = choose_skeleton(group, params, basis=kind, rule="largest")
+    return params, group, coordinates
+
+
+def fixed(coordinates):
+    """The numbers of the entries that have no coordinate of their own."""
+    none = np.zeros(0, int)
+    return getattr(coordinates, "entries", getattr(coordinates, "in_edges", none))
+
+
+@KINDS
+def test_weights_beyond_the_bound_are_not_thrown_back(kind, unchecked):
+    """Weights loaded or rescaled in mid-run may lie beyond it: nothing forces them to move."""
+    params, group, coordinates = of_kind(kind)
     far = group.act(params, jnp.full(group.num_nodes, 1e6))
     nothing = jax.tree.map(jnp.zeros_like, far)
     tx = in_path_space(optax.sgd(1.0), coordinates)
-    updates, _ = tx.update(nothing, tx.init(params), far)
+    state = tx.init(params)
+    updates, _ = tx.update(nothing, state, far)
     assert not ravel(updates).any()
     # A step further out is cut to none, one back is taken.
+    scaled = ravel(group.act(far, state.frame.scales))
+    growth = coordinates_of(coordinates).advised_growth
+    beyond = np.abs(scaled) > growth * float(state.frame.largest)
+    beyond[fixed(coordinates)] = False
+    assert beyond.sum() > 3
     for factor, moved in ((1.0, 0.0), (-0.5, 0.5)):
-        inner = optax.stateless(lambda _, v, by=factor: optax.tree.scale(by, v))
-        tx = in_path_space(inner, group)
-        end = optax.apply_updates(far, tx.update(nothing, tx.init(params), far)[0])
-        out = np.abs(ravel(far)) == np.abs(ravel(far)).max()
+        # Of directed paths, those that leave the skeleton's values, and so other weights, alone.
+        mask = np.ones(scaled.size)
+        mask[coordinates.out_edges if kind == "paths" else fixed(coordinates)] = 0
+        mask = jax.flatten_util.ravel_pytree(params)[1](jnp.asarray(mask))
+        inner = optax.stateless(
+            lambda _, v, by=factor, mask=mask: jax.tree.map(lambda a, m: by * a * m, v, mask)
+        )
+        end = optax.apply_updates(
+            far, in_path_space(inner, coordinates).update(nothing, state, far)[0]
+        )
+        out = beyond & (ravel(mask) > 0)
+        assert out.sum() > 3
         np.testing.assert_allclose(ravel(end)[out], ravel(far)[out] * (1 - moved), rtol=1e-12)
 
 
@@ -217,3 +247,64 @@ def test_each_kind_of_coordinates_advises_its_own_bound_on_weights(unchecked):
                 np.testing.assert_allclose(largest, reached, rtol=1e-6)
     with pytest.raises(ValueError, match='a number, "advised" or None, got "none"'):
         in_path_space(far, gauge, max_growth="none")
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@KINDS
+def test_a_gradient_that_is_not_finite_gives_a_step_that_is_not(kind, bad, unchecked):
+    """A bound that cuts infinity would make a finite jump of it, and hide a divergence."""
+    params, _, coordinates = of_kind(kind)
+    tx = in_path_space(optax.sgd(0.1), coordinates)
+    state = tx.init(params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    unravel = jax.flatten_util.ravel_pytree(params)[1]
+    update = jax.jit(tx.update)
+    for entry in np.setdiff1d(np.arange(sum(sizes)), fixed(coordinates)):
+        grads = np.ones(sum(sizes))
+        grads[entry] = bad
+        updates = ravel(update(unravel(jnp.asarray(grads)), state, params)[0])
+        assert not np.isfinite(updates[entry]), entry
+
+
+@KINDS
+def test_every_entry_that_a_bound_cuts_is_counted(kind, unchecked):
+    params, _, coordinates = of_kind(kind)
+    out = optax.stateless(lambda _, v: jax.tree.map(lambda w: 1e9 * jnp.sign(w), v))
+    moving = sum(w.size for w in jax.tree.leaves(params)) - len(fixed(coordinates))
+    counts = []
+    for growth in ("advised", 2.0, None):
+        tx = in_path_space(out, coordinates, max_growth=growth, max_ratio=None)
+        update, state = jax.jit(tx.update), tx.init(params)
+        for _ in range(2):  # again at the bound, where nothing is left of a step
+            _, state = update(params, state, params)
+        counts.append(int(state.bounded))
+    outside = params["b3"].size if "b3" in params else 0  # which no bound speaks of
+    if kind != "paths":  # where growing values of the skeleton make other weights small
+        assert counts == [2 * (moving - outside)] * 2 + [0]
+    assert counts[1] >= counts[0] > 0 == counts[2]
+
+
+@pytest.mark.parametrize(("size", "count"), [(1e9, 1), (1e-3, 0)])
+def test_of_one_entry_one_is_counted(size, count, unchecked):
+    params, _, group = of_kind("balanced")
+    steps = jax.tree.map(jnp.zeros_like, params)
+    steps["w3"] = steps["w3"].at[1, 0].set(size)
+    tx = in_path_space(optax.stateless(lambda *_: steps), group)
+    assert int(tx.update(params, tx.init(params), params)[1].bounded) == count
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_targets_far_beyond_the_start_are_seen_to_press_against_the_bound(unchecked):
+    """As in a network whose outputs should be a hundred thousand times as large."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [jax.random.normal(keys[0], (2, 8)), 0.3 * jax.random.normal(keys[1], (8, 1))]
+    x = jax.random.normal(keys[2], (64, 2))
+
+    def squared(params, x):
+        return jnp.mean((jax.nn.relu(x @ params[0]) @ params[1] / 1e5 - x[:, :1]) ** 2)
+
+    for growth, cut in (("advised", True), (None, False)):
+        tx = in_path_space(optax.adam(3.0), mlp_gauge(params), max_growth=growth)
+        end, state = train(tx, params, x, 1000, loss=squared)
+        assert (int(state.bounded) > 0) == cut
+        assert (squared(end, x) > 0.1) == cut

@@ -113,3 +113,42 @@ def sharded():
 
 def test_sharded_parameters_keep_their_shardings_and_none_is_gathered():
     run_on_eight_devices("tests.gsgd_jax.test_sharding:sharded")
+
+
+def one_mesh(function):
+    """A function inside of a manual mesh of one device, over a leading axis of size 1."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("copies",))
+    spec = jax.sharding.PartitionSpec("copies")
+
+    def of_one(tree):
+        found = function(jax.tree.map(lambda leaf: leaf[0], tree))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+
+    return jax.jit(jax.shard_map(of_one, mesh=mesh, in_specs=spec, out_specs=spec))
+
+
+def test_a_first_state_can_be_made_inside_of_a_manual_mesh():
+    """Where loops must begin with values that vary over the mesh as later ones do."""
+    draw = np.random.default_rng(0).normal
+    recurrent = [jnp.asarray(draw(size=s), jnp.float32) for s in ((3, 4), (4, 4), (4, 2))]
+    recurrent[2] = jnp.zeros_like(recurrent[2])  # so that a knot is looked at too
+
+    def network(params, x):
+        for _ in range(2):
+            h = jax.nn.relu(x @ params[0])
+            h = jax.nn.relu(x @ params[0] + h @ params[1])
+        return h @ params[2]
+
+    dense = perceptron([3, 5, 4, 2], bias=True, dtype=jnp.float32)
+    groups = (mlp_gauge(dense), find_gauge(network, recurrent, jnp.ones((1, 3))))
+    for params, group in zip((dense, recurrent), groups, strict=True):
+        tx = in_path_space(optax.sgd(0.1), group)
+
+        def step(params, tx=tx):
+            state = tx.init(params)
+            return tx.update(params, state, params)[0], state.frame.scales
+
+        whole = jax.tree.map(lambda leaf: leaf[None], params)
+        found = one_mesh(step)(whole)
+        for got, due in zip(jax.tree.leaves(found), jax.tree.leaves(step(params)), strict=True):
+            np.testing.assert_allclose(got[0], due, rtol=1e-5, atol=1e-6)

@@ -107,3 +107,21 @@ def test_verify_says_by_how_much():
     gauge = find_gauge(model.apply, params, x)
     with pytest.raises(ValueError, match=r"moved them by \d.* of the largest"):
         gauge.verify(lambda p, x: jnp.tanh(x @ p["w1"]), params, x)
+
+
+def test_verify_does_not_pass_where_nothing_can_be_seen():
+    """A tanh network is none that a ReLU network's group fits, but with a head of zeros it was."""
+
+    def network(activation):
+        return lambda w, x: activation(x @ w[0]) @ w[1]
+
+    draw = np.random.default_rng(0).normal
+    params, x = [jnp.asarray(draw(size=(3, 4)), jnp.float32), jnp.zeros((4, 2))], jnp.ones((1, 3))
+    gauge = find_gauge(network(jax.nn.relu), params, x)
+    for activation in (jnp.tanh, jax.nn.relu):
+        with pytest.raises(ValueError, match=r"these parameters and inputs all are .* w \+ 0.1"):
+            gauge.verify(network(activation), params, x)
+    there = jax.tree.map(lambda w: w + 0.1, params)
+    assert gauge.verify(network(jax.nn.relu), there, x) < 1e-5
+    with pytest.raises(ValueError, match="it moved them by"):
+        gauge.verify(network(jnp.tanh), there, x)
