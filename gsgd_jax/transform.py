@@ -24,7 +24,7 @@ class PathSpaceState(NamedTuple):
     inner_state: optax.OptState  # of the inner transformation, whose parameters are path values
     frame: Any  # what the coordinates keep fixed along a run: the balanced frame of its start
     least_ratio: jax.Array  # shape=(), dtype=float32: smallest v'/v last asked for on the skeleton
-    bounded: jax.Array  # shape=(), dtype=int32: how many entries' steps bounds have shortened
+    bounded: jax.Array  # shape=(), dtype=int32: how many skeleton steps were shortened so far
 
 
 def in_path_space(
@@ -88,11 +88,14 @@ def in_path_space(
     skeleton anew from the present weights, which does not change the function, and go on with
     `change_skeleton`.
 
-    The state counts in `bounded` on how many entries either bound has acted, over all steps: 0
-    says that a run is as it would be without.
+    The state counts in `bounded` how often the first of the two has acted, over all steps. What
+    `max_growth` cuts is not counted, which would take a third of a step's time on CPU: to know
+    whether it acts on a run, compare with `max_growth=None`.
 
-    A gradient with NaN or infinity in it is let through, since nothing can be raised from a
-    compiled step; `optax.apply_if_finite` around the whole transformation leaves such steps out.
+    A gradient with NaN in it is let through, since nothing can be raised from a compiled step. The
+    step of an infinite one is cut at the bounds like any that is too long: to see a run overflow,
+    look at gradients or losses, not at weights. `optax.apply_if_finite` around the whole
+    transformation looks at gradients, and leaves both kinds of steps out.
 
     Args:
         inner: any optax transformation; it sees path values as parameters, and zero at entries

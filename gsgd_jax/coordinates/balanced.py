@@ -122,15 +122,13 @@ class BalancedChart(NamedTuple):
     ) -> tuple[optax.Updates, StepInfo]:
         """Δw = u / f, where u takes no balanced weight beyond `max_growth`."""
         leaves, weights = (self.coordinates.leaves(tree) for tree in (steps, self.params))
-        bounded = jnp.zeros([], jnp.int32)
         for i, parts in enumerate(self.frame.parts):
             if parts:
                 value = multiplied(weights[i].astype(self.dtype), parts)
-                step, cut = within(leaves[i].astype(self.dtype), value, self.frame, max_growth)
-                bounded = bounded + cut
+                step = within(leaves[i].astype(self.dtype), value, self.frame, max_growth)
                 leaves[i] = cast_like(multiplied(step, self.frame.inverses[i]), leaves[i])
-        info = StepInfo(jnp.ones([], self.dtype), bounded)
-        return jax.tree.unflatten(jax.tree.structure(steps), leaves), info
+        nothing = StepInfo(jnp.ones([], self.dtype), jnp.zeros([], jnp.int32))
+        return jax.tree.unflatten(jax.tree.structure(steps), leaves), nothing
 
     def _scaled(self, tree: optax.Params, parts: list[tuple[jax.Array, ...]]) -> optax.Params:
         """Every leaf times its factor."""

@@ -8,10 +8,10 @@ import optax
 
 
 class StepInfo(NamedTuple):
-    """What bounds did to a step in path space, and what it asked of the free skeleton entries."""
+    """What a step in path space did to the free skeleton entries, whose signs are coordinates."""
 
     least_ratio: jax.Array  # shape=(), working dtype: smallest v'/v asked for; <= 0: sign crossed
-    bounded: jax.Array  # shape=(), dtype=int32: how many entries' steps were shortened
+    bounded: jax.Array  # shape=(), dtype=int32: how many of their steps were shortened
 
 
 @runtime_checkable

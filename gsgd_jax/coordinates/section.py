@@ -188,18 +188,17 @@ class SectionChart(NamedTuple):
         max_growth: chex.Numeric | None = None,
     ) -> tuple[optax.Updates, StepInfo]:
         """Δw = u / f, and 0 at pivots."""
-        info = StepInfo(jnp.ones([], self.dtype), jnp.zeros([], jnp.int32))
+        nothing = StepInfo(jnp.ones([], self.dtype), jnp.zeros([], jnp.int32))
         updates = self._scaled(steps, inverse=True)
         if self.frame is None or max_growth is None:
-            return updates, info
+            return updates, nothing
         leaves, weights = self.section.leaves(updates), self.section.leaves(self.params)
         for i, factor in enumerate(self.factors):
             if factor is not None:
                 update, weight = (tree[i].astype(self.dtype) for tree in (leaves, weights))
-                held, cut = held_within(update, weight, i, self.frame, max_growth)
+                held = held_within(update, weight, i, self.frame, max_growth)
                 leaves[i] = cast_like(held, leaves[i])
-                info = info._replace(bounded=info.bounded + cut)
-        return jax.tree.unflatten(jax.tree.structure(updates), leaves), info
+        return jax.tree.unflatten(jax.tree.structure(updates), leaves), nothing
 
     def _scaled(
         self,

@@ -103,8 +103,7 @@ class SkeletonChart(NamedTuple):
             if tree is not None:
                 update = jnp.where(tree, 0, update)
             if self.frame is not None and max_growth is not None:
-                update, cut = held_within(update, weight, i, self.frame, max_growth)
-                info = info._replace(bounded=info.bounded + cut)
+                update = held_within(update, weight, i, self.frame, max_growth)
             leaves[i] = cast_like(update, leaves[i])
         return jax.tree.unflatten(jax.tree.structure(steps), leaves), info
 
@@ -115,8 +114,7 @@ class SkeletonChart(NamedTuple):
         max_growth: chex.Numeric | None,
     ) -> tuple[jax.Array, StepInfo, tuple[jax.Array, jax.Array] | None]:
         """v'_s / v_s - 1 at every node's free entry, within bounds; which were out of them."""
-        steps_there = self._free_values(steps)
-        asked = steps_there * self.over_tail * self.over_head
+        asked = self._free_values(steps) * self.over_tail * self.over_head
         asked = asked.at[-1].set(0)
         least = jnp.min(take(1 + asked, self.skeleton.free_nodes), initial=jnp.inf)
         least = least if self.skeleton.free_nodes.size else jnp.ones([], self.dtype)
@@ -129,7 +127,7 @@ class SkeletonChart(NamedTuple):
             # them at most max_growth times as large: below |v_s| = ε it shrinks no more.
             size = jnp.abs(self._free_in_frame()) * jnp.asarray(max_growth, self.dtype)
             low = jnp.maximum(low, jnp.minimum(1 / size, 1.0))
-        beyond = ((1 + asked < low) | (1 + asked > most)) & jnp.isfinite(steps_there)
+        beyond = (1 + asked < low) | (1 + asked > most)
         change = jnp.where(beyond, jnp.clip(1 + asked, low, most) - 1, asked)
         counted = take(beyond, self.skeleton.free_nodes)
         info = StepInfo(least, jnp.sum(counted, dtype=jnp.int32))

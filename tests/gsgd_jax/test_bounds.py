@@ -251,10 +251,11 @@ def test_each_kind_of_coordinates_advises_its_own_bound_on_weights(unchecked):
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 @KINDS
-def test_a_gradient_that_is_not_finite_gives_a_step_that_is_not(kind, bad, unchecked):
-    """A bound that cuts infinity would make a finite jump of it, and hide a divergence."""
+def test_without_bounds_a_gradient_that_is_not_finite_gives_a_step_that_is_not(
+    kind, bad, unchecked
+):
     params, _, coordinates = of_kind(kind)
-    tx = in_path_space(optax.sgd(0.1), coordinates)
+    tx = in_path_space(optax.sgd(0.1), coordinates, max_growth=None, max_ratio=None)
     state = tx.init(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     unravel = jax.flatten_util.ravel_pytree(params)[1]
@@ -266,35 +267,21 @@ def test_a_gradient_that_is_not_finite_gives_a_step_that_is_not(kind, bad, unche
         assert not np.isfinite(updates[entry]), entry
 
 
-@KINDS
-def test_every_entry_that_a_bound_cuts_is_counted(kind, unchecked):
-    params, _, coordinates = of_kind(kind)
-    out = optax.stateless(lambda _, v: jax.tree.map(lambda w: 1e9 * jnp.sign(w), v))
-    moving = sum(w.size for w in jax.tree.leaves(params)) - len(fixed(coordinates))
-    counts = []
-    for growth in ("advised", 2.0, None):
-        tx = in_path_space(out, coordinates, max_growth=growth, max_ratio=None)
-        update, state = jax.jit(tx.update), tx.init(params)
-        for _ in range(2):  # again at the bound, where nothing is left of a step
-            _, state = update(params, state, params)
-        counts.append(int(state.bounded))
-    outside = params["b3"].size if "b3" in params else 0  # which no bound speaks of
-    if kind != "paths":  # where growing values of the skeleton make other weights small
-        assert counts == [2 * (moving - outside)] * 2 + [0]
-    assert counts[1] >= counts[0] > 0 == counts[2]
-
-
-@pytest.mark.parametrize(("size", "count"), [(1e9, 1), (1e-3, 0)])
-def test_of_one_entry_one_is_counted(size, count, unchecked):
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_the_bound_cuts_infinite_steps_and_hides_no_nan(bad, unchecked):
     params, _, group = of_kind("balanced")
-    steps = jax.tree.map(jnp.zeros_like, params)
-    steps["w3"] = steps["w3"].at[1, 0].set(size)
-    tx = in_path_space(optax.stateless(lambda *_: steps), group)
-    assert int(tx.update(params, tx.init(params), params)[1].bounded) == count
+    tx = in_path_space(optax.sgd(0.1), group)
+    state = tx.init(params)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    grads["w3"] = grads["w3"].at[1, 0].set(bad)
+    updates, _ = tx.update(grads, state, params)
+    moved = group.act(optax.apply_updates(params, updates), state.frame.scales)["w3"][1, 0]
+    limit = 100 * float(state.frame.largest)
+    np.testing.assert_allclose(moved, -np.sign(bad) * limit if np.isinf(bad) else np.nan)
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_targets_far_beyond_the_start_are_seen_to_press_against_the_bound(unchecked):
+def test_targets_far_beyond_the_start_need_the_bound_lifted(unchecked):
     """As in a network whose outputs should be a hundred thousand times as large."""
     keys = jax.random.split(jax.random.key(0), 3)
     params = [jax.random.normal(keys[0], (2, 8)), 0.3 * jax.random.normal(keys[1], (8, 1))]
@@ -305,6 +292,5 @@ def test_targets_far_beyond_the_start_are_seen_to_press_against_the_bound(unchec
 
     for growth, cut in (("advised", True), (None, False)):
         tx = in_path_space(optax.adam(3.0), mlp_gauge(params), max_growth=growth)
-        end, state = train(tx, params, x, 1000, loss=squared)
-        assert (int(state.bounded) > 0) == cut
+        end, _ = train(tx, params, x, 1000, loss=squared)
         assert (squared(end, x) > 0.1) == cut
