@@ -48,7 +48,7 @@ from benchmarks.latent.reports.segments import segments
 from common.results.comparison import Difference, interval
 from common.results.power import smallest_visible, told_apart
 from common.results.records import Record
-from common.results.tables import metric
+from common.results.tables import markdown, metric
 
 Scores = Mapping[str, Mapping[int, float]]
 """Test accuracy by method and seed."""
@@ -89,7 +89,7 @@ def domains(measured: Measured) -> Finding:
     coloured digits. The best other method is the best by what the rule looks at, as its settings
     are: the best of many by test accuracy would be above itself.
     """
-    parts, over_best, over_erm = [], [], []
+    rows, over_best, over_erm = [], [], []
     for task, rule, every, learnt, choice in _tables(measured):
         scores = {method: seeds for method, seeds in every.items() if seeds}
         if not {LACIM, "ERM"} <= scores.keys():
@@ -104,9 +104,9 @@ def domains(measured: Measured) -> Finding:
             comparisons.append(
                 Comparison(f"{task} by {rule}", gain, HOPED[task], learnt, ALLOWED[task])
             )
-        shown = [f"{m} {100 * means[m]:.1f}" for m in (LACIM, POOLED, "ERM") if m in means]
-        shown += [f"best other {best} {100 * means[best]:.1f}" for best, _ in bases[1:]]
-        parts.append(f"{task}, chosen by {rule}: {', '.join(shown)}")
+        shown = [f"{100 * means[m]:.1f}" if m in means else "" for m in (LACIM, POOLED, "ERM")]
+        best = next((f"{name} {100 * means[name]:.1f}" for name, _ in bases[1:]), "")
+        rows.append([task, rule, *shown, best])
     if not over_erm:
         return INCOMPLETE
     headline = f"LaCIM against ERM {in_short(over_erm)}"
@@ -128,7 +128,8 @@ def domains(measured: Measured) -> Finding:
             f"domains: {verdict(over_best)}. {figures}"
         )
         word = joint(word, verdict(over_best))
-    return Finding(word, headline, f"{figures} Test accuracies, %: {'; '.join(parts)}.")
+    table = markdown(["test accuracy, %", "chosen by", LACIM, POOLED, "ERM", "best other"], rows)
+    return Finding(word, headline, f"{figures}\n\n{table}")
 
 
 def _seedwise(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
