@@ -13,6 +13,7 @@ from benchmarks.delay import images as asynchronous_images
 from benchmarks.delay.images import Case, cases, waited_for
 from benchmarks.delay.report import ALL_SYNCHRONOUS, ASGD, METHODS, SGD, SYNCHRONOUS
 from benchmarks.delay.training import Run, Trainer
+from benchmarks.harness import registry
 from benchmarks.harness.courses import rates_of
 from benchmarks.harness.halving import TUNING, UNFINISHED, Halving
 from benchmarks.harness.registry import Context
@@ -60,7 +61,7 @@ def test_halving_tries_steps_on_a_part_of_the_epochs(tmp_path, standard_promotio
     assert [(r.setting["learning_rate"], r.seed) for r in tried] == [(0.02, 0), (0.05, 0)]
     best = max(tried, key=lambda r: r.metrics["validation_accuracy"]).setting["learning_rate"]
     assert [(r.setting["learning_rate"], r.seed) for r in ended] == [(best, 0), (best, 1)]
-    assert [list(r.curve["gradients"]) for r in (tried[0], ended[0])] == [[40], [40, 80]]
+    assert [list(r.curve["gradients"]) for r in (tried[0], ended[0])] == [[36], [36, 72]]
     assert "with 1 epoch" in dcasgd_cifar10.tables(found)
     # Stopped in its search it has no curves of the whole budget, and says so.
     assert [path.name for path in dcasgd_cifar10.plots(tried, tmp_path)] == ["steps.png"]
@@ -86,6 +87,21 @@ def test_cases_and_rounds():
     assert found.count(Case(SGD, 1)) == 1
     assert len(found) == 1 + 2 * (len(METHODS) - 1)
     assert [waited_for(Case(m, 8)) for m in (ALL_SYNCHRONOUS, SYNCHRONOUS, ASGD)] == [8, 6, None]
+
+
+@pytest.mark.parametrize("experiment", [dcasgd_cifar10, dcasgd_imagenet])
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "day", "full"])
+def test_runs_of_some_methods_see_as_many_gradients_as_runs_of_all(preset, experiment):
+    whole = experiment.PRESETS[preset]
+    budgets = {1, whole.epochs} if whole.halving else {whole.epochs}
+    for settings in (asynchronous_images.shortened(whole, epochs) for epochs in budgets):
+        arrivals = 3000 * settings.epochs + 7
+        due = asynchronous_images.whole_rounds(arrivals, settings)
+        assert 0 < due < arrivals
+        for method in whole.methods:
+            part = registry.with_methods(settings, [method])
+            assert part.methods == (method,)
+            assert asynchronous_images.whole_rounds(arrivals, part) == due
 
 
 def test_too_few_gradients_for_a_round_are_refused():
@@ -134,4 +150,4 @@ def test_a_run_that_was_stopped_before_asgd_has_no_figure_and_says_so(records, t
     synchronous = [record for record in records if record.method == SYNCHRONOUS]
     assert dcasgd_cifar10.plots(synchronous, tmp_path) == []
     assert dcasgd_imagenet.plots(synchronous, tmp_path) == []
-    assert dcasgd_cifar10.tables(synchronous) == UNFINISHED
+    assert dcasgd_cifar10.tables(synchronous) == "ASGD was not run yet."

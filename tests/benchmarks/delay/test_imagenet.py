@@ -14,8 +14,8 @@ from benchmarks.harness.registry import Context
 from common.progress import Silent
 
 SETTINGS = dataclasses.replace(
-    dcasgd_imagenet.PRESETS["smoke"], data="digits8x8", methods=(ASGD,), depth=8, width=0.125,
-    train_size=40, test_size=20, batch_size=2, evaluations=2, image_size=8,
+    dcasgd_imagenet.PRESETS["smoke"], data="digits8x8", methods=(ASGD,), rounds=(ASGD,),
+    depth=8, width=0.125, train_size=40, test_size=20, batch_size=2, evaluations=2, image_size=8,
 )  # fmt: skip
 
 
