@@ -242,7 +242,7 @@ def test_where_steps_were_halved_the_whole_budget_is_judged_and_all_steps_tried_
     lines = delay({"dcasgd_digits": [*late, *ended]}).figures.splitlines()
     (row,) = [line for line in lines if line.startswith("| digits")]
     assert [cell.strip() for cell in row.split("|")[1:-1]] == [
-        "digits, 8, 0.2",
+        "digits, 8, 0.2 (after 1 epoch)",
         "10",
         "65",
         "65",
