@@ -164,6 +164,6 @@ def _searches(measured: Measured) -> Iterator[Target]:
             default = authors_search.of_default(runs)
             yield _target(
                 SEARCH, f", {decoder}, to the authors' objective,", min(ratios),
-                f"times their loop in PyTorch ({default:.1f} by default, to a better objective)",
+                f"times their loop in PyTorch, {default:.1f} by default to a better one",
                 authors_search.TARGET, turns(theirs[0], ours),
             )  # fmt: skip
