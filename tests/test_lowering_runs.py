@@ -79,7 +79,7 @@ def test_a_step_with_convolutions_is_scanned_on_all_but_cpu(backend, taken, monk
 def test_runs_of_simulated_workers(method):
     settings: Settings = dataclasses.replace(
         dcasgd_cifar10.PRESETS["full"], depth=8, width=0.25, workers=(4,), methods=(method,),
-        batch_size=4, epochs=1, evaluations=1, bfloat16=True,
+        rounds=(method,), batch_size=4, epochs=1, evaluations=1, bfloat16=True,
     )  # fmt: skip
     part = jnp.zeros((32, 8, 8, 3)), jnp.zeros(32, jnp.int32)
     trainer = Trainer(

@@ -115,11 +115,8 @@ def least_squares(
         if held is not None:  # alike in a set, for the solution to leave its common scale alone
             diagonal = xp.where(held, diagonal - centred(diagonal), diagonal)
         direction = conjugate_gradients(hessian, target, diagonal, arrays)
-        furthest = incidence.most_parts * xp.max(xp.abs(incidence.logs(direction, xp)), initial=0)
-        longest = 2 * furthest + jnp.finfo(dtype).tiny  # at least by how much any entry's log moves
-        newton = direction * xp.log1p(longest) / longest
         own = alone_step * (xp.log(leaving) - xp.log(entering))
-        return x + centred(xp.where(far, own, newton)), steps + 1, error
+        return x + centred(xp.where(far, own, _damped(direction, incidence, xp))), steps + 1, error
 
     # Relative differences of a node's two sums of squares.
     enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
@@ -128,6 +125,14 @@ def least_squares(
         lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first
     )
     return xp.where(xp.isnan(error), error, x)  # a trace cannot raise, and x would be the start
+
+
+def _damped(direction: Any, incidence: Incidence, xp: Any) -> Any:
+    """Newton's step, shortened where it is long, so that no line search is needed."""
+    furthest = incidence.most_parts * xp.max(xp.abs(incidence.logs(direction, xp)), initial=0)
+    # At least by how much the logarithm of any entry moves.
+    longest = 2 * furthest + jnp.finfo(direction.dtype).tiny
+    return direction * xp.log1p(longest) / longest
 
 
 def _pulls(
