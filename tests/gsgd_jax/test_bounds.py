@@ -16,6 +16,7 @@ from gsgd_jax import (
     weight_updates,
 )
 from gsgd_jax.coordinates.paths import coordinates_of
+from tests.gsgd_jax.kinds import KINDS, of_kind
 from tests.gsgd_jax.networks import (
     apply,
     batch,
@@ -141,21 +142,6 @@ def test_weights_stay_bounded_however_long_a_value_presses_against_zero():
         largest[growth] = np.abs(ravel(scaled)).max() / float(state.frame.largest)
     assert 100 < largest[1024.0] <= 1024 * (1 + 1e-12)
     assert largest[None] > 1e19  # the control
-
-
-KINDS = pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
-
-
-def of_kind(kind):
-    """Parameters, their group and coordinates for it."""
-    model = MODELS["gated" if kind == "section" else "mlp"]
-    params, x = model.draw(0)
-    coordinates = group = find_gauge(model.apply, params, x)
-    if kind == "section":
-        coordinates = choose_section(group, params)
-    elif kind != "balanced":
-        coordinates = choose_skeleton(group, params, basis=kind, rule="largest")
-    return params, group, coordinates
 
 
 def fixed(coordinates):

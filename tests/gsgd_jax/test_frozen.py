@@ -10,29 +10,25 @@ import optax
 import pytest
 
 import gsgd_jax
-from gsgd_jax import choose_section, choose_skeleton, find_gauge, in_path_space, path_values
+from gsgd_jax import in_path_space, path_values
 from gsgd_jax.gauge import unmasked_leaves
+from tests.gsgd_jax.kinds import KINDS, model_of, of_kind
 from tests.gsgd_jax.networks import furthest, ravel
-from tests.gsgd_jax.tracing.models import MODELS
 
 pytestmark = pytest.mark.usefixtures("x64", "unchecked")
 FROZEN = "optax.chain(inner, optax.masked(optax.set_to_zero(), frozen))"
 
 
 def problem(kind):
-    model = MODELS["gated" if kind == "section" else "mlp"]
-    params, x = model.draw(0)
-    coordinates = group = find_gauge(model.apply, params, x)
-    if kind == "section":
-        coordinates = choose_section(group, params)
-    elif kind != "balanced":
-        coordinates = choose_skeleton(group, params, basis=kind, rule="largest")
+    params, group, coordinates = of_kind(kind)
+    model = model_of(kind)
+    _, x = model.draw(0)
     moved = group.rescale(params, jax.random.key(0))
     grads = jax.grad(lambda w: jnp.mean((model.apply(w, x) - 1) ** 2))(moved)
     return moved, coordinates, grads
 
 
-@pytest.mark.parametrize("kind", ["balanced", "paths", "cycles", "section"])
+@KINDS
 def test_frozen_leaves_stand_still(kind):
     params, coordinates, grads = problem(kind)
     names = list(params)
