@@ -42,8 +42,18 @@ def small_multiples(
 def share_range(panels: Sequence[Axes], of: str) -> None:
     """Gives panels that are to be compared one range of abscissae, "x", or of ordinates, "y"."""
     limits = np.array([getattr(axes, f"get_{of}lim")() for axes in panels])
+    low, high = limits[:, 0].min(), limits[:, 1].max()
+    if all(getattr(axes, f"get_autoscale{of}_on")() for axes in panels):
+        # The margin of a panel of narrow range is narrow in the range of all, and cuts its marks.
+        data = np.array([getattr(axes.dataLim, f"interval{of}") for axes in panels])
+        scale = getattr(panels[0], f"{of}axis").get_transform()
+        ends = scale.transform(np.array([data.min(), data.max()]))
+        if np.isfinite(ends).all():
+            margin = 0.05 * (ends[1] - ends[0])
+            wide = scale.inverted().transform(ends + np.array([-margin, margin]))
+            low, high = min(low, wide[0]), max(high, wide[1])
     for axes in panels:
-        axes.set(**{f"{of}lim": (limits[:, 0].min(), limits[:, 1].max())})
+        axes.set(**{f"{of}lim": (low, high)})
 
 
 def legend_outside(grid: np.ndarray) -> None:

@@ -39,6 +39,29 @@ def test_panels_share_a_legend_and_the_range_of_their_row(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("scale", "low", "top"), [("linear", 10.0, 97.0), ("log", 1e-3, 97.0)])
+def test_a_panel_of_narrow_range_keeps_its_marks_whole(scale, low, top, tmp_path):
+    """Its own margin, of 7 units, would leave half a mark outside of a range of 87."""
+    with small_multiples(tmp_path / "p.png", [""], ["a", "b"], labels=("x", "y")) as panels:
+        for column, ends in (("a", (low, 20.0)), ("b", (90.0, top))):
+            panels["", column].plot([0, 1], ends, "o")
+            panels["", column].set_yscale(scale)
+    of = np.log10 if scale == "log" else np.asarray
+    (bottom, end), *others = [of(axes.get_ylim()) for axes in panels.values()]
+    assert all((other == (bottom, end)).all() for other in others)
+    share = 0.045 * (of(top) - of(low))
+    assert bottom < of(low) - share
+    assert end > of(top) + share
+
+
+def test_a_range_that_was_set_stays(tmp_path):
+    with small_multiples(tmp_path / "p.png", [""], ["a", "b"], labels=("x", "y")) as panels:
+        for axes in panels.values():
+            axes.plot([0, 1], [0, 100])
+            axes.set_ylim(0, 100)
+    assert {axes.get_ylim() for axes in panels.values()} == {(0.0, 100.0)}
+
+
 def test_a_metric_is_drawn_against_what_runs_are_grouped_by(tmp_path):
     path = tmp_path / "panels.png"
     with small_multiples(path, [""], [""], labels=("x", "y")) as panels:
