@@ -228,14 +228,14 @@ def with_methods(settings: Any, methods: Sequence[str]) -> Any:
         UnknownNameError: if one is not among them.
         NoMethodsError: if the experiment has no choice of methods.
     """
-    known = getattr(settings, "methods", ())
-    for method in methods:
-        if not known:
-            raise NoMethodsError("this experiment has no choice of methods; leave --methods out.")
-        if method not in known:
-            raise UnknownNameError("method of this preset", method, known)
     if not methods:
         return settings
+    known = getattr(settings, "methods", ())
+    if not known:
+        raise NoMethodsError("this experiment has no choice of methods; leave --methods out.")
+    for method in methods:
+        if method not in known:
+            raise UnknownNameError("method of this preset", method, known)
     return dataclasses.replace(settings, methods=tuple(m for m in known if m in methods))
 
 
@@ -277,10 +277,12 @@ def preset_of(name: str, origin: Mapping[str, Any]) -> str:
     names = sorted(presets, key=lambda preset: preset != recorded)
     if "configuration" not in origin:
         return recorded
+    # Of the recorded name first: a part of one preset may be the whole of another.
+    if _has_all_but_methods(presets[recorded], origin):
+        return recorded
     exact = (preset for preset in names if not changed(presets[preset], origin))
     part = (preset for preset in names if _has_all_but_methods(presets[preset], origin))
-    own = recorded if _has_all_but_methods(presets[recorded], origin) else None
-    return own or next(exact, None) or next(part, recorded)
+    return next(exact, None) or next(part, recorded)
 
 
 def _has_all_but_methods(settings: Any, origin: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from benchmarks.latent.reports.segments import HEADS
 from lacim_jax import (
     BERNOULLI,
     ERM,
@@ -198,9 +199,6 @@ def _bound(build: Callable[[Sizes], LaCIM]) -> Method:
         _best_start, takes_domains=True, searches=True,
     )  # fmt: skip
 
-
-HEADS = "LaCIM, a head a domain"
-"""The encoder of the authors' code, beside the one that is LaCIM's by default."""
 
 METHODS: dict[str, Method] = {
     "ERM": Method(

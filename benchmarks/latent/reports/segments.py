@@ -13,6 +13,7 @@ SEGMENTS = "none"
 """In place of the confounder, in the settings of these records."""
 POOLED, LACIM = "Pool-LaCIM", "LaCIM"
 HEADS = "LaCIM, a head a domain"
+"""The encoder of the authors' code, beside the one that is LaCIM's by default."""
 ICA, PCA, SEEN = "linear ICA", "PCA", "x as it is"
 LINEAR = (ICA, PCA, SEEN)
 """What no network is needed for."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks.latent.methods import METHODS, Hyper, Method, Ramp, Sizes, modules
 from benchmarks.latent.reports.fonts import CORRELATED, ERM, NEVER, POOLED
-from lacim_jax import Examples, LaCIM, SharedEvidence, lacim_loss
+from lacim_jax import Examples, LaCIM, lacim_loss
 from lacim_jax.erm import LossFn
 
 
@@ -26,7 +26,6 @@ def _build(sizes: Sizes, *, pooled: bool, correlated: bool) -> LaCIM:
     return LaCIM(
         *modules(sizes), num_domains=1 if pooled else sizes.num_domains, s_dim=sizes.s_dim,
         v_dim=sizes.v_dim, likelihood=sizes.likelihood, correlated_prior=correlated,
-        posterior=SharedEvidence(),
     )  # fmt: skip
 
 

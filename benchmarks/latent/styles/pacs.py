@@ -50,8 +50,8 @@ import scipy.linalg
 
 from benchmarks.harness.registry import Context
 from benchmarks.latent import runs
-from benchmarks.latent.methods import HEADS
 from benchmarks.latent.reports import styles as report
+from benchmarks.latent.reports.segments import HEADS
 from benchmarks.latent.training import side_by_side
 from common.data import (
     PACS,

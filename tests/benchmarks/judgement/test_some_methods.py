@@ -147,6 +147,16 @@ def test_a_preset_that_was_renamed_is_filled_under_its_name_of_today(scores, tmp
     assert {r.origin["preset"] for r in records} == {"smoke", "day"}
 
 
+def test_a_part_of_one_preset_that_is_the_whole_of_another_is_kept_as_its_own(
+    scores, tmp_path, monkeypatch
+):
+    presets = {"smoke": Settings(methods=("LaCIM",)), "cpu": Settings()}
+    monkeypatch.setattr(registry.load("line"), "PRESETS", presets)
+    options = ["--preset", "cpu", "--seeds", "2", "--methods", "LaCIM"]
+    assert main(["line", *options, "--out", str(tmp_path / "results")]) == 0
+    assert evidence.take(tmp_path / "results") == tmp_path / "evidence" / "line" / "cpu.jsonl"
+
+
 def test_the_only_method_kept_may_be_taken_anew_at_other_settings(scores, tmp_path, monkeypatch):
     assert taken(tmp_path, "LaCIM") == 0
     monkeypatch.setattr(registry.load("line"), "PRESETS", {"smoke": Settings(steps=9)})
