@@ -4,5 +4,11 @@ Each is a Python file in jupytext's percent format, written by hand, and an .ipy
 `python -m benchmarks.notebooks`, with its outputs.
 """
 
-NAMES = ("path_space", "delayed_gradients", "latent_causes", "delay_in_path_space")
+NAMES = (
+    "path_space",
+    "delayed_gradients",
+    "latent_causes",
+    "identified_latents",
+    "delay_in_path_space",
+)
 """The notebooks, in the order of reading."""

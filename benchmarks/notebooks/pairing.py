@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,17 @@ def run(notebook: Notebook, *, timeout: float = 600.0) -> Notebook:
         record_timing=False,
         resources={"metadata": {"path": str(ROOT)}},
     )
-    manager = client.create_kernel_manager()
-    if os.name == "posix":
-        manager.transport = "ipc"  # sockets of the file system: no port, no network
-    try:
-        client.execute(env=env)
-    except (CellExecutionError, DeadKernelError, TimeoutError) as error:
-        raise NotebookError(f"a cell failed:\n{_ANSI.sub('', str(error)).strip()}") from error
+    with tempfile.TemporaryDirectory() as own:
+        manager = client.create_kernel_manager()
+        if os.name == "posix":
+            manager.transport = "ipc"  # sockets of the file system: no port, no network
+            # By default all kernels have theirs in the working folder, under the same names, and
+            # two that start together hear each other.
+            manager.ip = str(Path(own) / "kernel")
+        try:
+            client.execute(env=env)
+        except (CellExecutionError, DeadKernelError, TimeoutError) as error:
+            raise NotebookError(f"a cell failed:\n{_ANSI.sub('', str(error)).strip()}") from error
     notebook.metadata["language_info"] = {"file_extension": ".py", "name": "python"}
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):

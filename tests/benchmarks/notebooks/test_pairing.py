@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import pathlib
 import re
 
+import nbclient
 import pytest
 from PIL import Image
 
@@ -16,10 +18,11 @@ LARGEST = 300_000
 FIGURES = {
     "path_space": 4,
     "delayed_gradients": 5,
-    "latent_causes": 2,
+    "latent_causes": 1,
+    "identified_latents": 1,
     "delay_in_path_space": 2,
 }
-TRAINING = ("delayed_gradients", "latent_causes")
+TRAINING = ("delayed_gradients", "latent_causes", "identified_latents")
 """They train for longer than they compile, so programs are compiled halfway well."""
 
 
@@ -183,3 +186,17 @@ def test_a_run_is_written_with_its_outputs_and_a_warning_is_refused(pair):
     assert pairing.drift(source) is None
     with pytest.raises(pairing.NotebookError, match=r"wrote to stderr:\nimport sys"):
         pairing.run(pairing.from_source(pair("import sys\nprint('w', file=sys.stderr)")))
+
+
+def test_kernels_that_run_at_once_have_sockets_of_their_own(pair, monkeypatch):
+    """By default all are "kernel-ipc-1" and on in the working folder, and hear each other."""
+    places = []
+    monkeypatch.setattr(
+        nbclient.NotebookClient, "execute", lambda self, **_: places.append(self.km.ip)
+    )
+    for _ in range(2):
+        pairing.run(pairing.from_source(pair("1")))
+    one, other = map(pathlib.Path, places)
+    assert one.is_absolute()
+    assert one.parent != other.parent
+    assert not one.parent.exists()  # they go with the kernel
