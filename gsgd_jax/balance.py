@@ -22,12 +22,12 @@ from gsgd_jax.solver.incidence import (
     ON_DEVICE,
     ON_HOST,
     Arrays,
-    Incidence,
     reduced,
     varying_like,
 )
-from gsgd_jax.solver.knots import knots_of
-from gsgd_jax.solver.least_squares import Due, least_squares
+from gsgd_jax.solver.least_squares import least_squares
+from gsgd_jax.solver.small_layers import small_leaves
+from gsgd_jax.solver.usual_squares import due_in, incidence_of, knots_in
 
 
 def balance(
@@ -104,6 +104,7 @@ def balancing_scales(
     group: Group,
     *,
     one_sided: bool = True,
+    small_as_zero: bool = False,
     still: tuple[int, ...] = (),
     tolerance: float = 1e-13,
     max_steps: int = 100,
@@ -124,6 +125,11 @@ def balancing_scales(
             (or absent, where a norm absorbs its scale) is given the scale at which the others have
             the squared norm of `usual_squares`, and likewise a knot of nodes; otherwise it keeps
             its scale, and the knot its common one.
+        small_as_zero: whether layers of `small_leaves` are left out, as if they were zero: they get
+            the scale that those before them leave to them, where balance would share their
+            smallness with all. Which they are is told from a balanced copy, so that it is the same
+            for all that the group connects; those that are small only without the ones left out
+            follow, until there is none.
         still: numbers of nodes that keep their scale in any case.
         tolerance: see `balance`.
         max_steps: see `balance`.
@@ -137,7 +143,7 @@ def balancing_scales(
     dtype = working_dtype(jnp.asarray(leaves[i]) for i in inside)
     if not inside:
         return np.ones(group.num_nodes, dtype)
-    options = (group, one_sided, still, float(tolerance), max_steps)
+    options = (group, one_sided, small_as_zero, still, float(tolerance), max_steps)
     if any(isinstance(leaves[i], Tracer) or not _addressable(leaves[i]) for i in inside):
         return _scales([leaves[i].astype(dtype) for i in inside], *options, ON_DEVICE)
     arrays = concrete_leaves(params, group)
@@ -185,6 +191,7 @@ def _scales(
     weights: Sequence[Any],
     group: Group,
     one_sided: bool,
+    small_as_zero: bool,
     still: tuple[int, ...],
     tolerance: float,
     max_steps: int,
@@ -195,40 +202,44 @@ def _scales(
     arrays = varying_like(weights, arrays)
     roots, extreme = _roots(weights, tables, xp)
     may_move = ~np.isin(np.arange(group.num_nodes), still)
-    knots = _knots(group)
-    alone = usual_squares(group)
-    due = Due(alone, alone if knots is None else usual_squares(group, outside=True))
     least = functools.partial(
         least_squares,
-        _incidence(group),
+        incidence_of(group),
         may_move,
-        due if one_sided else None,
-        knots=knots,
+        due_in(group) if one_sided else None,
+        knots=knots_in(group),
         tolerance=tolerance,
         max_steps=max_steps,
     )
 
-    def balanced_from(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    def balanced_from(state: tuple[Any, ...]) -> tuple[Any, ...]:
         """Log c from the copy that powers of two lead to; and the powers nearest to the first c."""
-        turn, powers, _ = state
+        turn, powers, _, counted = state
         padded = xp.append(powers, xp.ones_like(powers[:1]))
         moved = []
-        for weight, root, parts in zip(weights, roots, tables, strict=True):
+        for i, (weight, root, parts) in enumerate(zip(weights, roots, tables, strict=True)):
             there = functools.reduce(
                 lambda w, table: w * power_part(table, padded, xp), parts, weight
             )
-            square = reduced(xp.square(there), parts, xp)
+            # Multiplied here it is part of one kernel; behind, compiling takes half as long again.
+            square = counted[i] * reduced(xp.square(there), parts, xp)
             moved.append(square if root is None else xp.where(turn < 0, root, square))
-        logs = least(moved, arrays=arrays)
+        logs, totals = least(moved, arrays=arrays)
         # Moved off the middle between two powers, where symmetric networks often lie.
         exponents = xp.where(turn < 0, 4 * logs, logs) / np.asarray(np.log(2), logs.dtype)
         nearest = xp.nan_to_num(xp.round(exponents + 0.1234)).astype(np.int32)
         powers = xp.where(turn < 1, powers * xp.ldexp(xp.ones_like(logs), nearest), powers)
-        return turn + 1, powers, logs
+        if not small_as_zero:
+            return turn + 1, powers, logs, counted
+        small = small_leaves(group, totals, arrays) & (turn > 0)
+        fewer = xp.where(small, 0, counted)
+        again = xp.any(fewer != counted)  # at most once for every leaf
+        return xp.where(again, turn, turn + 1), powers, logs, fewer
 
     ones = xp.ones(group.num_nodes, weights[0].dtype)
-    turns = (xp.where(extreme, -1, 0), ones, xp.zeros_like(ones))
-    _, powers, logs = arrays.loop(lambda state: state[0] < 2, balanced_from, turns)
+    all_leaves = xp.ones(len(weights), weights[0].dtype)
+    turns = (xp.where(extreme, -1, 0), ones, xp.zeros_like(ones), all_leaves)
+    _, powers, logs, _ = arrays.loop(lambda state: state[0] < 2, balanced_from, turns)
     return xp.exp(logs) * powers
 
 
@@ -246,81 +257,3 @@ def _roots(weights: Sequence[Any], tables: Sequence[Any], xp: Any) -> tuple[list
     if xp is np and not extreme:
         return [None] * len(sizes), extreme
     return [reduced(xp.sqrt(s), p, xp) for s, p in zip(sizes, tables, strict=True)], extreme
-
-
-@functools.lru_cache(maxsize=64)
-def _incidence(group: Group) -> Incidence:
-    return Incidence([parts for parts in leaf_tables(group) if parts], group.num_nodes)
-
-
-@functools.lru_cache(maxsize=64)
-def _knots(group: Group) -> np.ndarray | None:
-    """See `knots_of`; None where there is none."""
-    knots = knots_of(_incidence(group), group.num_nodes)
-    return knots if (knots >= 0).any() else None
-
-
-@functools.lru_cache(maxsize=64)
-def usual_squares(group: Group, *, outside: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of squares as initialisers make them, of all that enters and all that leaves each node.
-
-    Balance says nothing about a node with weights on one side alone, such as the residual stream of
-    a network with RMS norms, which all layers write to. Kernels have their outputs on the last axis
-    (or, of a node that is one input or output of theirs, on the first), and initialisers give the
-    weights into each output a sum of squares of about 1. So a node is due the number of outputs
-    that it scales, over all leaves. Vectors, such as biases, which usually begin at zero, count
-    for nothing where there are others. Much less or more would be passed on to all nodes near by:
-    a chain of n balanced layers turns a factor here into its n-th power in its last one.
-
-    Args:
-        group: the rescaling group.
-        outside: whether of the nodes of a knot only those entries count that come from outside it,
-            or lead out of it.
-
-    Returns:
-        Of what enters, and of what leaves: float64 [num_nodes] each, at least 1, or the node's
-        share of 1 for its knot.
-    """
-    knots = _knots(group) if outside else None
-    shapes = [s for s, parts in zip(group.shapes, leaf_tables(group), strict=True) if parts]
-    incidence, due = _incidence(group), np.zeros((2, group.num_nodes + 1))
-    for leaf, shape in zip(incidence.leaves, shapes, strict=True):
-        if sum(n > 1 for n in shape) < 2:
-            continue
-        for own, places in zip(leaf.shapes, leaf.places, strict=True):
-            powers = incidence.powers[places]
-            for side, sign in enumerate((1, -1)):
-                there = powers * sign > 0
-                if knots is not None:
-                    there &= ~_inside(incidence, leaf, places, -sign, knots)
-                first, last = (
-                    _extents(incidence.nodes[places], there, own, axis, group.num_nodes)
-                    * (1 if own[axis] == shape[axis] else shape[axis])
-                    for axis in (0, -1)
-                )
-                due[side] += np.where((first == 1) | (last == 1), 1, last)
-    least = np.ones(group.num_nodes)
-    if knots is not None:
-        least[knots >= 0] /= np.bincount(knots[knots >= 0])[knots[knots >= 0]]
-    entering, leaving = np.maximum(due[:, :-1], least)
-    return entering, leaving
-
-
-def _inside(
-    incidence: Incidence, leaf: Any, places: slice, sign: int, knots: np.ndarray
-) -> np.ndarray:
-    """Which nodes of a part are of the one knot that all entries end in, on a side of the leaf."""
-    padded = np.append(knots, -1)
-    opposite = [incidence.nodes[p][incidence.powers[p] * sign > 0] for p in leaf.places]
-    met = np.unique(padded[np.concatenate(opposite)])
-    own = padded[incidence.nodes[places]]
-    return (own == met[0]) & (own >= 0) if len(met) == 1 else np.zeros(own.shape, bool)
-
-
-def _extents(
-    nodes: np.ndarray, there: np.ndarray, shape: Sequence[int], axis: int, count: int
-) -> np.ndarray:
-    """At how many indices along an axis of a part each node occurs, [count + 1]."""
-    indices = np.indices(tuple(shape))[axis].reshape(-1, 1)
-    pairs = np.unique((nodes.astype(np.int64) * shape[axis] + indices)[there])
-    return np.bincount(pairs // shape[axis], minlength=count + 1)

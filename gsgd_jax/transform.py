@@ -45,9 +45,9 @@ def in_path_space(
     Given a rescaling group, path values are the weights of the copy of the start that is balanced:
     every node's incoming and outgoing weights have equal norms. This is the default, and what we
     advise: the coordinates are never singular, no entry is frozen, and any optax transformation
-    trains as it does on weights, from the balanced copy of the start (`Balanced`). Others are
-    asked for by name: `choose_skeleton(..., basis="paths")` gives the papers' directed paths,
-    `choose_section` pivots of one's own.
+    trains as it does on weights, from the balanced copy of the start. A last layer may begin at
+    zero, or small (`Balanced`). Others are asked for by name: `choose_skeleton(..., basis="paths")`
+    gives the papers' directed paths, `choose_section` pivots of one's own.
 
     It takes the step itself, so the learning rate belongs inside, and `in_path_space` last in a
     chain. What is inside acts on path values: weight decay decays them, and

@@ -41,11 +41,11 @@ class Balanced:
     an epsilon inside a norm makes approximate is exact here, since nothing is ever rescaled: f only
     says in which units steps are taken.
 
-    Weights on one side that are very small, but not zero, are weights: balance shares their
-    smallness among all layers. With a last layer 1e-4 times the usual size, a network of three
-    layers trains slowly, and with 1e-8 not at all, where plain SGD trains it from large first
-    layers. No rule tells such a start from a rescaled copy of one whose layers are all small.
-    Begin with a last layer of exact zeros, or of the usual size.
+    A layer that begins small, but not at zero, as the last one of a policy often does, counts as
+    zero too, and keeps its smallness to itself: balance would share it among all layers, and with a
+    factor of 1e-8 training would stand still. Small is what leaves the nodes before it with a norm
+    below 0.4 of that in the balanced copy of a usual network (see `small_layers`). Rescaled copies
+    have their smallness in different layers; in the frame it is always in the last one.
 
     Two starts that differ by powers of two follow the same trajectory to the bit, in float32 and
     bfloat16 too (away from overflow and underflow): c is computed by operations that commute with

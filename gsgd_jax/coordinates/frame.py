@@ -38,7 +38,7 @@ def balanced_frame(params: optax.Params, group: Group) -> Frame:
     if not leaves or not all(isinstance(leaf, ARRAYS) for leaf in leaves):
         leaves, scales = [], np.ones(group.num_nodes, np.float32)
     else:
-        scales = balancing_scales(params, group)
+        scales = balancing_scales(params, group, small_as_zero=True)
     # On the host nothing needs to be compiled.
     xp: Any = np if isinstance(scales, np.ndarray) else jnp
     parts = factor_parts(group, scales, xp)

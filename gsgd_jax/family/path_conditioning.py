@@ -108,7 +108,7 @@ def condition(
         arrays=ON_HOST,
         tolerance=tolerance,
         max_steps=max_steps,
-    )
+    ).logs
     touched = zip(group_leaves(gauge, params), leaf_tables(gauge), strict=True)
     dtype = working_dtype(jnp.asarray(leaf) for leaf, own in touched if own)
     return gauge.act(params, np.exp(-logs[:-1]).astype(dtype))

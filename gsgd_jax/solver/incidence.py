@@ -110,7 +110,7 @@ class Incidence:
 
     def __init__(self, tables: Sequence[tuple[Table, ...]], count: int):
         """Of the leaves' parts and `count` nodes, after which ground comes."""
-        self._count, self.leaves = count, []
+        self.count, self.leaves = count, []
         begin, rows = 0, []
         for parts in tables:
             shapes = [table.nodes.shape[:-1] for table in parts]
@@ -145,7 +145,7 @@ class Incidence:
 
     def longest_steps(self) -> np.ndarray:
         """1 / (4 n k) of every node: n nodes at most scale an entry of its, by powers up to k."""
-        sharing, strongest = np.ones(self._count + 1), np.ones(self._count + 1)
+        sharing, strongest = np.ones(self.count + 1), np.ones(self.count + 1)
         for leaf in self.leaves:
             scaling = sum((self.powers[places] != 0).sum(axis=1).max() for places in leaf.places)
             for places in leaf.places:
@@ -197,7 +197,7 @@ class Incidence:
         weights = np.stack([weigh(self.powers) for weigh in weighings], axis=-1)
         weighed = totals[:, None, None] * weights.astype(totals.dtype)
         weighed = weighed.reshape(-1, len(weighings))
-        sums = arrays.add_at(self.nodes.ravel(), weighed, self._count + 1)
+        sums = arrays.add_at(self.nodes.ravel(), weighed, self.count + 1)
         return [sums[:-1, i] for i in range(len(weighings))]
 
     def _centred(self, logs: Any, xp: Any) -> tuple[Any, Any]:

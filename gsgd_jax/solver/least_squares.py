@@ -21,6 +21,13 @@ class Due(NamedTuple):
     outside: tuple[np.ndarray, np.ndarray]  # for a node of a knot: of entries from or to outside it
 
 
+class Least(NamedTuple):
+    """Where the sum of squares is least."""
+
+    logs: Any  # x = log c, in the dtype of the squares, [num_nodes]; NaN where squares are
+    totals: Any  # of every factor the sum of squares of the entries that share it there, [factors]
+
+
 def least_squares(
     incidence: Incidence,
     may_move: np.ndarray,
@@ -32,7 +39,7 @@ def least_squares(
     arrays: Arrays,
     tolerance: float,
     max_steps: int,
-) -> Any:
+) -> Least:
     r"""The x that minimises F(x) = ½ Σ_e w_e² exp(2 Σ_h k_eh x_h) - Σ_h p_h x_h, [num_nodes].
 
     p_h is 0 for a node with weights on both sides, what is due to it for one with incoming weights
@@ -65,7 +72,7 @@ def least_squares(
         max_steps: after how many steps of either kind to stop in any case.
 
     Returns:
-        X, in the dtype of the squares, [num_nodes]; NaN where the squares are not finite.
+        The minimum; the totals are those that it was told by, to the tolerance.
 
     References:
         Sun and Tran-Dinh, *Generalized self-concordant functions: a recipe for Newton-type
@@ -86,9 +93,9 @@ def least_squares(
     centred = functools.partial(_centred, knots=knots, held=held, arrays=arrays)
     alone_step = incidence.longest_steps().astype(dtype)
 
-    def step(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        """From (x, steps, _) to the next x, but from the last one to itself, and its error."""
-        x, steps, _ = state
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        """From (x, steps, ...) to the next x, from the last one to itself; its error and totals."""
+        x, steps, *_ = state
         logs = incidence.logs(x, xp)
         totals = incidence.totals(squares, logs, arrays)
         weighings = (lambda k: np.maximum(k, 0), lambda k: np.maximum(-k, 0), np.square)
@@ -116,15 +123,17 @@ def least_squares(
             diagonal = xp.where(held, diagonal - centred(diagonal), diagonal)
         direction = conjugate_gradients(hessian, target, diagonal, arrays)
         own = alone_step * (xp.log(leaving) - xp.log(entering))
-        return x + centred(xp.where(far, own, _damped(direction, incidence, xp))), steps + 1, error
+        on_to = x + centred(xp.where(far, own, _damped(direction, incidence, xp)))
+        return on_to, steps + 1, error, totals
 
     # Relative differences of a node's two sums of squares.
     enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
-    first = (start, 0, xp.full([], np.inf, dtype))
-    x, _, error = arrays.loop(
+    first = (start, 0, xp.full([], np.inf, dtype), xp.zeros_like(present))
+    x, _, error, totals = arrays.loop(
         lambda state: (state[2] > enough) & (state[1] <= max_steps), step, first
     )
-    return xp.where(xp.isnan(error), error, x)  # a trace cannot raise, and x would be the start
+    # A trace cannot raise, and x would be the start.
+    return Least(xp.where(xp.isnan(error), error, x), totals)
 
 
 def _damped(direction: Any, incidence: Incidence, xp: Any) -> Any:

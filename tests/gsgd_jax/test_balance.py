@@ -8,8 +8,9 @@ import pytest
 from scipy.optimize import minimize
 
 from gsgd_jax import balance, find_gauge, in_path_space, mlp_gauge, trivial_gauge
-from gsgd_jax.balance import balancing_scales, usual_squares
+from gsgd_jax.balance import balancing_scales
 from gsgd_jax.coordinates.balanced import Balanced
+from gsgd_jax.solver.usual_squares import usual_squares
 from tests.gsgd_jax.networks import apply, batch, furthest, perceptron, ravel
 from tests.gsgd_jax.tracing.models import MODELS
 

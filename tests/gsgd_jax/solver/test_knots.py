@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from gsgd_jax import balance, find_gauge, in_path_space, mlp_gauge
-from gsgd_jax.balance import _incidence, usual_squares
 from gsgd_jax.coordinates.balanced import Balanced
 from gsgd_jax.solver.knots import knots_of
+from gsgd_jax.solver.usual_squares import incidence_of, usual_squares
 from tests.compiled import compiled_quickly
 from tests.gsgd_jax.networks import furthest, perceptron
 
@@ -56,11 +56,11 @@ def problem(name, zero=()):
 def test_knots_are_the_nodes_of_cycles():
     for name, size in (("residual", 12), ("recurrent", 4), ("gated", 12)):
         group = problem(name)[2]
-        knots = knots_of(_incidence(group), group.num_nodes)
+        knots = knots_of(incidence_of(group), group.num_nodes)
         assert np.sort(np.bincount(knots[knots >= 0]))[-1] == size
         assert (knots >= 0).sum() == size
     gauge = mlp_gauge(perceptron([3, 4, 2], True))
-    assert (knots_of(_incidence(gauge), gauge.num_nodes) == -1).all()
+    assert (knots_of(incidence_of(gauge), gauge.num_nodes) == -1).all()
 
 
 @pytest.mark.parametrize("zero", ["out", "in"])
