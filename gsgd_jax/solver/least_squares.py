@@ -121,10 +121,9 @@ def least_squares(
         diagonal = xp.where(moves, 2 * squared, 1)
         if held is not None:  # alike in a set, for the solution to leave its common scale alone
             diagonal = xp.where(held, diagonal - centred(diagonal), diagonal)
-        direction = conjugate_gradients(hessian, target, diagonal, arrays)
+        newton = _damped(conjugate_gradients(hessian, target, diagonal, arrays), incidence, xp)
         own = alone_step * (xp.log(leaving) - xp.log(entering))
-        on_to = x + centred(xp.where(far, own, _damped(direction, incidence, xp)))
-        return on_to, steps + 1, error, totals
+        return x + centred(xp.where(far, own, newton)), steps + 1, error, totals
 
     # Relative differences of a node's two sums of squares.
     enough = np.asarray(max(tolerance / 2, 64 * float(jnp.finfo(dtype).eps)), dtype)
