@@ -1,5 +1,6 @@
 """The claims with their verdicts, as Markdown: for the index of the evidence and the README."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -122,10 +123,15 @@ def claim_table(measured: Measured, link: str) -> str:
     lines = ["| claim | verdict | measured |", "| :---- | :------ | :------- |"]
     lines += [
         f"| [{claim.name}]({link}#{_anchor(heading)}): {claim.text} | **{finding.verdict}** | "
-        f"{finding.headline} |"
+        f"{'<br>'.join(_clauses(finding.headline))} |"
         for claim, finding, heading in _headed(measured)
     ]
     return "\n".join(lines)
+
+
+def _clauses(sentence: str) -> list[str]:
+    """What semicolons set apart, but for those in brackets: each gets a line of its own."""
+    return re.split(r"; (?![^()]*\))", sentence)
 
 
 def with_claims(text: str, block: str) -> str:

@@ -7,7 +7,9 @@ import pytest
 from benchmarks.delay.report import ADAPTIVE, ASGD
 from benchmarks.harness import registry
 from benchmarks.harness.registry import NAMES
+from benchmarks.judgement import page
 from benchmarks.judgement.claims import CLAIMS, NOT_MEASURED, judged
+from benchmarks.judgement.finding import UNDECIDED, Finding
 from benchmarks.judgement.page import (
     BEGIN,
     END,
@@ -52,8 +54,18 @@ def test_sections_and_table_say_the_verdict_its_source_and_link_to_each_other(tm
     table = claim_table(measured, "pages/README.md")
     assert "[speed](pages/README.md#7-speed-holds)" in table
     assert (
-        "| **holds** | targets met: step in path space 1 of 1; nearest: step in path space, "
+        "| **holds** | targets met: step in path space 1 of 1<br>nearest: step in path space, "
         "plain-34, 1.00" in table
+    )
+
+
+def test_every_clause_of_a_headline_has_a_line_but_for_those_in_brackets(monkeypatch):
+    said = "better in 2 of 9 (most: x, +1 point), not decided in 3 (2: blind; 1: edge); then: no"
+    finding = Finding(UNDECIDED, said, "")
+    monkeypatch.setattr(page, "judged", lambda claim, measured: finding)
+    row = claim_table({}, "README.md").splitlines()[2]
+    assert row.endswith(
+        "| better in 2 of 9 (most: x, +1 point), not decided in 3 (2: blind; 1: edge)<br>then: no |"
     )
 
 
