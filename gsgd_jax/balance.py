@@ -129,7 +129,7 @@ def balancing_scales(
             the scale that those before them leave to them, where balance would share their
             smallness with all. Which they are is told from a balanced copy, so that it is the same
             for all that the group connects; those that are small only without the ones left out
-            follow, until there is none.
+            follow, until there is none. Not where scales would leave the range of the weights.
         still: numbers of nodes that keep their scale in any case.
         tolerance: see `balance`.
         max_steps: see `balance`.
@@ -143,7 +143,11 @@ def balancing_scales(
     dtype = working_dtype(jnp.asarray(leaves[i]) for i in inside)
     if not inside:
         return np.ones(group.num_nodes, dtype)
-    options = (group, one_sided, small_as_zero, still, float(tolerance), max_steps)
+    # Exponents of scales, and of their quotients, stay in the range of the weights' dtype.
+    furthest = float(np.log(float(jnp.finfo(dtype).max))) / 2
+    options = (
+        group, one_sided, furthest if small_as_zero else None, still, float(tolerance), max_steps,
+    )  # fmt: skip
     if any(isinstance(leaves[i], Tracer) or not _addressable(leaves[i]) for i in inside):
         return _scales([leaves[i].astype(dtype) for i in inside], *options, ON_DEVICE)
     arrays = concrete_leaves(params, group)
@@ -191,13 +195,17 @@ def _scales(
     weights: Sequence[Any],
     group: Group,
     one_sided: bool,
-    small_as_zero: bool,
+    furthest: float | None,
     still: tuple[int, ...],
     tolerance: float,
     max_steps: int,
     arrays: Arrays,
 ) -> Any:
-    """`balancing_scales` of the leaves in the group, in their dtype."""
+    """`balancing_scales` of the leaves in the group, in their dtype.
+
+    Small layers count as zero where that moves no logarithm of c by more than `furthest`; nowhere
+    if that is None.
+    """
     xp, tables = arrays.xp, [parts for parts in leaf_tables(group) if parts]
     arrays = varying_like(weights, arrays)
     roots, extreme = _roots(weights, tables, xp)
@@ -214,7 +222,7 @@ def _scales(
 
     def balanced_from(state: tuple[Any, ...]) -> tuple[Any, ...]:
         """Log c from the copy that powers of two lead to; and the powers nearest to the first c."""
-        turn, powers, _, counted = state
+        turn, powers, plain, _, counted = state
         padded = xp.append(powers, xp.ones_like(powers[:1]))
         moved = []
         for i, (weight, root, parts) in enumerate(zip(weights, roots, tables, strict=True)):
@@ -229,17 +237,21 @@ def _scales(
         exponents = xp.where(turn < 0, 4 * logs, logs) / np.asarray(np.log(2), logs.dtype)
         nearest = xp.nan_to_num(xp.round(exponents + 0.1234)).astype(np.int32)
         powers = xp.where(turn < 1, powers * xp.ldexp(xp.ones_like(logs), nearest), powers)
-        if not small_as_zero:
-            return turn + 1, powers, logs, counted
+        if furthest is None:
+            return turn + 1, powers, logs, logs, counted
         small = small_leaves(group, totals, arrays) & (turn > 0)
         fewer = xp.where(small, 0, counted)
         again = xp.any(fewer != counted)  # at most once for every leaf
-        return xp.where(again, turn, turn + 1), powers, logs, fewer
+        plain = xp.where(xp.all(counted > 0), logs, plain)
+        return xp.where(again, turn, turn + 1), powers, plain, logs, fewer
 
     ones = xp.ones(group.num_nodes, weights[0].dtype)
     all_leaves = xp.ones(len(weights), weights[0].dtype)
-    turns = (xp.where(extreme, -1, 0), ones, xp.zeros_like(ones), all_leaves)
-    _, powers, logs, _ = arrays.loop(lambda state: state[0] < 2, balanced_from, turns)
+    turns = (xp.where(extreme, -1, 0), ones, xp.zeros_like(ones), xp.zeros_like(ones), all_leaves)
+    _, powers, plain, logs, _ = arrays.loop(lambda state: state[0] < 2, balanced_from, turns)
+    if furthest is not None:
+        near = xp.max(xp.abs(logs - plain), initial=0) < furthest
+        logs = xp.where(near, logs, plain)  # NaN is in both
     return xp.exp(logs) * powers
 
 

@@ -20,8 +20,8 @@ class Balanced:
     r"""Path values as the weights of the copy that is balanced at the start; the default.
 
     Of all rescaled copies of the start w⁰, one is balanced: every node's incoming and outgoing
-    weights have equal norms (see `balance`). With c the group element that leads there, the
-    coordinates along the run are
+    weights have equal norms (see `balance`; what counts as zero is said below). With c the group
+    element that leads there, the coordinates along the run are
 
         v_e = f_e w_e,      f_e = Π_h c_h^k_eh,     which is c_head(e) / c_tail(e) in a graph.
 
@@ -44,8 +44,10 @@ class Balanced:
     A layer that begins small, but not at zero, as the last one of a policy often does, counts as
     zero too, and keeps its smallness to itself: balance would share it among all layers, and with a
     factor of 1e-8 training would stand still. Small is what leaves the nodes before it with a norm
-    below 0.4 of that in the balanced copy of a usual network (see `small_layers`). Rescaled copies
-    have their smallness in different layers; in the frame it is always in the last one.
+    below 0.4 of that in the balanced copy of a usual network (`gsgd_jax.solver.small_layers`), in a
+    network of L layers a factor below about 0.4 ** L: in a deep one let the last layer begin at
+    exactly zero. Rescaled copies have their smallness in different layers; the frame has it in the
+    last one. Where most of what enters the nodes is biases, nothing counts as small.
 
     Two starts that differ by powers of two follow the same trajectory to the bit, in float32 and
     bfloat16 too (away from overflow and underflow): c is computed by operations that commute with
@@ -67,7 +69,7 @@ class Balanced:
 
     def frame(self, params: optax.Params) -> Frame:
         """The balanced frame of a start; works under jit."""
-        return balanced_frame(params, self.group)
+        return balanced_frame(params, self.group, small_as_zero=True)
 
     def at(self, params: optax.Params, frame: Frame | None = None) -> "BalancedChart":
         """The coordinates around some weights, in the frame of a run or in their own.

@@ -16,7 +16,7 @@ ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 class Frame(NamedTuple):
-    """The group element that balances the start, as factors of the leaves' entries.
+    """The group element that leads to the frame, as factors of the leaves' entries.
 
     A leaf's factor is the product of its parts, each of which broadcasts to it: for a kernel the
     scales at its heads, and the inverse ones at its tails. It has no part outside the group.
@@ -28,8 +28,8 @@ class Frame(NamedTuple):
     largest: jax.Array  # shape=(), working dtype: the largest balanced weight, or 1 if that is more
 
 
-def balanced_frame(params: optax.Params, group: Group) -> Frame:
-    """The frame of a start; works under jit.
+def balanced_frame(params: optax.Params, group: Group, *, small_as_zero: bool = False) -> Frame:
+    """The frame of a start; works under jit. For `small_as_zero` see `balancing_scales`.
 
     optax initialises transformations with placeholders too, and with bare shapes, to find out what
     in a state is like the parameters: these get a frame of ones.
@@ -38,7 +38,7 @@ def balanced_frame(params: optax.Params, group: Group) -> Frame:
     if not leaves or not all(isinstance(leaf, ARRAYS) for leaf in leaves):
         leaves, scales = [], np.ones(group.num_nodes, np.float32)
     else:
-        scales = balancing_scales(params, group, small_as_zero=True)
+        scales = balancing_scales(params, group, small_as_zero=small_as_zero)
     # On the host nothing needs to be compiled.
     xp: Any = np if isinstance(scales, np.ndarray) else jnp
     parts = factor_parts(group, scales, xp)

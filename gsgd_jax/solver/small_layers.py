@@ -29,9 +29,14 @@ def small_leaves(group: Group, totals: Any, arrays: Arrays) -> Any:
 
     and the nodes that it leads to, if any, are not. q_h is the sum of the squares that enter h (or
     that leave it, where nothing enters), and r_h that of the balanced copy of a network whose
-    kernels have a sum of squares of 1 into every output, and whose gains are 1. Where nodes feed
-    one another, what enters all of them from outside is asked too: what they pass among themselves
-    has its size whatever their common scale.
+    kernels have a sum of squares of 1 into every output, and whose gains are 1; or what is due to
+    the nodes once the leaf is left out, if that is less. Where nodes feed one another, what enters
+    all of them from outside is asked too: what they pass among themselves has its size whatever
+    their common scale. Where more than half of Σ q_h is of biases, no leaf is small: these would
+    get the usual scale, and the kernels beside them stay small.
+
+    In a chain of L layers each gets the L-th part of the smallness, so a last layer is found from a
+    factor of about SMALL^L down.
 
     Args:
         group: the rescaling group.
@@ -43,16 +48,18 @@ def small_leaves(group: Group, totals: Any, arrays: Arrays) -> Any:
     """
     ends, usual = _ends(group), _usual_sizes(group)
     there = usual > 0
-    ratios = _sizes(group, totals, arrays) / np.where(there, usual, 1).astype(totals.dtype)
+    sizes, of_kernels = _sizes(group, totals, arrays)
+    ratios = sizes / np.where(there, usual, 1).astype(totals.dtype)
     small = there & (ratios < SMALL**2)  # [alone or in their knot, tails or heads, leaves]
     before, behind = small[0] | small[1]
-    return before & ~behind & ends.passing
+    return before & ~behind & ends.passing & (2 * of_kernels >= sizes[0, 0])
 
 
 class _Ends(NamedTuple):
     """Where leaves begin and end, as indices for sums."""
 
-    weighings: np.ndarray  # of totals, [factors, slots, 2 of alone or outside * 2 sides]
+    weighings: np.ndarray  # of totals, [factors, slots, 5]: what enters, leaves, both from and to
+    # outside the knot, and what enters but for biases
     units: np.ndarray  # of every node its knot, or itself, [num_nodes]
     nodes: tuple[np.ndarray, np.ndarray]  # rows of [tails or heads, leaves], and the node of each
     knots: tuple[np.ndarray, np.ndarray]  # likewise with the unit of each
@@ -82,56 +89,83 @@ def _ends(group: Group) -> _Ends:
     pairs = np.concatenate(rows), np.concatenate(ids)
     joint = np.unique(np.stack([pairs[0], units[pairs[1]]]), axis=1)
     passing = np.array([len(met) > 0 for met in ids[: len(incidence.leaves)]])
-    return _Ends(np.stack([*sides, *outside], -1), units, pairs, (joint[0], joint[1]), passing)
+    kernels = sides[0].copy()
+    for leaf, usual in zip(incidence.leaves, _usual_entries(group), strict=True):
+        for places in leaf.places:
+            kernels[places] *= usual.any()
+    weighings = np.stack([*sides, *outside, kernels], -1)
+    return _Ends(weighings, units, pairs, (joint[0], joint[1]), passing)
 
 
-def _sizes(group: Group, totals: Any, arrays: Arrays) -> Any:
-    """Sums of squares at the ends of leaves, [alone or in their knot, tails or heads, leaves]."""
-    xp, incidence, ends = arrays.xp, incidence_of(group), _ends(group)
-    leaves = len(incidence.leaves)
+def _sizes(group: Group, totals: Any, arrays: Arrays) -> tuple[Any, Any]:
+    """Sums of squares at the ends of leaves, and the part of kernels and gains at their tails.
+
+    Returns:
+        [alone or in their knot, tails or heads, leaves]; and of nodes alone, [leaves].
+    """
+    incidence, ends = incidence_of(group), _ends(group)
     weighed = totals[:, None, None] * ends.weighings.astype(totals.dtype)
-    sums = arrays.add_at(incidence.nodes.ravel(), weighed.reshape(-1, 4), group.num_nodes + 1)
-    alone = sums[:-1, :2]
-    joint = arrays.add_at(ends.units, sums[:-1, 2:], group.num_nodes)
-    sizes = [
-        xp.max(arrays.add_at(rows, own[ids], 2 * leaves), axis=1).reshape(2, leaves)
+    count = ends.weighings.shape[-1]
+    sums = arrays.add_at(incidence.nodes.ravel(), weighed.reshape(-1, count), group.num_nodes + 1)
+    return _at_ends(group, sums[:-1, [0, 1, 4]], sums[:-1, 2:4], arrays)
+
+
+def _at_ends(group: Group, alone: Any, outside: Any, arrays: Arrays) -> tuple[Any, Any]:
+    """See `_sizes`.
+
+    Args:
+        group: the rescaling group.
+        alone: what enters and leaves every node, and the part of kernels if asked for, [nodes, 2
+            or 3].
+        outside: what enters and leaves it from outside its knot, [nodes, 2].
+        arrays: where this is worked out.
+    """
+    xp, ends, leaves = arrays.xp, _ends(group), len(incidence_of(group).leaves)
+    joint = arrays.add_at(ends.units, outside, group.num_nodes)
+    of_nodes, of_units = (
+        arrays.add_at(rows, own[ids], 2 * leaves).reshape(2, leaves, -1)
         for own, (rows, ids) in ((alone, ends.nodes), (joint, ends.knots))
-    ]
-    return xp.stack(sizes)
+    )
+    sizes = [xp.max(of_nodes[..., :2], axis=-1), xp.max(of_units, axis=-1)]
+    return xp.stack(sizes), of_nodes[0, :, -1]
 
 
 @functools.lru_cache(maxsize=64)
 def _usual_sizes(group: Group) -> np.ndarray:
-    """`_sizes` of the balanced copy of a usual network, float64."""
-    incidence, may_move = incidence_of(group), np.ones(group.num_nodes, bool)
+    """`_sizes` of the balanced copy of a usual network, at most what is due; float64."""
+    incidence, may_move, due = incidence_of(group), np.ones(group.num_nodes, bool), due_in(group)
     least = least_squares(
-        incidence, may_move, due_in(group), _usual_entries(group),
+        incidence, may_move, due, _usual_entries(group),
         knots=knots_in(group), arrays=ON_HOST, tolerance=1e-6, max_steps=100,
     )  # fmt: skip
-    return _sizes(group, least.totals, ON_HOST)
+    entering, outside = (np.stack([own[0]] * 2, axis=1) for own in (due.alone, due.outside))
+    dues = _at_ends(group, entering, outside, ON_HOST)[0]
+    return np.minimum(_sizes(group, least.totals, ON_HOST)[0], dues)
 
 
 def _usual_entries(group: Group) -> list[np.ndarray]:
     """w_e² of every leaf as initialisers make it, of the sizes that the incidence takes, float64.
 
     Into every output 1 altogether. Outputs lie along the axes on which the nodes that a leaf leads
-    to depend; where it leads to none, inputs do along those of the nodes that it leads from. What
-    has one entry a node, and leads from none, is a gain, 1, where no kernel leads to the node, and
-    otherwise a bias, 0.
+    to depend; where it leads to none, along the last axis, if the nodes that it leads from do not
+    depend on it. If they do, they may be inputs in front of outputs, or the outputs of a query's
+    kernel: the larger number counts as inputs, so that less is usual. What has one entry a node,
+    and leads from none, is a gain, 1, where no kernel leads to the node, and otherwise a bias, 0.
     """
     tables = [parts for parts in leaf_tables(group) if parts]
     shapes = [s for s, parts in zip(group.shapes, leaf_tables(group), strict=True) if parts]
-    incidence, passing = incidence_of(group), _ends(group).passing
-    fans, heads = [], []
+    incidence = incidence_of(group)
+    fans, heads, passing = [], [], []
     for i, shape in enumerate(shapes):
-        along, met = _side(incidence, i, 1)
-        inputs, _ = _side(incidence, i, -1)
+        (along, met), (inputs, tails) = (_side(incidence, i, sign) for sign in (1, -1))
         heads.append(met)
-        outputs = math.prod(shape[a] for a in along)
-        fans.append(
-            math.prod(shape) // outputs if met.size else math.prod(shape[a] for a in inputs)
-        )
-    kernels = (np.array(fans) > 1) | passing
+        passing.append(tails.size > 0)
+        whole, outputs = math.prod(shape), math.prod(shape[a] for a in along)
+        if not met.size:
+            ins = math.prod(shape[a] for a in inputs)
+            outputs = min(ins, whole // max(ins, 1)) if len(shape) - 1 in inputs else shape[-1]
+        fans.append(whole // max(outputs, 1))
+    kernels = (np.array(fans) > 1) | np.array(passing)
     # How many kernels, and how many vectors, lead to each node.
     led = np.zeros((2, group.num_nodes), int)
     for kernel, met in zip(kernels, heads, strict=True):
@@ -140,7 +174,7 @@ def _usual_entries(group: Group) -> list[np.ndarray]:
     for parts, shape, fan, kernel, met in zip(tables, shapes, fans, kernels, heads, strict=True):
         size = 1 / fan
         if not kernel:
-            size = 0.0 if led[0, met].any() else 1 / led[1, met].max()
+            size = 0.0 if led[0, met].any() else 1 / led[1, met].max(initial=1)
         varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in parts))
         entries.append(np.full(varying, size * math.prod(shape) / math.prod(varying)))
     return entries

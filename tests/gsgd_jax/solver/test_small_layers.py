@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from gsgd_jax import balance, find_gauge, gsgd, in_path_space, mlp_gauge, path_values
+from gsgd_jax import Gauge, balance, find_gauge, gsgd, in_path_space, mlp_gauge, path_values
 from gsgd_jax.balance import balancing_scales
 from gsgd_jax.solver.small_layers import SMALL
 from tests.compiled import compiled_quickly
@@ -86,7 +86,7 @@ def test_it_trains_as_plain_sgd_does(last):
 # Which frame it has.
 
 
-@pytest.mark.parametrize("last", [3e-2, 1e-4, 1e-12, 1e-200])
+@pytest.mark.parametrize("last", [3e-2, 1e-4, 1e-12, 1e-60])
 @pytest.mark.parametrize("sizes", [[8, 64, 10], [4, 32, 32, 1], [4, 16, 16, 16, 2]])
 def test_small_layers_have_the_frame_of_zeros(sizes, last):
     if sizes[-1] == 2 and last == 3e-2:
@@ -152,6 +152,8 @@ def test_powers_of_two_change_not_a_bit():
     powers = 2.0 ** np.random.default_rng(0).integers(-6, 7, gauge.num_nodes)
     moved = gauge.act(params, jnp.asarray(powers, jnp.float32))
     assert furthest(path_values(moved, gauge), path_values(params, gauge)) == 0
+    plain, ours = frames(params, gauge)
+    assert np.abs(plain - ours).max() > 1
 
 
 def test_traced_and_stacked_starts_have_the_same_frame():
@@ -169,11 +171,6 @@ def test_traced_and_stacked_starts_have_the_same_frame():
 
 
 # Other networks than chains.
-
-
-def norms(kernels):
-    """Root mean squares of the sums into every output."""
-    return {k: float(jnp.sqrt(jnp.sum(w**2) / w.shape[-1])) for k, w in kernels.items()}
 
 
 def test_of_two_towers_the_small_one_is_changed_alone():
@@ -248,8 +245,77 @@ def convolutional(params, x):
     return x.mean((2, 3)) @ params["out"].T
 
 
+def outward(params, x):
+    """Two convolutions, the second of which leads to the outputs, as PyTorch draws them."""
+    dims = ("NHWC", "HWIO", "NHWC")
+    for i, kernel in enumerate(params):
+        x = jax.nn.relu(x) if i else x
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
+    return x
+
+
+def attention(params, x):
+    scores = jax.nn.softmax((x @ params["q"]) @ (x @ params["k"]).T)
+    return scores @ (x @ params["v"]) @ params["out"]
+
+
+@pytest.mark.parametrize("taps", [3, 5, 9])
+def test_convolutions_to_the_outputs_keep_the_balanced_copy(taps):
+    draw = INITIALIZERS["torch"]
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = [draw(keys[0], (taps, taps, 3, 32)), draw(keys[1], (taps, taps, 32, 3))]
+    plain, ours = frames(params, find_gauge(outward, params, jnp.ones((1, 12, 12, 3))))
+    np.testing.assert_array_equal(plain, ours)
+
+
+@pytest.mark.parametrize("width", [128, 16, 8])
+def test_narrow_queries_keep_the_balanced_copy(width):
+    keys = iter(jax.random.split(jax.random.key(0), 4))
+    shapes = {"q": (128, width), "k": (128, width), "v": (128, 128), "out": (128, 128)}
+    params = {name: INITIALIZERS["torch"](next(keys), shape) for name, shape in shapes.items()}
+    plain, ours = frames(params, find_gauge(attention, params, jnp.ones((4, 128))))
+    np.testing.assert_array_equal(plain, ours)
+
+
 def gated(params, x):
     return (jax.nn.relu(x @ params["gate"]) * (x @ params["up"])) @ params["down"]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_scales_stay_in_the_range_of_the_weights(dtype):
+    """Thirty layers that are all small would leave a scale of 1e39 to the last one."""
+    deep = [0.03 * kernel for kernel in layers([16] * 31, initializer="lecun")]
+    tiny = [jnp.full((2, 2), size) for size in (1e-30, 1e-30, 1e-30)]
+    for params in (deep, tiny):
+        params = jax.tree.map(lambda w: w.astype(dtype), params)
+        gauge = mlp_gauge(params)
+        tx = gsgd(0.1, gauge)
+        frame, traced = tx.init(params).frame, jax.jit(tx.init)(params).frame
+        np.testing.assert_allclose(np.log(frame.scales), np.log(traced.scales), atol=1e-3)
+        assert all(np.isfinite(part).all() for own in frame.parts for part in own)
+        plain, ours = frames(params, gauge)
+        assert (np.abs(plain - ours).max() < 1e-9) == (dtype == jnp.float32)
+
+
+def test_large_biases_beside_small_kernels_keep_the_balanced_copy():
+    """They would get the usual scale, and balance trains such a start better."""
+    params = perceptron([8, 32, 32, 1], True)
+    start = [(0.03 * kernel, jnp.ones_like(bias)) for kernel, bias in params]
+    plain, ours = frames(start, mlp_gauge(start))
+    np.testing.assert_array_equal(plain, ours)
+
+
+def test_a_leaf_from_a_node_to_itself_is_no_obstacle():
+    nodes, ground = np.arange(8), -1
+    gauge = Gauge(
+        names=("in", "d", "out"), shapes=((3, 8), (8,), (8, 3)), num_nodes=8,
+        tails=(np.full((3, 1), ground), nodes, nodes[:, None]),
+        heads=(nodes[None], nodes, np.full((1, 1), ground)),
+    )  # fmt: skip
+    kernels = layers([3, 8, 3])
+    start = [kernels[0], jnp.ones(8), kernels[1]]
+    plain, ours = frames(start, gauge)
+    np.testing.assert_array_equal(plain, ours)
 
 
 STREAM = {"in": (16, 16), "a": (16, 32), "b": (32, 16), "c": (16, 32), "d": (32, 16)}
@@ -263,6 +329,7 @@ CASES = {
         {"one": (8, 16, 3, 3), "two": (8, 8, 3, 3), "out": (3, 8)},
         "out",
     ),
+    "stream, wide last": (residual, STREAM | {"out": (16, 500)}, "b"),
     "gated": (gated, {"gate": (16, 16), "up": (16, 16), "down": (16, 3)}, "down"),
 }
 
