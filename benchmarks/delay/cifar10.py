@@ -18,8 +18,8 @@ and batches of 32, for 5 epochs in which steps rise for a fifth of the updates a
 zero. Steps are tried by successive halving: all five for one epoch from two seeds, the best one for
 all epochs from all seeds. SGD, m-synchronous SGD and 4 workers are left to `full`.
 
-Cost: cpu 2 minutes on one core, day three to six hours of one. Full is sized for one accelerator:
-a run keeps 0.4 GB for its backward pass (counted from shapes, before fusion), and the 15 runs of a
+Cost: cpu 2 minutes on one core, day six hours of a busy one. Full is sized for one accelerator: a
+run keeps 0.4 GB for its backward pass (counted from shapes, before fusion), and the 15 runs of a
 method are trained side by side, 6 GB. It was not run.
 Command: python -m benchmarks dcasgd_cifar10 --preset day --seeds 3
 """
