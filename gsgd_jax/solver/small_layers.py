@@ -58,8 +58,7 @@ def small_leaves(group: Group, totals: Any, arrays: Arrays) -> Any:
 class _Ends(NamedTuple):
     """Where leaves begin and end, as indices for sums."""
 
-    weighings: np.ndarray  # of totals, [factors, slots, 5]: what enters, leaves, both from and to
-    # outside the knot, and what enters but for biases
+    weighings: np.ndarray  # [factors, slots, 5]: see `_ends`
     units: np.ndarray  # of every node its knot, or itself, [num_nodes]
     nodes: tuple[np.ndarray, np.ndarray]  # rows of [tails or heads, leaves], and the node of each
     knots: tuple[np.ndarray, np.ndarray]  # likewise with the unit of each
@@ -68,6 +67,11 @@ class _Ends(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _ends(group: Group) -> _Ends:
+    """The ends of all leaves.
+
+    Totals are weighed to give what enters every node and what leaves it, both again from and to
+    outside its knot, and what enters but for biases.
+    """
     incidence, knots = incidence_of(group), knots_in(group)
     count = group.num_nodes
     sides = [np.maximum(incidence.powers, 0), np.maximum(-incidence.powers, 0)]
@@ -92,7 +96,7 @@ def _ends(group: Group) -> _Ends:
     kernels = sides[0].copy()
     for leaf, usual in zip(incidence.leaves, _usual_entries(group), strict=True):
         for places in leaf.places:
-            kernels[places] *= usual.any()
+            kernels[places] *= usual > 0
     weighings = np.stack([*sides, *outside, kernels], -1)
     return _Ends(weighings, units, pairs, (joint[0], joint[1]), passing)
 
@@ -134,8 +138,14 @@ def _at_ends(group: Group, alone: Any, outside: Any, arrays: Arrays) -> tuple[An
 def _usual_sizes(group: Group) -> np.ndarray:
     """`_sizes` of the balanced copy of a usual network, at most what is due; float64."""
     incidence, may_move, due = incidence_of(group), np.ones(group.num_nodes, bool), due_in(group)
+    squares = []  # of the sizes that the incidence takes
+    tables = zip(group.shapes, leaf_tables(group), strict=True)
+    inside = [(shape, parts) for shape, parts in tables if parts]
+    for size, (shape, parts) in zip(_usual_entries(group), inside, strict=True):
+        varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in parts))
+        squares.append(np.full(varying, size * math.prod(shape) / math.prod(varying)))
     least = least_squares(
-        incidence, may_move, due, _usual_entries(group),
+        incidence, may_move, due, squares,
         knots=knots_in(group), arrays=ON_HOST, tolerance=1e-6, max_steps=100,
     )  # fmt: skip
     entering, outside = (np.stack([own[0]] * 2, axis=1) for own in (due.alone, due.outside))
@@ -143,8 +153,8 @@ def _usual_sizes(group: Group) -> np.ndarray:
     return np.minimum(_sizes(group, least.totals, ON_HOST)[0], dues)
 
 
-def _usual_entries(group: Group) -> list[np.ndarray]:
-    """w_e² of every leaf as initialisers make it, of the sizes that the incidence takes, float64.
+def _usual_entries(group: Group) -> list[float]:
+    """w_e² of the entries of every leaf as initialisers make them.
 
     Into every output 1 altogether. Outputs lie along the axes on which the nodes that a leaf leads
     to depend; where it leads to none, along the last axis, if the nodes that it leads from do not
@@ -152,7 +162,6 @@ def _usual_entries(group: Group) -> list[np.ndarray]:
     kernel: the larger number counts as inputs, so that less is usual. What has one entry a node,
     and leads from none, is a gain, 1, where no kernel leads to the node, and otherwise a bias, 0.
     """
-    tables = [parts for parts in leaf_tables(group) if parts]
     shapes = [s for s, parts in zip(group.shapes, leaf_tables(group), strict=True) if parts]
     incidence = incidence_of(group)
     fans, heads, passing = [], [], []
@@ -171,12 +180,9 @@ def _usual_entries(group: Group) -> list[np.ndarray]:
     for kernel, met in zip(kernels, heads, strict=True):
         led[0 if kernel else 1, met] += 1
     entries = []
-    for parts, shape, fan, kernel, met in zip(tables, shapes, fans, kernels, heads, strict=True):
-        size = 1 / fan
-        if not kernel:
-            size = 0.0 if led[0, met].any() else 1 / led[1, met].max(initial=1)
-        varying = np.broadcast_shapes(*(table.nodes.shape[:-1] for table in parts))
-        entries.append(np.full(varying, size * math.prod(shape) / math.prod(varying)))
+    for fan, kernel, met in zip(fans, kernels, heads, strict=True):
+        bias = not kernel and led[0, met].any()
+        entries.append(0.0 if bias else 1 / (fan if kernel else led[1, met].max(initial=1)))
     return entries
 
 

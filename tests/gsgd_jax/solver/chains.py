@@ -1,8 +1,9 @@
-"""Perceptrons without biases, from initialisers in use, with a last layer of any size."""
+"""Layers one behind another, in depth or in time, from initialisers in use."""
 
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gsgd_jax.balance import balancing_scales
@@ -29,6 +30,14 @@ def network(params, x):
     for kernel in params[:-1]:
         x = jax.nn.relu(x @ kernel)
     return x @ params[-1]
+
+
+def recurrent(params, x):
+    """Three steps of one layer, from a state of zeros."""
+    state = jnp.zeros((len(x), len(params["a"])))
+    for _ in range(3):
+        state = jax.nn.relu(x @ params["in"] + state @ params["a"])
+    return state @ params["out"]
 
 
 def frames(params, group):

@@ -12,6 +12,7 @@ from gsgd_jax.solver.knots import knots_of
 from gsgd_jax.solver.usual_squares import incidence_of, usual_squares
 from tests.compiled import compiled_quickly
 from tests.gsgd_jax.networks import furthest, perceptron
+from tests.gsgd_jax.solver.chains import recurrent
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -20,13 +21,6 @@ def residual(params, x):
     stream = x @ params["in"]
     stream = stream + jax.nn.relu(stream @ params["a"]) @ params["b"]
     return jax.nn.relu(stream) @ params["out"]
-
-
-def recurrent(params, x):
-    state = jnp.zeros((len(x), 4))
-    for _ in range(3):
-        state = jax.nn.relu(x @ params["in"] + state @ params["a"])
-    return state @ params["out"]
 
 
 def gated_behind(params, x):

@@ -7,7 +7,7 @@ import pytest
 
 from gsgd_jax import Gauge, balance, find_gauge, gsgd, mlp_gauge, path_values
 from tests.gsgd_jax.networks import furthest, perceptron
-from tests.gsgd_jax.solver.chains import INITIALIZERS, frames, layers, network
+from tests.gsgd_jax.solver.chains import INITIALIZERS, frames, layers, network, recurrent
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -61,13 +61,6 @@ def residual(params, x):
     for a, b in (("a", "b"), ("c", "d")):
         stream = stream + jax.nn.relu(stream @ params[a]) @ params[b]
     return jax.nn.relu(stream) @ params["out"]
-
-
-def recurrent(params, x):
-    state = jnp.zeros((len(x), 16))
-    for _ in range(3):
-        state = jax.nn.relu(x @ params["in"] + state @ params["rec"])
-    return state @ params["out"]
 
 
 def adapted(params, x):
@@ -161,7 +154,7 @@ STREAM = {"in": (16, 16), "a": (16, 32), "b": (32, 16), "c": (16, 32), "d": (32,
 CASES = {
     "stream, last": (residual, STREAM | {"out": (16, 3)}, "out"),
     "stream, branch": (residual, STREAM | {"out": (16, 3)}, "b"),
-    "recurrent": (recurrent, {"in": (16, 16), "rec": (16, 16), "out": (16, 3)}, "out"),
+    "recurrent": (recurrent, {"in": (16, 16), "a": (16, 16), "out": (16, 3)}, "out"),
     "LoRA": (adapted, {"A": (16, 4), "B": (4, 3)}, "B"),
     "convolutions": (
         convolutional,
