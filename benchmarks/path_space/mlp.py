@@ -104,7 +104,7 @@ PRESETS = {
     "cpu": Settings(data="mnist", epochs=3),
     "day": Settings(
         data="mnist", widths=(256, 256, 10), epochs=18, decay=0.1, halving=Halving(seeds=3),
-        learning_rates=(0.03, 0.1, 0.3, 1.0),
+        learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0),
     ),
     "full": Settings(data="mnist", epochs=300, learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
 }  # fmt: skip
