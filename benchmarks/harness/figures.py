@@ -77,6 +77,7 @@ def plot_by(
 ) -> None:  # fmt: skip
     """A metric against what records are grouped by: a mark for each group, one sd as a band."""
     columns = [values(runs, metric) for runs in groups.values()]
+    look = {"percent": scale == 100} | look
     plot_spread(axes, list(groups), scale * np.asarray(columns).T, marker=True, **look)
 
 

@@ -264,7 +264,10 @@ def _draw(axes: Axes, runs: Sequence[Record], line: Line, score: Score) -> None:
     for column, (rate, seeds) in enumerate(by_rate.items()):
         if whole[rate]:
             scores[: len(seeds), column] = [score.scale * r.metrics[score.metric] for r in seeds]
-    plot_spread(axes, list(by_rate), scores, label=line.label, style=line.style, marker=True)
+    plot_spread(
+        axes, list(by_rate), scores, label=line.label, style=line.style, marker=True,
+        percent=score.scale == 100,
+    )  # fmt: skip
     colour, marker = COLOURS[line.style], MARKERS[line.style]
     best = choose(runs, score).rate
     if whole[best]:

@@ -17,9 +17,8 @@ before it, so one pass over the right translation tells.
 
 The papers' talk has a row for machine translation; its figures are not known here.
 
-Cost: smoke 1 minute on two busy cores; cpu 2 on one; day 7 on one, for three seeds. To decide it
-takes twelve or more: from three, a point is visible in none of the four pairs. Full is sized for
-one accelerator and was not run.
+Cost: smoke 1 minute on two busy cores; cpu 2 on one; day 50 on one, for twelve seeds, which
+differ by up to 20 points in whole sentences. Full is sized for one accelerator and was not run.
 Command: python -m benchmarks gsgd_sequence --preset day --seeds 12
 """
 

@@ -84,6 +84,7 @@ def plot_curve(
         if not np.array_equal(abscissa, np.asarray(record.curve[x], dtype=float)):
             raise ValueError(f"the records of one curve must share their {x!r} column.")
     values = scale * np.asarray([record.curve[y] for record in records], dtype=float)
+    options = {"percent": scale == 100} | options
     plot_spread(axes, abscissa, values, label=label, style=style, **options)
 
 
@@ -96,6 +97,7 @@ def plot_spread(
     style: int = 0,
     marker: bool = False,
     geometric: bool = False,
+    percent: bool = False,
 ) -> None:
     """Mean line and one-sd band of `values` over their first axis.
 
@@ -107,6 +109,7 @@ def plot_spread(
         style: index into the palette.
         marker: whether to mark the points.
         geometric: whether mean and sd are of the logarithms, for a logarithmic ordinate.
+        percent: whether these are percentages: the band ends at 0 and 100.
     """
     masked = np.ma.masked_invalid(np.log(values) if geometric else values)
     mean = masked.mean(axis=0).filled(np.nan)
@@ -124,6 +127,8 @@ def plot_spread(
     if len(values) > 1:
         sd = masked.std(axis=0, ddof=1).filled(np.nan)
         low, high = back(mean - sd), back(mean + sd)
+        if percent:
+            low, high = np.maximum(low, 0), np.minimum(high, 100)
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 

@@ -26,6 +26,18 @@ def test_a_curve_is_mean_and_spread(tmp_path):
     assert (tmp_path / "deep" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_band_of_percentages_ends_at_0_and_100(tmp_path):
+    columns = np.asarray([[0.6, 0.5, 0.0], [1.0, 0.5, 0.1], [1.0, 0.5, 0.0]])
+    with figure(tmp_path / "curve.png") as panels:
+        axes = panels[0, 0]
+        plot_curve(axes, records(columns), x="epoch", y="accuracy", label="m", scale=100.0)
+        heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (0, 100)
+        plot_curve(axes, records(columns), x="epoch", y="accuracy", label="m")
+        heights = axes.collections[1].get_paths()[0].vertices[:, 1]
+        assert heights.min() < 0 < 1 < heights.max()
+
+
 def test_curves_on_different_abscissae_are_refused(tmp_path):
     mixed = records([[1, 2, 3]])
     other = Record(method="m", setting={}, seed=1, metrics={}, wall_time=0.0,
