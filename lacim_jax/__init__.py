@@ -23,6 +23,7 @@ Predict on a new domain, which may be none of those::
 """
 
 from lacim_jax.boosting import Boosted, stable_feature_boosting
+from lacim_jax.codes import Codes, coded
 from lacim_jax.erm import ERM, erm_loss
 from lacim_jax.identifiability import (
     Collapse,
@@ -93,7 +94,7 @@ from lacim_jax.model import (
     log_mixture,
 )
 from lacim_jax.objective import Elbo, compiled_elbo, elbo, lacim_loss
-from lacim_jax.training import Codes, Fitted, coded, fit
+from lacim_jax.training import Fitted, fit
 
 __version__ = "0.1.0"
 

@@ -282,13 +282,15 @@ REFUSED = {
     "a seed for a key": Refused(
         lambda: fit(MODEL, DATA, 0), TypeError, "must be a PRNG key", "got 0", "jax.random.key(0)",
     ),
+    "half a start": Refused(
+        lambda: fit(MODEL, DATA, KEY, num_starts=2.5), ValueError, "num_starts must be", "got 2.5",
+    ),
     "what fit returns for its variables": Refused(
-        lambda: predict(MODEL, Fitted({}, {}), DATA.images, KEY), TypeError,
+        lambda: predict(MODEL, Fitted({}, {}, np.ones(1)), DATA.images, KEY), TypeError,
         "must be a mapping", "got Fitted", "pass its `variables`",
     ),
     "half an image": Refused(
-        lambda: Search(chunk_size=5.5), ValueError, "chunk_size must be a whole number of images",
-        "got 5.5",
+        lambda: Search(chunk_size=5.5), ValueError, "whole number of images", "got 5.5",
     ),
 }  # fmt: skip
 

@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from lacim_jax.model.distributions import bounded_log_var
@@ -103,30 +104,70 @@ CATEGORICAL = Likelihood(
 r"""Labels $0, \dots, c - 1$ from logits $l$: $l_y - \log \sum_j e^{l_j}$."""
 
 
-@functools.cache  # equal arguments give one object, so nothing is compiled twice
-def gaussian_likelihood(scale: float) -> Likelihood:
-    r"""Real values around the network's output, $N(x; \mu, \sigma^2 I)$, the additive-noise model.
+def gaussian_likelihood(scale: ArrayLike | Sequence[Any]) -> Likelihood:
+    r"""Real values around the network's output, $N(x_i; \mu_i, \sigma_i^2)$: additive noise.
+
+    Equal scales of one shape give one object, so that nothing is compiled twice.
 
     Args:
-        scale: $\sigma > 0$, fixed.
+        scale: $\sigma > 0$, fixed: one number for all values, or an array that broadcasts to the
+            shape of one example, where measured numbers have noise of different sizes.
 
     Returns:
         The family; its parameters are the means $\mu$, of the shape of one example.
 
     Raises:
-        ValueError: if the scale is not positive and finite.
+        ValueError: if a scale is not positive and finite.
+
+    Example:
+        >>> likelihood = gaussian_likelihood([1.0, 0.1])
+        >>> mean, value = jnp.zeros(2), jnp.asarray([1.0, 0.1])  # each off by one of its scales
+        >>> round(float(likelihood.log_prob(mean, value)), 3)  # -1 - log(2 pi) - log(0.1)
+        -0.535
     """
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale must be positive and finite, got {scale}.")
-    log_normaliser = math.log(scale) + 0.5 * math.log(2 * math.pi)
+    scales = np.asarray(scale, np.float64)
+    if not (scales.size and ((scales > 0) & (scales < math.inf)).all()):
+        wrong = scales[~((scales > 0) & (scales < math.inf))].ravel()[:3].tolist()
+        raise ValueError(f"scale must be positive and finite, got {wrong or 'none'}.")
+    return _gaussian(tuple(scales.ravel().tolist()), scales.shape)
+
+
+@functools.cache
+def _gaussian(scales: tuple[float, ...], shape: tuple[int, ...]) -> Likelihood:
+    """The family of scales in row-major order."""
+    scale = np.reshape(scales, shape)
+
+    def of_each(own: jax.Array, numbers: np.ndarray) -> float | jax.Array:
+        """What belongs to the scales, for the values of one example: flat, or a Python float."""
+        if not shape:
+            return numbers.item()
+        return jnp.asarray(np.broadcast_to(numbers, own.shape).ravel(), own.dtype)
 
     def log_prob(mean: Float[Array, "*x"], value: Float[Array, "*x"]) -> Float[Array, ""]:
-        return -(0.5 * ((value.ravel() - mean.ravel()) / scale) ** 2 + log_normaliser).sum()
+        sigma = of_each(mean, scale)
+        log_normaliser = of_each(mean, np.asarray(np.log(scale))) + 0.5 * math.log(2 * math.pi)
+        return -(0.5 * ((value.ravel() - mean.ravel()) / sigma) ** 2 + log_normaliser).sum()
 
     def unexplained(values: Float[Array, " batch *x"]) -> Float[Array, ""]:
-        return (values.var(0) / (2 * scale**2)).sum()
+        variances = values.var(0)
+        return (variances.ravel() / (2 * of_each(variances, scale) ** 2)).sum()
 
-    return Likelihood(log_prob, lambda mean: mean, _check_finite, unexplained)
+    def check(own: tuple[int, ...], values: np.ndarray) -> None:
+        _check_finite(own, values)
+        if not _broadcasts(shape, own):
+            raise ValueError(
+                f"scales of shape {list(shape)} do not broadcast to examples of shape {list(own)}; "
+                "give one number, or one for each value of an example."
+            )
+
+    return Likelihood(log_prob, lambda mean: mean, check, unexplained)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except ValueError:
+        return False
 
 
 @functools.cache  # equal arguments give one object, so nothing is compiled twice

@@ -45,6 +45,23 @@ def test_gaussian_is_scipys():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [[0.3, 2.0, 0.1, 1.0], [[0.3], [2.0], [0.1]], [[0.5]]])
+def test_a_gaussian_has_a_scale_for_each_value(scale):
+    mean, value = RNG.normal(size=(2, 3, 4)).astype(np.float32)
+    family = gaussian_likelihood(scale)
+    wanted = scipy.stats.norm.logpdf(value, mean, np.broadcast_to(scale, (3, 4)))
+    found = family.log_prob(jnp.asarray(mean), jnp.asarray(value))
+    np.testing.assert_allclose(found, wanted.sum(), rtol=1e-5)
+    # What one mean for all falls short of each value's own is the variance over twice the scale's.
+    batch = RNG.normal(size=(5, 3, 4)).astype(np.float32)
+    each, one = (
+        scipy.stats.norm.logpdf(batch, m, np.broadcast_to(scale, (3, 4))).sum((1, 2)).mean()
+        for m in (batch, batch.mean(0))
+    )
+    np.testing.assert_allclose(family.unexplained(jnp.asarray(batch)), each - one, rtol=1e-4)
+    assert family is gaussian_likelihood(np.asarray(scale))
+
+
 @pytest.mark.parametrize("logit", [-1e38, -1e4, -90.0, 0.0, 90.0, 1e4, 1e38])
 @pytest.mark.parametrize("pixel", [0.0, 0.5, 1.0])
 def test_gradients_of_extreme_logits_are_finite(logit, pixel):
@@ -69,7 +86,7 @@ def test_equal_gaussian_families_are_one():
     assert gaussian_likelihood(0.5) is not gaussian_likelihood(0.6)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, [1.0, 0.0], []])
 def test_the_scale_must_be_positive(scale):
     with pytest.raises(ValueError, match="scale must be positive and finite"):
         gaussian_likelihood(scale)
@@ -88,6 +105,8 @@ def test_the_scale_must_be_positive(scale):
         (CATEGORICAL, (2,), [0.0, 1.0], r"integers of shape \[batch\], .* got float64\[2\]"),
         (CATEGORICAL, (2,), [[0, 1]], r"integers of shape \[batch\], .* got int64\[1, 2\]"),
         (gaussian_likelihood(1.0), (2,), [[0.0, np.inf]], "must be finite"),
+        (gaussian_likelihood([1.0] * 3), (2,), [[0.0, 1.0]], r"shape \[3\] do not .* \[2\]"),
+        (gaussian_likelihood([[1.0]] * 2), (2,), [[0.0, 1.0]], r"\[2, 1\] do not .* \[2\]"),
     ],
 )
 def test_values_without_a_density_are_refused(likelihood, shape, values, message):
