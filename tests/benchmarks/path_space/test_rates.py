@@ -137,7 +137,9 @@ def test_other_scores_have_their_own_names_and_units():
 def test_the_figure_breaks_its_line_where_a_run_diverged(tmp_path, monkeypatch):
     drawn = {}
 
-    def spy(axes, x, values, *, label, style, marker):
+    def spy(axes, x, values, *, label, style, marker, percent):
+        assert marker
+        assert percent, "accuracies end at 0 and 100, and so must their bands"
         drawn[label] = (list(x), values)
         axes.plot(x, values[0], label=label)
 
