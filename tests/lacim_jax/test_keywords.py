@@ -6,7 +6,7 @@ import pytest
 
 from lacim_jax import Search, fit
 
-TAKEN = "model, examples, key, num_steps, batch_size, optimiser, loss"
+TAKEN = "model, examples, key, num_steps, batch_size, optimiser, loss, num_starts, held_out"
 
 
 @pytest.mark.parametrize(
