@@ -17,8 +17,8 @@ G-SGD 97.64, SGD 97.37 (logs beside https://github.com/MSRA-COLT/gsgd).
 `day` is two hidden layers of 256 units; learning rates are tried by successive halving, from the
 usual initialisation alone.
 
-Cost: smoke 1 minute on two cores, cpu 2 minutes on one, day, ten seeds, 50. Estimated, not run:
-full 20 minutes on one accelerator.
+Cost: smoke 1 minute on two cores, cpu 2 minutes on one, day, ten seeds, 100 beside other work.
+Estimated, not run: full 20 minutes on one accelerator.
 Command: python -m benchmarks gsgd_mlp --preset day --seeds 10
 """
 
