@@ -50,7 +50,7 @@ def fit(
     Models with convolutions are trained on CPU by a compiled step that is called from Python, since
     XLA runs convolutions many times slower inside a loop there.
 
-    Which latents a model finds may hang on where it starts. With several starts each is trained
+    Which latents a model finds may depend on where it starts. With several starts each is trained
     in turn by the same compiled program, and the one with the lowest loss on held-out examples of
     the training domains is kept. Starts that diverge are left out. The loss is that of the last
     step, with its weights, and with modules as they are in training: it tells starts apart, and

@@ -118,10 +118,10 @@ def test_starts_are_judged_by_what_was_held_out_alone():
 
 
 def test_starts_have_batches_and_noise_of_their_own():
-    """The last of three is kept in one run, the first in the other."""
+    """One run keeps the start of the least loss, the other that of the greatest."""
     met = []
 
-    def counted(sign):
+    def signed(sign):
         def loss(params, state, batch, key):
             value, (state, terms) = told(params, state, batch, key)
             terms["noise"] = jax.random.normal(key)
@@ -130,7 +130,7 @@ def test_starts_have_batches_and_noise_of_their_own():
         return loss
 
     for sign in (1, -1):
-        options = STILL | {"loss": counted(sign), "held_out": numbered(), "num_steps": 3}
+        options = STILL | {"loss": signed(sign), "held_out": numbered(), "num_steps": 3}
         met.append(fit(model_of(num_domains=3), numbered(), KEY, num_starts=4, **options))
     least, most = met
     np.testing.assert_allclose(least.held_out_loss, -most.held_out_loss, rtol=1e-6)
